@@ -1,0 +1,22 @@
+"""BYOL (Grill et al. 2020) in JAX and Haiku.
+
+`byol_jax.pretrain(...)` and `byol_jax.load_encoder(workdir)`; they are
+imported when first used, so importing the package costs nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from byol_jax.api import load_encoder, pretrain
+
+__version__ = '0.1.0'
+
+__all__ = ['load_encoder', 'pretrain']
+
+
+def __getattr__(name: str) -> Any:
+  if name in __all__:
+    from byol_jax import api
+
+    return getattr(api, name)
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,0 +1,48 @@
+"""Ranges of versions; requirements.txt holds the exact ones."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+
+# The presets travel inside the package, as `configs` below a folder that
+# byol_jax.presets puts on the path: a top-level package of that name would be
+# in everybody's way.
+PRESETS = {
+  f'byol_jax.shipped.{name}': name.replace('.', '/')
+  for name in ('configs', 'configs.small', 'configs.evals')
+}
+
+setup(
+  name='byol_jax',
+  version=re.search(
+    r"__version__ = '(.+)'", (HERE / 'byol_jax/__init__.py').read_text()
+  ).group(1),
+  description='BYOL (Grill et al. 2020) in JAX and Haiku',
+  long_description=(HERE / 'README.md').read_text(),
+  long_description_content_type='text/markdown',
+  python_requires='>=3.11',
+  packages=find_packages(include=['byol_jax', 'byol_jax.*']) + list(PRESETS),
+  package_dir=PRESETS,
+  install_requires=[
+    'jax>=0.10.2,<0.12',
+    'jaxlib>=0.10.2,<0.12',
+    'dm-haiku>=0.0.17,<0.1',
+    'optax>=0.2.8,<0.3',
+    'chex>=0.1.92,<0.2',
+    'ml_collections>=1.1,<2',
+    'orbax-checkpoint>=0.12.8,<0.13',
+    'tensorflow-cpu>=2.21,<3; platform_system == "Linux" and'
+    ' platform_machine == "x86_64"',
+    'tensorflow>=2.21,<3; platform_system != "Linux" or'
+    ' platform_machine != "x86_64"',
+    'tensorflow-datasets>=4.9.10,<5',
+    'numpy>=2.0,<3',
+    'pillow>=11,<14',
+    'absl-py>=2.1,<3',
+    'tensorboardX>=2.6.5,<3',
+    'tqdm>=4.66,<5',
+  ],
+)
