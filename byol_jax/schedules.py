@@ -1,0 +1,54 @@
+"""Schedules: functions of the 0-based global step. Spec 4.2.
+
+Official file `utils/schedules.py`. Steps are exact in float32 up to 2^24; the
+longest preset has 2.5 million.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def num_steps(epochs: float, num_examples: int, batch_size: int) -> int:
+  """Whole steps in `epochs` passes: floor(epochs * examples / batch)."""
+  return math.floor(epochs * num_examples / batch_size)
+
+
+def warmup_cosine(
+  peak: float, warmup_steps: int, total_steps: int
+) -> optax.Schedule:
+  """0 -> peak linearly over the warm-up, then a cosine to 0 at the end."""
+
+  def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+    step = jnp.asarray(step, jnp.float32)
+    rising = peak * step / max(warmup_steps, 1)
+    remaining = max(total_steps - warmup_steps, 1)
+    falling = peak * cosine((step - warmup_steps) / remaining)
+    return jnp.where(step < warmup_steps, rising, falling)
+
+  return schedule
+
+
+def tau(base_tau: float, total_steps: int, schedule: str) -> optax.Schedule:
+  """The target's decay: base_tau -> 1 on a cosine, or constant.
+
+  Raises:
+    KeyError: `schedule` is neither 'cosine' nor 'constant'.
+  """
+
+  def rising(step: jax.typing.ArrayLike) -> jax.Array:
+    progress = jnp.asarray(step, jnp.float32) / total_steps
+    return 1.0 - (1.0 - base_tau) * cosine(progress)
+
+  def constant(step: jax.typing.ArrayLike) -> jax.Array:
+    del step
+    return jnp.asarray(base_tau, jnp.float32)
+
+  return {'cosine': rising, 'constant': constant}[schedule]
+
+
+def cosine(progress: jax.Array) -> jax.Array:
+  """Half a cosine: 1 at progress 0, 0 at progress 1."""
+  return 0.5 * (1.0 + jnp.cos(jnp.pi * progress))

@@ -1,0 +1,435 @@
+"""Augmentation: float64 references of each operation, statistics of draws."""
+
+import colorsys
+import itertools
+
+import jax
+from jax import extend
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage, stats
+import tiny_run
+
+from byol_jax import augment
+
+ORDERS = list(itertools.permutations(range(4)))
+OFF = dict.fromkeys(('flip', 'jitter', 'grayscale', 'blur', 'solarize'))
+NO_STRENGTH = {
+  'brightness': 0.0,
+  'contrast': 0.0,
+  'saturation': 0.0,
+  'hue': 0.0,
+}
+# Spec 3.1, table 6 of the paper.
+PROBABILITIES = {
+  'view1': {'flip': 0.5, 'jitter': 0.8, 'grayscale': 0.2, 'blur': 1.0},
+  'view2': {'flip': 0.5, 'jitter': 0.8, 'grayscale': 0.2, 'blur': 0.1}
+  | {'solarize': 0.2},
+}
+
+
+def picture(seed=0, shape=(9, 8)):
+  """Random colours, with greys, black, white, primaries and ties."""
+  image = np.random.default_rng(seed).random((*shape, 3))
+  image[0, :8] = [
+    *([0, 0, 0], [1, 1, 1], [0.5, 0.5, 0.5], [1, 0, 0]),
+    *([0, 1, 0], [0, 0, 1], [0.7, 0.7, 0.2], [0.2, 0.7, 0.7]),
+  ]
+  return image.astype(np.float32)
+
+
+def keys(count, seed=0):
+  return jax.random.split(jax.random.PRNGKey(seed), count)
+
+
+def by_pixel(image, function):
+  flat = np.asarray(image, np.float64).reshape(-1, 3)
+  return np.array([function(*pixel) for pixel in flat]).reshape(image.shape)
+
+
+def saturation_reference(image, factor):
+  def change(*rgb):
+    h, s, v = colorsys.rgb_to_hsv(*rgb)
+    return colorsys.hsv_to_rgb(h, min(max(s * factor, 0), 1), v)
+
+  return by_pixel(image, change)
+
+
+def hue_reference(image, delta):
+  def change(*rgb):
+    h, s, v = colorsys.rgb_to_hsv(*rgb)
+    return colorsys.hsv_to_rgb((h + delta) % 1, s, v)
+
+  return by_pixel(image, change)
+
+
+def brightness_reference(image, delta):
+  return np.asarray(image, np.float64) + delta
+
+
+def contrast_reference(image, factor):
+  image = np.asarray(image, np.float64)
+  channels = [image[..., i] for i in range(3)]
+  return np.stack(
+    [factor * c + (1 - factor) * c.mean() for c in channels], axis=-1
+  )
+
+
+def blur_reference(image, sigma, radius):
+  offsets = np.arange(-radius, radius + 1)
+  kernel = np.exp(-(offsets**2) / (2 * np.float64(sigma) ** 2))
+  kernel /= kernel.sum()
+  image = np.asarray(image, np.float64)
+  for axis in (0, 1):
+    image = ndimage.convolve1d(image, kernel, axis=axis, mode='constant')
+  return image
+
+
+def test_hsv_against_colorsys():
+  image = picture()
+  expected = by_pixel(image, colorsys.rgb_to_hsv)
+  actual = np.asarray(augment.rgb_to_hsv(jnp.asarray(image)))
+  turn = np.abs(actual[..., 0] - expected[..., 0])
+  np.testing.assert_allclose(np.minimum(turn, 1 - turn), 0, atol=2e-6)
+  np.testing.assert_allclose(actual[..., 1:], expected[..., 1:], atol=1e-6)
+
+
+def test_hsv_round_trip_is_the_identity():
+  image = jnp.asarray(picture(1))
+  back = augment.hsv_to_rgb(augment.rgb_to_hsv(image))
+  np.testing.assert_allclose(back, image, atol=1e-6)
+
+
+@pytest.mark.parametrize('factor', [0.0, 0.8, 1.0, 1.2, 5.0])
+def test_saturation_against_colorsys(factor):
+  image = picture(2)
+  actual = augment.adjust_saturation(jnp.asarray(image), factor)
+  expected = saturation_reference(image, factor)
+  np.testing.assert_allclose(actual, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize('delta', [-0.5, -0.1, 0.0, 0.07, 1 / 3, 0.9])
+def test_hue_against_colorsys(delta):
+  image = picture(3)
+  actual = augment.adjust_hue(jnp.asarray(image), delta)
+  # Dark saturated pixels: the hue is a quotient of small differences.
+  np.testing.assert_allclose(actual, hue_reference(image, delta), atol=4e-6)
+
+
+def test_a_third_of_a_turn_permutes_the_channels():
+  image = jnp.asarray(picture(4))
+  turned = augment.adjust_hue(image, 1 / 3)
+  np.testing.assert_allclose(turned, np.roll(image, 1, axis=-1), atol=3e-6)
+
+
+def test_brightness_adds_and_contrast_scales_about_channel_means():
+  image = picture(5)
+  np.testing.assert_allclose(
+    augment.adjust_brightness(jnp.asarray(image), -0.3),
+    brightness_reference(image, -0.3),
+    atol=1e-6,
+  )
+  for factor in (0.0, 0.6, 1.4):
+    actual = augment.adjust_contrast(jnp.asarray(image), factor)
+    expected = contrast_reference(image, factor)
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+def test_grayscale_is_the_luma_in_three_channels():
+  image = picture(6)
+  luma = np.float64(image) @ [0.2989, 0.5870, 0.1140]
+  actual = augment.to_grayscale(jnp.asarray(image))
+  np.testing.assert_allclose(actual, luma[..., None].repeat(3, -1), atol=1e-6)
+
+
+def test_solarize_inverts_from_the_threshold_up():
+  values = jnp.asarray([0.0, 0.25, 0.49999, 0.5, 0.75, 1.0])
+  expected = [0.0, 0.25, 0.49999, 0.5, 0.25, 0.0]
+  np.testing.assert_array_equal(
+    augment.invert_above(values, 0.5), np.float32(expected)
+  )
+  np.testing.assert_allclose(augment.invert_above(values, 0.25)[1], 0.75)
+
+
+@pytest.mark.parametrize(
+  'size, width', [(224, 23), (160, 17), (128, 13), (96, 9), (64, 7), (32, 3)]
+)
+def test_blur_kernel_widths(size, width):
+  assert 2 * augment.blur_radius(size) + 1 == width
+
+
+@pytest.mark.parametrize('sigma', [0.1, 0.9, 2.0])
+@pytest.mark.parametrize('shape, radius', [((64, 50), 3), ((37, 41), 1)])
+def test_blur_against_scipy(sigma, shape, radius):
+  image = picture(7, shape)
+  actual = augment.gaussian_blur(jnp.asarray(image), sigma)
+  expected = blur_reference(image, sigma, radius)
+  np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+def test_blur_darkens_the_border_only():
+  blurred = augment.gaussian_blur(jnp.ones((40, 40, 3)), 1.0)
+  np.testing.assert_allclose(blurred[2:-2, 2:-2], 1, atol=1e-6)
+  assert (blurred[0] < 0.8).all()
+
+
+def test_jitter_is_the_named_operations_in_the_drawn_order():
+  image = picture(8, (6, 8))
+  drawn = {'brightness': 0.37, 'contrast': 1.4, 'saturation': 1.7, 'hue': -0.1}
+  apply = jax.jit(jax.vmap(augment.apply_jitter, (None, 0)))
+  jitters = augment.Jitter(
+    order=jnp.asarray(ORDERS),
+    **{k: jnp.full(len(ORDERS), v) for k, v in drawn.items()},
+  )
+  actual = apply(jnp.asarray(image), jitters)
+  named = {
+    augment.BRIGHTNESS: lambda x: brightness_reference(x, 0.37),
+    augment.CONTRAST: lambda x: contrast_reference(x, 1.4),
+    augment.SATURATION: lambda x: saturation_reference(x, 1.7),
+    augment.HUE: lambda x: hue_reference(x, -0.1),
+  }
+  expected = []
+  for order in ORDERS:
+    x = image
+    for operation in order:
+      x = np.clip(named[operation](x), 0, 1)
+    expected.append(x)
+  # Four float32 operations, two of them round trips.
+  np.testing.assert_allclose(actual, expected, atol=1e-5)
+  # The test can tell the operations' places apart.
+  assert np.abs(np.array(expected) - expected[0]).max(axis=(1, 2, 3))[5] > 0.01
+
+
+def draws(count=24_000):
+  strengths = {
+    'brightness': 0.4,
+    'contrast': 0.4,
+    'saturation': 0.2,
+    'hue': 0.1,
+  }
+  draw = lambda key: augment.draw_jitter(key, **strengths)
+  return jax.tree.map(np.asarray, jax.jit(jax.vmap(draw))(keys(count)))
+
+
+def test_all_24_orders_are_equally_likely():
+  orders = [tuple(order) for order in draws().order.tolist()]
+  counts = [orders.count(order) for order in ORDERS]
+  assert sum(counts) == len(orders)
+  assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_strengths_are_uniform_and_independent():
+  jitter = draws()
+  ranges = {
+    'brightness': (-0.4, 0.4),
+    'contrast': (0.6, 1.4),
+    'saturation': (0.8, 1.2),
+    'hue': (-0.1, 0.1),
+  }
+  for name, (low, high) in ranges.items():
+    values = getattr(jitter, name)
+    uniform = stats.uniform(low, high - low)
+    assert stats.kstest(values, uniform.cdf).pvalue > 1e-3, name
+  table = np.stack([*jitter[1:], jitter.order[:, 0]])
+  correlation = np.corrcoef(table) - np.eye(5)
+  # Four standard errors.
+  assert np.abs(correlation).max() < 4 / np.sqrt(table.shape[1])
+
+
+def only(view, **sections):
+  """The recipe of a view with the named operations and no other."""
+  recipe = tiny_run.recipe(view)
+  kept = {name: recipe[name] | (sections[name] or {}) for name in sections}
+  return jax.jit(augment.make_augment(**OFF | kept))
+
+
+@pytest.mark.parametrize(
+  'view, name, expected',
+  [(v, n, p) for v, table in PROBABILITIES.items() for n, p in table.items()],
+)
+def test_share_of_images_that_an_operation_changes(view, name, expected):
+  count = 4000
+  images = np.tile(picture(9, (20, 10)), (count, 1, 1, 1))
+  out = only(view, **{name: None})(images, keys(count))
+  share = np.mean(np.any(out != images, axis=(1, 2, 3)))
+  # Four standard errors; blur p = 1 must be all.
+  assert abs(share - expected) <= 4 * np.sqrt(expected * (1 - expected) / count)
+
+
+def test_sigma_is_uniform_whether_or_not_there_is_a_gate():
+  # A gate that shared its key with sigma would bias it.
+  for view, count in (('view1', 3000), ('view2', 20_000)):
+    image = np.zeros((20, 5, 3), np.float32)
+    image[10, 2] = 1
+    out = only(view, blur=None)(np.tile(image, (count, 1, 1, 1)), keys(count))
+    out = np.float64(out)
+    side = out[:, 10, 3, 0]
+    blurred = side > 0
+    ratio = side[blurred] / out[blurred, 10, 2, 0]
+    sigma = np.sqrt(-1 / (2 * np.log(ratio)))
+    assert len(sigma) == count if view == 'view1' else len(sigma) > 1500
+    # The kernel of a sigma much below 0.1 would be zero next to its centre.
+    assert sigma.min() > 0.0999 and sigma.max() < 2.001
+    assert stats.kstest(sigma, stats.uniform(0.1, 1.9).cdf).pvalue > 1e-3
+
+
+def jitter_values(name):
+  """What the whole recipe did to one number, where the gate was open."""
+  strengths = tiny_run.recipe('view1')['jitter']
+  section = strengths | NO_STRENGTH | {name: strengths[name]}
+  count = 4000
+  image = np.full((20, 4, 3), [0.6, 0.45, 0.45], np.float32)
+  image[10:] = [0.6, 0.55, 0.55]
+  out = only('view1', jitter=section)(
+    np.tile(image, (count, 1, 1, 1)), keys(count)
+  )
+  upper, lower = np.float64(out[:, 0, 0]).T, np.float64(out[:, -1, 0]).T
+  value = {
+    'brightness': lambda: upper[1] - 0.45,
+    'contrast': lambda: (lower[1] - upper[1]) / 0.1,
+    'saturation': lambda: (1 - upper[1] / upper[0]) / 0.25,
+    'hue': lambda: [colorsys.rgb_to_hsv(*rgb)[0] for rgb in upper.T],
+  }[name]()
+  changed = np.any(np.abs(np.float64(out) - image) > 1e-6, axis=(1, 2, 3))
+  return np.asarray(value)[changed]
+
+
+@pytest.mark.parametrize(
+  'name, low, high',
+  [
+    ('brightness', -0.4, 0.4),
+    ('contrast', 0.6, 1.4),
+    ('saturation', 0.8, 1.2),
+    ('hue', -0.1, 0.1),
+  ],
+)
+def test_ranges_of_the_recipe(name, low, high):
+  values = jitter_values(name)
+  if name == 'hue':
+    values = (values + 0.5) % 1 - 0.5
+  assert abs(len(values) - 3200) < 120
+  uniform = stats.uniform(low, high - low)
+  assert stats.kstest(values, uniform.cdf).pvalue > 1e-3
+
+
+def test_gates_are_independent():
+  count = 6000
+  image = np.full((20, 4, 3), [0.2, 0.1, 0.1], np.float32)
+  image[:, 2:] = [0.9, 0.8, 0.8]
+  out = only('view2', flip=None, grayscale=None, solarize=None)(
+    np.tile(image, (count, 1, 1, 1)), keys(count)
+  )
+  left, right = np.asarray(out[:, 0, 0]), np.asarray(out[:, 0, 3])
+  gray = np.ptp(left, axis=1) < 1e-4
+  inverted = np.maximum(left, right).max(axis=1) < 0.5
+  # The dark side, red 0.2; the bright one is 0.1 red when inverted.
+  flipped = np.where(inverted, left[:, 0] < 0.165, left[:, 0] > 0.5)
+  flipped = np.where(gray & inverted, left[:, 0] > right[:, 0], flipped)
+  for a, b in ((flipped, gray), (flipped, inverted), (gray, inverted)):
+    table = np.histogram2d(a, b, bins=2)[0]
+    assert stats.chi2_contingency(table).pvalue > 1e-3
+
+
+def always(view, *names):
+  recipe = tiny_run.recipe(view)
+  return {name: recipe[name] | {'probability': 1.0} for name in names}
+
+
+def test_operations_act_in_the_order_of_the_paper():
+  sections = always('view2', 'flip', 'grayscale', 'blur', 'solarize')
+  sections['blur']['sigma'] = (1.3, 1.3)
+  function = augment.make_augment(**OFF | sections)
+  image = picture(10, (20, 20))
+  out = function(jnp.asarray(image)[None], keys(1))[0]
+  luma = (image[:, ::-1] * [0.2989, 0.5870, 0.1140]).sum(axis=-1)
+  blurred = blur_reference(np.stack([luma] * 3, axis=-1), 1.3, 1)
+  expected = np.where(blurred < 0.5, blurred, 1 - blurred)
+  np.testing.assert_allclose(out, expected, atol=1e-6)
+
+
+def test_jitter_precedes_grayscale():
+  # Grey pictures have no saturation to change: the other order is constant.
+  sections = always('view1', 'jitter', 'grayscale')
+  sections['jitter'] |= NO_STRENGTH | {'saturation': 0.9}
+  images = jnp.tile(jnp.asarray([0.8, 0.3, 0.3]), (50, 20, 4, 1))
+  out = augment.make_augment(**OFF | sections)(images, keys(50))
+  assert np.std(out[:, 0, 0, 0]) > 0.02
+  assert np.ptp(np.asarray(out), axis=-1).max() < 1e-6
+
+
+def jaxpr_of(recipe, count=3):
+  function = augment.make_augment(**recipe)
+  return jax.make_jaxpr(function)(jnp.zeros((count, 20, 20, 3)), keys(count))
+
+
+def primitives(jaxpr):
+  for equation in jaxpr.eqns:
+    yield equation.primitive.name
+    yield from itertools.chain.from_iterable(
+      primitives(inner)
+      for inner in extend.core.jaxprs_in_params(equation.params)
+    )
+
+
+@pytest.mark.parametrize('name', list(OFF))
+def test_probability_zero_takes_an_operation_out(name):
+  recipe = tiny_run.recipe('view2')
+  zero = recipe | {name: recipe[name] | {'probability': 0.0}}
+  without = str(jaxpr_of(recipe | {name: None}))
+  assert str(jaxpr_of(zero)) == without != str(jaxpr_of(recipe))
+
+
+def test_the_first_view_never_solarizes():
+  recipe = tiny_run.recipe('view1')
+  assert recipe['solarize']['probability'] == 0
+  without = str(jaxpr_of(recipe | {'solarize': None}))
+  assert str(jaxpr_of(recipe)) == without
+  images = np.tile(picture(11, (20, 8)), (500, 1, 1, 1))
+  out = only('view1', solarize=None)(images, keys(500))
+  np.testing.assert_array_equal(out, images)
+
+
+def test_at_most_four_hsv_round_trips_an_image(monkeypatch):
+  calls = []
+  for name in ('rgb_to_hsv', 'hsv_to_rgb'):
+    real = getattr(augment, name)
+    counted = lambda x, name=name, real=real: (calls.append(name), real(x))[1]
+    monkeypatch.setattr(augment, name, counted)
+  for view in ('view1', 'view2'):
+    calls.clear()
+    names = list(primitives(jaxpr_of(tiny_run.recipe(view)).jaxpr))
+    assert calls.count('rgb_to_hsv') <= 4 and calls.count('hsv_to_rgb') <= 4
+    # Hue is the only thing taken modulo 1: nothing hides from the counter.
+    assert 0 < names.count('rem') <= 4
+
+
+def test_images_are_not_looped_over_and_nothing_is_rounded_to_bfloat16():
+  for view in ('view1', 'view2'):
+    small, large = (
+      list(primitives(jaxpr_of(tiny_run.recipe(view), n).jaxpr)) for n in (2, 9)
+    )
+    assert not {'while', 'scan', 'cond'} & set(small)
+    # Matrix products and convolutions have a low default precision on TPU.
+    assert not {'dot_general', 'conv_general_dilated'} & set(small)
+    assert small == large
+
+
+@pytest.mark.parametrize('view', ['view1', 'view2'])
+def test_output_is_in_range_alone_or_in_company_and_without_gradient(view):
+  function = jax.jit(augment.make_augment(**tiny_run.recipe(view)))
+  images = np.random.default_rng(0).random((64, 20, 20, 3), np.float32)
+  images[:2] = 0
+  images[2:4] = 1
+  images[4:6] = images[4:6].round()
+  out = np.asarray(function(images, keys(64)))
+  assert out.dtype == np.float32 and out.shape == images.shape
+  assert out.min() >= 0 and out.max() <= 1
+  for i in (0, 4, 5, 40):
+    alone = function(images[i : i + 1], keys(64)[i : i + 1])[0]
+    # Other batch sizes may be compiled to other roundings.
+    np.testing.assert_allclose(alone, out[i], atol=2e-6)
+  grad = jax.grad(lambda x: jnp.sum(function(x, keys(2))))(images[40:42])
+  assert not np.any(grad)
+  again = function(images, keys(64, seed=1))
+  assert np.abs(again - out).max(axis=(1, 2, 3))[6:].min() > 0

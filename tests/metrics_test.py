@@ -1,0 +1,60 @@
+"""Top-k against sorting, and the arithmetic of counts."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from byol_jax import metrics
+
+
+def best(scores, k):
+  """The k best classes of each row by a stable sort: ties to the lower."""
+  return np.argsort(-scores, axis=-1, kind='stable')[:, :k]
+
+
+@pytest.mark.parametrize('k', (1, 2, 5))
+def test_in_top_k_agrees_with_sorting(k):
+  generator = np.random.default_rng(k)
+  # Few different values: most rows have ties.
+  scores = generator.integers(0, 4, (200, 7)).astype(np.float32)
+  labels = generator.integers(0, 7, 200)
+  expected = (best(scores, k) == labels[:, None]).any(axis=-1)
+  found = metrics.in_top_k(jnp.asarray(scores), jnp.asarray(labels), k)
+  np.testing.assert_array_equal(found, expected)
+  assert 0 < expected.sum() < 200
+
+
+def test_with_fewer_than_k_classes_every_label_is_among_the_best():
+  scores = jnp.asarray(np.random.default_rng(0).normal(size=(20, 3)))
+  assert metrics.in_top_k(scores, jnp.arange(20) % 3, 5).all()
+
+
+def test_a_score_that_is_not_a_number_beats_nothing():
+  scores = jnp.asarray([[np.nan, 0.0, 1.0], [np.nan] * 3])
+  labels = jnp.asarray([0, 0])
+  assert not metrics.in_top_k(scores, labels, 3).any()
+  assert metrics.in_top_k(scores, jnp.asarray([2, 0]), 1).tolist() == [
+    True,
+    False,
+  ]
+
+
+def test_counts_of_padded_parts_add_up_to_that_of_the_whole():
+  generator = np.random.default_rng(1)
+  scores = generator.normal(size=(23, 6)).astype(np.float32)
+  labels = generator.integers(0, 6, 23)
+  whole = (best(scores, 2) == labels[:, None]).any(axis=-1).sum()
+  total = 0
+  for first in range(0, 23, 8):
+    part = scores[first : first + 8]
+    missing = 8 - len(part)
+    # Padding that would count as hits without the mask.
+    count = metrics.count_in_top_k(
+      jnp.asarray(np.pad(part, ((0, missing), (0, 0)))),
+      jnp.asarray(np.pad(labels[first : first + 8], (0, missing))),
+      jnp.arange(8) < len(part),
+      2,
+    )
+    assert count.dtype == jnp.int32
+    total += int(count)
+  assert total == whole

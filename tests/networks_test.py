@@ -1,0 +1,231 @@
+"""The whole network: sizes, heads, normalisation, batch norm, gradients."""
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_run
+
+from byol_jax import errors, losses, networks, resnet
+
+# Spec 2.5: encoder, width, encoder, projector, predictor, whole online net.
+COUNTS = [
+  ('ResNet50', 1, 23_508_032, 9_449_472, 2_109_440, 37_115_944),
+  ('ResNet50', 2, 93_907_072, 17_838_080, 2_109_440, 117_951_592),
+  ('ResNet50', 3, 211_197_120, 26_226_688, 2_109_440, 245_678_248),
+  ('ResNet50', 4, 375_378_176, 34_615_296, 2_109_440, 420_295_912),
+  ('ResNet101', 1, 42_500_160, 9_449_472, 2_109_440, 56_108_072),
+  ('ResNet101', 2, 169_771_136, 17_838_080, 2_109_440, 193_815_656),
+  ('ResNet101', 3, 381_812_928, 26_226_688, 2_109_440, 416_294_056),
+  ('ResNet152', 1, 58_143_808, 9_449_472, 2_109_440, 71_751_720),
+  ('ResNet152', 2, 232_253_568, 17_838_080, 2_109_440, 256_298_088),
+  ('ResNet152', 3, 522_329_280, 26_226_688, 2_109_440, 556_810_408),
+  ('ResNet200', 1, 62_624_832, 9_449_472, 2_109_440, 76_232_744),
+  ('ResNet200', 2, 250_128_512, 17_838_080, 2_109_440, 274_173_032),
+]
+KEY = jax.random.PRNGKey(0)
+
+
+def images(count=6, size=8, seed=0):
+  return tiny_run.make_batch(seed, batch_size=count, size=size)['view1']
+
+
+def applied(forward, params, state, images, is_training=True):
+  """`forward.apply`, compiled: its outputs and the new state."""
+  return jax.jit(forward.apply, static_argnums=3)(
+    params, state, images, is_training
+  )
+
+
+@pytest.mark.parametrize(
+  'encoder, width, torso, projector, predictor, whole', COUNTS
+)
+def test_parameter_counts(encoder, width, torso, projector, predictor, whole):
+  forward = tiny_run.make_forward(
+    encoder=encoder,
+    width=width,
+    stem='imagenet',
+    num_classes=1000,
+    projector=(4096, 256),
+    predictor=(4096, 256),
+  )
+  params, _ = tiny_run.shapes_of(forward)
+  counts = {'encoder': 0, 'projector': 0, 'predictor': 0, 'classifier': 0}
+  for module, leaves in params.items():
+    part = module.split('/')[0] if networks.is_head(module) else 'encoder'
+    counts[part] += sum(x.size for x in leaves.values())
+  classifier = (2048 * width + 1) * 1000
+  assert list(counts.values()) == [torso, projector, predictor, classifier]
+  assert sum(counts.values()) == whole
+
+
+@pytest.mark.parametrize('sizes', [(5,), (7, 5), (7, 6, 5)])
+def test_heads_of_depth_one_to_three_against_numpy(sizes):
+  make_norm = lambda **named: hk.BatchNorm(True, True, 0.9, eps=1e-5, **named)
+  pure = hk.transform_with_state(
+    lambda x: networks.MLP(sizes, make_norm, 'projector')(x, True)
+  )
+  x = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+  params, state = pure.init(KEY, x)
+  generator = np.random.default_rng(1)
+  params = jax.tree.map(lambda p: generator.normal(size=p.shape), params)
+  y = np.float64(x)
+  for i in range(len(sizes)):
+    suffix = f'_{i}' if i else ''
+    linear = params.pop(f'projector/linear{suffix}')
+    y = y @ linear.pop('w')
+    if i < len(sizes) - 1:
+      norm = params.pop(f'projector/batch_norm{suffix}')
+      y = y + linear.pop('b')
+      y = (y - y.mean(0)) / np.sqrt(y.var(0) + 1e-5)
+      y = np.maximum(y * norm['scale'] + norm['offset'], 0)
+    assert not linear, 'no bias at the output'
+  assert not params, 'neither norm nor ReLU at the output'
+  generator = np.random.default_rng(1)
+  params, _ = pure.init(KEY, x)
+  params = jax.tree.map(
+    lambda p: jnp.float32(generator.normal(size=p.shape)), params
+  )
+  actual, _ = pure.apply(params, state, None, x)
+  np.testing.assert_allclose(actual, y, rtol=1e-3, atol=1e-4)
+  assert (np.asarray(actual) < 0).any()
+
+
+def test_no_predictor_is_the_identity():
+  forward = tiny_run.make_forward(predictor=())
+  params, state = tiny_run.random_network(forward)
+  outputs, _ = applied(forward, params, state, images())
+  np.testing.assert_array_equal(outputs.prediction, outputs.projection)
+  assert not any(module.startswith('predictor') for module in params)
+
+
+def test_no_labels_no_classifier():
+  forward = tiny_run.make_forward(num_classes=None)
+  params, state = tiny_run.random_network(forward)
+  assert 'classifier' not in params
+  assert applied(forward, params, state, images())[0].logits is None
+
+
+def test_images_are_normalised_inside():
+  seen = []
+
+  def record(next_function, args, kwargs, context):
+    if isinstance(context.module, resnet.ResNet):
+      seen.append(args[0])
+    return next_function(*args, **kwargs)
+
+  forward = tiny_run.make_forward()
+  params, state = tiny_run.random_network(forward)
+  with hk.intercept_methods(record):
+    forward.apply(params, state, images(), True)
+  mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+  expected = (np.float64(images()) - mean) / std
+  np.testing.assert_allclose(seen[-1], expected, atol=1e-5)
+
+
+def test_outputs_have_their_shapes():
+  forward = tiny_run.make_forward()
+  params, state = tiny_run.random_network(forward)
+  outputs, _ = applied(forward, params, state, images(5))
+  assert [x.shape for x in outputs] == [(5, 8), (5, 8), (5, 8), (5, 10)]
+  assert all(x.dtype == jnp.float32 for x in outputs)
+
+
+def test_labels_never_reach_anything_but_the_classifier():
+  forward = tiny_run.make_forward()
+  params, state = tiny_run.random_network(forward)
+  labels = jnp.arange(6)
+
+  def loss(params):
+    outputs, _ = forward.apply(params, state, images(), True)
+    return jnp.sum(losses.cross_entropy(outputs.logits, labels))
+
+  for module, leaves in jax.jit(jax.grad(loss))(params).items():
+    for name, grad in leaves.items():
+      assert np.any(grad) == (module == 'classifier'), (module, name)
+
+
+def test_representations_do_not_depend_on_the_company():
+  forward = tiny_run.make_forward()
+  apply = jax.jit(forward.apply, static_argnums=3)
+  params, state = tiny_run.random_network(forward)
+  for seed in range(3):
+    _, state = apply(params, state, images(seed=seed), True)
+  together = networks.represent(forward, params, state, images(seed=9))
+  alone = networks.represent(forward, params, state, images(seed=9)[:1])
+  np.testing.assert_allclose(together[:1], alone, atol=1e-5)
+  outputs, after = apply(params, state, images(seed=9), False)
+  np.testing.assert_allclose(together, outputs.representation, atol=1e-5)
+  for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(after)):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_moving_averages_are_debiased_and_biased_variance():
+  forward = tiny_run.make_forward()
+  params, state = tiny_run.random_network(forward)
+  kernel = np.float64(params['tiny_res_net/~/initial_conv']['w'])
+  apply = jax.jit(forward.apply, static_argnums=3)
+  moments = []
+  for seed in (1, 2):
+    x = np.float64(networks.normalize(images(seed=seed)))
+    x = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
+    view = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (1, 2))
+    y = np.einsum('bhwcij,ijco->bhwo', view, kernel)
+    moments.append((y.mean((0, 1, 2)), y.var((0, 1, 2))))
+    _, state = apply(params, state, images(seed=seed), True)
+  for i, name in enumerate(('mean_ema', 'var_ema')):
+    ema = state[f'tiny_res_net/~/initial_batchnorm/~/{name}']
+    hidden = 0.9 * 0.1 * moments[0][i] + 0.1 * moments[1][i]
+    assert ema['counter'] == 2
+    np.testing.assert_allclose(np.ravel(ema['hidden']), hidden, atol=1e-6)
+    # 1 - 0.9 ** 2 = 0.19.
+    np.testing.assert_allclose(
+      np.ravel(ema['average']), hidden / 0.19, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_batch_norm_is_that_of_all_devices():
+  x = jnp.asarray(images(8))
+  whole = tiny_run.make_forward(axis_name=None)
+  parts = tiny_run.make_forward(axis_name='devices')
+  params, state = tiny_run.random_network(whole)
+  expected, expected_state = applied(whole, params, state, x)
+  apply = jax.jit(
+    jax.vmap(
+      lambda part: parts.apply(params, state, part, True),
+      axis_name='devices',
+    )
+  )
+  actual, states = apply(x.reshape(4, 2, *x.shape[1:]))
+  for a, b in zip(actual, expected):
+    # Sums in another order, through a dozen norms.
+    np.testing.assert_allclose(a.reshape(b.shape), b, rtol=1e-3, atol=1e-3)
+  for a, b in zip(jax.tree.leaves(states), jax.tree.leaves(expected_state)):
+    for device in range(4):
+      np.testing.assert_allclose(a[device], b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  'wrong',
+  [
+    {'encoder': 'ResNet51'},
+    {'width': 0},
+    {'version': 3},
+    {'gamma_init': 'twos'},
+    {'stem': 'large'},
+    {'projector': ()},
+    {'predictor': (16, 9)},
+  ],
+)
+def test_a_wrong_value_is_named(wrong):
+  (key,) = wrong
+  with pytest.raises(errors.ConfigError, match=f'network.{key}'):
+    tiny_run.make_forward(**wrong)
+
+
+def test_heads_are_told_from_encoders():
+  heads = ('projector/linear', 'predictor/batch_norm', 'classifier')
+  assert all(map(networks.is_head, heads))
+  encoders = ('res_net50/~/initial_conv', 'my_projector/linear', 'tiny_res_net')
+  assert not any(map(networks.is_head, encoders))

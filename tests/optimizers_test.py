@@ -1,0 +1,222 @@
+"""LARS against numpy in float64, under a rate that changes (spec 4.1)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny_run
+
+from byol_jax import errors, optimizers, schedules
+
+SETTINGS = {
+  'weight_decay': 0.01,
+  'momentum': 0.9,
+  'trust_coefficient': 1e-3,
+}
+SHAPES = {
+  'net/~/conv_0': {'w': (3, 3, 2, 4)},
+  'net/~/batchnorm_0': {'scale': (1, 1, 1, 4), 'offset': (1, 1, 1, 4)},
+  'projector/linear': {'w': (4, 3), 'b': (3,)},
+  'projector/batch_norm': {'scale': (1, 3), 'offset': (1, 3)},
+  'zero/linear': {'w': (3, 3)},
+  'idle/linear': {'w': (2, 2)},
+}
+ADAPTED = {
+  ('net/~/conv_0', 'w'),
+  ('projector/linear', 'w'),
+  ('zero/linear', 'w'),
+  ('idle/linear', 'w'),
+}
+NUM_STEPS = 6
+
+
+def tree(seed, scale):
+  generator = np.random.default_rng(seed)
+  return {
+    module: {name: scale * generator.normal(size=s) for name, s in x.items()}
+    for module, x in SHAPES.items()
+  }
+
+
+def start():
+  params = tree(0, 1.0)
+  params['zero/linear']['w'] *= 0
+  # Neither value nor gradient: both norms are zero.
+  params['idle/linear']['w'] *= 0
+  return params
+
+
+def gradients(step):
+  grads = tree(100 + step, 0.3)
+  grads['idle/linear']['w'] *= 0
+  return grads
+
+
+def rate(step):
+  return 2.0 * (step + 1) / 3 if step < 3 else 2.0 * 0.4 ** (step - 2)
+
+
+def reference(num_steps):
+  params, momenta = start(), jax.tree.map(np.zeros_like, start())
+  for step in range(num_steps):
+    for module, leaves in gradients(step).items():
+      for name, grad in leaves.items():
+        value, update = params[module][name], grad
+        if (module, name) in ADAPTED:
+          update = grad + SETTINGS['weight_decay'] * value
+          norms = np.linalg.norm(value.ravel()), np.linalg.norm(update.ravel())
+          if min(norms) > 0:
+            update = (
+              SETTINGS['trust_coefficient'] * norms[0] / norms[1] * update
+            )
+        momenta[module][name] = 0.9 * momenta[module][name] + update
+        params[module][name] = value - rate(step) * momenta[module][name]
+  return params, momenta
+
+
+def table(step):
+  return jnp.asarray([rate(i) for i in range(NUM_STEPS)])[step]
+
+
+def run(optimizer, num_steps=NUM_STEPS):
+  params = jax.tree.map(jnp.float32, start())
+  state = optimizer.init(params)
+  for step in range(num_steps):
+    grads = jax.tree.map(jnp.float32, gradients(step))
+    updates, state = optimizer.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+  return params, state
+
+
+def largest_error(a, b):
+  """Relative to the largest number of each leaf."""
+  return max(
+    float(np.max(np.abs(x - y)) / max(np.max(np.abs(y)), 1e-12))
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  )
+
+
+def test_lars_against_float64():
+  params, state = run(optimizers.lars(table, **SETTINGS))
+  expected, momenta = reference(NUM_STEPS)
+  # Six float32 steps.
+  assert largest_error(params, expected) < 2e-6
+  assert largest_error(optimizers.momentum_of(state), momenta) < 2e-6
+
+
+def test_lars_is_not_that_of_optax_under_a_changing_rate():
+  theirs = optax.lars(
+    table,
+    weight_decay=SETTINGS['weight_decay'],
+    weight_decay_mask=optimizers.kernels,
+    trust_coefficient=SETTINGS['trust_coefficient'],
+    trust_ratio_mask=optimizers.kernels,
+    momentum=SETTINGS['momentum'],
+  )
+  expected, _ = reference(NUM_STEPS)
+  assert largest_error(run(theirs)[0], expected) > 1e-2
+  # They agree while the momentum is fresh: the order is all that differs.
+  assert largest_error(run(theirs, 1)[0], reference(1)[0]) < 2e-6
+
+
+def test_a_rate_of_zero_moves_nothing_but_fills_the_momentum():
+  optimizer = optimizers.lars(lambda _: 0.0, **SETTINGS)
+  params, state = run(optimizer, 1)
+  for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(start())):
+    np.testing.assert_array_equal(a, np.float32(b))
+  momentum = optimizers.momentum_of(state)
+  momentum.pop('idle/linear')
+  assert all(np.all(x != 0) for x in jax.tree.leaves(momentum))
+
+
+def test_the_step_is_as_long_as_the_trust_says():
+  _, state = run(optimizers.lars(lambda _: 0.0, **SETTINGS), 1)
+  momentum, params = optimizers.momentum_of(state), start()
+  for module, name in (('net/~/conv_0', 'w'), ('projector/linear', 'w')):
+    np.testing.assert_allclose(
+      np.linalg.norm(np.ravel(momentum[module][name])),
+      1e-3 * np.linalg.norm(np.ravel(params[module][name])),
+      rtol=1e-5,
+    )
+
+
+def test_kernels_are_those_and_only_those():
+  mask = optimizers.kernels(start())
+  chosen = {(m, n) for m, x in mask.items() for n, on in x.items() if on}
+  assert chosen == ADAPTED
+  assert jax.tree.structure(mask) == jax.tree.structure(start())
+
+
+def test_kernels_of_resnet50():
+  # Spec 2.5: 171 leaves, 58 adapted, 113 excluded with 78,696 numbers.
+  forward = tiny_run.make_forward(
+    encoder='ResNet50',
+    num_classes=1000,
+    projector=(4096, 256),
+    predictor=(4096, 256),
+  )
+  params, _ = tiny_run.shapes_of(forward)
+  mask = jax.tree.leaves(optimizers.kernels(params))
+  assert len(mask) == 171 and sum(mask) == 58
+  excluded = [x.size for x, on in zip(jax.tree.leaves(params), mask) if not on]
+  assert len(excluded) == 113 and sum(excluded) == 78_696
+
+
+def test_a_replaced_momentum_continues_the_run():
+  optimizer = optimizers.lars(table, **SETTINGS)
+  whole, _ = run(optimizer)
+  params, state = run(optimizer, 3)
+  momentum = optimizers.momentum_of(state)
+  state = optimizers.with_momentum(optimizer.init(params), momentum, 3)
+  for step in range(3, NUM_STEPS):
+    grads = jax.tree.map(jnp.float32, gradients(step))
+    updates, state = optimizer.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+  for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(whole)):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_sgd_is_plain_momentum_with_decay_on_kernels():
+  settings = {'momentum': 0.9, 'weight_decay': 0.01}
+  params, _ = run(optimizers.make_optimizer('sgd', table, **settings), 2)
+  for module, name, decay in (
+    ('net/~/conv_0', 'w', 0.01),
+    ('projector/linear', 'b', 0),
+  ):
+    value = start()[module][name]
+    trace = gradients(0)[module][name] + decay * value
+    value = value - rate(0) * trace
+    trace = 0.9 * trace + gradients(1)[module][name] + decay * value
+    value = value - rate(1) * trace
+    np.testing.assert_allclose(
+      params[module][name], value, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_adamw_first_step_is_the_rate_in_size():
+  settings = {'weight_decay': 0.0}
+  params, _ = run(optimizers.make_optimizer('adamw', table, **settings), 1)
+  moved = params['net/~/conv_0']['w'] - start()['net/~/conv_0']['w']
+  np.testing.assert_allclose(np.abs(moved), rate(0), rtol=1e-4)
+
+
+def test_every_optimizer_takes_a_schedule_and_counts_steps():
+  schedule = schedules.warmup_cosine(1.0, 2, 10)
+  for name, settings in (
+    ('lars', SETTINGS),
+    ('sgd', {'momentum': 0.9, 'weight_decay': 0.0}),
+    ('adamw', {'weight_decay': 0.0}),
+  ):
+    still, _ = run(optimizers.make_optimizer(name, schedule, **settings), 1)
+    moved, _ = run(optimizers.make_optimizer(name, schedule, **settings), 2)
+    b = np.float32(start()['projector/linear']['b'])
+    np.testing.assert_array_equal(still['projector/linear']['b'], b)
+    assert np.any(moved['projector/linear']['b'] != b), name
+
+
+def test_what_is_not_in_the_table_is_refused():
+  with pytest.raises(errors.ConfigError, match=r"optimizer.name.*'adam'"):
+    optimizers.make_optimizer('adam', table)
+  with pytest.raises(errors.ConfigError, match='nesterov'):
+    optimizers.make_optimizer('sgd', table, nesterov=1.0)

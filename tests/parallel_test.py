@@ -1,0 +1,199 @@
+"""Devices: what goes in comes out, and their number changes nothing."""
+
+import socket
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_run
+
+from byol_jax import errors, parallel
+
+WORKER = tiny_run.ROOT / 'tests' / 'worker.py'
+
+
+def tree():
+  return {
+    'scalar': np.int32(7),
+    'bits': np.arange(2, dtype=np.uint32),
+    'flags': np.array([[True], [False]]),
+    'nested': (np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3),),
+  }
+
+
+def assert_same(a, b):
+  a, b = tiny_run.flat(a), tiny_run.flat(b)
+  assert a.keys() == b.keys()
+  for key in a:
+    assert a[key].dtype == b[key].dtype
+    np.testing.assert_array_equal(a[key], b[key])
+
+
+def test_replicate_and_first_replica_are_inverse():
+  replicated = parallel.replicate(tree())
+  for x in jax.tree.leaves(replicated):
+    assert x.shape[0] == jax.local_device_count()
+  back = parallel.first_replica(replicated)
+  assert_same(back, tree())
+  assert all(
+    isinstance(x, (np.ndarray, np.generic)) for x in jax.tree.leaves(back)
+  )
+
+
+def test_shard_keeps_the_values():
+  count = jax.local_device_count()
+  batch = {'x': np.arange(count * 6.0, dtype=np.float32).reshape(count, 3, 2)}
+  assert_same(parallel.shard(batch), batch)
+
+
+@pytest.mark.parametrize('length', [0, 1, 2, 5])
+@pytest.mark.parametrize('size', [1, 2, 9])
+def test_prefetch_yields_each_batch_once_in_order(length, size):
+  count = jax.local_device_count()
+  batches = [{'x': np.full((count, 1), i)} for i in range(length)]
+  seen = [int(b['x'][0, 0]) for b in parallel.prefetch(batches, size)]
+  assert seen == list(range(length))
+
+
+def test_prefetch_is_ahead_but_not_by_more_than_its_size():
+  asked = []
+
+  def batches():
+    for i in range(10):
+      asked.append(i)
+      yield {'x': np.zeros((jax.local_device_count(), 1))}
+
+  iterator = parallel.prefetch(batches(), 2)
+  assert not asked
+  next(iterator)
+  assert len(asked) == 3
+  next(iterator)
+  assert len(asked) == 4
+
+
+def test_a_donated_buffer_is_gone():
+  step = parallel.pmap(
+    lambda state, x: jax.tree.map(lambda s: s + x, state), donate_argnums=(0,)
+  )
+  state, x = parallel.replicate(({'w': np.ones(4, np.float32)}, np.float32(2)))
+  new = step(state, x)
+  assert state['w'].is_deleted() and not x.is_deleted()
+  assert_same(parallel.first_replica(new), {'w': np.full(4, 3, np.float32)})
+
+
+def test_mean_and_total_run_over_the_axis():
+  x = jnp.arange(12.0).reshape(4, 3)
+  both = jax.vmap(
+    lambda part: (parallel.mean(part), parallel.total({'x': part})),
+    axis_name=parallel.AXIS,
+  )
+  mean, total = both(x)
+  for row in range(4):
+    np.testing.assert_allclose(mean[row], np.mean(x, axis=0))
+    np.testing.assert_allclose(total['x'][row], np.sum(x, axis=0))
+
+
+def image_keys(devices, batch_size, step=5, seed=0):
+  per_device = batch_size // devices
+  keys = jax.vmap(
+    lambda _: parallel.image_keys(
+      jax.random.PRNGKey(seed), jnp.int32(step), per_device
+    ),
+    axis_name=parallel.AXIS,
+  )(jnp.zeros(devices))
+  return np.asarray(keys).reshape(batch_size, 2)
+
+
+def test_an_image_has_one_key_on_any_number_of_devices():
+  for devices in (2, 4, 12):
+    np.testing.assert_array_equal(image_keys(1, 12), image_keys(devices, 12))
+
+
+def test_a_larger_batch_keeps_the_keys_of_its_first_places():
+  np.testing.assert_array_equal(image_keys(1, 8), image_keys(2, 16)[:8])
+
+
+def test_all_keys_differ_by_place_step_and_seed():
+  keys = [
+    image_keys(2, 64, step, seed) for step in (0, 1, 2) for seed in (0, 1)
+  ]
+  assert len(np.unique(np.concatenate(keys), axis=0)) == 6 * 64
+
+
+def test_one_device_is_an_axis_of_size_one():
+  def function(x):
+    return {'index': jax.lax.axis_index(parallel.AXIS), 'x': parallel.total(x)}
+
+  out = parallel.on_one_device(function)(jnp.arange(3.0))
+  assert out['index'] == 0
+  np.testing.assert_array_equal(out['x'], np.arange(3.0))
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused(monkeypatch):
+  monkeypatch.setattr(jax, 'device_count', lambda: 4)
+  parallel.check_batch_size('batch_size', 12)
+  for size in (10, 0, -4):
+    with pytest.raises(errors.ConfigError, match=f'batch_size.*4.*{size}'):
+      parallel.check_batch_size('batch_size', size)
+
+
+@pytest.mark.parametrize(
+  'text', ['', 'all', 'host:1,2', 'host:1,two,0', 'a,1,2,3']
+)
+def test_a_wrong_description_of_the_job_is_refused(text):
+  with pytest.raises(errors.ConfigError, match='HOST:PORT'):
+    parallel.start(text)
+
+
+def test_none_starts_nothing():
+  parallel.start('none')
+  assert jax.process_count() == 1
+
+
+def free_port():
+  with socket.socket() as listener:
+    listener.bind(('localhost', 0))
+    return listener.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_one_device_four_devices_and_two_processes_agree(tmp_path):
+  """Five augmented steps; the worker holds replicas against each other.
+
+  In float64: in float32 the last bit of a sum over devices turns one ReLU in
+  a million the other way, and a large rate makes that 1e-2 within five steps.
+  float64 shows that the devices compute the same thing (3e-14 was seen).
+  """
+  address = f'localhost:{free_port()}'
+  layouts = {
+    'one': (1, []),
+    'four': (4, []),
+    'first': (2, [f'{address},2,0']),
+    'second': (2, [f'{address},2,1']),
+  }
+  processes = {
+    name: tiny_run.start_python(
+      WORKER,
+      tmp_path / f'{name}.npz',
+      *arguments,
+      JAX_NUM_CPU_DEVICES=str(devices),
+      JAX_ENABLE_X64='1',
+      # Compiling is most of this test.
+      JAX_DISABLE_MOST_OPTIMIZATIONS='1',
+    )
+    for name, (devices, arguments) in layouts.items()
+  }
+  for process in processes.values():
+    tiny_run.finish(process)
+  results = {n: dict(np.load(tmp_path / f'{n}.npz')) for n in layouts}
+  assert [int(r.pop('devices')) for r in results.values()] == [1, 4, 4, 4]
+  one = results.pop('one')
+  assert one['.step'] == 5
+  for name, other in results.items():
+    assert one.keys() == other.keys()
+    for key, x in one.items():
+      error = np.max(np.abs(x - other[key].astype(x.dtype)))
+      assert error <= 1e-10 * max(1, np.max(np.abs(x))), (name, key, error)
+  for key, x in results['first'].items():
+    np.testing.assert_array_equal(x, results['second'][key], err_msg=key)
