@@ -1,0 +1,103 @@
+"""What a source is, and sources made of parts of others."""
+
+from collections.abc import Sequence
+import hashlib
+from typing import Protocol
+
+import numpy as np
+
+
+class Source(Protocol):
+  """A set of images with random access.
+
+  num_classes and class_names are None where there are no labels. fingerprint
+  is a hex digest that changes when the set does. `read` gives encoded bytes or
+  uint8 [H, W, 3], and the label, -1 if none; it may be called from any thread.
+  """
+
+  name: str
+  num_classes: int | None
+  class_names: tuple[str, ...] | None
+  fingerprint: str
+
+  def __len__(self) -> int: ...
+
+  def read(self, index: int) -> tuple[bytes | np.ndarray, int]: ...
+
+  def file_name(self, index: int) -> str: ...
+
+
+class Subset:
+  """The images of `source` at `ids`, int64 [M], in that order."""
+
+  def __init__(self, source: Source, ids: np.ndarray) -> None:
+    self._source = source
+    self._ids = np.asarray(ids, np.int64)
+    self.name = source.name
+    self.num_classes = source.num_classes
+    self.class_names = source.class_names
+    self.fingerprint = hashlib.sha256(
+      source.fingerprint.encode() + self._ids.tobytes()
+    ).hexdigest()
+
+  def __len__(self) -> int:
+    return len(self._ids)
+
+  def read(self, index: int) -> tuple[bytes | np.ndarray, int]:
+    """As the source reads its image ids[index]."""
+    return self._source.read(int(self._ids[index]))
+
+  def file_name(self, index: int) -> str:
+    """As the source names its image ids[index]."""
+    return self._source.file_name(int(self._ids[index]))
+
+
+class Joined:
+  """Sources with the same classes, one after the other."""
+
+  def __init__(self, parts: Sequence[Source]) -> None:
+    self._parts = tuple(parts)
+    self._ends = np.cumsum([len(part) for part in parts])
+    self.name = parts[0].name
+    self.num_classes = parts[0].num_classes
+    self.class_names = parts[0].class_names
+    self.fingerprint = hashlib.sha256(
+      ' '.join(part.fingerprint for part in parts).encode()
+    ).hexdigest()
+
+  def __len__(self) -> int:
+    return int(self._ends[-1])
+
+  def _find(self, index: int) -> tuple[Source, int]:
+    part = int(np.searchsorted(self._ends, index, side='right'))
+    return self._parts[part], index - int(self._ends[part - 1] if part else 0)
+
+  def read(self, index: int) -> tuple[bytes | np.ndarray, int]:
+    """As the part reads it."""
+    part, place = self._find(index)
+    return part.read(place)
+
+  def file_name(self, index: int) -> str:
+    """As the part names it."""
+    part, place = self._find(index)
+    return part.file_name(place)
+
+
+def read_many(
+  source: Source, indices: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Images at indices, [K]: object [K] or uint8 [K, H, W, 3]; labels, int32.
+
+  An image that cannot be read is empty bytes, which no decoder takes.
+  """
+  images: list = []
+  labels = np.full(len(indices), -1, np.int32)
+  for i, index in enumerate(indices):
+    try:
+      image, labels[i] = source.read(int(index))
+    except Exception:  # a source may raise anything; a second look tells
+      image = b''
+    images.append(image)
+  if isinstance(images[0], np.ndarray):
+    return np.stack(images), labels
+  return np.array(images, object), labels

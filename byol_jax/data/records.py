@@ -1,0 +1,157 @@
+"""Prepared TFDS directories: random access to their encoded images.
+
+`tensorflow_datasets` reads the description of a set and parses its records
+with numpy: neither loads TensorFlow.
+"""
+
+from collections.abc import Sequence
+from concurrent import futures
+import hashlib
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from byol_jax import errors
+from byol_jax.data import shards as shards_lib
+
+_THREADS = 16  # opening is bound by the latency of the disk
+
+
+class Features(NamedTuple):
+  """How to read an example: names of the fields, and TFDS's parser."""
+
+  image: str
+  label: str | None
+  class_names: tuple[str, ...] | None
+  num_classes: int | None
+  parser: Any
+  decoders: dict[str, Any]
+
+
+class Prepared:
+  """A prepared TFDS directory, opened without reading an image."""
+
+  def __init__(self, folder: pathlib.Path) -> None:
+    import tensorflow_datasets as tfds  # half a second, and only here
+
+    self.folder = folder
+    try:
+      builder = tfds.builder_from_directory(str(folder))
+      self._format = builder.info.file_format.value
+      self._splits = dict(builder.info.splits)
+      self.features = _features(folder, builder.info.features, tfds)
+    except errors.DataError:
+      raise
+    except Exception as error:  # TFDS raises many kinds
+      first = (str(error) or type(error).__name__).splitlines()[0]
+      raise errors.DataError(
+        f'{folder}: not a readable prepared TFDS directory: {first}'
+      ) from error
+    config = builder.builder_config.name if builder.builder_config else ''
+    self.name = f'{builder.name}/{config}' if config else str(builder.name)
+    if self._format not in shards_lib.KINDS:
+      raise errors.DataError(
+        f'{folder}: file format {self._format!r} found, expected one of'
+        f' {sorted(shards_lib.KINDS)}; prepare it again as tfrecord'
+      )
+
+  @property
+  def split_names(self) -> tuple[str, ...]:
+    """The splits of the directory that hold an example."""
+    return tuple(
+      sorted(name for name, info in self._splits.items() if info.num_examples)
+    )
+
+  def shards(self, split: str) -> list[shards_lib.Shard]:
+    """Opens a split; a file missing, cut or of another count is refused."""
+    paths = [pathlib.Path(str(p)) for p in self._splits[split].filepaths]
+    expected = self._splits[split].shard_lengths
+    for path in paths:
+      if not path.is_file():
+        raise errors.DataError(
+          f'{path}: missing; dataset_info.json of {self.folder} expects'
+          f' {len(paths)} files for split {split!r}; copy or prepare it again'
+        )
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+      shards = list(pool.map(shards_lib.KINDS[self._format], paths))
+    for path, count, shard in zip(paths, expected, shards, strict=True):
+      if shard.num_records != count:
+        raise errors.DataError(
+          f'{path}: {shard.num_records:,} records found, dataset_info.json'
+          f' expects {count:,}; copy or prepare it again'
+        )
+    return shards
+
+
+def _features(folder: pathlib.Path, features: Any, tfds: Any) -> Features:
+  """Finds the one image and, if there is one, the class label."""
+  images = [k for k, f in features.items() if type(f) is tfds.features.Image]
+  labels = [
+    k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)
+  ]
+  if len(images) != 1:
+    raise errors.DataError(
+      f'{folder}: expected one image an example, found {sorted(images)} among'
+      f' the features {sorted(features)}'
+    )
+  label = 'label' if 'label' in labels else None
+  if label is None and len(labels) == 1:
+    label = labels[0]
+  return Features(
+    image=images[0],
+    label=label,
+    class_names=tuple(features[label].names) if label else None,
+    num_classes=features[label].num_classes if label else None,
+    parser=features,
+    decoders={images[0]: tfds.decode.SkipDecoding()},
+  )
+
+
+class RecordSource:
+  """Splits of a prepared directory, in the order of their records.
+
+  The fingerprint covers number, length and checksum of all records.
+  """
+
+  def __init__(self, prepared: Prepared, splits: Sequence[str]) -> None:
+    self._features = prepared.features
+    self._shards = [s for name in splits for s in prepared.shards(name)]
+    self._ends = np.cumsum([shard.num_records for shard in self._shards])
+    self.name = prepared.name
+    self.class_names = prepared.features.class_names
+    self.num_classes = prepared.features.num_classes
+    self._label = f'{prepared.name}/{"+".join(splits)}'
+    digest = hashlib.sha256(self._label.encode())
+    for shard in self._shards:
+      digest.update(shard.digest)
+    self.fingerprint = digest.hexdigest()
+
+  def __len__(self) -> int:
+    return int(self._ends[-1])
+
+  def read(self, index: int) -> tuple[bytes, int]:
+    """Encoded image and label, -1 if there is none."""
+    example = self._example(index)
+    label = self._features.label
+    return example[self._features.image], int(example[label]) if label else -1
+
+  def file_name(self, index: int) -> str:
+    """The stored file name, else split and number."""
+    try:
+      name = self._example(index).get('file_name')
+    except Exception:  # also asked for records that cannot be parsed
+      name = None
+    if isinstance(name, bytes) and name:
+      return name.decode('utf-8', 'replace')
+    return f'{self._label}/{index:08d}'
+
+  def _example(self, index: int) -> Any:
+    if not 0 <= index < len(self):
+      raise IndexError(index)
+    shard = int(np.searchsorted(self._ends, index, side='right'))
+    start = int(self._ends[shard - 1]) if shard else 0
+    raw = self._shards[shard].record(index - start)
+    return self._features.parser.deserialize_example_np(
+      raw, decoders=self._features.decoders
+    )

@@ -1,0 +1,220 @@
+"""Random access to encoded images: what a run can learn from.
+
+A source gives the bytes of image `index` and its label, in any order, from any
+thread, without TensorFlow. Splits of every set:
+
+  train   everything that pretraining may use
+  fit     train without valid
+  valid   held out of train, for choices
+  test    read once, at the end
+  all     every image, for embedding
+"""
+
+from collections.abc import Sequence
+import hashlib
+import pathlib
+
+import numpy as np
+
+from byol_jax import errors
+from byol_jax.data import (
+  catalog,
+  folder,
+  layouts,
+  locate,
+  parts,
+  records,
+  shapes,
+)
+
+Source = parts.Source
+SPLITS = ('train', 'fit', 'valid', 'test', 'all')
+
+
+class ArraySource:
+  """Images held in memory, uint8 [N, H, W, 3], labels [N] or None."""
+
+  def __init__(
+    self,
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    name: str = 'arrays',
+    class_names: Sequence[str] | None = None,
+  ) -> None:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+      raise errors.DataError(
+        f'{name}: expected images uint8 [N, H, W, 3], found {images.dtype}'
+        f' {list(images.shape)}'
+      )
+    if labels is not None and len(labels) != len(images):
+      raise errors.DataError(
+        f'{name}: {len(labels)} labels for {len(images)} images'
+      )
+    if not len(images):
+      raise errors.DataError(f'{name}: no images')
+    self._images = images
+    self._labels = None if labels is None else np.asarray(labels, np.int64)
+    self.name = name
+    self.class_names = None if class_names is None else tuple(class_names)
+    self.num_classes = None
+    if self._labels is not None:
+      self.num_classes = len(self.class_names or ()) or int(
+        self._labels.max() + 1
+      )
+    digest = hashlib.sha256(f'{images.shape}'.encode())
+    digest.update(np.ascontiguousarray(images).data)
+    if self._labels is not None:
+      digest.update(self._labels.tobytes())
+    self.fingerprint = digest.hexdigest()
+
+  def __len__(self) -> int:
+    return len(self._images)
+
+  def read(self, index: int) -> tuple[np.ndarray, int]:
+    """Pixels, uint8 [H, W, 3], and label."""
+    label = -1 if self._labels is None else int(self._labels[index])
+    return self._images[index], label
+
+  def file_name(self, index: int) -> str:
+    """A name for reports; no such file exists."""
+    return f'{self.name}/{index:08d}'
+
+
+def open_source(
+  dataset: str,
+  split: str,
+  *,
+  data_dir: str | None,
+  holdout: str,
+  heldout_share: float,
+  max_unreadable: float,
+) -> Source:
+  """Opens a split of a data set; nothing is ever downloaded.
+
+  Args:
+    dataset: 'shapes' (generated), a folder of images, a prepared TFDS
+      directory, or the name of a set prepared by TFDS below data_dir.
+    split: one of SPLITS.
+    data_dir: where TFDS prepared its sets; None is $TFDS_DATA_DIR, else
+      ~/tensorflow_datasets.
+    holdout: 'paper' or 'official', which images imagenet2012 holds out.
+    heldout_share: share held out of any other set, in [0, 1): as valid, and as
+      test of a folder that has none.
+    max_unreadable: largest share of unreadable files in a folder.
+
+  Returns:
+    A source of at least one image.
+
+  Raises:
+    ConfigError: an argument is none of the above.
+    DataError: the set is missing, broken, or has no such split.
+  """
+  _check(split, holdout, heldout_share, max_unreadable)
+  if dataset == 'shapes':
+    return _open_shapes(split, heldout_share)
+  root = locate.find(dataset, data_dir)
+  if locate.is_prepared(root):
+    return _open_records(root, split, holdout, heldout_share)
+  layout = layouts.scan(root, heldout_share)
+  if not layout.splits.get(split):
+    raise errors.DataError(
+      f'{root}: no image for {split!r}: '
+      + (
+        'a folder without class folders has no labels, so no test set'
+        if layout.class_names is None
+        else f'the held-out share is {heldout_share} of'
+        f' {len(layout.splits["all"])} images; raise data.heldout_share or'
+        ' add train/ and val/'
+      )
+    )
+  return folder.FolderSource(layout, split, max_unreadable)
+
+
+def _check(split: str, holdout: str, share: float, unreadable: float) -> None:
+  if split not in SPLITS:
+    raise errors.ConfigError(f'split: {split!r} is none of {SPLITS}')
+  if holdout not in catalog.HOLDOUTS:
+    raise errors.ConfigError(
+      f'data.holdout: {holdout!r} is none of {tuple(catalog.HOLDOUTS)}'
+    )
+  if not 0 <= share < 1:
+    raise errors.ConfigError(f'data.heldout_share: {share} is not in [0, 1)')
+  if not 0 <= unreadable <= 1:
+    raise errors.ConfigError(
+      f'data.max_unreadable: {unreadable} is not in [0, 1]'
+    )
+
+
+def _open_shapes(split: str, share: float) -> Source:
+  test, train = shapes.ShapesSource('test'), shapes.ShapesSource('train')
+  if split == 'all':
+    return parts.Joined([train, test])
+  if split == 'test':
+    return test
+  if split == 'train':
+    return train
+  return _held_out(train, split, round(share * len(train)))
+
+
+def _open_records(
+  root: pathlib.Path, split: str, holdout: str, share: float
+) -> Source:
+  prepared = records.Prepared(root)
+  facts = catalog.find(prepared.name)
+  names = prepared.split_names
+  if facts:
+    tests = [facts.test_split]
+  else:
+    tests = [name for name in ('test', 'validation') if name in names]
+  expected = {'test': tests[:1], 'all': []}.get(split, ['train'])
+  if split == 'test' and not tests:
+    expected = ['test or validation']
+  for name in expected:
+    if name not in names:
+      raise errors.DataError(
+        f'{root}: no split {name!r}, found {list(names)}; {split!r} needs it'
+      )
+  if split == 'all':
+    return records.RecordSource(
+      prepared, [n for n in ('train', 'validation', 'test') if n in names]
+    )
+  if split == 'test':
+    return records.RecordSource(prepared, tests[:1])
+  own_valid = len(tests) == 2  # not the test set: made for choices
+  if split == 'valid' and own_valid:
+    return records.RecordSource(prepared, ['validation'])
+  train = records.RecordSource(prepared, ['train'])
+  if split == 'train' or (split == 'fit' and own_valid):
+    return train
+  if prepared.name.startswith('imagenet2012'):
+    return _imagenet(train, split, holdout)
+  count = facts.num_valid if facts else None
+  return _held_out(train, split, count or round(share * len(train)))
+
+
+def _imagenet(train: Source, split: str, holdout: str) -> Source:
+  """ImageNet's hold-out by place in the official order (spec 5.1)."""
+  end, count = catalog.HOLDOUTS[holdout]
+  _check_count(train, count)
+  ids = np.arange(len(train), dtype=np.int64)
+  heldout = ids < count if end == 'first' else ids >= len(train) - count
+  return parts.Subset(train, ids[heldout if split == 'valid' else ~heldout])
+
+
+def _held_out(train: Source, split: str, count: int) -> Source:
+  """A fixed random part of train, the same for every seed of a run."""
+  _check_count(train, count)
+  words = np.random.Philox(key=0).random_raw(len(train))
+  order = np.argsort(words, kind='stable')
+  chosen = order[:count] if split == 'valid' else order[count:]
+  return parts.Subset(train, np.sort(chosen))
+
+
+def _check_count(train: Source, count: int) -> None:
+  if not 0 < count < len(train):
+    raise errors.DataError(
+      f'{train.name}: {count:,} images cannot be held out of the'
+      f' {len(train):,} of train; change data.heldout_share or use another'
+      ' set'
+    )

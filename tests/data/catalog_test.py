@@ -1,0 +1,42 @@
+import subprocess
+import sys
+
+import pytest
+
+from byol_jax.data import catalog
+
+
+@pytest.mark.parametrize(
+  'holdout, end, train',
+  [('paper', 'last', 1_271_158), ('official', 'first', 1_271_167)],
+)
+def test_imagenet_leaves_the_published_numbers_to_train_on(holdout, end, train):
+  found, count = catalog.HOLDOUTS[holdout]
+  assert found == end
+  assert catalog.find('imagenet2012').num_train - count == train
+
+
+def test_splits_of_the_paper_add_up():
+  for name, train in (('cifar10', 45_000), ('cifar100', 44_933)):
+    facts = catalog.find(name)
+    assert facts.num_train - facts.num_valid == train
+
+
+def test_variants_and_versions_share_the_facts_of_their_set():
+  facts = catalog.find('imagenette')
+  assert (facts.num_train, facts.num_test) == (9_469, 3_925)
+  for name in ('imagenette/160px-v2', 'imagenette/full-size-v2:1.0.0'):
+    assert catalog.find(name) == facts
+  assert catalog.find('imagenette128') is None
+  assert catalog.find('unknown') is None
+
+
+def test_sources_load_neither_tensorflow_nor_jax():
+  code = (
+    'import sys; from byol_jax.data import sources;'
+    ' print("tensorflow" in sys.modules or "jax" in sys.modules)'
+  )
+  run = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  )
+  assert run.stdout.strip() == 'False'

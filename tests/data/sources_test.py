@@ -1,0 +1,193 @@
+import pathlib
+import shutil
+import struct
+
+from made import names, opened, refused
+import numpy as np
+import pytest
+
+from byol_jax import errors
+from byol_jax.data import parts, sources
+
+
+def examples(builder, split, file_format):
+  """What TFDS itself reads from a prepared set, in its order."""
+  import tensorflow_datasets as tfds
+
+  decoders = {'image': tfds.decode.SkipDecoding()}
+  if file_format == 'tfrecord':
+    found = builder.as_dataset(split=split, decoders=decoders)
+    found = found.as_numpy_iterator()
+  else:
+    pytest.importorskip('array_record')
+    found = builder.as_data_source(split=split, decoders=decoders)
+  return [(e['image'], int(e['label']), e['file_name'].decode()) for e in found]
+
+
+@pytest.mark.parametrize('file_format', ['tfrecord', 'array_record'])
+@pytest.mark.parametrize('split', ['train', 'validation'])
+def test_records_are_those_that_tfds_reads(prepared, file_format, split):
+  builder, folder = prepared[file_format]
+  expected = examples(builder, split, file_format)
+  source = opened(folder, 'train' if split == 'train' else 'test')
+  found = [(*source.read(i), source.file_name(i)) for i in range(len(source))]
+  assert found == expected
+  assert source.class_names == ('a', 'b', 'c') and source.num_classes == 3
+
+
+@pytest.mark.parametrize('dataset', ['toy', 'toy:1.0.0', 'toy:1.*.*'])
+def test_a_set_is_found_by_name_below_data_dir(prepared, dataset):
+  _, folder = prepared['tfrecord']
+  by_name = opened(dataset, data_dir=str(folder.parent.parent))
+  assert by_name.fingerprint == opened(folder).fingerprint
+  assert by_name.fingerprint == opened(folder.parent).fingerprint
+
+
+def test_a_set_that_is_not_prepared_says_how_to_prepare_it(tmp_path):
+  text = refused('imagenette/160px-v2', data_dir=str(tmp_path))
+  assert 'tfds build imagenette/160px-v2' in text and str(tmp_path) in text
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_path_is_named(tmp_path):
+  assert str(tmp_path / 'no where') in refused(tmp_path / 'no where')
+  assert 'gs://' in refused('gs://bucket/set')
+
+
+@pytest.fixture
+def copy(prepared, tmp_path):
+  folder = tmp_path / 'copy'
+  shutil.copytree(prepared['tfrecord'][1], folder)
+  (shard,) = folder.glob('*train.tfrecord*')
+  return folder, shard
+
+
+@pytest.mark.parametrize('lost', [1, 10, 500])
+def test_a_truncated_shard_is_refused(copy, lost):
+  folder, shard = copy
+  size = shard.stat().st_size
+  shard.write_bytes(shard.read_bytes()[:-lost])
+  text = refused(folder)
+  assert shard.name in text and f'{size - lost:,}' in text
+
+
+def test_a_shard_with_a_record_less_is_refused(copy):
+  folder, shard = copy
+  (length,) = struct.unpack('<Q', shard.read_bytes()[:8])
+  shard.write_bytes(shard.read_bytes()[length + 16 :])
+  text = refused(folder)
+  assert shard.name in text and '29 ' in text and 'expects 30' in text
+
+
+def test_a_missing_shard_and_a_missing_split_are_refused(copy):
+  folder, shard = copy
+  shard.unlink()
+  assert shard.name in refused(folder)
+  info = folder / 'dataset_info.json'
+  info.write_text(info.read_text().replace('"validation"', '"extra"'))
+  assert 'test or validation' in refused(folder, 'test')
+
+
+def test_a_changed_record_changes_the_fingerprint(copy):
+  folder, shard = copy
+  before = opened(folder).fingerprint
+  data = bytearray(shard.read_bytes())
+  (length,) = struct.unpack('<Q', data[:8])
+  data[12 + length] ^= 1  # the checksum that goes with other contents
+  shard.write_bytes(data)
+  assert opened(folder).fingerprint != before
+
+
+def test_a_broken_description_is_refused_in_one_line(copy):
+  folder, _ = copy
+  (folder / 'dataset_info.json').write_text('{')
+  assert str(folder) in refused(folder)
+
+
+@pytest.mark.parametrize('dataset', ['shapes', 'toy'])
+def test_fit_and_valid_divide_train_and_all_is_everything(prepared, dataset):
+  _, folder = prepared['tfrecord']
+  where = {'data_dir': str(folder.parent.parent)}
+  split = {s: opened(dataset, s, **where) for s in sources.SPLITS}
+  fit, valid = names(split['fit']), names(split['valid'])
+  assert sorted(fit + valid) == sorted(names(split['train']))
+  assert len(valid) == round(0.2 * len(split['train']))
+  assert names(split['all']) == names(split['train']) + names(split['test'])
+  assert len({s.fingerprint for s in split.values()}) == len(sources.SPLITS)
+  assert [split['fit'].read(i)[1] for i in range(9)] == [
+    split['train'].read(names(split['train']).index(name))[1]
+    for name in fit[:9]
+  ]
+
+
+class Numbers:
+  """A stand-in for ImageNet: images that are their index."""
+
+  name, num_classes, class_names = 'imagenet2012', 1000, None
+  fingerprint = 'x'
+
+  def __len__(self):
+    return 1_281_167
+
+  def read(self, index):
+    return b'', index
+
+  def file_name(self, index):
+    return str(index)
+
+
+@pytest.mark.parametrize('holdout', ['paper', 'official'])
+def test_imagenet_holds_out_its_first_or_last_images(holdout):
+  fit, valid = (
+    sources._imagenet(Numbers(), split, holdout) for split in ('fit', 'valid')
+  )
+  first = {'paper': 1_271_158, 'official': 0}[holdout]
+  count = {'paper': 10_009, 'official': 10_000}[holdout]
+  assert len(valid) == count and len(fit) == 1_281_167 - count
+  assert valid.read(0)[1] == first
+  assert valid.read(count - 1)[1] == first + count - 1
+  assert fit.read(0)[1] == {'paper': 0, 'official': 10_000}[holdout]
+
+
+def test_arguments_that_mean_nothing_are_named():
+  for key, value in (
+    ('holdout', 'middle'),
+    ('heldout_share', 1.0),
+    ('max_unreadable', 2.0),
+  ):
+    text = refused('shapes', error=errors.ConfigError, **{key: value})
+    assert key in text and str(value) in text
+  assert 'best' in refused('shapes', 'best', error=errors.ConfigError)
+  assert 'heldout_share' in refused('shapes', 'valid', heldout_share=0.0)
+
+
+def test_arrays_are_a_source():
+  images = np.arange(4 * 2 * 3 * 3, dtype=np.uint8).reshape(4, 2, 3, 3)
+  source = sources.ArraySource(images, np.array([2, 0, 1, 2]))
+  pixels, label = source.read(3)
+  np.testing.assert_array_equal(pixels, images[3])
+  assert (label, source.num_classes, len(source)) == (2, 3, 4)
+  unlabelled = sources.ArraySource(images)
+  assert unlabelled.num_classes is None and unlabelled.read(0)[1] == -1
+  assert unlabelled.fingerprint != source.fingerprint
+  for bad in (images.astype(float), images[0], images[:0]):
+    with pytest.raises(errors.DataError):
+      sources.ArraySource(bad)
+  with pytest.raises(errors.DataError):
+    sources.ArraySource(images, np.zeros(3, int))
+
+
+def test_a_subset_keeps_names_and_its_own_fingerprint():
+  source = opened('shapes', 'test')
+  ids = np.array([7, 3])
+  subset = parts.Subset(source, ids)
+  assert names(subset) == [source.file_name(7), source.file_name(3)]
+  assert subset.read(1) == source.read(3)
+  other = parts.Subset(source, ids[::-1])
+  assert len({s.fingerprint for s in (source, subset, other)}) == 3
+
+
+def test_home_is_expanded(write, monkeypatch):
+  monkeypatch.setenv('HOME', write('set/a/1.jpg', 'set/a/2.jpg'))
+  assert len(opened('~/set', 'all')) == 2
+  assert pathlib.Path.home().name in refused('~/other')
