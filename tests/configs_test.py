@@ -1,0 +1,171 @@
+"""Every config loads, says the paper's numbers and fits its factories."""
+
+import inspect
+import math
+
+import pytest
+import tiny_run
+
+from byol_jax import augment, networks, optimizers, schedules
+from configs import pretrain
+
+IMAGENET = 1_281_167
+# Spec 4.3, 4.4: epochs, batch, base rate, weight decay, tau, K, W.
+SPEC = {
+  '40': (40, 4096, 0.45, 1e-6, 0.97, 12_511, 3_127),
+  '100': (100, 4096, 0.45, 1e-6, 0.99, 31_278, 3_127),
+  '300': (300, 4096, 0.3, 1e-6, 0.99, 93_835, 3_127),
+  '1000': (1000, 4096, 0.2, 1.5e-6, 0.996, 312_784, 3_127),
+  '1000_batch512': (1000, 512, 0.4, 1.5e-6, 0.9995, 2_502_279, 25_022),
+}
+LOAD_ALL = """
+import importlib, inspect, pathlib, sys
+names = sorted(
+    '.'.join(path.with_suffix('').parts)
+    for path in pathlib.Path('configs').rglob('*.py')
+    if path.name != '__init__.py')
+assert 'configs.pretrain' in names
+for name in names:
+  module = importlib.import_module(name)
+  assert module.__doc__, name
+  default = inspect.signature(module.get_config).parameters
+  tables = [getattr(module, t, ()) for t in ('PRESETS', 'ROWS')]
+  for argument in [key for table in tables for key in table]:
+    module.get_config(argument)
+  if all(p.default is not p.empty for p in default.values()):
+    assert module.get_config().to_dict(), name
+for name in ('tensorflow', 'jax', 'byol_jax'):
+  assert name not in sys.modules, name
+print('loaded', *names)
+"""
+
+
+def test_every_config_loads_and_needs_neither_tensorflow_nor_jax():
+  process = tiny_run.start_python(
+    '-c', f'import os\nos.chdir({str(tiny_run.ROOT)!r})\n{LOAD_ALL}'
+  )
+  assert 'loaded' in tiny_run.finish(process)
+
+
+@pytest.mark.parametrize('variant', ['gpu', 'cpu'])
+@pytest.mark.parametrize('name', ['cifar10', 'imagenette'])
+def test_small_configs_have_their_variants(name, variant):
+  module = pytest.importorskip(f'configs.small.{name}')
+  config = module.get_config(variant)
+  assert config.preset.startswith(name)
+  with pytest.raises(ValueError, match="'tpu'"):
+    module.get_config('tpu')
+
+
+def test_imagenette_is_the_quick_setup_of_the_official_readme():
+  module = pytest.importorskip('configs.small.imagenette')
+  config = module.get_config()
+  # Spec 4.5.
+  assert (config.batch_size, config.epochs, config.image_size) == (
+    256,
+    1000,
+    128,
+  )
+  assert config.schedule.base_rate == 2.0 and config.target.base_tau == 0.996
+  assert config.optimizer.weight_decay == 1e-6
+  assert config.network.encoder == 'ResNet18'
+
+
+def test_the_presets_are_those_of_the_spec():
+  assert pretrain.PRESETS.keys() == SPEC.keys()
+
+
+@pytest.mark.parametrize('name', list(SPEC))
+def test_preset(name):
+  config = pretrain.get_config(name)
+  epochs, batch_size, rate, weight_decay, tau, num_steps, warmup = SPEC[name]
+  assert (config.epochs, config.batch_size) == (epochs, batch_size)
+  assert config.schedule.base_rate == rate
+  assert config.optimizer.weight_decay == weight_decay
+  assert config.target.base_tau == tau
+  steps = [
+    schedules.num_steps(length, IMAGENET, config.batch_size)
+    for length in (config.epochs, config.schedule.warmup_epochs)
+  ]
+  assert steps == [num_steps, warmup]
+  assert config.optimizer.name == 'lars'
+  assert config.optimizer.momentum == 0.9
+  assert config.optimizer.trust_coefficient == 1e-3
+  assert config.target.schedule == 'cosine' and config.seed == 0
+  network = config.network
+  assert network.projector == network.predictor == (4096, 256)
+  assert (network.bn_decay, network.bn_epsilon) == (0.9, 1e-5)
+  assert (network.encoder, network.width, network.version) == ('ResNet50', 1, 1)
+  assert network.gamma_init == 'ones' and config.image_size == 224
+
+
+def test_the_two_recipes_are_table_six():
+  config = pretrain.get_config().augment
+  for view, blur, solarize in (
+    (config.view1, 1.0, 0.0),
+    (config.view2, 0.1, 0.2),
+  ):
+    assert view.to_dict() == {
+      'crop': {'area': (0.08, 1.0), 'ratio': (3 / 4, 4 / 3)},
+      'flip': {'probability': 0.5},
+      'jitter': {
+        'probability': 0.8,
+        'brightness': 0.4,
+        'contrast': 0.4,
+        'saturation': 0.2,
+        'hue': 0.1,
+      },
+      'grayscale': {'probability': 0.2},
+      'blur': {'probability': blur, 'sigma': (0.1, 2.0)},
+      'solarize': {'probability': solarize, 'threshold': 0.5},
+    }
+
+
+@pytest.mark.parametrize(
+  'epochs, expected',
+  [
+    (1, '40'),
+    (63, '40'),
+    (64, '100'),
+    (173, '100'),
+    (174, '300'),
+    (547, '300'),
+    (548, '1000'),
+    (5000, '1000'),
+  ],
+)
+def test_other_lengths_take_the_preset_nearest_in_ratio(epochs, expected):
+  assert pretrain.nearest(epochs) == expected
+  config = pretrain.get_config(str(epochs))
+  assert config.epochs == epochs and config.preset == expected
+  assert config.schedule.base_rate == SPEC[expected][2]
+  assert config.target.base_tau == SPEC[expected][4]
+  # The two neighbours meet at the geometric mean of their lengths.
+  ratios = {n: max(epochs / int(n), int(n) / epochs) for n in list(SPEC)[:4]}
+  assert min(ratios, key=ratios.get) == expected
+  assert math.isclose(config.preset_epochs, int(expected))
+
+
+@pytest.mark.parametrize(
+  'preset', ['fast', '', '0', '-3', '1000_batch256', '1e3']
+)
+def test_an_unknown_preset_is_named_with_the_known_ones(preset):
+  with pytest.raises(ValueError, match=f'{preset!r}.*1000_batch512'):
+    pretrain.get_config(preset)
+
+
+def parameters(function):
+  return set(inspect.signature(function).parameters)
+
+
+def test_a_section_is_the_arguments_of_its_factory():
+  config = pretrain.get_config()
+  network = parameters(networks.make_forward) - {'num_classes', 'axis_name'}
+  assert set(config.network) == network
+  for view in config.augment.values():
+    assert set(view) - {'crop'} == parameters(augment.make_augment)
+    strengths = parameters(augment.draw_jitter) - {'key'}
+    assert set(view.jitter) - {'probability'} == strengths
+  settings = parameters(optimizers.lars) - {'learning_rate'}
+  assert set(config.optimizer) - {'name'} == settings
+  assert set(config.target) == parameters(schedules.tau) - {'total_steps'}
