@@ -1,0 +1,227 @@
+"""The loop: resumed runs, refusals, signals and divergence."""
+
+import json
+import os
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from byol_jax import checkpoint, errors, logs, train
+from tests.tiny_config import ArraySet, tiny
+
+NUM_STEPS = 10  # 2.5 epochs of 32 images in batches of 8
+
+
+def saved(path, step=None):
+  """{leaf path: array} of a run's checkpoint."""
+  return checkpoint.read(path / 'checkpoints', step)[0]
+
+
+def lines(path):
+  """The logged records."""
+  return [
+    json.loads(line) for line in (path / 'scalars.jsonl').open().readlines()
+  ]
+
+
+class Interrupted(ArraySet):
+  """Sends this process a signal when a step's batch is made."""
+
+  def __init__(self, at_step, number=signal.SIGTERM):
+    super().__init__()
+    self.at_step, self.number = at_step, number
+
+  def view_batches(self, batch_size, start_step, num_steps):
+    batches = super().view_batches(batch_size, start_step, num_steps)
+    for step, batch in enumerate(batches, start=start_step):
+      if step == self.at_step:
+        os.kill(os.getpid(), self.number)
+      yield batch
+
+
+@pytest.fixture(scope='module')
+def unbroken(tmp_path_factory):
+  """A run from start to end."""
+  path = tmp_path_factory.mktemp('unbroken')
+  train.run(tiny(), str(path), ArraySet())
+  return path
+
+
+@pytest.mark.parametrize('number', (signal.SIGTERM, signal.SIGINT))
+def test_a_stopped_run_resumes_bit_for_bit(unbroken, tmp_path, number):
+  with pytest.raises(errors.Preempted, match=r'saved step \d of 10') as caught:
+    train.run(tiny(), str(tmp_path), Interrupted(5, number))
+  assert caught.value.exit_code == 42
+  stopped = checkpoint.latest_step(tmp_path / 'checkpoints')
+  assert 1 <= stopped <= 6
+  rest = ArraySet()
+  train.run(tiny(), str(tmp_path), rest)
+  # No step is repeated, none is left out.
+  assert rest.asked == list(range(stopped, NUM_STEPS))
+  expected, found = saved(unbroken), saved(tmp_path)
+  assert expected.keys() == found.keys()
+  for name, array in expected.items():
+    np.testing.assert_array_equal(array, found[name], err_msg=name)
+
+
+def test_a_signal_late_in_a_step_loses_nothing(tmp_path, monkeypatch):
+  """It comes after the step was to be saved or not: the next one is."""
+  write = logs.Logs.write
+
+  def interrupt(self, step, scalars):
+    os.kill(os.getpid(), signal.SIGTERM)
+    write(self, step, scalars)
+
+  monkeypatch.setattr(logs.Logs, 'write', interrupt)
+  with pytest.raises(errors.Preempted) as caught:
+    train.run(tiny(), str(tmp_path), ArraySet())
+  step = checkpoint.latest_step(tmp_path / 'checkpoints')
+  assert f'saved step {step} of' in str(caught.value)
+
+
+def test_the_state_counts_completed_steps(unbroken):
+  assert saved(unbroken)['step'] == NUM_STEPS
+  assert checkpoint.latest_step(unbroken / 'checkpoints') == NUM_STEPS
+
+
+def test_a_finished_run_is_left_alone(unbroken):
+  before = saved(unbroken)
+  again = ArraySet()
+  result = train.run(tiny(), str(unbroken), again)
+  assert again.asked == []
+  assert result['step'] == NUM_STEPS
+  for name, array in saved(unbroken).items():
+    np.testing.assert_array_equal(array, before[name])
+
+
+def test_every_scalar_of_the_issue_is_logged(unbroken):
+  record = lines(unbroken)[-1]
+  assert record.keys() >= {
+    'loss',
+    'repr_loss',
+    'classif_loss',
+    'top1_accuracy',
+    'top5_accuracy',
+    'tau',
+    'learning_rate',
+    'images_per_second',
+    'data_wait',
+    'projection_std',
+    'step',
+  }
+  assert record['loss'] == pytest.approx(
+    record['repr_loss'] + record['classif_loss'], rel=1e-5
+  )
+  assert [line['step'] for line in lines(unbroken)] == [2, 4, 6, 8, 10]
+
+
+def test_config_and_versions_are_saved_beside(unbroken):
+  config = json.loads((unbroken / 'config.json').read_text())
+  assert config['batch_size'] == 8
+  assert config['training_set']['fingerprint'] == ArraySet.fingerprint
+  versions = json.loads((unbroken / 'versions.json').read_text())
+  assert versions['jax'] == jax.__version__
+
+
+@pytest.mark.parametrize(
+  'change',
+  (
+    {'network__width': 1.0},
+    {'dataset': 'other'},
+    {'data__heldout_share': 0.2},
+    {'augment__view2__solarize__probability': 0.3},
+    {'optimizer__weight_decay': 1e-3},
+    {'schedule__base_rate': 1.0},
+    {'target__base_tau': 0.5},
+    {'batch_size': 16},
+    {'epochs': 5.0},
+    {'seed': 1},
+  ),
+)
+def test_another_run_is_refused_by_its_first_difference(unbroken, change):
+  before = saved(unbroken)
+  key = next(iter(change)).replace('__', '.')
+  with pytest.raises(errors.DataError, match=f'{key}: saved') as caught:
+    train.run(tiny(**change), str(unbroken), ArraySet())
+  assert '\n' not in str(caught.value)
+  np.testing.assert_array_equal(
+    saved(unbroken)['online_params/projector/linear/w'],
+    before['online_params/projector/linear/w'],
+  )
+
+
+def test_checkpoints_of_a_run_that_nobody_knows_are_refused(unbroken, tmp_path):
+  path = tmp_path / 'copy'
+  shutil.copytree(unbroken, path)
+  (path / 'config.json').unlink()
+  with pytest.raises(errors.DataError, match=r'but no config\.json'):
+    train.run(tiny(), str(path), ArraySet())
+  assert not (path / 'config.json').exists()
+
+
+def test_another_data_set_under_the_same_name_is_refused(unbroken):
+  other = ArraySet()
+  other.fingerprint = 'f' * 64
+  with pytest.raises(errors.DataError, match=r'training_set\.fingerprint'):
+    train.run(tiny(), str(unbroken), other)
+
+
+def test_logging_saving_and_reading_may_change(unbroken):
+  config = tiny(
+    log__every_steps=7,
+    checkpoint__keep=1,
+    checkpoint__every_minutes=1.0,
+    input__threads=3,
+    data_dir='elsewhere',
+  )
+  train.run(config, str(unbroken), ArraySet())
+
+
+def test_a_loss_that_is_not_finite_names_its_step_and_keeps_the_last(
+  unbroken, tmp_path
+):
+  config = tiny(checkpoint__every_steps=2)
+  with pytest.raises(
+    errors.DivergedError, match=r'loss is nan at step 5; checkpoint 4 stays'
+  ) as caught:
+    train.run(config, str(tmp_path), ArraySet(poison_step=5))
+  assert caught.value.exit_code == 4
+  assert checkpoint.latest_step(tmp_path / 'checkpoints') == 4
+  assert all(np.isfinite(array).all() for array in saved(tmp_path).values())
+  # Sound data heal it, from that checkpoint, to the same end.
+  train.run(config, str(tmp_path), ArraySet())
+  healed = saved(tmp_path)
+  for name, array in saved(unbroken).items():
+    np.testing.assert_array_equal(array, healed[name])
+
+
+def test_the_newest_checkpoints_are_kept(tmp_path):
+  config = tiny(checkpoint__every_steps=2, checkpoint__keep=2)
+  train.run(config, str(tmp_path), ArraySet())
+  steps = sorted(
+    int(p.name) for p in (tmp_path / 'checkpoints').iterdir() if p.is_dir()
+  )
+  assert steps == [8, 10]
+
+
+def test_unlabelled_data_train_without_a_classifier(tmp_path):
+  result = train.run(tiny(), str(tmp_path), ArraySet(num_classes=None))
+  assert 'classif_loss' not in result
+  assert not any('classifier' in name for name in saved(tmp_path))
+
+
+def test_the_batch_must_divide_by_the_devices(tmp_path, monkeypatch):
+  monkeypatch.setattr(jax, 'device_count', lambda: 3)
+  with pytest.raises(errors.ConfigError, match='multiple of the 3 devices'):
+    train.run(tiny(), str(tmp_path / 'new'), ArraySet())
+  assert not (tmp_path / 'new').exists()
+
+
+def test_signal_handlers_are_put_back(tmp_path):
+  before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+  train.run(tiny(), str(tmp_path), ArraySet())
+  after = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+  assert before == after
