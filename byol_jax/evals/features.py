@@ -1,0 +1,198 @@
+"""Representations of whole image sets by a frozen encoder.
+
+Batches are those of an image set's `eval_batches`: images float32
+[local devices, per device, H, W, 3] in [0, 1], with `labels`, `mask` and
+`ids`. The encoder is never trained: evaluation mode, moving averages.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+import functools
+import itertools
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
+import numpy as np
+
+from byol_jax import errors, networks, parallel
+
+Batches = Iterable[Mapping[str, Any]]
+
+
+class Encoder(NamedTuple):
+  """A frozen encoder; params and state hold the heads too."""
+
+  forward: networks.Forward
+  params: networks.Params
+  state: networks.NetState
+  dim: int  # D
+  name: str  # which weights, for messages
+
+
+class Features(NamedTuple):
+  """One row an image, in the order of the ids."""
+
+  values: np.ndarray  # float32 [N, D]
+  labels: np.ndarray  # int32 [N], -1 without a label
+  ids: np.ndarray  # int64 [N]
+
+
+def make_encoder(
+  forward: networks.Forward,
+  params: networks.Params,
+  state: networks.NetState,
+  name: str,
+) -> Encoder:
+  """An `Encoder`; its dimension is worked out without a forward pass."""
+  # Any size does: the encoder ends in a global average.
+  images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+  represent = functools.partial(networks.represent, forward)
+  shape = jax.eval_shape(represent, params, state, images).shape
+  return Encoder(forward, params, state, shape[-1], name)
+
+
+@functools.lru_cache(maxsize=4)
+def _represent(forward: networks.Forward) -> Callable:
+  """Compiled once for all the splits of an evaluation."""
+  return parallel.pmap(functools.partial(networks.represent, forward))
+
+
+@functools.lru_cache(maxsize=4)
+def _train_mode(forward: networks.Forward) -> Callable:
+  """(params, state, images) -> the state after a forward pass."""
+
+  def left(params: Any, state: Any, images: jax.Array) -> Any:
+    return forward.apply(params, state, images, is_training=True)[1]
+
+  return parallel.pmap(left)
+
+
+def make_represent(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:
+  """images [L, P, H, W, 3] -> float32 [L, P, D], on the local devices."""
+  represent = _represent(encoder.forward)
+  frozen = parallel.replicate((encoder.params, encoder.state))
+  return lambda images: represent(*frozen, images)
+
+
+def extract(encoder: Encoder, batches: Batches) -> Features:
+  """Every image's representation; padding is dropped.
+
+  In a job of several processes each gives its own batches, as many as the
+  others, and gets the rows of all.
+
+  Raises:
+    DataError: there is no image.
+    DivergedError: a representation is not finite.
+  """
+  represent = make_represent(encoder)
+  kept: list[dict[str, np.ndarray]] = []
+
+  def images() -> Iterator[Any]:
+    for batch in batches:
+      # These stay on the host, where ids have 64 bits.
+      kept.append(
+        {k: np.reshape(batch[k], -1) for k in ('labels', 'mask', 'ids')}
+      )
+      yield batch['images']
+
+  values = [
+    parallel.local_rows(represent(x)) for x in parallel.prefetch(images())
+  ]
+  if not kept:
+    raise errors.DataError('no images to evaluate: the split is empty')
+  columns = [np.concatenate(column) for column in zip(*map(dict.values, kept))]
+  found = everywhere((np.concatenate(values), *columns))
+  return ordered(encoder, *found)
+
+
+def everywhere(columns: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+  """The rows of all processes, which have equally many, on each of them."""
+  if jax.process_count() == 1:
+    return columns
+
+  def gather(column: np.ndarray) -> np.ndarray:
+    # As bytes: on the way JAX would make 64-bit numbers 32 bits wide.
+    rows = np.ascontiguousarray(column).reshape(len(column), -1)
+    packed = multihost_utils.process_allgather(rows.view(np.uint8), tiled=True)
+    return np.asarray(packed).view(column.dtype).reshape(-1, *column.shape[1:])
+
+  return tuple(gather(column) for column in columns)
+
+
+def ordered(
+  encoder: Encoder,
+  values: np.ndarray,
+  labels: np.ndarray,
+  mask: np.ndarray,
+  ids: np.ndarray,
+) -> Features:
+  """Rows that are images, sorted by id; see `extract` for the errors."""
+  order = np.flatnonzero(mask)
+  order = order[np.argsort(ids[order], kind='stable')]
+  if not len(order):
+    raise errors.DataError('no images to evaluate: none could be read')
+  values, ids = values[order].astype(np.float32), ids[order].astype(np.int64)
+  finite = np.isfinite(values).all(axis=-1)
+  if not finite.all():
+    raise errors.DivergedError(
+      f'the {encoder.name} encoder gives numbers that are not finite for'
+      f' {np.sum(~finite)} of {len(finite)} images; its training diverged'
+    )
+  return Features(values, labels[order].astype(np.int32), ids)
+
+
+def calibrate(
+  forward: networks.Forward,
+  params: networks.Params,
+  state: networks.NetState,
+  batches: Batches,
+  *,
+  max_batches: int,
+) -> networks.NetState:
+  """Batch-norm averages estimated by forward passes; no parameter moves.
+
+  Each is the mean over the batches of what one batch alone would leave, so
+  neither their order nor the decay enters. Give batches in random order:
+  statistics within a batch of one class are not those of the set.
+
+  Args:
+    forward: the network, its batch norm over `parallel.AXIS`.
+    params: of the network.
+    state: for its shapes; what it holds is forgotten.
+    batches: `images` [L, P, H, W, 3]; where a `mask` is False, images of the
+      same process stand in for the padding.
+    max_batches: how many of them to take.
+
+  Raises:
+    DataError: there is no image.
+  """
+  fresh = jax.tree.map(np.zeros_like, state)
+  step = _train_mode(forward)
+  arguments = parallel.replicate((params, fresh))
+  images = filled(itertools.islice(batches, max_batches))
+  total: Any = jax.tree.map(lambda x: np.zeros(x.shape, np.float64), fresh)
+  count = 0
+  for batch in parallel.prefetch(images):
+    found = parallel.first_replica(step(*arguments, batch))
+    total = jax.tree.map(np.add, total, found)
+    count += 1
+  if not count:
+    raise errors.DataError('no images to estimate batch-norm averages on')
+  return jax.tree.map(lambda x, t: (t / count).astype(x.dtype), fresh, total)
+
+
+def filled(batches: Batches) -> Iterator[np.ndarray]:
+  """Images without padding: real ones are repeated in its place."""
+  real = None
+  for batch in batches:
+    images = np.asarray(batch['images'])
+    flat = images.reshape(-1, *images.shape[2:])
+    mask = np.ones(len(flat), bool)
+    if 'mask' in batch:
+      mask = np.asarray(batch['mask']).reshape(-1)
+    # A process may have nothing in the last batch: its previous one serves.
+    real = flat[mask] if mask.any() else real
+    if real is None:
+      raise errors.DataError('no images to estimate batch-norm averages on')
+    yield np.resize(real, flat.shape).reshape(images.shape)

@@ -1,0 +1,59 @@
+"""The file of representations: complete, in order, without pickles."""
+
+import fakes
+import numpy as np
+import pytest
+
+from byol_jax import errors
+from byol_jax.evals import embed
+
+NAMES = ['b/été.jpg', 'a/2.png', 'a/10.png', 'c.webp', 'd.jpg']
+
+
+def make_set():
+  images = np.random.default_rng(0).random((5, 1, 4, 3), np.float32)
+  return fakes.ImageSet(images)
+
+
+def test_rows_are_in_the_order_of_the_names(tmp_path):
+  dataset, output = make_set(), tmp_path / 'new' / 'out.npz'
+  assert embed.run(fakes.pixels(12), dataset, NAMES, output) == 5
+  with np.load(output, allow_pickle=False) as found:
+    assert found['names'].tolist() == NAMES
+    assert found['representations'].dtype == np.float32
+    np.testing.assert_array_equal(
+      found['representations'], dataset.images.reshape(5, -1)
+    )
+  assert [path.name for path in output.parent.iterdir()] == ['out.npz']
+
+
+def test_an_unreadable_image_has_neither_row_nor_name(tmp_path):
+  dataset, output = make_set(), tmp_path / 'plain_name'
+  dataset.unreadable = (1, 4)
+  assert embed.run(fakes.pixels(12), dataset, NAMES, output) == 3
+  with np.load(output, allow_pickle=False) as found:
+    assert found['names'].tolist() == [NAMES[i] for i in (0, 2, 3)]
+    np.testing.assert_array_equal(
+      found['representations'], dataset.images[[0, 2, 3]].reshape(3, -1)
+    )
+
+
+def test_a_failed_run_leaves_the_old_file_and_nothing_else(tmp_path):
+  output = tmp_path / 'out.npz'
+  output.write_bytes(b'old')
+  dataset = make_set()
+  dataset.images[2] = np.nan
+  with pytest.raises(errors.DivergedError):
+    embed.run(fakes.pixels(12), dataset, NAMES, output)
+  assert output.read_bytes() == b'old'
+  assert list(tmp_path.iterdir()) == [output]
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+  file = tmp_path / 'file'
+  file.touch()
+  for output in (file / 'out.npz', tmp_path):
+    dataset = make_set()
+    with pytest.raises(errors.DataError, match='--output='):
+      embed.run(fakes.pixels(12), dataset, NAMES, output)
+    assert dataset.reads == 0

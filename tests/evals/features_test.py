@@ -1,0 +1,194 @@
+"""Features do not depend on how a set is cut into batches."""
+
+import pathlib
+import socket
+
+import chex
+import fakes
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+from byol_jax import errors, networks, parallel
+from byol_jax.evals import features
+
+SIZE = 16
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def images(count, seed=0):
+  return np.random.default_rng(seed).random((count, SIZE, SIZE, 3), np.float32)
+
+
+@pytest.fixture(scope='module')
+def forward():
+  return tiny_run.make_forward(axis_name=parallel.AXIS)
+
+
+@pytest.fixture(scope='module')
+def tree(forward):
+  """params and state with batch-norm averages that are not trivial."""
+  init = parallel.on_one_device(lambda rng, x: forward.init(rng, x, True))
+  params, state = init(jax.random.PRNGKey(0), images(1))
+  generator = np.random.default_rng(3)
+
+  def average(module, x):
+    low, high = (0.5, 1.5) if module.endswith('var_ema') else (-0.2, 0.2)
+    return generator.uniform(low, high, x.shape).astype(x.dtype)
+
+  return params, {
+    module: leaves | {'average': average(module, leaves['average'])}
+    for module, leaves in state.items()
+  }
+
+
+@pytest.fixture(scope='module')
+def encoder(forward, tree):
+  return features.make_encoder(forward, *tree, 'test')
+
+
+def test_dimension_is_that_of_the_representation(encoder):
+  assert encoder.dim == 8
+
+
+def test_any_batch_size_gives_each_image_once_and_the_same_features(encoder):
+  data = images(11)
+  labels = np.arange(11) % 4
+  alone = jax.jit(
+    lambda x: networks.represent(
+      encoder.forward, encoder.params, encoder.state, x
+    )
+  )
+  expected = np.stack([np.asarray(alone(x[None]))[0] for x in data])
+  # Most channels are alive.
+  assert np.sum(expected.std(axis=0) > 1e-3) >= 5
+  for batch_size in (1, 4, 16):
+    dataset = fakes.ImageSet(data, labels)
+    found = features.extract(encoder, dataset.eval_batches(batch_size))
+    # The convolution may sum in another order for another batch size.
+    np.testing.assert_allclose(found.values, expected, atol=1e-5, rtol=1e-5)
+    np.testing.assert_array_equal(found.labels, labels)
+    np.testing.assert_array_equal(found.ids, np.arange(11))
+    assert [x.dtype for x in found] == [np.float32, np.int32, np.int64]
+
+
+def test_rows_are_in_the_order_of_ids_whatever_that_of_the_batches():
+  data = images(9)[:, :1, :4]
+  dataset = fakes.ImageSet(data, np.arange(9))
+  found = features.extract(
+    fakes.pixels(12), reversed(list(dataset.eval_batches(4)))
+  )
+  np.testing.assert_array_equal(found.values, data.reshape(9, -1))
+  np.testing.assert_array_equal(found.labels, np.arange(9))
+
+
+def test_ids_keep_64_bits_and_unreadable_images_have_no_row():
+  dataset = fakes.ImageSet(images(6)[:, :1, :4])
+  dataset.unreadable = (0, 4)
+  batches = [
+    batch | {'ids': batch['ids'] + 2**40} for batch in dataset.eval_batches(4)
+  ]
+  found = features.extract(fakes.pixels(12), batches)
+  assert (found.ids - 2**40).tolist() == [1, 2, 3, 5]
+  assert (found.labels == -1).all()
+
+
+def test_nothing_to_evaluate_is_a_data_error():
+  for dataset in (fakes.ImageSet(images(0)), fakes.ImageSet(images(3))):
+    dataset.unreadable = (0, 1, 2)
+    with pytest.raises(errors.DataError, match='no images'):
+      features.extract(fakes.pixels(12), dataset.eval_batches(4))
+
+
+def test_a_representation_that_is_not_finite_is_named():
+  data = images(5)[:, :1, :4]
+  data[3] = np.inf
+  with pytest.raises(errors.DivergedError, match=r'pixel encoder .* 1 of 5'):
+    features.extract(fakes.pixels(12), fakes.ImageSet(data).eval_batches(4))
+
+
+def train_mode(forward, params, state, batch):
+  """The representation with the batch's own statistics."""
+  run = parallel.on_one_device(
+    lambda p, s, x: forward.apply(p, s, x, is_training=True)[0].representation
+  )
+  return np.asarray(run(params, state, batch))
+
+
+def test_calibrated_on_one_batch_evaluation_is_training_mode(forward, tree):
+  data = images(8)
+  dataset = fakes.ImageSet(data)
+  state = features.calibrate(
+    forward, *tree, dataset.eval_batches(8), max_batches=5
+  )
+  chex.assert_trees_all_equal_shapes_and_dtypes(state, tree[1])
+  encoder = features.make_encoder(forward, tree[0], state, 'calibrated')
+  found = features.extract(encoder, dataset.eval_batches(8))
+  # Both normalise by the same moments, in differently fused programs.
+  np.testing.assert_allclose(
+    found.values, train_mode(forward, *tree, data), atol=2e-5, rtol=2e-5
+  )
+
+
+def averages(state):
+  return {module: leaves['average'] for module, leaves in state.items()}
+
+
+def test_calibration_is_the_mean_over_batches_in_any_order(forward, tree):
+  data = images(12, seed=1)
+
+  def calibrate(order, max_batches=9):
+    batches = list(fakes.ImageSet(data).eval_batches(4))
+    return features.calibrate(
+      forward, *tree, [batches[i] for i in order], max_batches=max_batches
+    )
+
+  single = [averages(calibrate([i])) for i in range(3)]
+  expected = jax.tree.map(lambda *x: np.mean(x, axis=0), *single)
+  for order in ((0, 1, 2), (2, 0, 1)):
+    chex.assert_trees_all_close(
+      averages(calibrate(order)), expected, atol=1e-6, rtol=1e-5
+    )
+  chex.assert_trees_all_equal(calibrate((1, 0, 2), 1), calibrate((1,)))
+
+
+def test_calibration_does_not_see_padding(forward, tree):
+  data = images(6)
+  padded = features.calibrate(
+    forward, *tree, fakes.ImageSet(data).eval_batches(12), max_batches=1
+  )
+  exact = features.calibrate(
+    forward, *tree, fakes.ImageSet(data).eval_batches(6), max_batches=1
+  )
+  # Six images, or the same six twice: equal moments.
+  chex.assert_trees_all_close(
+    averages(padded), averages(exact), atol=1e-6, rtol=1e-5
+  )
+  with pytest.raises(errors.DataError, match='no images'):
+    features.calibrate(forward, *tree, [], max_batches=1)
+
+
+@pytest.mark.slow
+def test_two_processes_of_two_devices_all_have_every_row(encoder, tmp_path):
+  """Each gives its half of every batch; ids above 2^40 survive the way."""
+  with socket.socket() as probe:
+    probe.bind(('localhost', 0))
+    port = probe.getsockname()[1]
+  workers = [
+    tiny_run.start_python(
+      HERE / 'features_worker.py',
+      tmp_path / f'{index}.npz',
+      f'localhost:{port},2,{index}',
+      JAX_NUM_CPU_DEVICES='2',
+    )
+    for index in range(2)
+  ]
+  for worker in workers:
+    tiny_run.finish(worker)
+  for index in range(2):
+    found = np.load(tmp_path / f'{index}.npz')
+    values = images(11)[:, :1, :4].reshape(11, -1)
+    np.testing.assert_array_equal(found['values'], values)
+    np.testing.assert_array_equal(found['ids'], np.arange(11) + 2**40)
+    np.testing.assert_array_equal(found['labels'], np.arange(11))
