@@ -1,0 +1,147 @@
+"""Where data meets the runs: what Python callers and the verbs share."""
+
+from collections.abc import Callable, Mapping
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import config_dict
+import numpy as np
+
+from byol_jax import (
+  datasets,
+  encode,
+  errors,
+  json_files,
+  presets,
+  saved,
+  train,
+)
+from byol_jax.evals import embed as embeddings, features, knn, linear
+
+PROTOCOLS = {'knn': knn.run, 'linear': linear.run}
+
+
+def pretrain(
+  config: str | config_dict.ConfigDict,
+  workdir: str | Path,
+  overrides: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
+  """Pretrains BYOL, or resumes what `workdir` holds.
+
+  Args:
+    config: a preset by name or path ('shapes', 'configs/pretrain.py:300'), or
+      a configuration.
+    workdir: where checkpoints, logs and the configuration go.
+    overrides: {'section.key': value}, for a preset by name.
+
+  Returns:
+    The last scalars, `step` and `seconds`.
+
+  Raises:
+    UserError: one of `byol_jax.errors`.
+  """
+  if isinstance(config, str):
+    config = presets.load(config, overrides or {})
+  elif overrides:
+    raise errors.ConfigError('overrides: expected a preset by name with them')
+  config = datasets.placed(config)
+  return train.run(config, str(workdir), datasets.image_set(config, 'train'))
+
+
+def load_encoder(
+  workdir: str | Path, weights: str = 'online'
+) -> Callable[[Any], np.ndarray]:
+  """The encoder of a run as a function of images.
+
+  Preprocessing is inside and is the run's own evaluation crop
+  (`data.eval_crop`; 'resize': shorter side to 8/7 of the image size, bicubic
+  without antialiasing, then a centre crop), clipped to [0, 1] and normalised
+  by ImageNet's mean and deviation.
+
+  Args:
+    workdir: of a pretraining run.
+    weights: see `saved.open_encoder`.
+
+  Returns:
+    A function from images, uint8 in [0, 255] or floats in [0, 1], one
+    [H, W, 3] or a batch [B, H, W, 3] or a list of [H, W, 3] of any sizes, to
+    representations float32 [B, D] (B is 1 for a single image); DataError for
+    what is no image.
+
+  Raises:
+    UserError: see `saved`.
+  """
+  run = saved.open_run(workdir)
+  return encode.make_encode(
+    saved.open_encoder(run, weights),
+    image_size=run.config.image_size,
+    eval_crop=run.config.data.eval_crop,
+  )
+
+
+def evaluate(
+  name: str,
+  config: config_dict.ConfigDict,
+  run: saved.Run,
+  encoder: features.Encoder,
+  note: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+  """Runs a protocol on an encoder; keeps its numbers in the workdir.
+
+  Args:
+    name: 'knn' or 'linear'.
+    config: as in `configs/evals/<name>.py`.
+    run: the pretraining; the results join its evaluations.jsonl.
+    encoder: from `saved.open_encoder`.
+    note: takes lines of progress.
+
+  Raises:
+    UserError: one of `byol_jax.errors`.
+  """
+  data = config_dict.ConfigDict(run.config)
+  if config.dataset is not None:
+    data.dataset = config.dataset
+    data.data_dir = config.data_dir
+  elif config.data_dir is not None:
+    data.data_dir = config.data_dir
+  data.seed = config.seed
+  load = functools.cache(
+    functools.partial(datasets.image_set, datasets.placed(data))
+  )
+  results = PROTOCOLS[name](config, encoder, load, note)
+  if jax.process_index() == 0:
+    record = {
+      'protocol': name,
+      'weights': encoder.name,
+      'dataset': data.dataset,
+      'results': results,
+      'config': config.to_dict(),
+    }
+    json_files.append(run.path / 'evaluations.jsonl', record)
+  return results
+
+
+def embed(
+  workdir: str | Path, images: str, output: str | Path, weights: str = 'online'
+) -> int:
+  """Writes the representations and names of all images of a set.
+
+  Args:
+    workdir: of the pretraining.
+    images: a folder, or anything that `dataset` takes.
+    output: the .npz file.
+    weights: see `saved.open_encoder`.
+
+  Returns:
+    How many images it holds.
+  """
+  run = saved.open_run(workdir)
+  config = config_dict.ConfigDict(run.config)
+  config.dataset = images
+  dataset = datasets.image_set(config, 'all')
+  names = [dataset.file_name(i) for i in range(dataset.num_examples)]
+  return embeddings.run(
+    saved.open_encoder(run, weights), dataset, names, output
+  )

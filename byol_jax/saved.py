@@ -1,0 +1,108 @@
+"""A pretraining run on disk, and its frozen encoders."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from ml_collections import config_dict
+
+from byol_jax import (
+  checkpoint,
+  datasets,
+  errors,
+  experiment as experiments,
+  trees,
+  workdir as workdirs,
+)
+from byol_jax.evals import features
+
+WEIGHTS = ('online', 'target', 'random', 'random_calibrated')
+
+
+def read_config(workdir: str | Path) -> config_dict.ConfigDict:
+  """The configuration of a pretraining run, with its `training_set`.
+
+  Raises:
+    DataError: there is none.
+  """
+  saved = workdirs.read_config(workdir)
+  if 'training_set' not in saved:
+    raise errors.DataError(f'{workdir} holds no pretraining run of byol_jax')
+  config = config_dict.ConfigDict(saved, convert_dict=True)
+  config.lock()
+  return config
+
+
+class Run(NamedTuple):
+  """A pretraining run on disk, its functions built."""
+
+  path: Path
+  config: config_dict.ConfigDict
+  experiment: experiments.Experiment
+
+
+def open_run(workdir: str | Path) -> Run:
+  """Reads and builds a pretraining run.
+
+  Encoders of one `Run` share their compiled functions.
+
+  Raises:
+    DataError: there is no such run.
+  """
+  config = read_config(workdir)
+  experiment = experiments.build(
+    config, config.training_set.num_examples, config.training_set.num_classes
+  )
+  return Run(Path(workdir).expanduser(), config, experiment)
+
+
+def open_encoder(
+  run: Run, weights: str = 'online', *, calibration_batches: int = 50
+) -> features.Encoder:
+  """The frozen encoder of a pretraining run.
+
+  Args:
+    run: from `open_run`.
+    weights: 'online' (the result), 'target', 'random' (the run's own start) or
+      'random_calibrated' (the start, its batch-norm averages estimated on
+      training images by forward passes without any update).
+    calibration_batches: of the run's batch size.
+
+  Raises:
+    ConfigError: unknown weights.
+    DataError: no checkpoint yet.
+  """
+  if weights not in WEIGHTS:
+    raise errors.ConfigError(
+      f'weights: expected one of {list(WEIGHTS)}, found {weights!r}'
+    )
+  if weights in ('online', 'target'):
+    folder = run.path / 'checkpoints'
+    if checkpoint.latest_step(folder) is None:
+      raise errors.DataError(
+        f'{run.path} has no checkpoint yet: its pretraining has not saved;'
+        ' wait for it or start it again'
+      )
+    arrays, _ = checkpoint.read(folder)
+    template = jax.eval_shape(run.experiment.start)
+    state = trees.unflatten(template, arrays, str(folder))
+  else:
+    state = run.experiment.init()
+  if weights == 'target':
+    params, net_state = state.target_params, state.target_state
+  else:
+    params, net_state = state.online_params, state.online_state
+  if weights == 'random_calibrated':
+    net_state = features.calibrate(
+      run.experiment.forward,
+      params,
+      net_state,
+      # In random order: a batch of one class has other statistics.
+      datasets.image_set(run.config, 'train', cropped=False).crop_batches(
+        run.config.batch_size, 0, calibration_batches
+      ),
+      max_batches=calibration_batches,
+    )
+  return features.make_encoder(
+    run.experiment.forward, params, net_state, weights
+  )

@@ -1,0 +1,99 @@
+"""The evaluation crop in numpy against TensorFlow's, and by itself."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from byol_jax import errors, resize
+from byol_jax.data import preprocess
+
+# Sums in another order, of numbers to 255 there and to 1 here.
+TOLERANCE = 2e-6
+SHAPES = (
+  (32, 32),
+  (33, 47),
+  (64, 31),
+  (7, 5),
+  (100, 230),
+  (3, 50),
+  (1, 40),
+  (41, 1),
+  (1, 1),
+)
+
+
+def random_image(height, width):
+  """Noise: the hardest for an interpolation."""
+  generator = np.random.default_rng(height * 1000 + width)
+  return generator.integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize('method', ('resize', 'crop', 'whole'))
+@pytest.mark.parametrize('height, width', SHAPES)
+def test_it_is_the_crop_of_the_evaluation(method, height, width):
+  image = random_image(height, width)
+  for size in (32, 29):
+    view = preprocess.eval_crop(method, size)
+    (expected,) = preprocess.render(image, [view], np.zeros((1, 4)))
+    found = resize.evaluation_crop(resize.to_float(image), size, method)
+    assert found.dtype == np.float32 and found.shape == (size, size, 3)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=TOLERANCE)
+
+
+def test_a_straight_ramp_stays_straight():
+  """Keys' kernel reproduces lines, away from the border."""
+  ramp = np.linspace(0.2, 0.8, 30, dtype=np.float32)
+  image = np.broadcast_to(ramp[None, :, None], (30, 30, 3))
+  wide = resize.resize(image, 30, 90)[15, 10:-10, 0]
+  # The place of a new pixel is rounded to 1 / 1024 of an old one.
+  steps = np.diff(wide)
+  assert np.abs(steps - 0.6 / 29 / 3).max() < 2 * 0.6 / 29 / 1024
+
+
+def test_an_image_of_the_right_size_is_left_alone():
+  image = resize.to_float(random_image(16, 16))
+  found = resize.evaluation_crop(image, 16, 'whole')
+  np.testing.assert_allclose(found, image, rtol=0, atol=1e-6)
+
+
+def test_the_result_stays_in_range_where_the_kernel_overshoots():
+  image = np.zeros((8, 8, 3), np.float32)
+  image[:, 4:] = 1
+  assert resize.resize(image, 32, 32).max() > 1.01
+  found = resize.evaluation_crop(image, 32, 'whole')
+  assert found.min() == 0 and found.max() == 1
+
+
+def test_weights_of_each_pixel_sum_to_one():
+  for size, new_size in ((1, 5), (2, 7), (50, 3), (224, 224)):
+    indices, weights = resize.taps(size, new_size)
+    np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
+    assert indices.min() >= 0 and indices.max() < size
+
+
+@pytest.mark.parametrize('dtype', (np.float16, np.float64, ml_dtypes.bfloat16))
+def test_any_float_is_taken(dtype):
+  image = np.full((4, 4, 3), 0.5, dtype)
+  found = resize.to_float(image)
+  assert found.dtype == np.float32
+  np.testing.assert_array_equal(found, 0.5)
+
+
+@pytest.mark.parametrize(
+  'image, words',
+  (
+    (np.zeros((4, 4), np.uint8), r'\[H, W, 3\], found \[4, 4\]'),
+    (np.zeros((4, 4, 4), np.uint8), r'\[H, W, 3\], found \[4, 4, 4\]'),
+    (np.zeros((0, 4, 3), np.uint8), r'\[0, 4, 3\]'),
+    (np.zeros((4, 4, 3), np.int64), 'found int64'),
+    (np.zeros((4, 4, 3), bool), 'found bool'),
+    (np.full((4, 4, 3), 255.0), r'\[0, 1\], found \[255, 255\]'),
+    (np.full((4, 4, 3), -0.1), r'found \[-0.1, -0.1\]'),
+    (np.full((4, 4, 3), np.nan), 'found .nan, nan.'),
+    (np.full((4, 4, 3), 'x'), 'found <U1'),
+  ),
+)
+def test_what_is_no_image_is_refused_in_one_line(image, words):
+  with pytest.raises(errors.DataError, match=words) as caught:
+    resize.to_float(image)
+  assert '\n' not in str(caught.value)

@@ -1,0 +1,62 @@
+"""The table of a run beside its random encoders."""
+
+import json
+
+import pytest
+
+from byol_jax import errors
+from byol_jax.tools import report
+from tests import tiny_folder
+
+RESULTS = {
+  'random': {'knn_k1': 0.20, 'knn_k20': 0.30, 'bank': 9, 'top1': 0.40},
+  'random_calibrated': {'knn_k1': 0.25, 'knn_k20': 0.10, 'top1': 0.45},
+  'online': {'knn_k1': 0.50, 'knn_k20': 0.60, 'top1': 0.40, 'num_classes': 8},
+}
+
+
+def numbers(line):
+  """The last three fields of a line."""
+  return [float(word) for word in line.split()[-3:]]
+
+
+def test_byol_is_measured_against_the_better_random_encoder():
+  head, chance, random, calibrated, byol, gain = report.table(RESULTS)
+  assert head.split('  ')[-3:] and 'kNN k=20' in head and 'linear' in head
+  assert numbers(chance) == [12.5, 12.5, 12.5]
+  assert numbers(random) == [20, 30, 40]
+  assert numbers(calibrated) == [25, 10, 45]
+  assert numbers(byol) == [50, 60, 40]
+  # Column by column: 50 - 25, 60 - 30, 40 - 45.
+  assert numbers(gain) == [25, 30, -5]
+  assert '+25.0' in gain and '-5.0' in gain
+  assert len({len(line) for line in (head, chance, byol, gain)}) == 1
+
+
+@pytest.fixture(scope='module')
+def labelled(tmp_path_factory):
+  """(folder, workdir) of a run on a labelled folder."""
+  return tiny_folder.pretrained(tmp_path_factory.getbasetemp())
+
+
+@pytest.mark.slow
+def test_it_prints_the_table_and_keeps_the_numbers(labelled, capsys):
+  workdir = labelled[1]
+  results = report.run(str(workdir), knn='evals/knn', linear='evals/linear:cpu')
+  output = capsys.readouterr().out
+  for label in ('chance', *report.ROWS.values(), 'BYOL above'):
+    assert label in output
+  assert str(workdir) in output
+  assert json.loads((workdir / 'report.json').read_text()) == results
+  records = [
+    json.loads(line)
+    for line in (workdir / 'evaluations.jsonl').read_text().splitlines()
+  ]
+  last = [(record['weights'], record['protocol']) for record in records[-6:]]
+  assert last == [(w, p) for w in report.ROWS for p in ('knn', 'linear')]
+
+
+def test_an_unknown_preset_stops_before_any_work(labelled):
+  with pytest.raises(errors.ConfigError, match=r'evals/knn\.py'):
+    report.run(str(labelled[1]), knn='evals/knm', linear='evals/linear:cpu')
+  assert not (labelled[1] / 'report.json.tmp').exists()
