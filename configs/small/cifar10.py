@@ -33,10 +33,7 @@ def get_config(variant: str = 'gpu') -> config_dict.ConfigDict:
     config.preset = 'cifar10 cpu'
     config.epochs, config.batch_size = 9.0, 64
     config.schedule.warmup_epochs = 1.0
-    # Nine epochs are too few for the paper's hardest views.
-    for view in config.augment.values():
-      view.crop.area = (0.25, 1.0)
-      view.solarize.probability = 0.0
+    shapes.easier_views(config)
   config.preset_epochs = int(config.epochs)
   config.preset_batch_size = config.batch_size
   return config

@@ -34,9 +34,7 @@ def get_config(variant: str = 'gpu') -> config_dict.ConfigDict:
     # times as long.
     config.image_size = 48
     config.epochs, config.batch_size = 14.0, 64
-    for view in config.augment.values():
-      view.crop.area = (0.25, 1.0)
-      view.solarize.probability = 0.0
+    shapes.easier_views(config)
   config.preset_epochs = int(config.epochs)
   config.preset_batch_size = config.batch_size
   return config
