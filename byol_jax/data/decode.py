@@ -1,0 +1,82 @@
+"""Pixels of encoded images without TensorFlow, by Pillow.
+
+Three channels, an alpha channel dropped, the first frame of an animation, the
+EXIF orientation ignored. JPEG pixels equal TensorFlow's with the accurate DCT,
+bit for bit. Headers are read before pixels, and what claims too many pixels is
+refused by its header.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+Image.init()  # or formats that are asked for by name are not known
+# Large pictures are allowed; whether too large is decided here. For the whole
+# process, since `warnings.catch_warnings` is not safe with threads.
+warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+
+KINDS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF')  # what TensorFlow decodes
+MAX_PIXELS = 178_956_970  # where Pillow too suspects a decompression bomb
+
+
+class Unusable(ValueError):
+  """Bytes that are no image for us; says why."""
+
+
+def _no_image(error: Exception) -> str:
+  if isinstance(error, UnidentifiedImageError):
+    return f'is none of {", ".join(KINDS)}'
+  return f'has a broken header: {error or type(error).__name__}'
+
+
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+  if not data:
+    raise Unusable('is empty')
+  try:
+    image = Image.open(io.BytesIO(data), formats=KINDS)
+  except Image.DecompressionBombError:
+    raise Unusable(f'claims more than {MAX_PIXELS:,} pixels') from None
+  except Exception as error:  # Pillow raises many kinds on broken headers
+    raise Unusable(_no_image(error)) from None
+  with image:
+    if image.width * image.height > MAX_PIXELS or not (
+      image.width and image.height
+    ):
+      raise Unusable(f'claims {image.width} x {image.height} pixels')
+    yield image
+
+
+def header(data: bytes) -> tuple[str, int, int]:
+  """(kind, height, width) of an image, from its header.
+
+  Args:
+    data: the encoded image, or at least its first part.
+
+  Raises:
+    Unusable: no image that we take, or one that claims too many pixels.
+  """
+  with _opened(data) as image:
+    return str(image.format), image.height, image.width
+
+
+def rgb(data: bytes) -> np.ndarray:
+  """Pixels, uint8 [H, W, 3]; Unusable if they cannot be had."""
+  with _opened(data) as image:
+    try:
+      if image.mode.startswith('I'):  # 16 bits a pixel; the upper eight
+        grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+      return np.asarray(image.convert('RGB'))
+    except Exception as error:  # as above, on broken pixels
+      reason = str(error) or type(error).__name__
+      raise Unusable(f'cannot be decoded: {reason}') from None
+
+
+def pixels(image: bytes | np.ndarray) -> np.ndarray:
+  """uint8 [H, W, 3] of what a source gives; Unusable if it cannot be had."""
+  return rgb(image) if isinstance(image, bytes) else image
