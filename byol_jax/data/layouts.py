@@ -1,4 +1,4 @@
-"""A plain folder of images: which files, splits and classes it has.
+"""A folder of images: which files, splits and classes it has.
 
   DATA/CLASS/**.jpg               labelled; a share is held out as test
   DATA/train/CLASS/**.jpg         labelled; DATA/val (valid, validation, test)
@@ -6,18 +6,19 @@
   DATA/*.jpg, DATA/train/*.jpg    unlabelled
 
 What is held out depends on nothing but a file's path below DATA, so adding
-files moves no other file between the splits. Hidden files are ignored, links
-are followed.
+files moves no other file between the splits. Hidden files are ignored. DATA
+may be a tar file: the same rules hold for its members. One folder around all
+this, as most tar files have it, is looked through.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import hashlib
 import logging
-import os
 import pathlib
 from typing import NamedTuple
 
 from byol_jax import errors
+from byol_jax.data import files as files_lib
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif')
 _TRAIN = 'train'
@@ -26,34 +27,39 @@ _LOG = logging.getLogger(__name__)
 
 
 class Layout(NamedTuple):
-  """The image files below a root, by split, as sorted posix paths.
+  """The images among files, by split, as sorted posix paths.
 
   split_folders are the top folders that are splits and not classes.
   """
 
-  root: pathlib.Path
+  files: files_lib.Files
   class_names: tuple[str, ...] | None
   split_folders: tuple[str, ...]
   splits: dict[str, list[str]]
 
 
-def scan(root: pathlib.Path, heldout_share: float) -> Layout:
+def scan(files: files_lib.Files, heldout_share: float) -> Layout:
   """Finds the images and their splits, a function of paths alone."""
-  files = sorted(_walk(root))
-  if len(files) < 2:
+  images = sorted(name for name in files.names if _is_image(name))
+  wrapper = _wrapper(images)
+  if wrapper:
+    files = files_lib.Inside(files, wrapper)
+    images = [image.removeprefix(f'{wrapper}/') for image in images]
+  root = files.root
+  if len(images) < 2:
     raise errors.DataError(
-      f'{root}: {len(files)} image files found, expected at least 2 with one'
+      f'{root}: {len(images)} image files found, expected at least 2 with one'
       f' of the extensions {" ".join(EXTENSIONS)}'
     )
-  folders = _split_folders(root, files)
+  folders = _split_folders(root, images)
   base = f'{_TRAIN}/' if folders else ''
-  train = _below(files, base)
+  train = _below(images, base)
   class_names = _class_names(train, base)
   train = _labelled(root, base, train, class_names)
-  splits = {'all': files, 'train': train}
+  splits = {'all': images, 'train': train}
   tests = {}
   for name in folders[1:]:
-    found = _labelled(root, f'{name}/', _below(files, f'{name}/'), class_names)
+    found = _labelled(root, f'{name}/', _below(images, f'{name}/'), class_names)
     _check_classes(root, name, found, class_names)
     if found:
       tests[name] = found
@@ -67,7 +73,16 @@ def scan(root: pathlib.Path, heldout_share: float) -> Layout:
     splits['fit'], splits['valid'] = _divide(
       splits['train'], heldout_share, 'valid'
     )
-  return Layout(root, class_names, folders, splits)
+  return Layout(files, class_names, folders, splits)
+
+
+def _wrapper(images: Sequence[str]) -> str | None:
+  """The one folder that holds all, if it holds several, or train/, itself."""
+  tops = {image.partition('/')[0] for image in images}
+  inner = {class_of(image, f'{image.partition("/")[0]}/') for image in images}
+  if len(tops) != 1 or None in inner or tops & {_TRAIN, *_TEST}:
+    return None
+  return tops.pop() if len(inner) > 1 or _TRAIN in inner else None
 
 
 def _split_folders(root: pathlib.Path, files: Sequence[str]) -> tuple[str, ...]:
@@ -91,20 +106,9 @@ def _split_folders(root: pathlib.Path, files: Sequence[str]) -> tuple[str, ...]:
   return (_TRAIN, *tests) if nested or tops <= {_TRAIN, *_TEST} else ()
 
 
-def _walk(root: pathlib.Path) -> Iterator[str]:
-  """Paths of image files relative to root; each real folder once."""
-  seen = set()
-  for folder, folders, names in os.walk(root, followlinks=True):
-    status = os.stat(folder)
-    if (status.st_dev, status.st_ino) in seen:
-      folders.clear()
-      continue
-    seen.add((status.st_dev, status.st_ino))
-    folders[:] = sorted(f for f in folders if not f.startswith('.'))
-    for name in names:
-      if not name.startswith('.') and name.lower().endswith(EXTENSIONS):
-        path = pathlib.Path(folder, name)
-        yield path.relative_to(root).as_posix()
+def _is_image(name: str) -> bool:
+  hidden = name.startswith('.') or '/.' in name
+  return not hidden and name.lower().endswith(EXTENSIONS)
 
 
 def _below(files: Sequence[str], base: str) -> list[str]:

@@ -86,9 +86,9 @@ class Joined:
 def read_many(
   source: Source, indices: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Images at indices, [K]: object [K] or uint8 [K, H, W, 3]; labels, int32.
+  """Encoded images at indices, [K]: object [K], and labels, int32 [K].
 
-  An image that cannot be read is empty bytes, which no decoder takes.
+  One that cannot be read is empty bytes, which no decoder takes.
   """
   images: list = []
   labels = np.full(len(indices), -1, np.int32)
@@ -98,6 +98,4 @@ def read_many(
     except Exception:  # a source may raise anything; a second look tells
       image = b''
     images.append(image)
-  if isinstance(images[0], np.ndarray):
-    return np.stack(images), labels
   return np.array(images, object), labels

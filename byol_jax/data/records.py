@@ -7,13 +7,12 @@ with numpy: neither loads TensorFlow.
 from collections.abc import Sequence
 from concurrent import futures
 import hashlib
-import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from byol_jax import errors
-from byol_jax.data import shards as shards_lib
+from byol_jax.data import shards as shards_lib, storage
 
 _THREADS = 16  # opening is bound by the latency of the disk
 
@@ -32,12 +31,16 @@ class Features(NamedTuple):
 class Prepared:
   """A prepared TFDS directory, opened without reading an image."""
 
-  def __init__(self, folder: pathlib.Path) -> None:
+  def __init__(self, folder: storage.Path) -> None:
     import tensorflow_datasets as tfds  # half a second, and only here
 
     self.folder = folder
     try:
-      builder = tfds.builder_from_directory(str(folder))
+      builder = storage.contact(
+        folder,
+        'reading dataset_info.json',
+        lambda: tfds.builder_from_directory(str(folder)),
+      )
       self._format = builder.info.file_format.value
       self._splits = dict(builder.info.splits)
       self.features = _features(folder, builder.info.features, tfds)
@@ -65,17 +68,27 @@ class Prepared:
 
   def shards(self, split: str) -> list[shards_lib.Shard]:
     """Opens a split; a file missing, cut or of another count is refused."""
-    paths = [pathlib.Path(str(p)) for p in self._splits[split].filepaths]
-    expected = self._splits[split].shard_lengths
-    for path in paths:
-      if not path.is_file():
+    info = self._splits[split]
+    paths = [storage.make_path(str(path)) for path in info.filepaths]
+
+    def opened(path: storage.Path, count: int) -> shards_lib.Shard:
+      try:
+        return shards_lib.KINDS[self._format](path)
+      except errors.DataError as error:
+        raise errors.DataError(
+          f'{error} (expected {count:,} records)'
+        ) from None
+      except FileNotFoundError as error:
         raise errors.DataError(
           f'{path}: missing; dataset_info.json of {self.folder} expects'
           f' {len(paths)} files for split {split!r}; copy or prepare it again'
-        )
+        ) from error
+
     with futures.ThreadPoolExecutor(_THREADS) as pool:
-      shards = list(pool.map(shards_lib.KINDS[self._format], paths))
-    for path, count, shard in zip(paths, expected, shards, strict=True):
+      shards = list(pool.map(opened, paths, info.shard_lengths))
+    for path, count, shard in zip(
+      paths, info.shard_lengths, shards, strict=True
+    ):
       if shard.num_records != count:
         raise errors.DataError(
           f'{path}: {shard.num_records:,} records found, dataset_info.json'
@@ -84,7 +97,7 @@ class Prepared:
     return shards
 
 
-def _features(folder: pathlib.Path, features: Any, tfds: Any) -> Features:
+def _features(folder: storage.Path, features: Any, tfds: Any) -> Features:
   """Finds the one image and, if there is one, the class label."""
   images = [k for k, f in features.items() if type(f) is tfds.features.Image]
   labels = [
@@ -111,7 +124,8 @@ def _features(folder: pathlib.Path, features: Any, tfds: Any) -> Features:
 class RecordSource:
   """Splits of a prepared directory, in the order of their records.
 
-  The fingerprint covers number, length and checksum of all records.
+  The fingerprint covers number, length and checksum of all TFRecords; of an
+  ArrayRecord file number, size and some blocks.
   """
 
   def __init__(self, prepared: Prepared, splits: Sequence[str]) -> None:
@@ -136,6 +150,11 @@ class RecordSource:
     label = self._features.label
     return example[self._features.image], int(example[label]) if label else -1
 
+  def verify(self, index: int) -> None:
+    """Compares a record with its checksums; DataError if they differ."""
+    shard, place = self._place(index)
+    shard.verify(place)
+
   def file_name(self, index: int) -> str:
     """The stored file name, else split and number."""
     try:
@@ -146,12 +165,15 @@ class RecordSource:
       return name.decode('utf-8', 'replace')
     return f'{self._label}/{index:08d}'
 
-  def _example(self, index: int) -> Any:
+  def _place(self, index: int) -> tuple[shards_lib.Shard, int]:
     if not 0 <= index < len(self):
       raise IndexError(index)
     shard = int(np.searchsorted(self._ends, index, side='right'))
     start = int(self._ends[shard - 1]) if shard else 0
-    raw = self._shards[shard].record(index - start)
+    return self._shards[shard], index - start
+
+  def _example(self, index: int) -> Any:
+    shard, place = self._place(index)
     return self._features.parser.deserialize_example_np(
-      raw, decoders=self._features.decoders
+      shard.record(place), decoders=self._features.decoders
     )

@@ -10,75 +10,27 @@ thread, without TensorFlow. Splits of every set:
   all     every image, for embedding
 """
 
-from collections.abc import Sequence
-import hashlib
 import pathlib
 
 import numpy as np
 
 from byol_jax import errors
 from byol_jax.data import (
+  archives,
+  arrays,
   catalog,
+  files,
   folder,
   layouts,
   locate,
   parts,
   records,
   shapes,
+  storage,
 )
 
 Source = parts.Source
 SPLITS = ('train', 'fit', 'valid', 'test', 'all')
-
-
-class ArraySource:
-  """Images held in memory, uint8 [N, H, W, 3], labels [N] or None."""
-
-  def __init__(
-    self,
-    images: np.ndarray,
-    labels: np.ndarray | None = None,
-    *,
-    name: str = 'arrays',
-    class_names: Sequence[str] | None = None,
-  ) -> None:
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-      raise errors.DataError(
-        f'{name}: expected images uint8 [N, H, W, 3], found {images.dtype}'
-        f' {list(images.shape)}'
-      )
-    if labels is not None and len(labels) != len(images):
-      raise errors.DataError(
-        f'{name}: {len(labels)} labels for {len(images)} images'
-      )
-    if not len(images):
-      raise errors.DataError(f'{name}: no images')
-    self._images = images
-    self._labels = None if labels is None else np.asarray(labels, np.int64)
-    self.name = name
-    self.class_names = None if class_names is None else tuple(class_names)
-    self.num_classes = None
-    if self._labels is not None:
-      self.num_classes = len(self.class_names or ()) or int(
-        self._labels.max() + 1
-      )
-    digest = hashlib.sha256(f'{images.shape}'.encode())
-    digest.update(np.ascontiguousarray(images).data)
-    if self._labels is not None:
-      digest.update(self._labels.tobytes())
-    self.fingerprint = digest.hexdigest()
-
-  def __len__(self) -> int:
-    return len(self._images)
-
-  def read(self, index: int) -> tuple[np.ndarray, int]:
-    """Pixels, uint8 [H, W, 3], and label."""
-    label = -1 if self._labels is None else int(self._labels[index])
-    return self._images[index], label
-
-  def file_name(self, index: int) -> str:
-    """A name for reports; no such file exists."""
-    return f'{self.name}/{index:08d}'
 
 
 def open_source(
@@ -88,20 +40,19 @@ def open_source(
   data_dir: str | None,
   holdout: str,
   heldout_share: float,
-  max_unreadable: float,
 ) -> Source:
   """Opens a split of a data set; nothing is ever downloaded.
 
   Args:
-    dataset: 'shapes' (generated), a folder of images, a prepared TFDS
-      directory, or the name of a set prepared by TFDS below data_dir.
+    dataset: 'shapes' (generated), a folder of images or a tar file of it, an
+      .npz of arrays, a prepared TFDS directory (also gs://), or the name of a
+      set prepared by TFDS below data_dir.
     split: one of SPLITS.
-    data_dir: where TFDS prepared its sets; None is $TFDS_DATA_DIR, else
-      ~/tensorflow_datasets.
+    data_dir: where TFDS prepared its sets (also gs://); None is
+      $TFDS_DATA_DIR, else ~/tensorflow_datasets.
     holdout: 'paper' or 'official', which images imagenet2012 holds out.
     heldout_share: share held out of any other set, in [0, 1): as valid, and as
       test of a folder that has none.
-    max_unreadable: largest share of unreadable files in a folder.
 
   Returns:
     A source of at least one image.
@@ -110,13 +61,15 @@ def open_source(
     ConfigError: an argument is none of the above.
     DataError: the set is missing, broken, or has no such split.
   """
-  _check(split, holdout, heldout_share, max_unreadable)
+  _check(split, holdout, heldout_share)
   if dataset == 'shapes':
     return _open_shapes(split, heldout_share)
   root = locate.find(dataset, data_dir)
   if locate.is_prepared(root):
     return _open_records(root, split, holdout, heldout_share)
-  layout = layouts.scan(root, heldout_share)
+  if root.suffix == '.npz':
+    return _open_arrays(pathlib.Path(root), split, heldout_share)
+  layout = layouts.scan(_files(root), heldout_share)
   if not layout.splits.get(split):
     raise errors.DataError(
       f'{root}: no image for {split!r}: '
@@ -128,10 +81,15 @@ def open_source(
         ' add train/ and val/'
       )
     )
-  return folder.FolderSource(layout, split, max_unreadable)
+  return folder.FolderSource(layout, split)
 
 
-def _check(split: str, holdout: str, share: float, unreadable: float) -> None:
+def _files(root: storage.Path) -> files.Files:
+  path = pathlib.Path(root)  # only a prepared set may be in a bucket
+  return files.Directory(path) if path.is_dir() else archives.Archive(path)
+
+
+def _check(split: str, holdout: str, share: float) -> None:
   if split not in SPLITS:
     raise errors.ConfigError(f'split: {split!r} is none of {SPLITS}')
   if holdout not in catalog.HOLDOUTS:
@@ -140,10 +98,19 @@ def _check(split: str, holdout: str, share: float, unreadable: float) -> None:
     )
   if not 0 <= share < 1:
     raise errors.ConfigError(f'data.heldout_share: {share} is not in [0, 1)')
-  if not 0 <= unreadable <= 1:
-    raise errors.ConfigError(
-      f'data.max_unreadable: {unreadable} is not in [0, 1]'
-    )
+
+
+def _open_arrays(path: pathlib.Path, split: str, share: float) -> Source:
+  held = arrays.read(path)
+  if split == 'all':
+    return parts.Joined(list(held.values()))
+  if split in ('train', 'test'):
+    if split not in held:
+      raise errors.DataError(
+        f'{path}: no test set; add the arrays test_images and test_labels'
+      )
+    return held[split]
+  return _held_out(held['train'], split, round(share * len(held['train'])))
 
 
 def _open_shapes(split: str, share: float) -> Source:
@@ -158,7 +125,7 @@ def _open_shapes(split: str, share: float) -> Source:
 
 
 def _open_records(
-  root: pathlib.Path, split: str, holdout: str, share: float
+  root: storage.Path, split: str, holdout: str, share: float
 ) -> Source:
   prepared = records.Prepared(root)
   facts = catalog.find(prepared.name)

@@ -3,6 +3,7 @@
 import io
 import pathlib
 
+from etils import epath
 from made import encode, smooth
 import pytest
 
@@ -61,3 +62,50 @@ def prepared(tmp_path_factory):
     builder.download_and_prepare()
     builders[file_format] = builder, pathlib.Path(builder.data_dir)
   return builders
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+  """An empty cache of indexes."""
+  folder = tmp_path / 'cache'
+  monkeypatch.setenv('BYOL_JAX_CACHE', str(folder))
+  return folder
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+  """A folder that is reached as gs://bucket, through etils."""
+  root = tmp_path / 'bucket'
+  root.mkdir()
+  os_backend = epath.backend.os_backend
+
+  def local(path):
+    return str(path).replace('gs://bucket', str(root), 1)
+
+  class Fake(type(os_backend)):
+    def open(self, path, mode):
+      return super().open(local(path), mode)
+
+    def exists(self, path):
+      return super().exists(local(path))
+
+    def isdir(self, path):
+      return super().isdir(local(path))
+
+    def listdir(self, path):
+      return super().listdir(local(path))
+
+    def stat(self, path):
+      return super().stat(local(path))
+
+    def glob(self, path):
+      found = super().glob(local(path))
+      return [name.replace(str(root), 'gs://bucket', 1) for name in found]
+
+  fake = Fake()
+  monkeypatch.setattr(
+    epath.gpath._GPath,
+    '_backend',
+    property(lambda path: fake if path._uri_scheme else os_backend),
+  )
+  return root

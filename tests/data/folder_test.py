@@ -1,7 +1,3 @@
-import logging
-import struct
-import zlib
-
 from made import encode, names, opened, refused, smooth
 import numpy as np
 from PIL import Image
@@ -129,33 +125,43 @@ def test_every_format_and_mode_is_an_image(write):
   assert len(opened(root, 'all')) == 6
 
 
-BROKEN = {
-  'empty': b'',
-  'html': b'<html>not found</html>',
-  'tiff': encode(smooth(0, 8, 8), 'TIFF'),
-  'cut': encode(smooth(0, 8, 8))[:15],
-}
+def test_a_broken_file_is_a_record_all_the_same(write):
+  root = write('a/1.jpg', 'b/2.jpg')
+  write('a/empty.jpg', data=b'')
+  write('b/page.png', data=b'<html>')
+  source = opened(root, 'all')
+  assert names(source) == ['a/1.jpg', 'a/empty.jpg', 'b/2.jpg', 'b/page.png']
+  assert source.read(1) == (b'', 0) and source.read(3) == (b'<html>', 1)
 
 
-@pytest.mark.parametrize('kind', BROKEN)
-def test_unreadable_files_are_named_counted_and_left_out(write, caplog, kind):
-  write(*(f'{c}/{i}.jpg' for c in 'ab' for i in range(4)))
-  root = write('a/bad one.jpg', data=BROKEN[kind])
-  with caplog.at_level(logging.WARNING):
-    source = opened(root, 'all', max_unreadable=0.2)
-  assert len(source) == 8 and source.num_unreadable == 1
-  (record,) = caplog.records
-  assert 'a/bad one.jpg' in record.message and '1 of 9' in record.message
-  text = refused(root, 'all', max_unreadable=0.1)
-  assert 'a/bad one.jpg' in text and '1 of 9' in text
+def test_one_folder_around_the_set_is_looked_through(write, tmp_path):
+  for around, *inner in (
+    ('x', 'a/1.jpg', 'b/2.jpg', 'b/3.jpg'),
+    ('y', 'train/a/1.jpg', 'train/b/2.jpg', 'val/a/3.jpg'),
+    ('z', 'train/a/1.jpg', 'train/b/2.jpg'),
+  ):
+    write(*(f'{around}/out/{name}' for name in inner))
+    outer = opened(tmp_path / around, 'all')
+    expected = opened(tmp_path / around / 'out', 'all')
+    assert names(outer) == names(expected)
+    assert outer.fingerprint == expected.fingerprint
+    assert outer.class_names == ('a', 'b')
+    assert outer.read(1) == expected.read(1)
 
 
-def test_a_decompression_bomb_is_refused_by_its_header(write):
-  png = bytearray(encode(smooth(0, 8, 8), 'PNG'))
-  png[16:24] = struct.pack('>II', 60_000, 60_000)
-  png[29:33] = struct.pack('>I', zlib.crc32(png[12:29]))
-  write('a/1.jpg', 'b/2.jpg')
-  assert 'pixels' in refused(write('a/bomb.png', data=bytes(png)), 'all')
+def test_a_folder_of_one_class_is_no_folder_around_a_set(write, tmp_path):
+  write('x/only/1.jpg', 'x/only/2.jpg', 'y/only/a/1.jpg', 'y/only/2.jpg')
+  for folder in ('x', 'y'):
+    assert opened(tmp_path / folder, 'all').class_names == ('only',)
+
+
+def test_a_link_to_nothing_is_a_broken_file(write, tmp_path):
+  root = write('a/1.jpg', 'b/2.jpg')
+  (tmp_path / 'a' / 'x.jpg').symlink_to('nothing')
+  source = opened(root, 'all')
+  assert source.file_name(1) == 'a/x.jpg'
+  with pytest.raises(OSError):
+    source.read(1)
 
 
 @pytest.mark.parametrize('files', [(), ('a/1.jpg',), ('a/1.txt', 'b/2.txt')])

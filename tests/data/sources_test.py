@@ -1,6 +1,9 @@
+import os
 import pathlib
 import shutil
 import struct
+import subprocess
+import sys
 
 from made import names, opened, refused
 import numpy as np
@@ -49,9 +52,24 @@ def test_a_set_that_is_not_prepared_says_how_to_prepare_it(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_path_is_named(tmp_path):
-  assert str(tmp_path / 'no where') in refused(tmp_path / 'no where')
-  assert 'gs://' in refused('gs://bucket/set')
+@pytest.mark.parametrize(
+  'dataset, options, words',
+  [
+    ('DATA/no where', {}, 'DATA/no where: no such folder'),
+    ('toy', {'data_dir': 'DATA/none'}, 'a folder that does not exist'),
+    ('toy', {'data_dir': 'DATA'}, 'tfds build toy --data_dir=DATA'),
+    ('DATA', {}, 'DATA: 0 image files found, expected at least 2'),
+    ('s3://bucket/set', {}, 'expected gs:// or a local path'),
+    ('toy', {'data_dir': 's3://bucket'}, 'expected gs:// or a local path'),
+  ],
+)
+def test_what_is_not_there_is_named(tmp_path, dataset, options, words):
+  def placed(text):
+    return text.replace('DATA', str(tmp_path))
+
+  options = {key: placed(value) for key, value in options.items()}
+  assert placed(words) in refused(placed(dataset), **options)
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
@@ -60,6 +78,125 @@ def copy(prepared, tmp_path):
   shutil.copytree(prepared['tfrecord'][1], folder)
   (shard,) = folder.glob('*train.tfrecord*')
   return folder, shard
+
+
+@pytest.fixture
+def array_copy(prepared, tmp_path):
+  pytest.importorskip('array_record')
+  folder = tmp_path / 'array_copy'
+  shutil.copytree(prepared['array_record'][1], folder)
+  (shard,) = folder.glob('*train.array_record*')
+  return folder, shard
+
+
+@pytest.mark.parametrize('left', [0, 1, 2**16 - 1, 2**16, 2**16 + 1, -1])
+def test_a_truncated_array_record_shard_is_refused(array_copy, left):
+  folder, shard = array_copy
+  shard.write_bytes(shard.read_bytes()[:left])
+  text = refused(folder)
+  assert shard.name in text and 'copy or prepare it again' in text
+  assert 'expected 30 records' in text or 'expects 30;' in text
+
+
+def test_an_array_record_shard_of_another_count_is_refused(array_copy):
+  folder, shard = array_copy
+  (other,) = folder.glob('*validation.array_record*')
+  shutil.copy(other, shard)
+  text = refused(folder)
+  assert f'{shard}: 10 records found' in text and 'expects 30' in text
+  shard.unlink()
+  assert f'{shard}: missing' in refused(folder)
+
+
+@pytest.mark.parametrize('by_name', [False, True])
+def test_a_prepared_set_in_a_bucket_is_the_same(prepared, bucket, by_name):
+  _, folder = prepared['tfrecord']
+  shutil.copytree(folder, bucket / 'sets' / 'toy' / '1.0.0')
+  for split in ('train', 'test'):
+    expected = opened(folder, split)
+    for version in ('', ':1.0.0') if by_name else ('', '/1.0.0'):
+      source = (
+        opened(f'toy{version}', split, data_dir='gs://bucket/sets')
+        if by_name
+        else opened(f'gs://bucket/sets/toy{version}', split)
+      )
+      assert source.fingerprint == expected.fingerprint
+      assert [source.read(i) for i in range(len(source))] == [
+        expected.read(i) for i in range(len(expected))
+      ]
+
+
+def test_what_a_bucket_lacks_is_named(prepared, bucket):
+  assert 'gs://bucket/none: no prepared' in refused('gs://bucket/none')
+  (bucket / 'images' / 'a').mkdir(parents=True)
+  (bucket / 'images' / 'a' / '1.jpg').write_bytes(b'x')
+  text = refused('gs://bucket/images')
+  assert 'not read as they are' in text and 'copy it' in text
+  text = refused('toy', data_dir='gs://bucket/none')
+  assert 'a folder that does not exist' in text and 'gs://bucket/none' in text
+  shutil.copytree(prepared['tfrecord'][1], bucket / 'toy')
+  (shard,) = (bucket / 'toy').glob('*train.tfrecord*')
+  shard.unlink()
+  assert f'gs://bucket/toy/{shard.name}: missing' in refused('gs://bucket/toy')
+
+
+# Processes of their own: each must end although a client still waits.
+PRETRAIN = """
+import sys
+from byol_jax import __main__
+from byol_jax.data import storage
+storage.DEADLINE = {deadline}
+sys.exit(__main__.main(sys.argv[1:]))
+"""
+SHARD = """
+import sys
+from byol_jax import errors
+from byol_jax.data import shards, storage
+storage.DEADLINE = 0.5
+storage.stamp = lambda path: storage.Stamp(1, 1)
+try:
+  shards.ArrayrecordShard(storage.make_path('gs://byol-jax-no-such-bucket/a'))
+except errors.DataError as error:
+  print(error, file=sys.stderr)
+  sys.exit(3)
+"""
+
+
+def out_of_reach(code, *arguments):
+  """The one line that names the bucket, of a process that ends with 3."""
+  process = subprocess.run(
+    [sys.executable, '-c', code, *arguments],
+    # Where the machine has a network, none of it is behind this proxy.
+    env=os.environ | {'https_proxy': 'http://127.0.0.1:9',
+                      'GCE_METADATA_HOST': '127.0.0.1:9'},
+    capture_output=True, text=True, timeout=120,
+  )  # fmt: skip
+  assert process.returncode == 3, process.stderr
+  assert 'Traceback' not in process.stderr
+  lines = process.stderr.splitlines()
+  (line,) = [text for text in lines if 'check the network' in text]
+  assert 'gs://byol-jax-no-such-bucket/' in line and 'copy the set' in line
+  return line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('deadline', [0.01, 3])
+def test_a_bucket_out_of_reach_ends_in_one_line(tmp_path, deadline):
+  line = out_of_reach(
+    PRETRAIN.format(deadline=deadline),
+    'pretrain',
+    '--config=shapes',
+    f'--workdir={tmp_path / "run"}',
+    '--config.dataset=gs://byol-jax-no-such-bucket/set',
+  )
+  assert 'looking for dataset_info.json: no ' in line
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_an_array_record_read_that_never_ends_is_given_up():
+  pytest.importorskip('array_record')
+  assert 'opening an ArrayRecord file: no ' in out_of_reach(SHARD)
 
 
 @pytest.mark.parametrize('lost', [1, 10, 500])
@@ -150,31 +287,11 @@ def test_imagenet_holds_out_its_first_or_last_images(holdout):
 
 
 def test_arguments_that_mean_nothing_are_named():
-  for key, value in (
-    ('holdout', 'middle'),
-    ('heldout_share', 1.0),
-    ('max_unreadable', 2.0),
-  ):
+  for key, value in (('holdout', 'middle'), ('heldout_share', 1.0)):
     text = refused('shapes', error=errors.ConfigError, **{key: value})
     assert key in text and str(value) in text
   assert 'best' in refused('shapes', 'best', error=errors.ConfigError)
   assert 'heldout_share' in refused('shapes', 'valid', heldout_share=0.0)
-
-
-def test_arrays_are_a_source():
-  images = np.arange(4 * 2 * 3 * 3, dtype=np.uint8).reshape(4, 2, 3, 3)
-  source = sources.ArraySource(images, np.array([2, 0, 1, 2]))
-  pixels, label = source.read(3)
-  np.testing.assert_array_equal(pixels, images[3])
-  assert (label, source.num_classes, len(source)) == (2, 3, 4)
-  unlabelled = sources.ArraySource(images)
-  assert unlabelled.num_classes is None and unlabelled.read(0)[1] == -1
-  assert unlabelled.fingerprint != source.fingerprint
-  for bad in (images.astype(float), images[0], images[:0]):
-    with pytest.raises(errors.DataError):
-      sources.ArraySource(bad)
-  with pytest.raises(errors.DataError):
-    sources.ArraySource(images, np.zeros(3, int))
 
 
 def test_a_subset_keeps_names_and_its_own_fingerprint():
