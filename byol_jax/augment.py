@@ -2,8 +2,7 @@
 
 Images are float32 RGB in [0, 1], [H, W, 3], and stay in that range. Every
 operation acts on one image with its own key and is vmapped over the batch.
-Spec 3; paper appendix B; official file `utils/augmentations.py`. The random
-crop comes before, on the host (`data/preprocess.py`).
+Spec 3; paper appendix B; official `utils/augmentations.py`. Crops: `data/`.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +18,11 @@ GRAY_WEIGHTS = (0.2989, 0.5870, 0.1140)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def to_float(images: jax.Array) -> jax.Array:
+  """uint8 to float32 in [0, 1]; floats stay."""
+  return images / jnp.float32(255) if images.dtype == jnp.uint8 else images
 
 
 def clip(image: jax.Array) -> jax.Array:
@@ -212,10 +216,6 @@ def make_augment(
     A function (images [B, H, W, 3], keys [B, 2]) -> images, without gradient.
   """
 
-  def solarized(image: jax.Array, key: jax.Array) -> jax.Array:
-    del key
-    return invert_above(image, (solarize or {})['threshold'])
-
   def blurred(image: jax.Array, key: jax.Array) -> jax.Array:
     low, high = (blur or {})['sigma']
     sigma = jax.random.uniform(key, minval=low, maxval=high)
@@ -230,7 +230,7 @@ def make_augment(
     (jitter, jittered),
     (grayscale, lambda image, _: clip(to_grayscale(image))),
     (blur, blurred),
-    (solarize, solarized),
+    (solarize, lambda x, _: invert_above(x, (solarize or {})['threshold'])),
   )
   steps = [
     (index, maybe(function, section['probability']))
@@ -244,6 +244,6 @@ def make_augment(
     return clip(image)
 
   def augment(images: jax.Array, keys: jax.Array) -> jax.Array:
-    return jax.lax.stop_gradient(jax.vmap(one)(images, keys))
+    return jax.lax.stop_gradient(jax.vmap(one)(to_float(images), keys))
 
   return augment

@@ -14,7 +14,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from byol_jax import errors, resnet
+from byol_jax import augment, errors, resnet
 
 # ImageNet's statistics, on [0, 1] (official `utils/dataset.py`).
 MEAN_RGB = (0.485, 0.456, 0.406)
@@ -127,7 +127,7 @@ def make_forward(
       stem=stem,
       make_norm=make_norm,
     )
-    representation = torso(normalize(images), is_training)
+    representation = torso(normalize(augment.to_float(images)), is_training)
     project = MLP(projector, make_norm, name='projector')
     predict = MLP(predictor, make_norm, name='predictor')
     projection = project(representation, is_training)
@@ -185,7 +185,7 @@ def check_network(
 def represent(
   forward: Forward, params: Params, state: NetState, images: jax.Array
 ) -> jax.Array:
-  """The encoder in evaluation mode: [B, H, W, 3] in [0, 1] -> [B, D]."""
+  """The encoder in evaluation mode, [B, H, W, 3] -> [B, D]; uint8 or [0, 1]."""
   outputs, _ = forward.apply(params, state, images, is_training=False)
   return outputs.representation
 

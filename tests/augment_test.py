@@ -433,3 +433,22 @@ def test_output_is_in_range_alone_or_in_company_and_without_gradient(view):
   assert not np.any(grad)
   again = function(images, keys(64, seed=1))
   assert np.abs(again - out).max(axis=(1, 2, 3))[6:].min() > 0
+
+
+def test_uint8_images_are_made_floats_first():
+  """What input `data.transfer=uint8` sends gives the same as its floats."""
+  images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+  keys = jax.random.split(jax.random.PRNGKey(0), 2)
+  function = augment.make_augment(
+    flip={'probability': 1.0},
+    jitter=None,
+    grayscale=None,
+    blur=None,
+    solarize={'probability': 1.0, 'threshold': 0.5},
+  )
+  floats = images.astype(np.float32) / 255
+  found = function(jnp.asarray(images), keys)
+  assert found.dtype == jnp.float32
+  # XLA multiplies by 1 / 255: one rounding.
+  expected = function(jnp.asarray(floats), keys)
+  np.testing.assert_allclose(found, expected, atol=1.2e-7)

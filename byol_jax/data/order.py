@@ -50,6 +50,14 @@ def positions_of(
   return np.arange(start, start + local, dtype=np.int64)
 
 
+def place_of(
+  position: int, batch_size: int, process_index: int, process_count: int
+) -> tuple[int, int]:
+  """Step and row in a process's part of its batch; undoes `positions_of`."""
+  step, place = divmod(position, batch_size)
+  return step, place - process_index * (batch_size // process_count)
+
+
 def example_ids(
   seed: int, step: int, batch_size: int, num_examples: int
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from byol_jax import errors
 
 
 class ImageSet(Protocol):
-  """What an evaluation needs of a split (`data.pipeline.ImageSet`)."""
+  """What an evaluation needs of a split (`data.image_set.ImageSet`)."""
 
   num_examples: int
   num_classes: int | None

@@ -1,5 +1,6 @@
 """Images made here, and short names for opening sets of them."""
 
+import functools
 import io
 
 import numpy as np
@@ -7,18 +8,35 @@ from PIL import Image
 import pytest
 
 from byol_jax import errors
-from byol_jax.data import sources
+from byol_jax.data import crops, image_set as image_sets, sources
 
+LAW = crops.Law((0.08, 1.0), (3 / 4, 4 / 3))
 STANDARD = {
   'data_dir': None,
   'holdout': 'paper',
   'heldout_share': 0.2,
-  'max_unreadable': 0.0,
 }
 
 
 def opened(dataset, split='train', **options):
   return sources.open_source(str(dataset), split, **{**STANDARD, **options})
+
+
+def image_set(source, *, decoding='once', engine=None, **options):
+  """The batches of a source: 16 pixels, the paper's crops, two threads."""
+  from byol_jax.data import pipeline  # TensorFlow, which some tests miss
+
+  engine = engine or functools.partial(pipeline.painted, decoding=decoding)
+  standard = {
+    'image_size': 16,
+    'laws': (LAW, LAW),
+    'eval_crop': 'resize',
+    'transfer': 'float32',
+    'max_bad_share': 0.001,
+    'seed': 5,
+    'num_threads': 2,
+  }
+  return image_sets.ImageSet(source, engine=engine, **(standard | options))
 
 
 def names(source):

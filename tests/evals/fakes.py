@@ -8,7 +8,7 @@ from byol_jax.evals import features
 
 
 class ImageSet:
-  """A split in memory, with the batches of `data.pipeline.ImageSet`.
+  """A split in memory, with the batches of `data.image_set.ImageSet`.
 
   Padding holds what would spoil a result that used it.
   """
