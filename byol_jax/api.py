@@ -10,6 +10,7 @@ from ml_collections import config_dict
 import numpy as np
 
 from byol_jax import (
+  checks,
   datasets,
   encode,
   errors,
@@ -37,7 +38,8 @@ def pretrain(
     overrides: {'section.key': value}, for a preset by name.
 
   Returns:
-    The last scalars, `step` and `seconds`.
+    The last scalars, `step`, `seconds`, and `unusable_images`: how many images
+    were replaced by another one, on this process.
 
   Raises:
     UserError: one of `byol_jax.errors`.
@@ -47,7 +49,10 @@ def pretrain(
   elif overrides:
     raise errors.ConfigError('overrides: expected a preset by name with them')
   config = datasets.placed(config)
-  return train.run(config, str(workdir), datasets.image_set(config, 'train'))
+  checks.check(config)  # before a whole set is read into a cache
+  dataset = datasets.image_set(config, 'train', held=True)
+  last = train.run(config, str(workdir), dataset)
+  return last | {'unusable_images': dataset.num_failures}
 
 
 def load_encoder(

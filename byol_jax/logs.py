@@ -18,6 +18,8 @@ from byol_jax import scalar_files
 
 T = TypeVar('T')
 
+_STARVED = 0.5  # share of the time spent waiting that makes the input the cause
+
 
 class Logs:
   """Where one run writes its scalars and its words."""
@@ -52,6 +54,7 @@ class Logs:
     self._warned: set[str] = set()
     self._origin = (start_step, clock())  # of the pace
     self._is_first = True
+    self._is_starved = False  # whether it was said
     self._bar = None
     self._lines: scalar_files.Lines | None = None
     self._events: scalar_files.Events | None = None
@@ -99,6 +102,13 @@ class Logs:
         self._events = None
         self._warn('tensorboard', error)
     self._show(step, now, values)
+    if values.get('data_wait', 0.0) > _STARVED and not self._is_starved:
+      self._is_starved = True
+      self.note(
+        f'the input is the bottleneck: {values["data_wait"]:.0%} of the time'
+        ' since the last line went into waiting for images; `python -m byol_jax'
+        ' bench input` tells what this machine can feed'
+      )
 
   def note(self, text: str) -> None:
     """Prints one line of words."""

@@ -4,7 +4,6 @@ Fetching after every step would make the host wait for it; fetching only the
 last one would miss a loss that was not a number.
 """
 
-import math
 from typing import Any
 
 import jax
@@ -16,16 +15,27 @@ from byol_jax import errors, parallel
 class Pending:
   """Scalars of the steps since the last log line, still on the device."""
 
-  # Steps that may be under way: bounds the batches that wait on a device.
+  # Calls that may be under way: bounds the batches that wait on a device.
   IN_FLIGHT = 2
 
   def __init__(self, first_step: int) -> None:
     self.first_step = first_step
     self.scalars: list[Any] = []
+    self.counts: list[int] = []
 
-  def add(self, scalars: Any) -> None:
-    """Appends one step's scalars, waiting for those of an earlier step."""
+  def __len__(self) -> int:
+    """Steps since the last log line."""
+    return sum(self.counts)
+
+  def add(self, scalars: Any, count: int) -> None:
+    """Appends one call's scalars, waiting for those of an earlier call.
+
+    Args:
+      scalars: replicated, of one step each or of at least `count` steps.
+      count: steps of the call.
+    """
     self.scalars.append(scalars)
+    self.counts.append(count)
     if len(self.scalars) > self.IN_FLIGHT:
       jax.block_until_ready(self.scalars[-1 - self.IN_FLIGHT])
 
@@ -35,14 +45,19 @@ class Pending:
     Raises:
       DivergedError: a loss was not finite; names the step, counted from 0.
     """
-    steps = parallel.first_replica(self.scalars)
-    for offset, scalars in enumerate(steps):
-      if not math.isfinite(scalars['loss']):
-        raise errors.DivergedError(
-          f'loss is {scalars["loss"]} at step {self.first_step + offset}'
-        )
-    self.first_step += len(steps)
-    self.scalars = []
-    means = {key: float(np.mean([s[key] for s in steps])) for key in steps[0]}
-    last = {key: float(steps[-1][key]) for key in ('tau', 'learning_rate')}
+    found = parallel.first_replica(self.scalars)
+    steps = {
+      key: np.concatenate(
+        [np.ravel(s[key])[:n] for s, n in zip(found, self.counts)]
+      )
+      for key in found[0]
+    }
+    for offset in np.flatnonzero(~np.isfinite(steps['loss'])):
+      raise errors.DivergedError(
+        f'loss is {steps["loss"][offset]} at step {self.first_step + offset}'
+      )
+    self.first_step += len(self)
+    self.scalars, self.counts = [], []
+    means = {key: float(np.mean(values)) for key, values in steps.items()}
+    last = {key: float(steps[key][-1]) for key in ('tau', 'learning_rate')}
     return means | last

@@ -11,6 +11,7 @@ from byol_jax import (
   datasets,
   errors,
   experiment as experiments,
+  presets,
   trees,
   workdir as workdirs,
 )
@@ -29,6 +30,12 @@ def read_config(workdir: str | Path) -> config_dict.ConfigDict:
   if 'training_set' not in saved:
     raise errors.DataError(f'{workdir} holds no pretraining run of byol_jax')
   config = config_dict.ConfigDict(saved, convert_dict=True)
+  # A run of an earlier version lacks what these sections have gained since.
+  now = presets.load('pretrain')
+  for section in ('data', 'input'):
+    for key, value in now[section].items():
+      if key not in config[section]:
+        config[section][key] = value
   config.lock()
   return config
 

@@ -4,7 +4,6 @@ Batches come from a data set that the entry passes in; results leave as
 scalars and checkpoints.
 """
 
-from collections.abc import Iterator
 import contextlib
 import pathlib
 import time
@@ -16,6 +15,7 @@ import numpy as np
 
 from byol_jax import (
   byol,
+  calls,
   checkpoint,
   errors,
   experiment as experiments,
@@ -39,16 +39,11 @@ FREE = {
 
 
 class ImageSet(Protocol):
-  """What a run needs of a data set (`data.pipeline.ImageSet`)."""
+  """What a run needs of a data set, besides what its `calls` do."""
 
   num_examples: int
   num_classes: int | None
   fingerprint: str
-
-  def view_batches(
-    self, batch_size: int, start_step: int, num_steps: int
-  ) -> Iterator[Any]:
-    """Two views and labels, [local devices, per device, ...], by step."""
 
 
 # What a workdir remembers of its training set.
@@ -70,7 +65,8 @@ def run(
 
   Raises:
     ConfigError: a value cannot be used.
-    DataError: the workdir is in use, not writable, or holds another run.
+    DataError: the workdir is in use, not writable, or holds another run; or
+      too many images cannot be used.
     DivergedError: a loss was not finite; the last checkpoint stays.
     Preempted: Ctrl-C or SIGTERM; the state is saved.
   """
@@ -78,6 +74,7 @@ def run(
   experiment = experiments.build(
     config, dataset.num_examples, dataset.num_classes
   )
+  steps = calls.of(config, dataset)
   with contextlib.ExitStack() as stack:
     if jax.process_index() == 0:
       folder = stack.enter_context(workdirs.open_workdir(path))
@@ -89,7 +86,7 @@ def run(
       )
     )
     stop = stack.enter_context(signals.StopRequest())
-    return loop(config, experiment, path, saved, dataset, stop)
+    return loop(config, experiment, path, saved, steps, stop)
 
 
 def claim(
@@ -125,16 +122,16 @@ def loop(
   experiment: experiments.Experiment,
   path: str,
   saved: checkpoint.Checkpoints,
-  dataset: ImageSet,
+  steps: calls.Streamed | calls.Resident,
   stop: signals.StopRequest,
 ) -> dict[str, float]:
-  """Steps from the last saved one to the end."""
+  """Calls of steps, from the last saved one to the end."""
   state = experiment.init()
   start = saved.latest()
   if start is not None:
     state, _ = saved.restore(state)
   first, last = start or 0, experiment.num_steps
-  update = parallel.pmap(experiment.update, donate_argnums=(0,))
+  update = steps.compile(experiment.update)
   state = parallel.replicate(state)
   log = logs.Logs(
     pathlib.Path(path).expanduser(),
@@ -148,17 +145,19 @@ def loop(
   if start is not None:
     log.note(f'resumed after step {first} of {last}')
   recent, meter = pending.Pending(first), logs.Meter()
-  batches = parallel.prefetch(
-    dataset.view_batches(config.batch_size, first, last - first)
-  )
+  todo = range(first, last)
+  batches = parallel.prefetch(steps.batches(config.batch_size, todo))
   scalars: dict[str, float] = {}
   began = saved_at = time.monotonic()
   with contextlib.closing(log):
-    for step, batch in enumerate(meter.iterate(batches), start=first + 1):
-      state, step_scalars = update(state, batch)
-      recent.add(step_scalars)
+    for span, batch in zip(
+      steps.spans(todo), meter.iterate(batches), strict=True
+    ):
+      state, found = update(state, batch)
+      recent.add(found, len(span))
+      step = span.stop
       log.tick(step)
-      # Asked once: a signal may come at any moment of this step.
+      # Asked once: a signal may come at any moment of this call.
       stopping = stop.signal if step < last else None
       saving = (
         step == last
@@ -166,7 +165,7 @@ def loop(
         or due(config.checkpoint, step, time.monotonic() - saved_at)
       )
       if saving or step % config.log.every_steps == 0:
-        images = config.batch_size * len(recent.scalars)
+        images = config.batch_size * len(recent)
         scalars = take(recent, saved)
         log.write(step, scalars | meter.read(images))
       if saving:

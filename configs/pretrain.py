@@ -114,11 +114,29 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
       'data': {
         'holdout': 'paper',
         'heldout_share': 0.1,
-        'max_unreadable': 0.01,
         'eval_crop': 'resize',
+        # A JPEG once for both views, or 'crops': each view's window alone.
+        'decoding': 'once',
+        # 'uint8' is a quarter of the bytes to the device, rounded to 1/255.
+        'transfer': 'float32',
+        # The set on the devices, its views made there, without TensorFlow:
+        # for sets that fit. Pixels differ in their last bits; the two keys
+        # above have no say then.
+        'resident': False,
       },
       # From here on nothing changes the result; a resumed run may differ.
-      'input': {'threads': 0},
+      'input': {
+        'threads': 0,  # 0: one for each core
+        # 'encoded' or 'decoded': the whole set in memory, up to so many GiB;
+        # 0: four fifths of what is free.
+        'cache': 'none',
+        'cache_gib': 0.0,
+        'max_bad_share': 0.001,
+        'resident_gib': 8.0,  # on each device, for a resident set
+        # Of a resident set, at most; 0: 25, on a CPU 1, where loops are slow.
+        # Last bits hang on it.
+        'steps_per_call': 0,
+      },
       'checkpoint': {'every_steps': 1000, 'every_minutes': 10.0, 'keep': 3},
       'log': {'every_steps': 50, 'tensorboard': True},
     }

@@ -23,6 +23,8 @@ BAD = (
   ('schedule.base_rate', math.nan),
   ('schedule.warmup_epochs', -1.0),
   ('input.threads', -3),
+  ('input.resident_gib', 0.0),
+  ('input.steps_per_call', -1),
   ('checkpoint.keep', 0),
   ('checkpoint.every_steps', -1),
   ('log.every_steps', 0),

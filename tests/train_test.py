@@ -1,15 +1,25 @@
 """The loop: resumed runs, refusals, signals and divergence."""
 
+import functools
 import json
 import os
 import shutil
 import signal
+import time
 
 import jax
 import numpy as np
 import pytest
 
 from byol_jax import checkpoint, errors, logs, train
+from byol_jax.data import (
+  arrays,
+  crops,
+  image_set,
+  order,
+  pipeline,
+  resident,
+)
 from tests.tiny_config import ArraySet, tiny
 
 NUM_STEPS = 10  # 2.5 epochs of 32 images in batches of 8
@@ -225,3 +235,145 @@ def test_signal_handlers_are_put_back(tmp_path):
   train.run(tiny(), str(tmp_path), ArraySet())
   after = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
   assert before == after
+
+
+class Slow(ArraySet):
+  """Takes a fifth of a second for a batch."""
+
+  def view_batches(self, batch_size, start_step, num_steps):
+    for batch in super().view_batches(batch_size, start_step, num_steps):
+      time.sleep(0.2)
+      yield batch
+
+
+def test_promise_7_a_slow_source_is_named_as_the_bottleneck(tmp_path, capsys):
+  config = tiny()
+  config.log.every_steps = 2
+  train.run(config, str(tmp_path), Slow())
+  found = lines(tmp_path)
+  assert all('images_per_second' in line for line in found)
+  # The first line has the compilation in it, the last what was prefetched.
+  assert all(line['data_wait'] > 0.8 for line in found[1:-1])
+  assert capsys.readouterr().out.count('the input is the bottleneck') == 1
+
+
+def test_a_fast_source_is_not(unbroken, tmp_path, capsys):
+  train.run(tiny(), str(tmp_path), ArraySet())
+  assert 'bottleneck' not in capsys.readouterr().out
+
+
+LAW = crops.Law((0.2, 1.0), (3 / 4, 4 / 3))
+OPTIONS = {
+  'image_size': 16,
+  'laws': (LAW, LAW),
+  'eval_crop': 'whole',
+  'transfer': 'float32',
+  'max_bad_share': 0.0,
+  'seed': 0,
+  'num_threads': 1,
+}
+
+
+def pictures(poisoned=None):
+  """32 images in memory; one of them may be of no known class."""
+  generator = np.random.default_rng(0)
+  images = generator.integers(0, 256, (32, 20, 18, 3)).astype(np.uint8)
+  labels = np.arange(32) % 4
+  if poisoned is not None:
+    labels[poisoned] = 10**6
+  return arrays.ArraySource(images, labels, class_names='abcd')
+
+
+def resident_run(path, *, poisoned=None, stop_at=None, **overrides):
+  """Ten steps in calls of at most four; the result of `train.run`."""
+  dataset = resident.ImageSet(pictures(poisoned), gib=1.0, **OPTIONS)
+  plans = dataset.plans
+
+  def interrupted(batch_size, start_step, num_steps):
+    for step, plan in enumerate(plans(batch_size, start_step, num_steps)):
+      if start_step + step == stop_at:
+        os.kill(os.getpid(), signal.SIGTERM)
+      yield plan
+
+  dataset.plans = interrupted
+  many = {'data__resident': True, 'input__steps_per_call': 4}
+  return train.run(tiny(**(many | overrides)), str(path), dataset)
+
+
+@pytest.fixture(scope='module')
+def resident_unbroken(tmp_path_factory):
+  """A run from start to end, in calls of four, four and two steps."""
+  path = tmp_path_factory.mktemp('resident')
+  resident_run(path, log__every_steps=100)
+  return path
+
+
+def assert_same_end(path, other):
+  expected, found = saved(path), saved(other)
+  assert expected.keys() == found.keys()
+  for name, array in expected.items():
+    np.testing.assert_array_equal(array, found[name], err_msg=name)
+
+
+def test_calls_end_where_something_is_logged_or_saved(
+  resident_unbroken, tmp_path
+):
+  """Whatever the calls, the end is the same, bit for bit."""
+  result = resident_run(tmp_path, log__every_steps=3, checkpoint__every_steps=5)
+  assert result['step'] == NUM_STEPS
+  assert [line['step'] for line in lines(tmp_path)] == [3, 5, 6, 9, 10]
+  steps = {int(p.name) for p in (tmp_path / 'checkpoints').glob('[0-9]*')}
+  assert steps == {5, 10}
+  assert_same_end(resident_unbroken, tmp_path)
+  # Means over the interval of each line make up the mean of all.
+  lengths = np.diff([0, *(line['step'] for line in lines(tmp_path))])
+  (whole,) = lines(resident_unbroken)
+  for key in ('loss', 'top1_accuracy'):
+    found = np.average([line[key] for line in lines(tmp_path)], weights=lengths)
+    assert found == pytest.approx(whole[key], rel=1e-5)
+  for key in ('tau', 'learning_rate'):
+    assert lines(tmp_path)[-1][key] == whole[key]
+
+
+@pytest.mark.parametrize('stop_at', (1, 9))
+def test_a_stopped_resident_run_resumes_bit_for_bit(
+  resident_unbroken, tmp_path, stop_at
+):
+  with pytest.raises(errors.Preempted, match=r'saved step \d of 10'):
+    resident_run(tmp_path, stop_at=stop_at, log__every_steps=3)
+  assert checkpoint.latest_step(tmp_path / 'checkpoints') in (3, 6, 9)
+  resident_run(tmp_path, log__every_steps=100)
+  assert_same_end(resident_unbroken, tmp_path)
+
+
+def test_a_divergence_within_a_call_names_its_step(tmp_path):
+  ids, _ = order.ids_at(0, np.arange(32), 32)
+  poisoned = int(ids[22])  # in the batch of step 2
+  with pytest.raises(errors.DivergedError, match='loss is nan at step 2; no'):
+    resident_run(tmp_path, poisoned=poisoned)
+
+
+def test_a_resident_set_trains_as_the_streamed_one(tmp_path):
+  """To the last bits of a pixel, of a view or of a convolution in a loop.
+
+  Ten steps at a rate of the demo make them larger, so the first two are
+  compared.
+  """
+  for name, overrides in (('many', {}), ('one', {'input__steps_per_call': 1})):
+    resident_run(tmp_path / name, **overrides)
+  engine = functools.partial(pipeline.painted, decoding='once')
+  dataset = image_set.ImageSet(pictures(), engine=engine, **OPTIONS)
+  train.run(tiny(), str(tmp_path / 'streamed'), dataset)
+  expected, *rest = lines(tmp_path / 'streamed')
+  assert expected['step'] == 2 and len(rest) == 4
+  for name in ('many', 'one'):
+    found = lines(tmp_path / name)[0]
+    for key in ('loss', 'projection_std'):
+      assert found[key] == pytest.approx(expected[key], rel=1e-5), (name, key)
+
+
+def test_a_set_that_does_not_fit_leaves_the_workdir_alone(tmp_path):
+  dataset = resident.ImageSet(pictures(), gib=1e-6, **OPTIONS)
+  with pytest.raises(errors.ConfigError, match=r'input\.resident_gib'):
+    train.run(tiny(data__resident=True), str(tmp_path / 'new'), dataset)
+  assert not (tmp_path / 'new').exists()
