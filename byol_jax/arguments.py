@@ -3,11 +3,13 @@
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 import inspect
+import itertools
 from typing import Any
 
 from byol_jax import errors
 
-# verb -> what runs it: (arguments, those that only a configuration knows)
+# verb, of one word or two -> what runs it: (arguments, those that only a
+# configuration knows)
 Verbs = Mapping[str, Callable[[argparse.Namespace, list[str]], None]]
 
 CONFIG_HELP = (
@@ -19,6 +21,9 @@ DISTRIBUTED_HELP = (
   "'none', 'auto' (Cloud TPU, GKE, SLURM) or HOST:PORT,PROCESSES,INDEX"
 )
 
+THREADS_HELP = 'default: one for each core'
+DATASET_HELP = 'a folder of images, a .tar of it, a TFDS directory or name'
+
 TOP_HELP = """BYOL (Grill et al. 2020) in JAX and Haiku.
 
   a first run: python -m byol_jax pretrain --config=shapes --workdir=runs/demo
@@ -29,15 +34,30 @@ TOP_HELP = """BYOL (Grill et al. 2020) in JAX and Haiku.
   """
 
 
+# The first words of verbs of two.
+GROUPS = {
+  'data': 'Make a set of images ready for training, or check one.',
+  'bench': 'Measure what this machine can do.',
+}
+
+
 def parser(verbs: Verbs) -> argparse.ArgumentParser:
   """All verbs and their arguments; a function's docstring is its help."""
   top = Parser(prog='python -m byol_jax', text=TOP_HELP)
   parsers = top.add_subparsers(dest='verb', metavar='VERB')
 
-  def add(name: str) -> Parser:
-    text = inspect.cleandoc(verbs[name].__doc__ or '')
+  groups: dict[str, Any] = {'': parsers}
+
+  def add_parser(group: str, name: str, text: str) -> Parser:
     summary = text.splitlines()[0].rstrip('.')
-    verb = parsers.add_parser(name, help=summary, text=text)
+    return groups[group].add_parser(name, help=summary, text=text)
+
+  def add(name: str) -> Parser:
+    group, _, word = name.rpartition(' ')
+    if group not in groups:
+      first = add_parser('', group, GROUPS[group])
+      groups[group] = first.add_subparsers(dest='second', metavar='VERB')
+    verb = add_parser(group, word, inspect.cleandoc(verbs[name].__doc__ or ''))
     verb.set_defaults(run=verbs[name])
     return verb
 
@@ -70,7 +90,45 @@ def parser(verbs: Verbs) -> argparse.ArgumentParser:
   verb.add_argument('--linear', default='evals/linear:cpu', help=CONFIG_HELP)
   verb = add('conformance')
   verb.add_argument('folder', metavar='DIR')
+  add_data(add)
+  verb = add('bench input')
+  verb.preset = 'pretrain'
+  verb.add_argument('--config', required=True, help=CONFIG_HELP)
+  verb.add_argument('--json', action='store_true', help='one line of JSON')
+  verb.add_argument('--rounds', type=int, default=5, help='medians are of them')
+  verb.add_argument(
+    '--cores', type=int, default=0, help='so many alone, as JSON'
+  )
   return top
+
+
+def add_data(add: Callable[[str], 'Parser']) -> None:
+  """The verbs that make and check sets of images."""
+  verb = add('data prepare')
+  verb.add_argument('source', metavar='SOURCE', help='images, see above')
+  verb.add_argument(
+    'output', metavar='OUTPUT', help='a data_dir; others may share it'
+  )
+  verb.add_argument('--name', help='of the set; default: that of SOURCE')
+  verb.add_argument(
+    '--shorter_side', type=int, metavar='N', help='at most N pixels'
+  )
+  verb.add_argument(
+    '--quality', type=int, default=95, help='of the JPEGs that are resized'
+  )
+  verb.add_argument(
+    '--max_bad_share',
+    type=float,
+    default=0.001,
+    help='of unusable images that may be left out, beyond ten',
+  )
+  verb.add_argument('--threads', type=int, default=0, help=THREADS_HELP)
+  verb = add('data check')
+  verb.add_argument('dataset', metavar='DATASET', help=DATASET_HELP)
+  verb.add_argument('--data_dir', help='where TFDS prepared its sets')
+  verb.add_argument('--split', default='all', help='or train, test, ...')
+  verb.add_argument('--output', help='the manifest; default: in the cache')
+  verb.add_argument('--threads', type=int, default=0, help=THREADS_HELP)
 
 
 class Parser(argparse.ArgumentParser):
@@ -113,14 +171,31 @@ def parse(
     ConfigError: no such verb, or an argument is missing.
   """
   top = parser(verbs)
-  if argv and not argv[0].startswith('-') and argv[0] not in verbs:
-    raise errors.ConfigError(
-      f'unknown verb {argv[0]!r}: expected one of {", ".join(verbs)}; see'
-      f' {top.prog} --help'
-    )
+  group = ''
+  for word in itertools.takewhile(lambda w: not w.startswith('-'), argv[:2]):
+    name = f'{group} {word}'.lstrip()
+    if name in verbs:
+      break
+    if not _below(name, verbs):
+      raise _expected(f'unknown verb {name!r}', group, verbs, top.prog)
+    group = name
   arguments, rest = top.parse_known_args(argv)
-  if arguments.verb is None:
-    raise errors.ConfigError(
-      f'no verb: expected one of {", ".join(verbs)}; see {top.prog} --help'
-    )
+  if 'run' not in arguments:
+    what = f'{group!r} is half a verb' if group else 'no verb'
+    raise _expected(what, group, verbs, top.prog)
   return arguments, rest
+
+
+def _below(group: str, verbs: Verbs) -> list[str]:
+  """The verbs that begin with the word `group`, or all."""
+  return [name for name in verbs if not group or name.startswith(f'{group} ')]
+
+
+def _expected(
+  what: str, group: str, verbs: Verbs, prog: str
+) -> errors.ConfigError:
+  known = ', '.join(_below(group, verbs))
+  see = f'{prog} {group}'.rstrip()
+  return errors.ConfigError(
+    f'{what}: expected one of {known}; see {see} --help'
+  )

@@ -1,7 +1,6 @@
 """The command line: what a user's mistake says, and what it leaves alone."""
 
 import json
-import logging
 import os
 import pathlib
 import re
@@ -87,6 +86,14 @@ def contents(folder):
     (('pretrain', '--workdir=x'), 'required: --config; see'),
     (('report', '--workdir=x', '--frob'), "unknown argument '--frob'"),
     (('conformance', 'x', 'y'), "unknown argument 'y'"),
+    (('data',), "'data' is half a verb: expected one of data prepare, data"),
+    (('data', '--split=x'), "'data' is half a verb: expected one of data"),
+    (('data', 'chek'), "unknown verb 'data chek': expected one of data prep"),
+    (('data', 'chek'), 'data check; see python -m byol_jax data --help'),
+    (('date',), "unknown verb 'date': expected one of pretrain"),
+    (('prepare',), "unknown verb 'prepare': expected one of pretrain"),
+    (('data', 'prepare', 'x'), 'required: OUTPUT; see .* data prepare --help'),
+    (('data', 'check', 'x', '--frob'), "unknown argument '--frob'"),
     (('knn', '--workdir=x', '--frob'), "unknown argument '--frob'"),
     (('knn', '--workdir=x', '--config.seed', '3'), r"'--config\.seed': expec"),
   ),
@@ -112,8 +119,11 @@ def test_a_command_line_that_says_nothing(refused, arguments, words):
     ('objective.name=infonce', r"objective\.name: expected .*'infonce'"),
     ('epochs=nan', r'epochs: expected a positive number, found nan'),
     ('epochs=0.1', r'epochs: 0\.1 of 33 images make no step of batch_size 8'),
-    ('batch_size=0', r'batch_size: expected a positive multiple'),
-    ('data.eval_crop=middle', r"data\.eval_crop: 'middle' is none of"),
+    ('batch_size=0', r'batch_size: expected a positive number'),
+    (
+      'data.eval_crop=middle',
+      r"data\.eval_crop: expected one of .* found 'middle'",
+    ),
     ('data.heldout_share=1.5', r'data\.heldout_share: 1\.5 is not in'),
   ),
 )
@@ -172,17 +182,11 @@ def test_a_data_set_that_tfds_has_not_prepared(refused, tmp_path):
   assert not workdir.exists()
 
 
-def test_unreadable_files_above_and_below_the_share(
-  refused, run, labelled, tmp_path
-):
+def test_a_broken_file_is_named_and_replaced(run, labelled, tmp_path):
   folder, workdir = tmp_path / 'images', tmp_path / 'new'
   shutil.copytree(labelled[0], folder)
   (folder / 'ant' / '99.png').write_text('no image')
-  words = r'1 of \d+ files are unreadable: ant/99\.png .*data\.max_unreadable'
-  refused(3, words, *pretrain(folder, workdir))
-  assert not workdir.exists()
-  share = '--config.data.max_unreadable=0.2'
-  code, _, error = run(*pretrain(folder, workdir, share))
+  code, _, error = run(*pretrain(folder, workdir))
   assert code == 0
   assert error.count('ant/99.png') <= 1  # pytest may take the log instead
   # A kNN opens two splits of the folder; the file is left out of both.
@@ -228,6 +232,41 @@ def test_a_finished_run_is_left_alone(run, labelled):
   code, output, _ = run(*pretrain(folder, workdir))
   assert code == 0
   assert 'done before: step 2' in output
+
+
+@pytest.mark.parametrize(
+  'value, words',
+  (
+    ('input.cache_gib=1e-6', r'input\.cache: .* allowed are .*cache_gib'),
+    ('data.decoding=crops', r"data\.decoding must be 'once'"),
+    ('data.resident=True', r'input\.cache: .* with data\.resident'),
+  ),
+)
+def test_a_cache_that_cannot_be(refused, labelled, tmp_path, value, words):
+  """Refused before the set is read, and nothing is written."""
+  workdir = tmp_path / 'new'
+  refused(
+    2,
+    words,
+    *pretrain(labelled[0], workdir, '--config.input.cache=decoded'),
+    f'--config.{value}',
+  )
+  assert not workdir.exists()
+
+
+def test_a_cached_run_is_the_same_run(run, labelled, tmp_path):
+  for kind in ('none', 'encoded', 'decoded'):
+    arguments = pretrain(
+      labelled[0], tmp_path / kind, f'--config.input.cache={kind}'
+    )
+    assert run(*arguments)[0] == 0
+  losses = {
+    json.loads(
+      (tmp_path / kind / 'scalars.jsonl').read_text().splitlines()[-1]
+    )['loss']
+    for kind in ('none', 'encoded', 'decoded')
+  }
+  assert len(losses) == 1
 
 
 @pytest.mark.parametrize('verb', ('knn', 'linear', 'report'))
@@ -299,7 +338,7 @@ def test_an_output_that_cannot_be_written(refused, labelled, tmp_path):
 @pytest.mark.parametrize('verb', ('', *command.VERBS))
 def test_help_explains(capsys, verb):
   with pytest.raises(SystemExit) as caught:
-    command.main([verb, '--help'] if verb else ['--help'])
+    command.main([*verb.split(), '--help'])
   assert caught.value.code == 0
   text = capsys.readouterr().out
   assert 'usage: python -m byol_jax' in text
@@ -308,6 +347,16 @@ def test_help_explains(capsys, verb):
     assert '--config.batch_size=' in text
   if verb not in ('', 'conformance'):
     assert 'example' in text
+
+
+def test_help_of_half_a_verb_lists_the_other_halves(capsys):
+  with pytest.raises(SystemExit) as caught:
+    command.main(['data', '--help'])
+  assert caught.value.code == 0
+  text = capsys.readouterr().out
+  assert 'usage: python -m byol_jax data' in text
+  assert re.search(r'^ +prepare ', text, re.M)
+  assert re.search(r'^ +check ', text, re.M)
 
 
 def test_ctrl_c_outside_of_training_is_one_line(monkeypatch, run):
@@ -362,10 +411,3 @@ def test_a_stopped_process_resumes_and_exits_with_the_codes(labelled, tmp_path):
   assert again.returncode == 42
   assert any(line.startswith(f'resumed after step {step} of') for line in lines)
   assert lines[-1].startswith(f'step {int(step) + 1}/')
-
-
-def test_a_warning_is_given_once():
-  once = command.Once()
-  record = lambda text: logging.LogRecord('x', 30, 'x', 1, text, (), None)
-  passed = [once.filter(record(text)) for text in ('a', 'b', 'a', 'a')]
-  assert passed == [True, True, False, False]
