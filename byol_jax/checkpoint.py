@@ -11,26 +11,21 @@ Orbax writes beside and renames, so a step is there whole or not at all. It
 does not notice flipped or zeroed bytes when it reads: hence the digests.
 """
 
-from collections.abc import Iterator
-import contextlib
-import hashlib
-import json
 import logging
 import pathlib
 import shutil
-import sys
-import time
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
-from byol_jax import errors, trees
+from byol_jax import checkpoint_format, errors, orbax_noise, trees
 
-FORMAT = 1
+_LOG = logging.getLogger(__name__)
 
-Json = dict[str, Any]
+
+class Damaged(errors.DataError):
+  """A step that is there but is not what was saved."""
 
 
 def latest_step(folder: str | pathlib.Path) -> int | None:
@@ -40,7 +35,7 @@ def latest_step(folder: str | pathlib.Path) -> int | None:
 
 def read(
   folder: str | pathlib.Path, step: int | None = None
-) -> tuple[trees.Arrays, Json]:
+) -> tuple[trees.Arrays, checkpoint_format.Json]:
   """The arrays by path and the meta of one step, each array verified.
 
   Writes nothing: safe beside a run that goes on saving into `folder`.
@@ -50,8 +45,9 @@ def read(
     step: None for the newest.
 
   Raises:
-    DataError: no such step, unreadable, damaged, or of a newer format. There
-      is no silent step back: the user decides what to delete.
+    Damaged: it is not what was saved. An evaluation does not step back by
+      itself; a run that resumes does, and says so (`Checkpoints.resume`).
+    DataError: no such step, unreadable, or of a newer format.
   """
   root = pathlib.Path(folder).absolute()
   steps = _steps(root)
@@ -63,13 +59,14 @@ def read(
     )
   path = root / str(step)
   try:
-    return _load(path)
+    return checkpoint_format.load(path)
   except errors.DataError:
     raise
   except Exception as error:  # Orbax has a dozen types for torn files.
-    raise errors.DataError(
-      f'{path} is damaged ({_first_line(error)}); delete that folder to go on'
-      ' from the step before'
+    reason = orbax_noise.first_line(error)
+    raise Damaged(
+      f'{path} is damaged ({reason}); delete that folder to go on from the step'
+      ' before'
     ) from error
 
 
@@ -94,7 +91,7 @@ class Checkpoints:
     )
     try:
       self._folder.mkdir(parents=True, exist_ok=True)
-      with _quiet():
+      with orbax_noise.silenced():
         self._manager = ocp.CheckpointManager(
           self._folder, options=options, item_names=('arrays', 'meta')
         )
@@ -103,7 +100,7 @@ class Checkpoints:
         f'{self._folder} cannot hold checkpoints: {error.strerror}'
       ) from error
 
-  def save(self, step: int, tree: Any, meta: Json) -> bool:
+  def save(self, step: int, tree: Any, meta: checkpoint_format.Json) -> bool:
     """Writes one step and deletes those beyond `keep`; blocks until done.
 
     Args:
@@ -121,12 +118,12 @@ class Checkpoints:
       return False
     arrays = trees.flatten(tree)
     stored = {name: array for name, array in arrays.items() if array.size}
-    document = _document(arrays, meta)
+    document = checkpoint_format.document(arrays, meta)
     items = ocp.args.Composite(
       arrays=ocp.args.StandardSave(stored), meta=ocp.args.JsonSave(document)
     )
     try:
-      with _quiet():
+      with orbax_noise.silenced():
         self._manager.save(step, args=items, force=True)
     except (OSError, ValueError) as error:
       raise self._failed(step, stored, error) from error
@@ -136,7 +133,9 @@ class Checkpoints:
     """The newest completed step; None before the first."""
     return latest_step(self._folder)
 
-  def restore(self, template: Any, step: int | None = None) -> tuple[Any, Json]:
+  def restore(
+    self, template: Any, step: int | None = None
+  ) -> tuple[Any, checkpoint_format.Json]:
     """A saved tree, as host arrays in the structure of `template`, and meta.
 
     Raises:
@@ -147,9 +146,65 @@ class Checkpoints:
     where = str(self._folder / str(step))
     return trees.unflatten(template, arrays, where), meta
 
+  def resume(self, template: Any) -> tuple[int, Any] | None:
+    """The newest step that verifies, and its tree; None before the first.
+
+    Newer ones that are damaged are named in a warning each and moved to
+    FOLDER.damaged: they are out of the way of later saves, and not lost.
+
+    Raises:
+      DataError: every step is damaged, so there is nothing to go on from; or
+        see `read` and `trees.unflatten`.
+    """
+    damaged: dict[int, Damaged] = {}
+    for step in sorted(_steps(self._folder), reverse=True):
+      try:
+        tree, _ = self.restore(template, step)
+      except Damaged as error:
+        damaged[step] = error
+        continue
+      for bad in damaged:
+        self._set_aside(bad)
+        _LOG.warning(
+          '%s: checkpoint %d is damaged, moved to %s; going on from step %d',
+          self._folder,
+          bad,
+          self._aside,
+          step,
+        )
+      return step, tree
+    if damaged:
+      raise errors.DataError(
+        f'{self._folder}: every checkpoint is damaged (steps'
+        f' {sorted(damaged)}): {next(iter(damaged.values()))}; the run does'
+        ' not start afresh: bring one back, or give another --workdir'
+      )
+    return None
+
+  @property
+  def _aside(self) -> pathlib.Path:
+    return self._folder.with_name(f'{self._folder.name}.damaged')
+
+  def _set_aside(self, step: int) -> None:
+    if jax.process_index() != 0:
+      return
+    place = self._aside / str(step)
+    while place.exists():
+      place = place.with_name(f'{place.name}+')
+    try:
+      place.parent.mkdir(exist_ok=True)
+      (self._folder / str(step)).rename(place)
+    except OSError as error:
+      raise errors.DataError(
+        f'{self._folder / str(step)} is damaged and cannot be moved to'
+        f' {place}: {error.strerror}'
+      ) from error
+    with orbax_noise.silenced():
+      self._manager.reload()
+
   def close(self) -> None:
     """Lets go of Orbax's threads."""
-    with _quiet():
+    with orbax_noise.silenced():
       self._manager.close()
 
   def _failed(
@@ -164,7 +219,7 @@ class Checkpoints:
     return errors.DataError(
       f'{self._folder}: the checkpoint of step {step} could not be written'
       f' ({needed:,.1f} MB needed, {free:,.0f} MB free):'
-      f' {_first_line(error)}; earlier checkpoints are untouched'
+      f' {orbax_noise.first_line(error)}; earlier checkpoints are untouched'
     )
 
 
@@ -172,77 +227,3 @@ def _steps(folder: pathlib.Path) -> set[int]:
   # A save in progress has a suffix, so it is no number yet.
   names = (path.name for path in folder.glob('*') if path.is_dir())
   return {int(name) for name in names if name.isdecimal()}
-
-
-def _document(arrays: trees.Arrays, meta: Json) -> Json:
-  entries = {name: _entry(array) for name, array in arrays.items()}
-  # As JSON gives it back: its order, lists for tuples, strings for keys.
-  text = json.dumps({'arrays': entries, 'meta': meta})
-  return {
-    'format': FORMAT,
-    'content': json.loads(text),
-    'sha256': hashlib.sha256(text.encode()).hexdigest(),
-  }
-
-
-def _entry(array: np.ndarray) -> Json:
-  octets = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-  return {
-    'shape': list(array.shape),
-    'dtype': array.dtype.name,
-    'sha256': hashlib.sha256(octets.data).hexdigest(),
-  }
-
-
-def _load(path: pathlib.Path) -> tuple[trees.Arrays, Json]:
-  """Arrays in the order of the tree, and the caller's meta, or any error."""
-  items = ocp.args.Composite(
-    arrays=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore()
-  )
-  with _quiet(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as loader:
-    restored = loader.restore(path, args=items)
-  if restored.meta['format'] != FORMAT:
-    raise errors.DataError(
-      f'{path} has format {restored.meta["format"]}, this version of byol_jax'
-      f' reads {FORMAT}'
-    )
-  content = restored.meta['content']
-  text = json.dumps(content)
-  if hashlib.sha256(text.encode()).hexdigest() != restored.meta['sha256']:
-    raise ValueError('meta is not what was saved')
-  arrays: trees.Arrays = {}
-  for name, entry in content['arrays'].items():
-    if 0 in entry['shape']:
-      arrays[name] = np.zeros(entry['shape'], entry['dtype'])
-    else:
-      arrays[name] = restored.arrays[name]
-    if _entry(arrays[name]) != entry:
-      raise ValueError(f'array {name!r} is not what was saved')
-  return arrays, content['meta']
-
-
-def _first_line(error: Exception) -> str:
-  lines = str(error).splitlines() or ['']
-  return f'{type(error).__name__}: {lines[0][:300]}'
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Orbax logs each phase, and the traceback of all it raises: not here."""
-  logger, hook = logging.getLogger('absl'), sys.unraisablehook
-  is_warning = lambda record: record.levelno == logging.WARNING
-
-  def report(unraisable: Any) -> None:
-    if 'Event loop is closed' not in str(unraisable.exc_value):
-      hook(unraisable)
-
-  logger.addFilter(is_warning)
-  sys.unraisablehook = report
-  try:
-    yield
-  except Exception:
-    time.sleep(0.1)  # The threads of a failed read have their last words.
-    raise
-  finally:
-    sys.unraisablehook = hook
-    logger.removeFilter(is_warning)

@@ -127,10 +127,10 @@ def loop(
 ) -> dict[str, float]:
   """Calls of steps, from the last saved one to the end."""
   state = experiment.init()
-  start = saved.latest()
-  if start is not None:
-    state, _ = saved.restore(state)
-  first, last = start or 0, experiment.num_steps
+  resumed = saved.resume(state)
+  first, last = 0, experiment.num_steps
+  if resumed is not None:
+    first, state = resumed
   update = steps.compile(experiment.update)
   state = parallel.replicate(state)
   log = logs.Logs(
@@ -142,7 +142,7 @@ def loop(
   )
   for line in experiment.derived:
     log.note(line)
-  if start is not None:
+  if resumed is not None:
     log.note(f'resumed after step {first} of {last}')
   recent, meter = pending.Pending(first), logs.Meter()
   todo = range(first, last)

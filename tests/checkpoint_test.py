@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from byol_jax import checkpoint, errors
+from byol_jax import checkpoint, checkpoint_format, errors
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -248,8 +248,86 @@ def test_an_empty_step_is_an_error_not_a_fresh_start(tmp_path):
   assert restore(tmp_path, {'w': np.zeros(1)}, step=1)[0]['w'] == 1
 
 
+def resume(folder, template, keep=3):
+  """What a starting run finds, and the steps that are left."""
+  saver = checkpoint.Checkpoints(folder, keep=keep)
+  try:
+    found = saver.resume(template)
+    return found, sorted(checkpoint._steps(pathlib.Path(folder)))
+  finally:
+    saver.close()
+
+
+def states(count):
+  generator = np.random.default_rng(0)
+  return {i: {'w': generator.normal(size=999)} for i in range(1, count + 1)}
+
+
+def empty(step):
+  shutil.rmtree(step)
+  step.mkdir()
+
+
+def largest(step):
+  """The file that holds the array."""
+  files = [path for path in step.rglob('*') if path.is_file()]
+  return max(files, key=lambda path: path.stat().st_size)
+
+
+DAMAGES = {
+  'flipped': lambda step: flip(largest(step)),
+  'zeroed': lambda step: zero(largest(step)),
+  'cut': lambda step: halve(largest(step)),
+  'gone': lambda step: largest(step).unlink(),
+  'empty': empty,
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_a_run_goes_on_from_the_newest_step_that_verifies(
+  tmp_path, caplog, damage
+):
+  folder = tmp_path / 'checkpoints'
+  saved = states(3)
+  for step, state in saved.items():
+    save(folder, step, state)
+  for step in (2, 3):
+    DAMAGES[damage](folder / str(step))
+  (step, tree), left = resume(folder, {'w': np.zeros(999)})
+  assert step == 1 and left == [1]
+  assert_same_bits(tree, saved[1])
+  said = [
+    record.getMessage()
+    for record in caplog.records
+    if record.name == checkpoint.__name__
+  ]
+  assert len(said) == 2
+  assert all('going on from step 1' in line for line in said)
+  # Not lost, and out of the way of the same steps when they come again.
+  aside = tmp_path / 'checkpoints.damaged'
+  assert sorted(path.name for path in aside.iterdir()) == ['2', '3']
+  assert save(folder, 2, saved[2], keep=1)
+  assert resume(folder, saved[1], keep=1)[0][0] == 2
+
+
+def test_when_all_are_damaged_a_run_does_not_start_afresh(tmp_path):
+  folder = tmp_path / 'checkpoints'
+  for step, state in states(2).items():
+    save(folder, step, state)
+    flip(largest(folder / str(step)))
+  with pytest.raises(errors.DataError, match=r'steps \[1, 2\]') as caught:
+    resume(folder, states(1)[1])
+  assert '\n' not in str(caught.value) and 'afresh' in str(caught.value)
+  assert checkpoint.latest_step(folder) == 2  # nothing was moved
+  assert not (tmp_path / 'checkpoints.damaged').exists()
+
+
+def test_without_a_step_there_is_nothing_to_resume(tmp_path):
+  assert resume(tmp_path / 'new', states(1)[1]) == (None, [])
+
+
 def test_a_newer_format_is_refused(tmp_path, monkeypatch):
-  monkeypatch.setattr(checkpoint, 'FORMAT', 2)
+  monkeypatch.setattr(checkpoint_format, 'FORMAT', 2)
   save(tmp_path, 1, {'w': np.ones(1)})
   monkeypatch.undo()
   with pytest.raises(errors.DataError, match=r'format 2, .* reads 1'):

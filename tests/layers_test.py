@@ -29,7 +29,14 @@ LAYER_0 = [
 HOST = [
   *('parallel', 'checkpoint', 'logs', 'workdir'),
   # Parts of them: named arrays, scalars on disk, Ctrl-C.
-  *('trees', 'scalar_files', 'json_files', 'signals'),
+  *(
+    'trees',
+    'scalar_files',
+    'json_files',
+    'signals',
+    'orbax_noise',
+    'checkpoint_format',
+  ),
 ]
 # A configuration from a file, a preset and the command line; no mathematics.
 CONFIGURATION = ['presets', 'overrides', 'arguments', 'console']
@@ -59,7 +66,17 @@ MAY_IMPORT = {
   'networks': LAYER_0,
   'byol': [*LAYER_0, 'networks', 'parallel'],
   'supervised': [*LAYER_0, 'networks', 'parallel'],
-  **same(HOST, ['errors', 'trees', 'scalar_files', 'json_files']),
+  **same(
+    HOST,
+    [
+      'errors',
+      'trees',
+      'scalar_files',
+      'json_files',
+      'orbax_noise',
+      'checkpoint_format',
+    ],
+  ),
   **same(CONFIGURATION, ['errors', *CONFIGURATION]),
   # Without TensorFlow: they resize by the same law as the encoder.
   'data.manifest': ['errors', 'json_files', 'data.*'],

@@ -377,3 +377,25 @@ def test_a_set_that_does_not_fit_leaves_the_workdir_alone(tmp_path):
   with pytest.raises(errors.ConfigError, match=r'input\.resident_gib'):
     train.run(tiny(data__resident=True), str(tmp_path / 'new'), dataset)
   assert not (tmp_path / 'new').exists()
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_goes_back_one(
+  unbroken, tmp_path, capsys
+):
+  config = tiny()
+  config.checkpoint.every_steps = 4
+  train.run(config, str(tmp_path), ArraySet())
+  newest = tmp_path / 'checkpoints' / str(NUM_STEPS)
+  files = [path for path in newest.rglob('*') if path.is_file()]
+  largest = max(files, key=lambda path: path.stat().st_size)
+  data = bytearray(largest.read_bytes())
+  data[len(data) // 2] ^= 1
+  largest.write_bytes(data)
+  train.run(config, str(tmp_path), ArraySet())
+  assert 'resumed after step 8 of 10' in capsys.readouterr().out
+  expected, found = saved(unbroken), saved(tmp_path)
+  assert expected.keys() == found.keys()
+  for name in expected:
+    np.testing.assert_array_equal(found[name], expected[name])
+  steps = [line['step'] for line in lines(tmp_path)]
+  assert steps == sorted(set(steps))
