@@ -14,6 +14,7 @@ from byol_jax import arguments as parsing, console, errors, signals
 
 # Quiet before any import of TensorFlow or XLA.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
 
 def pretrain(arguments: argparse.Namespace, overrides: list[str]) -> None:

@@ -41,8 +41,8 @@ def find(dataset: str, data_dir: str | None) -> storage.Path:
   if not _NAME.fullmatch(dataset):
     raise errors.DataError(
       f'{path}: no such folder; dataset is a folder of images, a tar file of'
-      ' them, a prepared TFDS directory, the name of a TFDS set, or'
-      " 'shapes'"
+      ' them, an .npz of arrays, a prepared TFDS directory, the name of a TFDS'
+      " set, or 'shapes'"
     )
   base = storage.make_path(
     data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
@@ -101,5 +101,6 @@ def _prepared(dataset: str, base: storage.Path) -> storage.Path:
   raise errors.DataError(
     f'dataset {dataset}: no such folder, and no TFDS set of that name is'
     f' prepared in {base}{missing}; prepare it with: tfds build {dataset}'
-    f' --data_dir={base}, or set data_dir to where it lies'
+    f' --data_dir={base}, or with data prepare, or set data_dir to where it'
+    ' lies'
   )
