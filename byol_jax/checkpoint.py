@@ -62,6 +62,9 @@ def read(
     return checkpoint_format.load(path)
   except errors.DataError:
     raise
+  except (PermissionError, MemoryError) as error:  # says nothing of the step
+    reason = orbax_noise.first_line(error)
+    raise errors.DataError(f'{path} cannot be read: {reason}') from error
   except Exception as error:  # Orbax has a dozen types for torn files.
     reason = orbax_noise.first_line(error)
     raise Damaged(

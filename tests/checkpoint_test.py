@@ -322,6 +322,25 @@ def test_when_all_are_damaged_a_run_does_not_start_afresh(tmp_path):
   assert not (tmp_path / 'checkpoints.damaged').exists()
 
 
+@pytest.mark.parametrize('error', [PermissionError, MemoryError])
+def test_what_cannot_be_read_now_is_not_called_damaged(
+  tmp_path, monkeypatch, error
+):
+  folder = tmp_path / 'checkpoints'
+  saved = states(2)
+  for step, state in saved.items():
+    save(folder, step, state)
+
+  def load(path):
+    raise error('not now')
+
+  monkeypatch.setattr(checkpoint_format, 'load', load)
+  with pytest.raises(errors.DataError, match=r'2 cannot be read: .* not now'):
+    resume(folder, saved[1])
+  monkeypatch.undo()
+  assert resume(folder, saved[1])[0][0] == 2
+
+
 def test_without_a_step_there_is_nothing_to_resume(tmp_path):
   assert resume(tmp_path / 'new', states(1)[1]) == (None, [])
 
