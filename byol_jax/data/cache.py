@@ -6,6 +6,7 @@ of `data check` where there is one, else from 200 images spread over the set.
 """
 
 from collections.abc import Callable
+import contextlib
 import functools
 import os
 import threading
@@ -62,19 +63,16 @@ def free_memory() -> int:
   """Bytes that this machine, or the container we run in, has left."""
   pages = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
   found = [pages]
-  try:
+  with contextlib.suppress(OSError, KeyError, ValueError):  # not on Linux
     with open('/proc/meminfo') as file:
       lines = dict(line.split(':', 1) for line in file)
     found = [int(lines['MemAvailable'].split()[0]) * 1024]
-  except (OSError, KeyError, ValueError):
-    pass  # not Linux: the pages will do
-  try:
+  # No container, or one without a limit ('max').
+  with contextlib.suppress(OSError, ValueError):
     with open('/sys/fs/cgroup/memory.max') as limit:
       most = int(limit.read())
     with open('/sys/fs/cgroup/memory.current') as current:
       found.append(most - int(current.read()))
-  except (OSError, ValueError):
-    pass  # no container, or one without a limit ('max')
   return max(0, min(found))
 
 

@@ -6,6 +6,7 @@ of cores, held to them.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -161,12 +162,11 @@ def memory() -> int:
 def machine() -> dict[str, Any]:
   """The processor by name, and the cores that may be used."""
   name = platform.processor()
-  try:
+  # Not Linux, or a processor that does not say.
+  with contextlib.suppress(OSError, IndexError):
     with open('/proc/cpuinfo') as file:
       names = [line for line in file if line.startswith('model name')]
     name = names[0].partition(':')[2].strip()
-  except (OSError, IndexError):
-    pass  # not Linux, or a processor that does not say
   return {'processor': name, 'cores': len(usable())}
 
 
