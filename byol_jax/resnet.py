@@ -3,8 +3,8 @@
 Images are NHWC float32; padding is TF-style SAME everywhere; no convolution
 has a bias. Spec 2.1, 2.2, 9.3; official file `utils/networks.py`.
 
-Own blocks rather than Haiku's: the paper initialises the scale (gamma) of
-every batch norm with ones, Haiku's v1 block hard-codes zeros in the last one.
+Own blocks rather than Haiku's: the paper initialises every scale (gamma) with
+ones, Haiku's v1 block hard-codes zeros in the last one.
 """
 
 from collections.abc import Callable, Mapping
@@ -103,15 +103,10 @@ class Block(hk.Module):
       plan = [(inner, 3, stride), (channels, 3, 1)]
     self.layers = []
     for i, (width, kernel, step) in enumerate(plan):
-      last = {'scale_init': hk.initializers.Constant(last_gamma)}
-      self.layers.append(
-        (
-          conv(width, kernel, step, f'conv_{i}'),
-          make_norm(
-            name=f'batchnorm_{i}', **(last if i == len(plan) - 1 else {})
-          ),
-        )
-      )
+      scale = hk.initializers.Constant(last_gamma)
+      last = {'scale_init': scale} if i == len(plan) - 1 else {}
+      norm = make_norm(name=f'batchnorm_{i}', **last)
+      self.layers.append((conv(width, kernel, step, f'conv_{i}'), norm))
 
   def __call__(self, x: jax.Array, is_training: bool) -> jax.Array:
     """[B, H, W, C] -> [B, H / stride, W / stride, channels]."""
@@ -200,11 +195,9 @@ class ResNet(hk.Module):
     first = STEMS[stem]
     self.version = version
     self.pool = first.pool
+    channels = scaled(facts.initial_channels, width)
     self.initial_conv = conv(
-      scaled(facts.initial_channels, width),
-      first.kernel,
-      first.stride,
-      'initial_conv',
+      channels, first.kernel, first.stride, 'initial_conv'
     )
     norm_name = 'initial_batchnorm' if version == 1 else 'final_batchnorm'
     self.outer_norm = make_norm(name=norm_name)
@@ -227,16 +220,28 @@ class ResNet(hk.Module):
   def __call__(self, images: jax.Array, is_training: bool) -> jax.Array:
     """Normalised images [B, H, W, 3] -> representation [B, D]."""
     chex.assert_rank(images, 4)
-    x = self.initial_conv(images)
-    if self.version == 1:
-      x = jax.nn.relu(self.outer_norm(x, is_training))
-    if self.pool:
-      x = hk.max_pool(x, (1, 3, 3, 1), (1, 2, 2, 1), padding='SAME')
+    stem = self.after_first
+    if self.pool:  # Made again for the gradient: the largest activations.
+      stem = hk.remat(stem, policy=is_reduced, static_argnums=1)
+    x = stem(self.initial_conv(images), is_training)
     for group in self.groups:
       x = group(x, is_training)
     if self.version == 2:
       x = jax.nn.relu(self.outer_norm(x, is_training))
     return jnp.mean(x, axis=(1, 2))
+
+  def after_first(self, x: jax.Array, is_training: bool) -> jax.Array:
+    """The rest of the stem: [B, H, W, C] -> the same, or halved by a pool."""
+    if self.version == 1:
+      x = jax.nn.relu(self.outer_norm(x, is_training))
+    if self.pool:
+      x = hk.max_pool(x, (1, 3, 3, 1), (1, 2, 2, 1), padding='SAME')
+    return x
+
+
+def is_reduced(primitive: Any, *unused: Any, **options: Any) -> bool:
+  """Whether a value came from other devices: kept, not asked for again."""
+  return 'psum' in primitive.name
 
 
 def scaled(channels: int, width: float) -> int:
