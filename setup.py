@@ -49,4 +49,6 @@ setup(
     'tensorboardX>=2.6.5,<3',
     'tqdm>=4.66,<5',
   ],
+  # The compiler for TPUs, for `python -m byol_jax plan`; a TPU's host has it.
+  extras_require={'plan': ['libtpu>=0.0.42']},
 )

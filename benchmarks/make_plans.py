@@ -1,0 +1,48 @@
+"""Plans the paper's runs for pods; keeps each as one JSON file.
+
+  PYTHONPATH=.venv/libtpu python benchmarks/make_plans.py [NAME ...]
+
+Half an hour on two cores; `make test-libtpu` installs what it needs. Every
+plan is two compilations of the whole step.
+"""
+
+import json
+from pathlib import Path
+import subprocess
+import sys
+
+RESULTS = Path(__file__).parent / 'results'
+
+PLANS = {
+  'resnet50_v3-512': ('v3:16x16',),
+  'resnet50_v6e-256': ('v6e:16x16',),
+  'resnet50x4_v3-512': ('v3:16x16', '--config.network.width=4'),
+  'resnet200x2_v3-512': (
+    *('v3:16x16', '--config.network.width=2'),
+    '--config.network.encoder=ResNet200',
+  ),
+}
+
+
+def main() -> int:
+  """Makes all plans, or those named; the exit code of the last that failed."""
+  failed = 0
+  for name in sys.argv[1:] or PLANS:
+    topology, *overrides = PLANS[name]
+    command = [sys.executable, '-m', 'byol_jax', 'plan', '--json']
+    command += ['--config=pretrain:1000', f'--topology={topology}', *overrides]
+    print('$', *command[1:], flush=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    print(done.stdout, flush=True)
+    if done.returncode:
+      print(f'{name}: exit code {done.returncode}', flush=True)
+      failed = done.returncode
+      continue
+    found = json.loads(done.stdout.splitlines()[-1])
+    target = RESULTS / f'plan_{name}.json'
+    target.write_text(json.dumps(found, indent=1) + '\n')
+  return failed
+
+
+if __name__ == '__main__':
+  sys.exit(main())
