@@ -1,0 +1,1 @@
+"""How a pod, a cluster or this machine runs the training; see README.md."""

@@ -1,0 +1,150 @@
+"""Several processes on this machine: names, signals, ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pods
+import pytest
+
+from launch import local_pod
+
+ROOT = pods.HERE.parents[1]
+# What each process does is in its arguments, by index.
+MODULE = """
+import json, os, signal, sys, time
+index = int(sys.argv[2].rpartition(',')[2])
+what = sys.argv[3:][index]
+if what == 'show':
+  names = ('SLURM_', 'TPU_', 'JAX_')
+  print(json.dumps({
+    'argv': sys.argv[1:3],
+    **{k: v for k, v in os.environ.items() if k.startswith(names)},
+  }))
+elif what == 'wait':
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(42))
+  signal.signal(signal.SIGINT, lambda *_: sys.exit(42))
+  print('ready')
+  time.sleep(300)
+elif what == 'deaf':
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  time.sleep(300)
+elif what == 'killed':
+  os.kill(os.getpid(), signal.SIGKILL)
+elif what == 'lines':
+  for i in range(500):
+    print(index, 'x' * 300)
+else:
+  sys.exit(int(what))
+"""
+
+
+def pod(folder, *what, grace='60', flags=()):
+  (folder / 'member.py').write_text(MODULE)
+  return subprocess.Popen(
+    [
+      *(sys.executable, ROOT / 'launch' / 'local_pod.py', '--module=member'),
+      *(f'--processes={len(what)}', f'--grace-seconds={grace}', *flags),
+      *('--', 'verb', *what),
+    ],
+    env={**os.environ, 'PYTHONPATH': str(folder)},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def finish(process):
+  try:
+    out, err = process.communicate(timeout=120)
+  finally:
+    process.terminate()  # goes on to its processes
+  return process.returncode, out, err
+
+
+@pytest.mark.parametrize(
+  'what, code',
+  [
+    (('0', '0'), 0),
+    (('42', '42'), 42),
+    (('3', '134'), 3),
+    (('0', 'killed'), 137),
+    (('42', '137', '0'), 137),
+  ],
+)
+def test_one_exit_code_for_all(tmp_path, what, code):
+  assert finish(pod(tmp_path, *what))[0] == code
+
+
+def test_each_process_has_its_address_devices_and_index(tmp_path):
+  code, out, _ = finish(pod(tmp_path, 'show', 'show', flags=['--devices=3']))
+  assert code == 0
+  shown = {line[:3]: json.loads(line[4:]) for line in out.splitlines()}
+  assert shown.keys() == {'[0]', '[1]'}
+  ports = set()
+  for index in range(2):
+    verb, distributed = shown[f'[{index}]']['argv']
+    assert verb == 'verb'
+    address, count, place = distributed.split(',')
+    assert (count, place) == ('2', str(index))
+    assert shown[f'[{index}]']['JAX_NUM_CPU_DEVICES'] == '3'
+    ports.add(address)
+  (address,) = ports
+  assert address.startswith('--distributed=localhost:')
+
+
+def test_lines_of_two_processes_do_not_mix(tmp_path):
+  code, out, _ = finish(pod(tmp_path, 'lines', 'lines'))
+  assert code == 0
+  lines = out.splitlines()
+  assert len(lines) == 1000
+  for index in '01':
+    assert lines.count(f'[{index}] {index} {"x" * 300}') == 500
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_goes_to_all(tmp_path, number):
+  process = pod(tmp_path, 'wait', 'wait')
+  for _ in range(2):
+    assert 'ready' in process.stdout.readline()
+  process.send_signal(number)
+  assert finish(process)[0] == 42
+
+
+def test_after_an_error_the_others_have_a_grace_and_are_ended(tmp_path):
+  code, _, err = finish(pod(tmp_path, 'wait', '3', 'deaf', grace='1.5'))
+  assert code == 3
+  assert 'exit codes [42, 3, 137], so 3' in err
+
+
+JOIN = """
+import sys
+from byol_jax import hosts
+import jax
+from jax.experimental import multihost_utils
+_, line = hosts.start(sys.argv[2].partition('=')[2], lambda: (None, {}))
+print(jax.process_index(), jax.process_count(), jax.device_count())
+print(multihost_utils.process_allgather(jax.numpy.ones(1)).sum())
+"""
+
+
+@pytest.mark.parametrize('way', local_pod.WAYS)
+def test_two_processes_become_one_job(tmp_path, way):
+  (tmp_path / 'join.py').write_text(JOIN)
+  done = subprocess.run(
+    [
+      *(sys.executable, ROOT / 'launch' / 'local_pod.py', f'--as={way}'),
+      *('--module=join', '--processes=2', '--', 'verb'),
+    ],
+    env={**os.environ, 'PYTHONPATH': str(tmp_path)},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    timeout=240,
+    check=False,
+  )
+  assert done.returncode == 0, done.stdout
+  for line in ('[0] 0 2 2', '[1] 1 2 2', '[0] 2.0', '[1] 2.0'):
+    assert line in done.stdout.splitlines()
