@@ -1,156 +1,142 @@
 """A tree of arrays to and from a folder: atomic, verified; names, not classes.
 
-FOLDER/STEP holds an Orbax checkpoint of two items: `arrays`, a flat dict from
-a leaf's path ('online_params/projector/linear/w': keys, field names and
-indices joined by '/', stored as they are) to its array; and `meta`, JSON with
-the format's version, each array's shape, dtype and SHA-256, the caller's
-values, and the SHA-256 of all that. An array without elements, which Orbax
-refuses, lives in `meta` alone.
+FOLDER/STEP holds what `checkpoint_format` writes, a flat dict from a leaf's
+path ('online_params/projector/linear/w': keys, field names and indices joined
+by '/', stored as they are) to its array. FOLDER is a path or, as gs://..., a
+bucket.
 
-Orbax writes beside and renames, so a step is there whole or not at all. It
-does not notice flipped or zeroed bytes when it reads: hence the digests.
+A step is staged out of sight, read back, and published whole; only then do
+older ones go. What was saved is verified to the last bit when it is read.
 """
 
-import logging
-import pathlib
-import shutil
+import json
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
+import numpy as np
 
-from byol_jax import checkpoint_format, errors, orbax_noise, trees
+from byol_jax import (
+  background,
+  checkpoint_places,
+  checkpoint_reading,
+  checkpoint_saving,
+  errors,
+  trees,
+)
 
-_LOG = logging.getLogger(__name__)
-
-
-class Damaged(errors.DataError):
-  """A step that is there but is not what was saved."""
-
-
-def latest_step(folder: str | pathlib.Path) -> int | None:
-  """The newest completed step in `folder`; None where there is none."""
-  return max(_steps(pathlib.Path(folder)), default=None)
-
-
-def read(
-  folder: str | pathlib.Path, step: int | None = None
-) -> tuple[trees.Arrays, checkpoint_format.Json]:
-  """The arrays by path and the meta of one step, each array verified.
-
-  Writes nothing: safe beside a run that goes on saving into `folder`.
-
-  Args:
-    folder: what `Checkpoints` was given.
-    step: None for the newest.
-
-  Raises:
-    Damaged: it is not what was saved. An evaluation does not step back by
-      itself; a run that resumes does, and says so (`Checkpoints.resume`).
-    DataError: no such step, unreadable, or of a newer format.
-  """
-  root = pathlib.Path(folder).absolute()
-  steps = _steps(root)
-  step = max(steps, default=None) if step is None else step
-  if step not in steps:
-    raise errors.DataError(
-      f'{root} holds no checkpoint{"" if step is None else f" of step {step}"};'
-      f' it has the steps {sorted(steps)}'
-    )
-  path = root / str(step)
-  try:
-    return checkpoint_format.load(path)
-  except errors.DataError:
-    raise
-  except (PermissionError, MemoryError) as error:  # says nothing of the step
-    reason = orbax_noise.first_line(error)
-    raise errors.DataError(f'{path} cannot be read: {reason}') from error
-  except Exception as error:  # Orbax has a dozen types for torn files.
-    reason = orbax_noise.first_line(error)
-    raise Damaged(
-      f'{path} is damaged ({reason}); delete that folder to go on from the step'
-      ' before'
-    ) from error
+Json = checkpoint_reading.Json
+Damaged = checkpoint_reading.Damaged
+# Reading needs no more than these; they write nothing.
+latest_step = checkpoint_reading.latest_step
+record = checkpoint_reading.record
+read = checkpoint_reading.read
 
 
 class Checkpoints:
-  """The checkpoints of one job; each process saves, the first one writes."""
+  """The checkpoints of one run, in the hand of the one process that saves.
 
-  def __init__(self, folder: str | pathlib.Path, *, keep: int):
+  Other processes of a job need not know: Orbax waits for none of them. Only
+  `wait` and `close` promise that a save is there when the process ends.
+  """
+
+  def __init__(
+    self,
+    folder: checkpoint_reading.Folder,
+    *,
+    keep: int,
+    record: Json | None = None,
+  ):
     """Opens or creates `folder`; what a killed save left there goes away.
 
+    Args:
+      folder: a path or a URL; nobody else saves there.
+      keep: the number of newest steps that stay.
+      record: what each manifest says of the run, as JSON can hold it.
+
     Raises:
-      ConfigError: `keep`, the number of newest steps that stay, is below 1.
+      ConfigError: `keep` is below 1.
       DataError: the folder cannot be created.
     """
     if keep < 1:
       raise errors.ConfigError(f'checkpoint.keep: expected >= 1, found {keep}')
-    self._folder = pathlib.Path(folder).absolute()
-    policy = ocp.checkpoint_managers.preservation_policy.LatestN(keep)
-    options = ocp.CheckpointManagerOptions(
-      preservation_policy=policy,
-      enable_async_checkpointing=False,
-      cleanup_tmp_directories=True,
-    )
+    self._place = checkpoint_places.at(folder)
+    self._keep = keep
+    self._record = record or {}
+    self._work = background.Background('checkpoint')
     try:
-      self._folder.mkdir(parents=True, exist_ok=True)
-      with orbax_noise.silenced():
-        self._manager = ocp.CheckpointManager(
-          self._folder, options=options, item_names=('arrays', 'meta')
-        )
-    except OSError as error:
+      self._place.prepare()
+    except Exception as error:  # A bucket has its own types.
+      reason = checkpoint_saving.strerror(error)
       raise errors.DataError(
-        f'{self._folder} cannot hold checkpoints: {error.strerror}'
+        f'{self._place.root} cannot hold checkpoints: {reason}'
       ) from error
+    self._newest = self.latest()
 
-  def save(self, step: int, tree: Any, meta: checkpoint_format.Json) -> bool:
-    """Writes one step and deletes those beyond `keep`; blocks until done.
+  def save(self, step: int, tree: Any, meta: Json) -> bool:
+    """Begins to write one step; later, those beyond `keep` are deleted.
+
+    Waits for an earlier save that is under way. Then returns as soon as `tree`
+    is free: what it costs is a copy of the arrays that somebody could write to.
 
     Args:
       step: steps completed, 0 or more.
-      tree: any pytree of arrays and numbers, not all of them empty.
+      tree: any pytree of numbers, numpy arrays and jax.Arrays which nobody
+        donates or deletes.
       meta: what `json` can write.
 
     Returns:
       False, with nothing written, where `step` was saved before.
 
     Raises:
-      DataError: not written. Earlier steps are untouched; it may be retried.
+      DataError: an *earlier* step was not written; this one is not begun. Of
+        this one, `poll`, `wait` and the next `save` tell.
+      ValueError: two leaves of the tree have the same path.
     """
-    if step in self._manager.all_steps():
+    self._work.wait()
+    # Steps rise, so a bucket is hardly ever asked.
+    is_new = self._newest is None or step > self._newest
+    if not is_new and self._place.has(step):
       return False
-    arrays = trees.flatten(tree)
-    stored = {name: array for name, array in arrays.items() if array.size}
-    document = checkpoint_format.document(arrays, meta)
-    items = ocp.args.Composite(
-      arrays=ocp.args.StandardSave(stored), meta=ocp.args.JsonSave(document)
-    )
-    try:
-      with orbax_noise.silenced():
-        self._manager.save(step, args=items, force=True)
-    except (OSError, ValueError) as error:
-      raise self._failed(step, stored, error) from error
+    trees.flatten(jax.tree.map(lambda _: 0, tree))
+    # A box, so that what lies on a device goes as soon as it is fetched.
+    box = [jax.tree.map(_own, tree)]
+    values = json.loads(json.dumps(meta))
+    self._work.start(lambda: self._save(step, _fetch(box), values))
     return True
+
+  def _save(self, step: int, arrays: trees.Arrays, meta: Json) -> None:
+    checkpoint_saving.save(self._place, step, arrays, meta, self._record)
+    self._newest = max(step, -1 if self._newest is None else self._newest)
+    checkpoint_saving.retain(self._place, self._keep, step)
+
+  def poll(self) -> None:
+    """Raises the DataError of a save that failed; never waits."""
+    self._work.poll()
+
+  def wait(self) -> None:
+    """Until nothing is being written; raises the DataError of a failure."""
+    self._work.wait()
 
   def latest(self) -> int | None:
     """The newest completed step; None before the first."""
-    return latest_step(self._folder)
+    return checkpoint_reading.newest(checkpoint_reading.steps(self._place))
 
-  def restore(
-    self, template: Any, step: int | None = None
-  ) -> tuple[Any, checkpoint_format.Json]:
+  def restore(self, template: Any, step: int | None = None) -> tuple[Any, Json]:
     """A saved tree, as host arrays in the structure of `template`, and meta.
 
     Raises:
       DataError: see `read` and `trees.unflatten`.
     """
+    self._work.wait()
     step = self.latest() if step is None else step
-    arrays, meta = read(self._folder, step)
-    where = str(self._folder / str(step))
+    arrays, meta = read(self._place.root, step)
+    where = str(self._place.root)
+    if step is not None:
+      where = str(self._place.where(step))
     return trees.unflatten(template, arrays, where), meta
 
-  def resume(self, template: Any) -> tuple[int, Any] | None:
-    """The newest step that verifies, and its tree; None before the first.
+  def resume(self, template: Any) -> tuple[int, Any, Json] | None:
+    """The newest step that verifies, its tree and meta; None before the first.
 
     Newer ones that are damaged are named in a warning each and moved to
     FOLDER.damaged: they are out of the way of later saves, and not lost.
@@ -159,74 +145,45 @@ class Checkpoints:
       DataError: every step is damaged, so there is nothing to go on from; or
         see `read` and `trees.unflatten`.
     """
-    damaged: dict[int, Damaged] = {}
-    for step in sorted(_steps(self._folder), reverse=True):
+    self._work.wait()
+    damaged: dict[int, str] = {}
+    first: Damaged | None = None
+    for step in sorted(checkpoint_reading.steps(self._place), reverse=True):
       try:
-        tree, _ = self.restore(template, step)
+        tree, meta = self.restore(template, step)
       except Damaged as error:
-        damaged[step] = error
+        damaged[step] = error.reason
+        first = first or error
         continue
-      for bad in damaged:
-        self._set_aside(bad)
-        _LOG.warning(
-          '%s: checkpoint %d is damaged, moved to %s; going on from step %d',
-          self._folder,
-          bad,
-          self._aside,
-          step,
+      for bad, reason in damaged.items():
+        checkpoint_saving.set_aside(
+          self._place, bad, reason, f'going on from step {step}'
         )
-      return step, tree
+      self._newest = step
+      return step, tree, meta
     if damaged:
       raise errors.DataError(
-        f'{self._folder}: every checkpoint is damaged (steps'
-        f' {sorted(damaged)}): {next(iter(damaged.values()))}; the run does'
+        f'{self._place.root}: every checkpoint is damaged (steps'
+        f' {sorted(damaged)}): {first}; the run does'
         ' not start afresh: bring one back, or give another --workdir'
       )
     return None
 
-  @property
-  def _aside(self) -> pathlib.Path:
-    return self._folder.with_name(f'{self._folder.name}.damaged')
-
-  def _set_aside(self, step: int) -> None:
-    if jax.process_index() != 0:
-      return
-    place = self._aside / str(step)
-    while place.exists():
-      place = place.with_name(f'{place.name}+')
-    try:
-      place.parent.mkdir(exist_ok=True)
-      (self._folder / str(step)).rename(place)
-    except OSError as error:
-      raise errors.DataError(
-        f'{self._folder / str(step)} is damaged and cannot be moved to'
-        f' {place}: {error.strerror}'
-      ) from error
-    with orbax_noise.silenced():
-      self._manager.reload()
-
   def close(self) -> None:
-    """Lets go of Orbax's threads."""
-    with orbax_noise.silenced():
-      self._manager.close()
+    """Waits for the save under way, and lets the thread go.
 
-  def _failed(
-    self, step: int, arrays: trees.Arrays, error: Exception
-  ) -> errors.DataError:
-    """Gives back the disk space of a failed save and says what happened."""
-    if jax.process_index() == 0:
-      for path in self._folder.glob(f'{step}.*-tmp*'):
-        shutil.rmtree(path, ignore_errors=True)
-    needed = sum(array.nbytes for array in arrays.values()) / 1e6
-    free = shutil.disk_usage(self._folder).free / 1e6
-    return errors.DataError(
-      f'{self._folder}: the checkpoint of step {step} could not be written'
-      f' ({needed:,.1f} MB needed, {free:,.0f} MB free):'
-      f' {orbax_noise.first_line(error)}; earlier checkpoints are untouched'
-    )
+    Raises:
+      DataError: it failed, and nobody has heard of it.
+    """
+    self._work.close()
 
 
-def _steps(folder: pathlib.Path) -> set[int]:
-  # A save in progress has a suffix, so it is no number yet.
-  names = (path.name for path in folder.glob('*') if path.is_dir())
-  return {int(name) for name in names if name.isdecimal()}
+def _own(leaf: Any) -> Any:
+  """The leaf, or its copy where somebody else could write to it."""
+  is_open = isinstance(leaf, np.ndarray) and leaf.flags.writeable
+  return leaf.copy() if is_open else leaf
+
+
+def _fetch(box: list[Any]) -> trees.Arrays:
+  """Empties the box; explicitly, whatever the transfer guard says."""
+  return trees.flatten(jax.device_get(box.pop()))

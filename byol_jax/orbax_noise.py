@@ -1,36 +1,72 @@
 """What Orbax says while it works, and how its errors read in one line."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import logging
+import os
+import re
 import sys
+import threading
 import time
 from typing import Any
 
+# TensorStore says at the end of a long line what the system said.
+_CODE = re.compile(r"\[os_error_code='(\d+)'\]")
 
-def first_line(error: Exception) -> str:
-  """Its type and the first line of what it says."""
-  lines = str(error).splitlines() or ['']
-  return f'{type(error).__name__}: {lines[0][:300]}'
+
+def first_line(error: BaseException) -> str:
+  """Its type, the system's word if there is one, and the first line of it."""
+  line = (str(error).splitlines() or [''])[0]
+  code = _CODE.search(line)
+  if code is not None:
+    line = f'{os.strerror(int(code[1]))}: {line}'
+  return f'{type(error).__name__}: {line[:300]}'
+
+
+class _Silence:
+  """Counts the threads inside: a save may run beside a read."""
+
+  def __init__(self) -> None:
+    self._lock = threading.Lock()
+    self._inside = 0
+    self._hook: Callable[[Any], Any] = sys.unraisablehook
+
+  def enter(self) -> None:
+    with self._lock:
+      if self._inside == 0:
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = self._report
+        logging.getLogger('absl').addFilter(_is_worth_saying)
+      self._inside += 1
+
+  def leave(self) -> None:
+    with self._lock:
+      self._inside -= 1
+      if self._inside == 0:
+        logging.getLogger('absl').removeFilter(_is_worth_saying)
+        sys.unraisablehook = self._hook
+
+  def _report(self, unraisable: Any) -> None:
+    if 'Event loop is closed' not in str(unraisable.exc_value):
+      self._hook(unraisable)
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+  """Other users of absl's logger may speak while a save is under way."""
+  return 'orbax' not in record.pathname or record.levelno == logging.WARNING
+
+
+_SILENCE = _Silence()
 
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
   """Orbax logs each phase, and the traceback of all it raises: not here."""
-  logger, hook = logging.getLogger('absl'), sys.unraisablehook
-  is_warning = lambda record: record.levelno == logging.WARNING
-
-  def report(unraisable: Any) -> None:
-    if 'Event loop is closed' not in str(unraisable.exc_value):
-      hook(unraisable)
-
-  logger.addFilter(is_warning)
-  sys.unraisablehook = report
+  _SILENCE.enter()
   try:
     yield
   except Exception:
     time.sleep(0.1)  # The threads of a failed read have their last words.
     raise
   finally:
-    sys.unraisablehook = hook
-    logger.removeFilter(is_warning)
+    _SILENCE.leave()

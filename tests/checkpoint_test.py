@@ -1,8 +1,6 @@
 """Checkpoints: the same bits back, or a clear error, and never half a step."""
 
-import pathlib
 import resource
-import shutil
 import subprocess
 import sys
 from typing import Any, NamedTuple
@@ -12,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny_run
 
-from byol_jax import checkpoint, checkpoint_format, errors
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from byol_jax import checkpoint, errors
+from tests.tiny_checkpoint import assert_same_bits, names, restore, save
 
 
 class State(NamedTuple):
@@ -44,30 +42,6 @@ def make_state(seed=0):
     params=params,
     opt_state=optimizer.init(params),
   )
-
-
-def save(folder, step, tree, meta=None, keep=3):
-  saver = checkpoint.Checkpoints(folder, keep=keep)
-  try:
-    return saver.save(step, tree, meta or {})
-  finally:
-    saver.close()
-
-
-def restore(folder, template, step=None):
-  saver = checkpoint.Checkpoints(folder, keep=3)
-  try:
-    return saver.restore(template, step)
-  finally:
-    saver.close()
-
-
-def assert_same_bits(left, right):
-  assert jax.tree.structure(left) == jax.tree.structure(right)
-  for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right)):
-    a, b = np.asarray(a), np.asarray(b)
-    assert (a.dtype, a.shape) == (b.dtype, b.shape)
-    assert a.tobytes() == b.tobytes()
 
 
 def test_a_state_comes_back_bit_by_bit(tmp_path):
@@ -140,9 +114,10 @@ def test_the_newest_are_kept(tmp_path):
   assert saver.latest() is None
   for step in (9, 10, 100):
     saver.save(step, {'w': np.full(2, step)}, {})
+    saver.wait()
     assert saver.latest() == step
   saver.close()
-  assert sorted(path.name for path in tmp_path.iterdir()) == ['10', '100']
+  assert names(tmp_path) == ['10', '100']
   assert checkpoint.latest_step(tmp_path) == 100  # Not by the alphabet.
   assert checkpoint.read(tmp_path, 10)[0]['w'].tolist() == [10, 10]
 
@@ -185,174 +160,6 @@ def test_two_leaves_of_one_path_are_refused(tmp_path):
   assert checkpoint.latest_step(tmp_path) is None
 
 
-def flip(path):
-  data = bytearray(path.read_bytes())
-  data[len(data) // 2] ^= 1
-  path.write_bytes(data)
-
-
-def halve(path):
-  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def zero(path):
-  path.write_bytes(bytes(path.stat().st_size))
-
-
-@pytest.mark.parametrize('damage', [flip, halve, zero, pathlib.Path.unlink])
-def test_damage_is_never_read_as_values(tmp_path, damage):
-  """Each file in turn; a few hold nothing that is read."""
-  state = {'w': np.random.default_rng(0).normal(size=999), 'b': np.ones(9)}
-  good = tmp_path / 'good'
-  save(good, 1, state)
-  save(good, 2, state, {'note': 'x' * 99})
-  files = [p.relative_to(good) for p in good.glob('2/**/*') if p.is_file()]
-  refused = 0
-  for file in files:
-    if not (good / file).stat().st_size:
-      continue
-    folder = tmp_path / 'bad'
-    shutil.copytree(good, folder)
-    damage(folder / file)
-    message = None
-    try:
-      arrays, meta = checkpoint.read(folder)
-    except errors.DataError as error:
-      message = str(error)
-    if message is None:
-      assert_same_bits(arrays, state)
-      assert meta == {'note': 'x' * 99}
-    else:
-      assert str(folder / '2') in message and '\n' not in message
-      refused += 1
-    shutil.rmtree(folder)
-  # Array data, its index, and meta at the least.
-  assert refused >= 3
-
-
-def test_a_changed_value_of_meta_is_noticed(tmp_path):
-  save(tmp_path, 1, {'w': np.ones(1)}, {'note': 'before'})
-  file = tmp_path / '1' / 'meta' / 'metadata'
-  text = file.read_text()
-  assert text.count('before') == 1
-  file.write_text(text.replace('before', 'after'))
-  with pytest.raises(errors.DataError, match='meta is not what was saved'):
-    checkpoint.read(tmp_path)
-
-
-def test_an_empty_step_is_an_error_not_a_fresh_start(tmp_path):
-  save(tmp_path, 1, {'w': np.ones(1)})
-  (tmp_path / '2').mkdir()
-  with pytest.raises(errors.DataError, match='2 is damaged'):
-    restore(tmp_path, {'w': np.ones(1)})
-  assert restore(tmp_path, {'w': np.zeros(1)}, step=1)[0]['w'] == 1
-
-
-def resume(folder, template, keep=3):
-  """What a starting run finds, and the steps that are left."""
-  saver = checkpoint.Checkpoints(folder, keep=keep)
-  try:
-    found = saver.resume(template)
-    return found, sorted(checkpoint._steps(pathlib.Path(folder)))
-  finally:
-    saver.close()
-
-
-def states(count):
-  generator = np.random.default_rng(0)
-  return {i: {'w': generator.normal(size=999)} for i in range(1, count + 1)}
-
-
-def empty(step):
-  shutil.rmtree(step)
-  step.mkdir()
-
-
-def largest(step):
-  """The file that holds the array."""
-  files = [path for path in step.rglob('*') if path.is_file()]
-  return max(files, key=lambda path: path.stat().st_size)
-
-
-DAMAGES = {
-  'flipped': lambda step: flip(largest(step)),
-  'zeroed': lambda step: zero(largest(step)),
-  'cut': lambda step: halve(largest(step)),
-  'gone': lambda step: largest(step).unlink(),
-  'empty': empty,
-}
-
-
-@pytest.mark.parametrize('damage', DAMAGES)
-def test_a_run_goes_on_from_the_newest_step_that_verifies(
-  tmp_path, caplog, damage
-):
-  folder = tmp_path / 'checkpoints'
-  saved = states(3)
-  for step, state in saved.items():
-    save(folder, step, state)
-  for step in (2, 3):
-    DAMAGES[damage](folder / str(step))
-  (step, tree), left = resume(folder, {'w': np.zeros(999)})
-  assert step == 1 and left == [1]
-  assert_same_bits(tree, saved[1])
-  said = [
-    record.getMessage()
-    for record in caplog.records
-    if record.name == checkpoint.__name__
-  ]
-  assert len(said) == 2
-  assert all('going on from step 1' in line for line in said)
-  # Not lost, and out of the way of the same steps when they come again.
-  aside = tmp_path / 'checkpoints.damaged'
-  assert sorted(path.name for path in aside.iterdir()) == ['2', '3']
-  assert save(folder, 2, saved[2], keep=1)
-  assert resume(folder, saved[1], keep=1)[0][0] == 2
-
-
-def test_when_all_are_damaged_a_run_does_not_start_afresh(tmp_path):
-  folder = tmp_path / 'checkpoints'
-  for step, state in states(2).items():
-    save(folder, step, state)
-    flip(largest(folder / str(step)))
-  with pytest.raises(errors.DataError, match=r'steps \[1, 2\]') as caught:
-    resume(folder, states(1)[1])
-  assert '\n' not in str(caught.value) and 'afresh' in str(caught.value)
-  assert checkpoint.latest_step(folder) == 2  # nothing was moved
-  assert not (tmp_path / 'checkpoints.damaged').exists()
-
-
-@pytest.mark.parametrize('error', [PermissionError, MemoryError])
-def test_what_cannot_be_read_now_is_not_called_damaged(
-  tmp_path, monkeypatch, error
-):
-  folder = tmp_path / 'checkpoints'
-  saved = states(2)
-  for step, state in saved.items():
-    save(folder, step, state)
-
-  def load(path):
-    raise error('not now')
-
-  monkeypatch.setattr(checkpoint_format, 'load', load)
-  with pytest.raises(errors.DataError, match=r'2 cannot be read: .* not now'):
-    resume(folder, saved[1])
-  monkeypatch.undo()
-  assert resume(folder, saved[1])[0][0] == 2
-
-
-def test_without_a_step_there_is_nothing_to_resume(tmp_path):
-  assert resume(tmp_path / 'new', states(1)[1]) == (None, [])
-
-
-def test_a_newer_format_is_refused(tmp_path, monkeypatch):
-  monkeypatch.setattr(checkpoint_format, 'FORMAT', 2)
-  save(tmp_path, 1, {'w': np.ones(1)})
-  monkeypatch.undo()
-  with pytest.raises(errors.DataError, match=r'format 2, .* reads 1'):
-    checkpoint.read(tmp_path)
-
-
 def test_a_folder_that_cannot_be(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(errors.DataError, match='cannot hold checkpoints'):
@@ -366,14 +173,16 @@ def test_a_full_disk_leaves_the_past_and_may_be_retried(tmp_path, caplog):
   big = {'w': np.random.default_rng(0).normal(size=500_000)}
   saver = checkpoint.Checkpoints(tmp_path, keep=2)
   saver.save(1, {'w': np.ones(1)}, {})
+  saver.wait()
   old = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, old[1]))
   try:
+    saver.save(2, big, {})
     with pytest.raises(errors.DataError, match=r'step 2 .*4\.0 MB needed'):
-      saver.save(2, big, {})
+      saver.wait()
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, old)
-  assert [path.name for path in tmp_path.iterdir()] == ['1']
+  assert names(tmp_path) == ['1']
   assert saver.latest() == 1
   assert not caplog.records  # One clear line, and it is the error's.
   assert saver.save(2, big, {})
@@ -388,29 +197,31 @@ from byol_jax import checkpoint
 logging.basicConfig(level=logging.INFO)
 saver = checkpoint.Checkpoints(sys.argv[1], keep=3)
 saver.save(1, {'w': np.ones(3)}, {})
+saver.wait()
 # The kernel kills the process inside the write that passes the limit.
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 saver.save(2, {'w': np.random.default_rng(0).normal(size=500_000)}, {})
+saver.wait()
 """
 
 
 def test_a_kill_inside_a_write(tmp_path):
   done = subprocess.run(
     [sys.executable, '-c', KILLED, str(tmp_path)],
-    cwd=ROOT,
+    cwd=tiny_run.ROOT,
     capture_output=True,
     text=True,
   )
   assert done.returncode < 0, done.stderr
   assert 'absl' not in done.stderr  # Though the root logger takes INFO.
-  left = {path.name for path in tmp_path.iterdir()}
-  assert len(left) == 2 and '1' in left and '2' not in left
+  left = names(tmp_path)
+  assert left == ['.2.saving', '1']
   assert checkpoint.latest_step(tmp_path) == 1
   assert checkpoint.read(tmp_path)[0]['w'].tolist() == [1, 1, 1]
   # A reader leaves the folder alone; it may be another run's save under way.
-  assert {path.name for path in tmp_path.iterdir()} == left
-  # Gone at the next save, of whatever step, at the latest.
+  assert names(tmp_path) == left
+  # Gone when somebody saves there again.
   assert save(tmp_path, 3, {'w': np.zeros(3)})
-  assert {path.name for path in tmp_path.iterdir()} == {'1', '3'}
+  assert names(tmp_path) == ['1', '3']
