@@ -9,6 +9,8 @@ class UserError(Exception):
   """An error that the user can mend; `exit_code` is the process's."""
 
   exit_code = 1
+  # In a job of several processes: whether all of them raise it here and now.
+  is_everywhere = False
 
 
 class CheckFailed(UserError):
@@ -30,7 +32,7 @@ class DataError(UserError):
 
 
 class DivergedError(UserError):
-  """A loss was not finite."""
+  """Step after step was not finite."""
 
   exit_code = 4
 

@@ -8,48 +8,18 @@ inside: its outputs are sharded over a leading device axis, and indexing one
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
 import itertools
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from byol_jax import errors
 
 AXIS = 'i'
-
-
-def start(distributed: str = 'none') -> None:
-  """Joins the processes of one job. Call before anything touches a device.
-
-  Args:
-    distributed: 'none'; 'auto' (Cloud TPU, GKE and SLURM are detected by
-      JAX); or 'HOST:PORT,PROCESSES,INDEX'.
-
-  Raises:
-    ConfigError: another form.
-  """
-  if distributed == 'none':
-    return
-  if distributed == 'auto':
-    try:
-      jax.distributed.initialize()
-    except (RuntimeError, ValueError) as error:
-      raise errors.ConfigError(
-        f"--distributed=auto: no cluster found ({error}); give 'none' or"
-        " 'HOST:PORT,PROCESSES,INDEX'"
-      ) from error
-    return
-  try:
-    address, count, index = distributed.split(',')
-    arguments = (address, int(count), int(index))
-  except ValueError:
-    raise errors.ConfigError(
-      f"--distributed: expected 'none', 'auto' or 'HOST:PORT,PROCESSES,"
-      f"INDEX', found {distributed!r}"
-    ) from None
-  jax.distributed.initialize(*arguments)
 
 
 def check_batch_size(key: str, batch_size: int) -> None:
@@ -78,6 +48,11 @@ def sharding(devices: Sequence[jax.Device] | None = None) -> NamedSharding:
   """A leading axis with one entry for each of this process's devices."""
   devices = jax.local_devices() if devices is None else devices
   return NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))
+
+
+@functools.cache
+def _agreement() -> Callable:
+  return pmap(_agree)
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
@@ -119,6 +94,44 @@ def first_replica(tree: Any) -> Any:
   return jax.tree.map(lambda x: np.asarray(x)[0], local)
 
 
+@jax.jit
+def _copied(tree: Any) -> Any:
+  return jax.tree.map(lambda x: x[0], tree)
+
+
+def snapshot(tree: Any) -> Any:
+  """Local replica 0 as a copy on its device, for someone who reads it later.
+
+  Returns at once, and the tree may be donated afterwards: the host fetches the
+  copy while the devices go on.
+  """
+  return _copied(jax.tree.map(lambda x: x.addressable_shards[0].data, tree))
+
+
+def from_first(tree: Any) -> Any:
+  """Process 0's values on every process, bit for bit.
+
+  Args:
+    tree: numpy arrays of the same shapes and dtypes on all processes.
+  """
+  if jax.process_count() == 1:
+    return tree
+  leaves, structure = jax.tree.flatten(tree)
+  octets = [np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in leaves]
+  sizes = [x.size for x in octets]
+  missing = -sum(sizes) % 4
+  # As integers, in one array: a sum with zeros would lose the sign of -0.0,
+  # and a thousand leaves would be a thousand programs.
+  words = np.concatenate([*octets, np.zeros(missing, np.uint8)]).view(np.uint32)
+  sent = np.asarray(multihost_utils.broadcast_one_to_all(words)).view(np.uint8)
+  ends = np.cumsum(sizes)
+  parts = [
+    sent[end - size : end].view(x.dtype).reshape(x.shape)
+    for end, size, x in zip(ends, sizes, leaves, strict=True)
+  ]
+  return jax.tree.unflatten(structure, parts)
+
+
 def local_rows(array: jax.Array) -> np.ndarray:
   """What pmap left on this process's devices, [L, P, ...] -> [L * P, ...]."""
   shards = sorted(array.addressable_shards, key=lambda s: s.index[0].start or 0)
@@ -134,6 +147,40 @@ def mean(tree: Any) -> Any:
 def total(tree: Any) -> Any:
   """Sum over all devices; inside `pmap`."""
   return jax.lax.psum(tree, AXIS)
+
+
+def everywhere(flag: jax.Array) -> jax.Array:
+  """Whether a bool [] holds on all devices; inside `pmap`."""
+  return jax.lax.psum(1.0 - flag, AXIS) == 0
+
+
+def digest(tree: Any) -> jax.Array:
+  """uint32 [] that differs where any bit of the tree does, but for chance.
+
+  Of 32-bit leaves. Sums of integers do not depend on the order.
+  """
+  total = jax.numpy.uint32(0)
+  for number, x in enumerate(jax.tree.leaves(tree)):
+    bits = jax.lax.bitcast_convert_type(x, jax.numpy.uint32).reshape(-1)
+    odd = 2 * jax.numpy.arange(bits.size, dtype=jax.numpy.uint32) + 1
+    # Multiplied by an odd number, no bit of a word is lost.
+    total += jax.numpy.sum((bits ^ (bits >> 16)) * odd) * (2 * number + 1)
+  return total
+
+
+def is_replicated(tree: Any) -> bool:
+  """Whether all devices of all processes hold the same bits of a state.
+
+  Args:
+    tree: as of `replicate`; every process must ask.
+  """
+  return bool(first_replica(_agreement()(tree)))
+
+
+def _agree(tree: Any) -> jax.Array:
+  found = digest(tree)
+  largest, smallest = jax.lax.pmax(found, AXIS), jax.lax.pmin(found, AXIS)
+  return largest == smallest
 
 
 def image_keys(rng: jax.Array, step: jax.Array, per_device: int) -> jax.Array:

@@ -7,31 +7,14 @@ after an fsync: a reader sees the old or the new one, never half of one.
 
 import errno
 import fcntl
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import socket
 from types import TracebackType
 from typing import Any
 
-from byol_jax import errors, json_files
-
-PACKAGES = (
-  'byol_jax',
-  'jax',
-  'jaxlib',
-  'dm-haiku',
-  'optax',
-  'chex',
-  'numpy',
-  'ml_collections',
-  'orbax-checkpoint',
-  'tensorflow',
-  'tensorflow-cpu',
-  'tensorflow-datasets',
-)
+from byol_jax import errors, json_files, provenance
 
 
 class Workdir:
@@ -53,7 +36,7 @@ class Workdir:
 
   def write_versions(self) -> None:
     """Saves what the run uses now as versions.json."""
-    json_files.write(self.path / 'versions.json', versions())
+    json_files.write(self.path / 'versions.json', provenance.versions())
 
   def close(self) -> None:
     """Lets the next process in. More than one call is fine."""
@@ -125,18 +108,24 @@ def read_config(path: str | pathlib.Path) -> dict[str, Any]:
   return config
 
 
-def versions() -> dict[str, str]:
-  """Python, platform and the packages that are installed, with versions."""
-  found = {
-    'python': platform.python_version(),
-    'platform': platform.platform(),
-  }
-  for name in PACKAGES:
-    try:
-      found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return found
+def local(path: str | os.PathLike) -> pathlib.Path:
+  """A workdir's folder of this machine: itself or, for a URL, in the cache.
+
+  There lie the lock, the logs and a copy of config.json; what a run goes on
+  from is at the URL.
+  """
+  scheme, _, rest = str(path).rpartition('://')
+  if not scheme:
+    return pathlib.Path(path).expanduser()
+  cache = os.environ.get('BYOL_JAX_CACHE') or '~/.cache/byol_jax'
+  return pathlib.Path(cache).expanduser() / 'runs' / scheme / rest
+
+
+def checkpoints(path: str | os.PathLike, folder: str = '') -> str:
+  """Where a run's checkpoints are: `folder`, or below its workdir."""
+  if folder or '://' in str(path):
+    return folder or f'{path}/checkpoints'
+  return str(pathlib.Path(path).expanduser() / 'checkpoints')
 
 
 def compare_configs(
@@ -154,7 +143,7 @@ def compare_configs(
   Returns:
     'optimizer.momentum: saved 0.9, now 0.8', or None.
   """
-  before, now = _flatten(saved, free), _flatten(new, free)
+  before, now = provenance.flat(saved, free), provenance.flat(new, free)
   for key in before | now:
     if key not in now:
       return f'{key}: saved {before[key]!r}, now absent'
@@ -185,23 +174,6 @@ def _not_writable(folder: pathlib.Path, error: OSError) -> errors.DataError:
   return errors.DataError(
     f'workdir {folder}: expected a writable folder, found: {reason}'
   )
-
-
-def _flatten(config: dict[str, Any], free: set[str]) -> dict[str, Any]:
-  plain = json.loads(json.dumps(config))
-  flat: dict[str, Any] = {}
-
-  def visit(prefix: str, value: Any) -> None:
-    if isinstance(value, dict) and value:
-      for key, inner in value.items():
-        visit(f'{prefix}.{key}', inner)
-    else:
-      flat[prefix] = value
-
-  for key, value in plain.items():
-    if key not in free:
-      visit(key, value)
-  return flat
 
 
 def _same(left: Any, right: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -148,6 +149,13 @@ def warmup():
   return schedules.warmup_cosine(2.0, 2, 8), schedules.tau(0.9, 8, 'cosine')
 
 
+def free_port():
+  """A port of this machine that nobody listens at."""
+  with socket.socket() as listener:
+    listener.bind(('localhost', 0))
+    return listener.getsockname()[1]
+
+
 def start_python(*arguments, **environment):
   """Another interpreter that sees the project and no accelerator."""
   return subprocess.Popen(
@@ -161,10 +169,10 @@ def start_python(*arguments, **environment):
   )
 
 
-def finish(process):
+def finish(process, seconds=240):
   """Its output; fails with it if the process does."""
   try:
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=seconds)
   finally:
     process.kill()
   assert process.returncode == 0, output[-4000:]

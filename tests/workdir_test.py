@@ -181,3 +181,13 @@ def test_the_first_difference_is_named(new, text):
 def test_not_a_number_agrees_with_itself():
   same = {'a': float('nan'), 'b': [float('nan')]}
   assert workdir.compare_configs(same, same, set()) is None
+
+
+def test_of_a_bucket_the_lock_and_logs_are_on_this_machine(monkeypatch):
+  monkeypatch.setenv('BYOL_JAX_CACHE', '/cache')
+  local = workdir.local('gs://bucket/a/run')
+  assert local == pathlib.Path('/cache/runs/gs/bucket/a/run')
+  assert workdir.local('runs/a') == pathlib.Path('runs/a')
+  assert workdir.checkpoints('gs://b/run') == 'gs://b/run/checkpoints'
+  assert workdir.checkpoints('runs/a') == 'runs/a/checkpoints'
+  assert workdir.checkpoints('runs/a', 'gs://b/c') == 'gs://b/c'

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import tiny_run
 
-from byol_jax import parallel
+from byol_jax import hosts, parallel
 
 BATCH_SIZE = 8
 SIZE = 32
@@ -32,7 +32,7 @@ def leaves(tree):
 
 
 def main(out, distributed='none'):
-  parallel.start(distributed)
+  hosts.start(distributed, lambda: (None, {}))
   parallel.check_batch_size('batch_size', BATCH_SIZE)
   rate, tau = tiny_run.warmup()
   _, _, optimizer, update = tiny_run.make_experiment(

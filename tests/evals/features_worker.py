@@ -9,12 +9,12 @@ import fakes
 import jax
 import numpy as np
 
-from byol_jax import parallel
+from byol_jax import hosts
 from byol_jax.evals import features
 
 
 def main(out, distributed):
-  parallel.start(distributed)
+  hosts.start(distributed, lambda: (None, {}))
   images = np.random.default_rng(0).random((11, 16, 16, 3), np.float32)
   dataset = fakes.ImageSet(images[:, :1, :4], np.arange(11))
   process, local = jax.process_index(), jax.local_device_count()
