@@ -9,8 +9,10 @@ import argparse
 from collections.abc import Callable, Sequence
 import os
 import sys
+from typing import Any
 
 from byol_jax import arguments as parsing, console, errors, signals
+from byol_jax.tools import evaluate
 
 # Quiet before any import of TensorFlow or XLA.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
@@ -33,10 +35,7 @@ def pretrain(arguments: argparse.Namespace, overrides: list[str]) -> None:
   exit codes: 0 done, 2 configuration, 3 data or workdir, 4 diverged, 42
   stopped by a signal after saving (the same command resumes).
   """
-  from byol_jax import presets
-
-  config = presets.load(arguments.config, overrides)
-  say = begin(arguments)
+  config, say = begin(arguments, overrides)
   from byol_jax import api
 
   last = api.pretrain(config, arguments.workdir)
@@ -51,59 +50,32 @@ def pretrain(arguments: argparse.Namespace, overrides: list[str]) -> None:
     say(f'done before: step {last["step"]}; {arguments.workdir}')
 
 
-def begin(arguments: argparse.Namespace) -> Callable[[str], None]:
-  """Joins the other processes; what prints for all of them."""
+def begin(
+  arguments: argparse.Namespace, overrides: list[str]
+) -> tuple[Any, Callable[[str], None]]:
+  """The configuration, joined with the other processes; what prints for all."""
   import jax
 
-  from byol_jax import parallel
+  from byol_jax import hosts, presets, provenance
 
-  parallel.start(arguments.distributed)
-  return print if jax.process_index() == 0 else lambda text: None
-
-
-EVALUATIONS = {
-  'knn': """Nearest-neighbour accuracy of a frozen encoder.
-
-  Cosine similarity, weights exp(similarity / 0.1), k = 1, 20 and 200; the bank
-  is the training split, the queries the test split. --config.dataset takes
-  another set than the run's own; --config.weights is online, target, random
-  or random_calibrated.
-
-  example: python -m byol_jax knn --workdir=runs/demo
-  """,
-  'linear': """Linear accuracy of a frozen encoder (paper, appendix C.1).
-
-  SGD with Nesterov momentum; all learning rates are trained side by side in
-  one pass, the best on the held-out part of the training split is reported on
-  the test split. --config=evals/linear.py:cpu caches centre-crop features.
-
-  example: python -m byol_jax linear --workdir=runs/demo
-           --config=evals/linear.py:cpu
-  """,
-}
-
-
-def evaluate(name: str) -> Callable[[argparse.Namespace, list[str]], None]:
-  """The verb of an evaluation protocol in `evals/`."""
-
-  def verb(arguments: argparse.Namespace, overrides: list[str]) -> None:
-    from byol_jax import presets
-
+  def load() -> tuple[Any, dict[str, str]]:
+    if 'config' not in arguments:
+      refuse(overrides)
+      return None, provenance.facts({})
     config = presets.load(arguments.config, overrides)
-    say = begin(arguments)
-    from byol_jax import api, saved
+    return config, provenance.facts(config.to_dict())
 
-    run = saved.open_run(arguments.workdir)
-    encoder = saved.open_encoder(
-      run, config.weights, calibration_batches=config.calibration_batches
-    )
-    results = api.evaluate(name, config, run, encoder, note=say)
-    for key, value in results.items():
-      shown = f'{value:.4g}' if isinstance(value, float) else value
-      say(f'{key}: {shown}')
-
-  verb.__doc__ = EVALUATIONS[name]
-  return verb
+  config, described = hosts.start(
+    arguments.distributed,
+    load,
+    startup_seconds=arguments.startup_seconds,
+    heartbeat_seconds=arguments.heartbeat_seconds,
+  )
+  if jax.process_index() != 0:
+    return config, lambda text: None
+  if jax.process_count() > 1:
+    print(described, flush=True)
+  return config, print
 
 
 def embed(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -115,8 +87,7 @@ def embed(arguments: argparse.Namespace, overrides: list[str]) -> None:
   example: python -m byol_jax embed --workdir=runs/demo --images=~/Pictures
            --output=pictures.npz
   """
-  refuse(overrides)
-  say = begin(arguments)
+  _, say = begin(arguments, overrides)
   from byol_jax import api
 
   count = api.embed(
@@ -202,6 +173,23 @@ def bench_input(arguments: argparse.Namespace, overrides: list[str]) -> None:
   tool.run(arguments, overrides)
 
 
+def plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
+  """Compile the step of a run for a TPU slice, and say what it would take.
+
+  Needs no TPU but the package libtpu, and minutes. Prints memory by kind, the
+  largest batch, FLOPs, bytes, the shortest time of a step, images/s, hours,
+  input rates, collectives. --check only looks at configuration, topology and
+  training set, in seconds.
+
+  example: python -m byol_jax plan --config=pretrain:1000 --topology=v3-512
+
+  exit codes: 1 does not fit, 2 configuration or no libtpu, 3 data.
+  """
+  from byol_jax.tools import plan as tool
+
+  tool.run(arguments, overrides)
+
+
 def refuse(overrides: list[str]) -> None:
   """For verbs without a configuration."""
   if overrides:
@@ -210,27 +198,33 @@ def refuse(overrides: list[str]) -> None:
 
 VERBS = {
   'pretrain': pretrain,
-  'knn': evaluate('knn'),
-  'linear': evaluate('linear'),
+  **evaluate.verbs(begin),
   'embed': embed,
   'report': report,
   'conformance': conformance,
   'data prepare': data_prepare,
   'data check': data_check,
   'bench input': bench_input,
+  'plan': plan,
 }
+
+
+# The same command goes on, or starts again, from what is saved.
+RESUMABLE = {'pretrain', *evaluate.HELP, 'report'}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a verb; returns the exit code."""
   console.start()
   try:
-    with signals.unwinding():
-      argv = sys.argv[1:] if argv is None else argv
-      arguments, rest = parsing.parse(argv, VERBS)
+    argv = sys.argv[1:] if argv is None else argv
+    arguments, rest = parsing.parse(argv, VERBS)
+    with signals.unwinding(resumable=arguments.verb in RESUMABLE):
       arguments.run(arguments, rest)
   except errors.UserError as error:
     print(f'byol_jax: {error}', file=sys.stderr)
+    if not error.is_everywhere:
+      console.part(error.exit_code)
     return error.exit_code
   except KeyboardInterrupt:
     print('byol_jax: interrupted', file=sys.stderr)

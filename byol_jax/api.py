@@ -14,6 +14,7 @@ from byol_jax import (
   datasets,
   encode,
   errors,
+  hosts,
   json_files,
   presets,
   saved,
@@ -50,7 +51,9 @@ def pretrain(
     raise errors.ConfigError('overrides: expected a preset by name with them')
   config = datasets.placed(config)
   checks.check(config)  # before a whole set is read into a cache
-  dataset = datasets.image_set(config, 'train', held=True)
+  dataset = hosts.together(
+    'data', lambda: datasets.image_set(config, 'train', held=True)
+  )
   last = train.run(config, str(workdir), dataset)
   return last | {'unusable_images': dataset.num_failures}
 

@@ -18,9 +18,14 @@ CONFIG_HELP = (
 )
 
 DISTRIBUTED_HELP = (
-  "'none', 'auto' (Cloud TPU, GKE, SLURM) or HOST:PORT,PROCESSES,INDEX"
+  "'none'; 'gce' (Cloud TPU), 'gke', 'slurm', 'auto' for the one of them that"
+  ' is there; or HOST:PORT,PROCESSES,INDEX'
 )
+STARTUP_HELP = 'for all processes to report (default: 300)'
+HEARTBEAT_HELP = 'without a sign of life a process is dead (default: 100)'
 
+TOPOLOGY_HELP = 'a slice: v3-512 or v3:16x16, v4-512, v5e-256, v5p-8, v6e-256'
+JSON_HELP = 'the last line holds all of it as JSON'
 THREADS_HELP = 'default: one for each core'
 DATASET_HELP = 'a folder of images, a .tar of it, a TFDS directory or name'
 
@@ -39,6 +44,14 @@ GROUPS = {
   'data': 'Make a set of images ready for training, or check one.',
   'bench': 'Measure what this machine can do.',
 }
+
+
+def positive(text: str) -> int:
+  """A whole number from 1."""
+  value = int(text)
+  if value < 1:
+    raise ValueError
+  return value
 
 
 def parser(verbs: Verbs) -> argparse.ArgumentParser:
@@ -67,6 +80,12 @@ def parser(verbs: Verbs) -> argparse.ArgumentParser:
 
   def with_processes(verb: Parser) -> None:
     verb.add_argument('--distributed', default='none', help=DISTRIBUTED_HELP)
+    verb.add_argument(
+      '--startup_seconds', type=positive, default=300, help=STARTUP_HELP
+    )
+    verb.add_argument(
+      '--heartbeat_seconds', type=positive, default=100, help=HEARTBEAT_HELP
+    )
 
   verb = add('pretrain')
   verb.preset = 'pretrain'
@@ -99,7 +118,30 @@ def parser(verbs: Verbs) -> argparse.ArgumentParser:
   verb.add_argument(
     '--cores', type=int, default=0, help='so many alone, as JSON'
   )
+  add_plan(add('plan'))
   return top
+
+
+def add_plan(verb: 'Parser') -> None:
+  """The arguments of a plan."""
+  verb.preset = 'pretrain'
+  verb.add_argument('--config', required=True, help=CONFIG_HELP)
+  verb.add_argument('--topology', required=True, help=TOPOLOGY_HELP)
+  verb.add_argument('--json', action='store_true', help=JSON_HELP)
+  verb.add_argument(
+    '--check', action='store_true', help='without compiling, in seconds'
+  )
+  verb.add_argument(
+    '--once',
+    action='store_true',
+    help='no second compilation: no largest batch',
+  )
+  verb.add_argument(
+    '--share',
+    type=float,
+    default=0.5,
+    help='of the best speed, for a second estimate of the hours',
+  )
 
 
 def add_data(add: Callable[[str], 'Parser']) -> None:

@@ -15,6 +15,7 @@ import optax
 
 from byol_jax import (
   augment as augmentation,
+  guard,
   losses,
   metrics,
   monitor,
@@ -142,6 +143,9 @@ def make_update(
 ) -> Callable[[ByolState, Batch], tuple[ByolState, Scalars]]:
   """One step: gradient of the online network, then the moving average.
 
+  A step in which anything is not finite leaves the state as it was but for its
+  number, and says so by the scalar `skipped` (see `guard`).
+
   Args:
     loss_fn: from `make_loss`.
     optimizer: its updates are added to the online parameters.
@@ -163,13 +167,19 @@ def make_update(
     target_params = optax.incremental_update(
       online_params, state.target_params, step_size=1 - decay
     )
-    scalars |= {'tau': decay, 'learning_rate': learning_rate(state.step)}
-    return state._replace(
+    new = state._replace(
       step=state.step + 1,
       online_params=online_params,
       target_params=target_params,
       opt_state=opt_state,
       **states,
-    ), scalars
+    )
+    is_finite = guard.is_finite((grads, state.online_params), (states, scalars))
+    scalars |= {
+      'tau': decay,
+      'learning_rate': learning_rate(state.step),
+      guard.SKIPPED: 1.0 - is_finite,
+    }
+    return guard.take(is_finite, new, state), scalars
 
   return update

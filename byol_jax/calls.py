@@ -58,9 +58,19 @@ class Streamed:
     """The steps of each call."""
     return (range(step, step + 1) for step in steps)
 
-  def batches(self, batch_size: int, steps: range) -> Iterator[Any]:
-    """What each call takes, on the host, [local devices, ...]."""
-    return self._dataset.view_batches(batch_size, steps.start, len(steps))
+  def batches(
+    self, batch_size: int, steps: range, offset: int = 0
+  ) -> Iterator[Any]:
+    """What each call takes, on the host, [local devices, ...].
+
+    Args:
+      batch_size: of all devices.
+      steps: of the run.
+      offset: step N takes the images of N + offset: a run that was rolled
+        back does not meet the same ones again.
+    """
+    first = steps.start + offset
+    return self._dataset.view_batches(batch_size, first, len(steps))
 
   def compile(self, update: Callable) -> Callable:
     """(state, batch) -> (state, scalars [L]); the state is donated."""
@@ -96,9 +106,12 @@ class Resident:
       yield range(start, stop)
       start = stop
 
-  def batches(self, batch_size: int, steps: range) -> Iterator[Any]:
-    """What each call takes, on the host, [local devices, ...]."""
-    plans = self._dataset.plans(batch_size, steps.start, len(steps))
+  def batches(
+    self, batch_size: int, steps: range, offset: int = 0
+  ) -> Iterator[Any]:
+    """As `Streamed.batches`."""
+    first = steps.start + offset
+    plans = self._dataset.plans(batch_size, first, len(steps))
     for span in self.spans(steps):
       yield stacked(itertools.islice(plans, len(span)), self._most)
 

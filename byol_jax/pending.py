@@ -1,15 +1,23 @@
-"""Scalars that are still on a device: fetched seldom, checked all.
+"""Scalars that are still on a device: fetched seldom, looked at all.
 
 Fetching after every step would make the host wait for it; fetching only the
-last one would miss a loss that was not a number.
+last one would miss a step that was skipped.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from byol_jax import errors, parallel
+from byol_jax import guard, parallel
+
+
+class Taken(NamedTuple):
+  """What the steps since the last log line said."""
+
+  scalars: dict[str, float]
+  skipped: list[int]  # steps without effect, counted from 0
+  steps: range
 
 
 class Pending:
@@ -39,25 +47,29 @@ class Pending:
     if len(self.scalars) > self.IN_FLIGHT:
       jax.block_until_ready(self.scalars[-1 - self.IN_FLIGHT])
 
-  def take(self) -> dict[str, float]:
-    """Means over the steps since the last call (last value of schedules).
+  def take(self) -> Taken:
+    """Means over the steps that had an effect (last value of schedules).
 
-    Raises:
-      DivergedError: a loss was not finite; names the step, counted from 0.
+    `skipped` is there, as their number, where steps had none.
     """
     found = parallel.first_replica(self.scalars)
-    steps = {
+    values = {
       key: np.concatenate(
         [np.ravel(s[key])[:n] for s, n in zip(found, self.counts)]
       )
       for key in found[0]
     }
-    for offset in np.flatnonzero(~np.isfinite(steps['loss'])):
-      raise errors.DivergedError(
-        f'loss is {steps["loss"][offset]} at step {self.first_step + offset}'
-      )
-    self.first_step += len(self)
+    is_skipped = values.pop(guard.SKIPPED) > 0
+    scalars = {
+      key: float(np.mean(each[~is_skipped]))
+      for key, each in values.items()
+      if not is_skipped.all()
+    }
+    for key in ('tau', 'learning_rate'):
+      scalars[key] = float(values[key][-1])
+    if is_skipped.any():
+      scalars[guard.SKIPPED] = float(is_skipped.sum())
+    steps = range(self.first_step, self.first_step + len(self))
+    self.first_step = steps.stop
     self.scalars, self.counts = [], []
-    means = {key: float(np.mean(values)) for key, values in steps.items()}
-    last = {key: float(steps[key][-1]) for key in ('tau', 'learning_rate')}
-    return means | last
+    return Taken(scalars, [steps[i] for i in np.flatnonzero(is_skipped)], steps)

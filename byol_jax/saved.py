@@ -26,13 +26,22 @@ def read_config(workdir: str | Path) -> config_dict.ConfigDict:
   Raises:
     DataError: there is none.
   """
-  saved = workdirs.read_config(workdir)
+  try:
+    saved = workdirs.read_config(workdirs.local(workdir))
+  except errors.DataError:
+    # A bucket, or a copy of one: its checkpoints know.
+    record = checkpoint.record(workdirs.checkpoints(workdir)) or {}
+    if 'config' not in record:
+      raise
+    saved = record['config']
   if 'training_set' not in saved:
     raise errors.DataError(f'{workdir} holds no pretraining run of byol_jax')
   config = config_dict.ConfigDict(saved, convert_dict=True)
   # A run of an earlier version lacks what these sections have gained since.
   now = presets.load('pretrain')
-  for section in ('data', 'input'):
+  for section in ('data', 'input', 'checkpoint', 'faults'):
+    if section not in config:
+      config[section] = config_dict.ConfigDict()
     for key, value in now[section].items():
       if key not in config[section]:
         config[section][key] = value
@@ -43,7 +52,8 @@ def read_config(workdir: str | Path) -> config_dict.ConfigDict:
 class Run(NamedTuple):
   """A pretraining run on disk, its functions built."""
 
-  path: Path
+  path: Path  # of this machine
+  checkpoints: str  # where they are, a path or a URL
   config: config_dict.ConfigDict
   experiment: experiments.Experiment
 
@@ -60,7 +70,8 @@ def open_run(workdir: str | Path) -> Run:
   experiment = experiments.build(
     config, config.training_set.num_examples, config.training_set.num_classes
   )
-  return Run(Path(workdir).expanduser(), config, experiment)
+  place = workdirs.checkpoints(workdir, config.checkpoint.folder)
+  return Run(workdirs.local(workdir), place, config, experiment)
 
 
 def open_encoder(
@@ -84,10 +95,10 @@ def open_encoder(
       f'weights: expected one of {list(WEIGHTS)}, found {weights!r}'
     )
   if weights in ('online', 'target'):
-    folder = run.path / 'checkpoints'
+    folder = run.checkpoints
     if checkpoint.latest_step(folder) is None:
       raise errors.DataError(
-        f'{run.path} has no checkpoint yet: its pretraining has not saved;'
+        f'{folder} has no checkpoint yet: its pretraining has not saved;'
         ' wait for it or start it again'
       )
     arrays, _ = checkpoint.read(folder)

@@ -1,28 +1,29 @@
-"""The pretraining run: build everything once, then the loop.
+"""The pretraining run: everything that happens before and between its loops.
 
 Batches come from a data set that the entry passes in; results leave as
-scalars and checkpoints.
+scalars and checkpoints. Files are process 0's alone.
 """
 
 import contextlib
-import pathlib
 import time
 from typing import Any, Protocol
 
 import jax
 from ml_collections import config_dict
-import numpy as np
 
 from byol_jax import (
-  byol,
   calls,
   checkpoint,
   errors,
   experiment as experiments,
-  logs,
+  hosts,
+  loop,
   parallel,
-  pending,
+  patience as patiences,
+  provenance,
+  resume,
   signals,
+  watchdog,
   workdir as workdirs,
 )
 
@@ -31,6 +32,7 @@ FREE = {
   'data_dir',
   'input',
   'checkpoint',
+  'faults',
   'log',
   'preset',
   'preset_epochs',
@@ -57,7 +59,7 @@ def run(
 
   Args:
     config: as in `configs/pretrain.py`.
-    path: the workdir; made if it is missing.
+    path: the workdir, made if it is missing; or a URL (gs://BUCKET/RUN).
     dataset: the training set.
 
   Returns:
@@ -66,33 +68,119 @@ def run(
   Raises:
     ConfigError: a value cannot be used.
     DataError: the workdir is in use, not writable, or holds another run; or
-      too many images cannot be used.
-    DivergedError: a loss was not finite; the last checkpoint stays.
+      too many images cannot be used, or none comes any more.
+    DivergedError: step after step was not finite; the last checkpoint stays.
     Preempted: Ctrl-C or SIGTERM; the state is saved.
   """
   parallel.check_batch_size('batch_size', config.batch_size)
+  hosts.agree(
+    'training set',
+    {f'training_set.{name}': repr(getattr(dataset, name)) for name in FACTS},
+  )
   experiment = experiments.build(
     config, dataset.num_examples, dataset.num_classes
   )
   steps = calls.of(config, dataset)
+  began = time.monotonic()
   with contextlib.ExitStack() as stack:
-    if jax.process_index() == 0:
-      folder = stack.enter_context(workdirs.open_workdir(path))
-      claim(folder, config, dataset)
-    checkpoints = pathlib.Path(path).expanduser() / 'checkpoints'
-    saved = stack.enter_context(
-      contextlib.closing(
-        checkpoint.Checkpoints(checkpoints, keep=config.checkpoint.keep)
+    stop = stack.enter_context(signals.StopRequest())
+    saved = hosts.together(
+      'workdir', lambda: opened(stack, config, path, dataset)
+    )
+    parts = loop.Parts(
+      config=config,
+      path=workdirs.local(path),
+      update=steps.compile(experiment.update),
+      steps=steps,
+      saved=saved,
+      stop=stop,
+      patience=patiences.Patience(
+        config.faults.max_skips, config.faults.max_rollbacks
+      ),
+      dog=stack.enter_context(
+        contextlib.closing(
+          # A little more than images are waited for, which says more.
+          watchdog.Watchdog(1.1 * config.faults.stall_seconds)
+        )
+      ),
+    )
+    scalars = attempts(parts, experiment)
+  seconds = time.monotonic() - began
+  return scalars | {'step': experiment.num_steps, 'seconds': seconds}
+
+
+def attempts(
+  parts: loop.Parts, experiment: experiments.Experiment
+) -> dict[str, float]:
+  """The loop, and again from the last checkpoint when it rolls back."""
+  start = resume.restored(parts.saved, experiment, 'start')
+  notes = list(experiment.derived)
+  if start.is_resumed:
+    notes.append(f'resumed after step {start.step} of {experiment.num_steps}')
+  parts.stop.starts_from(start.step if start.is_resumed else None)
+  for number in range(1, parts.config.faults.max_rollbacks + 2):
+    try:
+      return loop.run(parts, experiment.num_steps, start, notes)
+    except patiences.RolledBack as error:
+      start = resume.back(parts.saved, experiment, start, error.step, number)
+      notes = [
+        f'warning: {error}; back to step {start.step}, with the images of step'
+        f' {start.step + start.offset} on'
+      ]
+    except errors.DivergedError as error:
+      raise hosts.everywhere(
+        errors.DivergedError(f'{error}; {resume.stays(parts.saved)}')
+      ) from None
+  raise AssertionError('patience is shorter than this')
+
+
+def opened(
+  stack: contextlib.ExitStack,
+  config: config_dict.ConfigDict,
+  path: str,
+  dataset: ImageSet,
+) -> checkpoint.Checkpoints | None:
+  """Process 0's hold on the workdir, until `stack` ends; None for the others.
+
+  Raises:
+    DataError: see `run`.
+  """
+  if jax.process_index() != 0:
+    return None
+  folder = stack.enter_context(workdirs.open_workdir(workdirs.local(path)))
+  place = workdirs.checkpoints(path, config.checkpoint.folder)
+  record = claim(folder, place, config, dataset)
+  return stack.enter_context(
+    contextlib.closing(
+      checkpoint.Checkpoints(
+        place,
+        keep=config.checkpoint.keep,
+        record={
+          'config': record,
+          'config_sha256': provenance.config_digest(record),
+          'versions': provenance.versions(),
+        },
       )
     )
-    stop = stack.enter_context(signals.StopRequest())
-    return loop(config, experiment, path, saved, steps, stop)
+  )
 
 
 def claim(
-  folder: workdirs.Workdir, config: config_dict.ConfigDict, dataset: ImageSet
-) -> None:
+  folder: workdirs.Workdir,
+  place: str,
+  config: config_dict.ConfigDict,
+  dataset: ImageSet,
+) -> dict[str, Any]:
   """Writes what this run is into its workdir, or refuses another one's.
+
+  Args:
+    folder: of this machine.
+    place: of the checkpoints.
+    config: of this start.
+    dataset: of this start.
+
+  Returns:
+    What was written as its configuration.
 
   Raises:
     DataError: the workdir holds a run that differs; names the first key.
@@ -100,12 +188,15 @@ def claim(
   facts = {name: getattr(dataset, name) for name in FACTS}
   record = config.to_dict() | {'training_set': facts}
   saved = folder.config()
-  step = checkpoint.latest_step(folder.path / 'checkpoints')
-  if saved is None and step is not None:
-    raise errors.DataError(
-      f'{folder.path} holds checkpoint {step} but no config.json, so nobody'
-      ' knows of which run; restore that file or give another --workdir'
-    )
+  if saved is None:
+    # The disk of a new host is empty, the bucket is not.
+    found_record = checkpoint.record(place)
+    saved = found_record and found_record.get('config')
+    if found_record is not None and saved is None:
+      raise errors.DataError(
+        f'{place} holds checkpoints but {folder.path} no config.json, so'
+        ' nobody knows of which run; restore that file or give another folder'
+      )
   if saved is not None:
     found = workdirs.compare_configs(saved, record, free=FREE)
     if found is not None:
@@ -115,109 +206,4 @@ def claim(
       )
   folder.write_config(record)
   folder.write_versions()
-
-
-def loop(
-  config: config_dict.ConfigDict,
-  experiment: experiments.Experiment,
-  path: str,
-  saved: checkpoint.Checkpoints,
-  steps: calls.Streamed | calls.Resident,
-  stop: signals.StopRequest,
-) -> dict[str, float]:
-  """Calls of steps, from the last saved one to the end."""
-  state = experiment.init()
-  resumed = saved.resume(state)
-  first, last = 0, experiment.num_steps
-  if resumed is not None:
-    first, state = resumed
-  update = steps.compile(experiment.update)
-  state = parallel.replicate(state)
-  log = logs.Logs(
-    pathlib.Path(path).expanduser(),
-    last,
-    start_step=first,
-    tensorboard=config.log.tensorboard,
-    silent=jax.process_index() != 0,
-  )
-  for line in experiment.derived:
-    log.note(line)
-  if resumed is not None:
-    log.note(f'resumed after step {first} of {last}')
-  recent, meter = pending.Pending(first), logs.Meter()
-  todo = range(first, last)
-  batches = parallel.prefetch(steps.batches(config.batch_size, todo))
-  scalars: dict[str, float] = {}
-  began = saved_at = time.monotonic()
-  with contextlib.closing(log):
-    for span, batch in zip(
-      steps.spans(todo), meter.iterate(batches), strict=True
-    ):
-      state, found = update(state, batch)
-      recent.add(found, len(span))
-      step = span.stop
-      log.tick(step)
-      # Asked once: a signal may come at any moment of this call.
-      stopping = stop.signal if step < last else None
-      saving = (
-        step == last
-        or stopping is not None
-        or due(config.checkpoint, step, time.monotonic() - saved_at)
-      )
-      if saving or step % config.log.every_steps == 0:
-        images = config.batch_size * len(recent)
-        scalars = take(recent, saved)
-        log.write(step, scalars | meter.read(images))
-      if saving:
-        save(saved, step, parallel.first_replica(state))
-        saved_at = time.monotonic()
-        meter.restart()
-      if stopping is not None:
-        raise errors.Preempted(
-          f'{stopping}: saved step {step} of {last} in {path}; the same'
-          ' command resumes'
-        )
-  return scalars | {'step': last, 'seconds': time.monotonic() - began}
-
-
-def due(section: Any, step: int, seconds: float) -> bool:
-  """Whether it is time to save. Minutes count on a single process only.
-
-  Clocks of several processes differ, and all must save the same step.
-  """
-  by_step = section.every_steps > 0 and step % section.every_steps == 0
-  single = jax.process_count() == 1 and section.every_minutes > 0
-  return by_step or (single and seconds > 60 * section.every_minutes)
-
-
-def take(
-  recent: pending.Pending, saved: checkpoint.Checkpoints
-) -> dict[str, float]:
-  """Like `Pending.take`; a divergence names the checkpoint that stays."""
-  try:
-    return recent.take()
-  except errors.DivergedError as error:
-    raise errors.DivergedError(f'{error}; {stays(saved)}') from None
-
-
-def save(
-  saved: checkpoint.Checkpoints, step: int, state: byol.ByolState
-) -> None:
-  """Saves a state whose every number is finite.
-
-  Raises:
-    DivergedError: the loss still was finite, the step after it is not.
-  """
-  finite = jax.tree.map(lambda x: bool(np.all(np.isfinite(x))), state)
-  if not all(jax.tree.leaves(finite)):
-    raise errors.DivergedError(
-      f'parameters are not finite after step {step - 1}; {stays(saved)}'
-    )
-  saved.save(step, state, {'step': step})
-
-
-def stays(saved: checkpoint.Checkpoints) -> str:
-  """What a diverged run leaves, and what to try."""
-  step = saved.latest()
-  left = 'no checkpoint yet' if step is None else f'checkpoint {step} stays'
-  return f'{left}; lower schedule.base_rate or lengthen schedule.warmup_epochs'
+  return record

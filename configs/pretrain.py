@@ -137,7 +137,20 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
         # Last bits hang on it.
         'steps_per_call': 0,
       },
-      'checkpoint': {'every_steps': 1000, 'every_minutes': 10.0, 'keep': 3},
+      'checkpoint': {
+        'every_steps': 1000,
+        'every_minutes': 10.0,
+        'keep': 3,
+        # Elsewhere than in the workdir: a folder, or gs://BUCKET/RUN.
+        'folder': '',
+      },
+      'faults': {
+        # Steps in a row that may come out not finite, each without effect;
+        # then back to the last checkpoint, at most so often, with new images.
+        'max_skips': 10,
+        'max_rollbacks': 2,
+        'stall_seconds': 600.0,  # without a step the run ends; 0: never
+      },
       'log': {'every_steps': 50, 'tensorboard': True},
     }
   )

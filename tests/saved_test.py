@@ -1,6 +1,12 @@
+"""A run on disk, of any version, whole or in part."""
+
+import contextlib
 import json
 
-from byol_jax import saved
+import numpy as np
+import pytest
+
+from byol_jax import checkpoint, errors, saved
 
 
 def test_a_run_of_an_earlier_version_gets_the_keys_it_lacks(tmp_path):
@@ -15,3 +21,19 @@ def test_a_run_of_an_earlier_version_gets_the_keys_it_lacks(tmp_path):
   assert found.data.holdout == 'official' and found.input.threads == 3
   assert found.data.resident is False and found.data.decoding == 'once'
   assert found.input.cache == 'none'
+
+
+def test_a_copy_of_the_checkpoints_alone_says_what_the_run_is(tmp_path):
+  """As it comes from a bucket, where no config.json lies."""
+  config = {'training_set': {'num_examples': 5}, 'data': {}, 'input': {}}
+  record = {'config': config}
+  with contextlib.closing(
+    checkpoint.Checkpoints(tmp_path / 'checkpoints', keep=1, record=record)
+  ) as saving:
+    saving.save(3, {'x': np.ones(2)}, {})
+  assert saved.read_config(tmp_path).training_set.num_examples == 5
+
+
+def test_a_folder_without_config_and_checkpoints_is_no_run(tmp_path):
+  with pytest.raises(errors.DataError, match='holds no byol_jax run'):
+    saved.read_config(tmp_path)

@@ -22,6 +22,14 @@ SMALL = {
 }
 
 
+# Compiling the colour operations is most of a start of such a run.
+FLIP_ONLY = {
+  f'augment.{view}.{operation}.probability': 0.0
+  for view in ('view1', 'view2')
+  for operation in ('jitter', 'grayscale', 'blur', 'solarize')
+}
+
+
 def tiny(**overrides):
   """The demo's configuration, made small; '__' stands for a dot."""
   changes = {key.replace('__', '.'): v for key, v in overrides.items()}
@@ -34,10 +42,10 @@ class ArraySet:
   num_examples = 32
   fingerprint = hashlib.sha256(b'arrays').hexdigest()
 
-  def __init__(self, num_classes=4, size=16, poison_step=None):
+  def __init__(self, num_classes=4, size=16, poison=()):
     self.num_classes = num_classes
     self.size = size
-    self.poison_step = poison_step
+    self.poison = poison  # steps
     self.asked = []  # the steps of which a batch was made
 
   def view_batches(self, batch_size, start_step, num_steps):
@@ -53,7 +61,7 @@ class ArraySet:
         batch['labels'] = generator.integers(
           0, self.num_classes, shape[:2]
         ).astype(np.int32)
-      if step == self.poison_step:
+      if step in self.poison:
         # Pixels are clipped, so they cannot: no such class, no number.
         batch['labels'][0, 0] = 10**6
       yield batch

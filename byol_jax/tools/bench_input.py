@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from byol_jax import checks, errors, presets, workdir
+from byol_jax import checks, errors, presets, provenance
 from byol_jax.tools import bench_rows
 
 PAPER_RATE = 44_485  # images/s: 1000 epochs of ImageNet in 8 hours (spec 7)
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     'config': arguments.config,
     'overrides': overrides,
     'machine': machine(),
-    'versions': workdir.versions(),
+    'versions': provenance.versions(),
     'results': results,
     'verdict': verdict(results),
   }
