@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKDIR ?= runs/demo
 SEED ?= 4
 
-.PHONY: demo test lint types clean
+.PHONY: demo test test-libtpu test-jobs soak lint types clean
 
 demo: .venv/runtime
 	$(BIN)/python -m byol_jax pretrain --config=shapes \
@@ -14,6 +14,21 @@ demo: .venv/runtime
 
 test: .venv/development lint types
 	$(BIN)/python -m pytest -q -n 2
+
+# Compiles for TPUs that are not there: minutes, and 1 GB to download.
+test-libtpu: .venv/libtpu
+	PYTHONPATH=.venv/libtpu $(BIN)/python -m pytest -q -m libtpu
+
+# Jobs of several processes, one job at a time: minutes.
+test-jobs: .venv/development
+	$(BIN)/python -m pytest -q -m jobs
+
+# Two hundred random kills, stops and damages of one run; minutes.
+soak: .venv/development
+	rm -rf runs/soak
+	PYTHONPATH=. JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
+	  JAX_COMPILATION_CACHE_DIR=.pytest_cache/xla \
+	  $(BIN)/python tests/soak.py runs/soak --events=200
 
 lint: .venv/development
 	$(BIN)/ruff check .
@@ -32,4 +47,10 @@ clean:
 
 .venv/development: requirements-dev.txt .venv/runtime
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+# The compiler for TPUs, in a folder of its own: no run is to find it.
+.venv/libtpu: requirements-plan.txt .venv/development
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps \
+	  --upgrade --target $@ -r requirements-plan.txt
 	touch $@

@@ -27,9 +27,16 @@ LAYER_0 = [
   'evals.boxes',
 ]
 HOST = [
-  *('parallel', 'checkpoint', 'logs', 'workdir'),
+  *('parallel', 'hosts', 'checkpoint', 'logs', 'workdir', 'watchdog'),
   # Parts of them: named arrays, scalars on disk, Ctrl-C.
   *(
+    'roll_call',
+    'provenance',
+    'background',
+    'checkpoint_manifest',
+    'checkpoint_places',
+    'checkpoint_reading',
+    'checkpoint_saving',
     'trees',
     'scalar_files',
     'json_files',
@@ -42,6 +49,10 @@ HOST = [
 CONFIGURATION = ['presets', 'overrides', 'arguments', 'console']
 RUNS = [
   'train',
+  'loop',
+  'resume',
+  'patience',
+  'arriving',
   'calls',
   'pending',
   'experiment',
@@ -50,7 +61,7 @@ RUNS = [
   'evals.*',
   'convert.*',
 ]
-LAYERS_0_TO_2 = [*LAYER_0, 'networks', 'byol', 'supervised']
+LAYERS_0_TO_2 = [*LAYER_0, 'guard', 'networks', 'byol', 'supervised']
 
 
 def same(names, allowed):
@@ -64,12 +75,20 @@ MAY_IMPORT = {
   **same(['api', 'datasets', 'saved'], ['*']),
   **same(LAYER_0, LAYER_0),
   'networks': LAYER_0,
-  'byol': [*LAYER_0, 'networks', 'parallel'],
+  'byol': [*LAYER_0, 'networks', 'parallel', 'guard'],
   'supervised': [*LAYER_0, 'networks', 'parallel'],
+  'guard': ['parallel'],
   **same(
     HOST,
     [
       'errors',
+      'roll_call',
+      'provenance',
+      'background',
+      'checkpoint_manifest',
+      'checkpoint_places',
+      'checkpoint_reading',
+      'checkpoint_saving',
       'trees',
       'scalar_files',
       'json_files',
@@ -78,6 +97,8 @@ MAY_IMPORT = {
     ],
   ),
   **same(CONFIGURATION, ['errors', *CONFIGURATION]),
+  # Facts, for laptops too: no JAX, no configuration.
+  'topologies': ['errors'],
   # Without TensorFlow: they resize by the same law as the encoder.
   'data.manifest': ['errors', 'json_files', 'data.*'],
   # One resize for all that is done on the host.
@@ -92,6 +113,8 @@ TFDS = [*TENSORFLOW, 'data.sources', 'data.records', 'data.prepare']
 OTHER_MEANINGS = {
   ('data.assemble', 1000): 'a per mille',
   ('tools.data_check', 1000): 'bytes of a kB',
+  ('tools.plan_report', 1000): 'milliseconds of a second',
+  ('topologies', 224): 'virtual CPUs of a host',
   ('data.shapes', 1000): 'images of its own test split',
   ('data.preprocess', 224): "256 : 224, the ratio of the paper's crop",
   ('resize', 224): "256 : 224, the ratio of the paper's crop",

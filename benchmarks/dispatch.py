@@ -1,0 +1,123 @@
+"""Host time of one step call with the tree of the real ResNet-50 state.
+
+python benchmarks/dispatch.py [--output=FILE.json] [--rounds=5]
+
+A call of a compiled step costs the host time for each leaf of the state, and
+more in a job of several processes, where every leaf is converted on the way in
+and out. This measures that alone: the state of `pretrain:1000`, leaf by leaf,
+each cut to its first numbers, a body that only adds, the state donated; one
+process with eight CPU devices, two with four each, in turns. The time is until
+the call returns, not until it is computed.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import socket
+import statistics
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CALLS = 60
+
+
+def measure(distributed):
+  """Prints the median milliseconds of a call and the number of leaves."""
+  import jax
+  import numpy as np
+
+  from byol_jax import experiment, hosts, parallel, presets
+
+  hosts.start(distributed, lambda: (None, {}))
+  config = presets.load('pretrain:1000')
+  shapes = jax.eval_shape(experiment.build(config, 10**6, 1000).start)
+  state = jax.tree.map(
+    lambda x: np.zeros([min(n, 2) for n in x.shape], x.dtype), shapes
+  )
+  state = parallel.replicate(state)
+  batch = parallel.shard(
+    {'x': np.ones((jax.local_device_count(), 4), np.float32)}
+  )
+  update = parallel.pmap(
+    lambda s, b: (
+      jax.tree.map(lambda x: x + 1, s),
+      {'loss': parallel.mean(b['x'].sum())},
+    ),
+    donate_argnums=(0,),
+  )
+  times = []
+  for number in range(CALLS + 5):
+    began = time.perf_counter()
+    state, scalars = update(state, batch)
+    elapsed = time.perf_counter() - began
+    jax.block_until_ready(scalars)
+    if number >= 5:
+      times.append(1e3 * elapsed)
+  if jax.process_index() == 0:
+    leaves = len(jax.tree.leaves(state))
+    print(json.dumps({'ms': statistics.median(times), 'leaves': leaves}))
+
+
+def job(processes, devices):
+  """What process 0 of a job says."""
+  with socket.socket() as listener:
+    listener.bind(('localhost', 0))
+    port = listener.getsockname()[1]
+  started = [
+    subprocess.Popen(
+      [
+        *(sys.executable, __file__, '--measure'),
+        f'localhost:{port},{processes},{i}' if processes > 1 else 'none',
+      ],
+      env=os.environ
+      | {
+        'JAX_PLATFORMS': 'cpu',
+        'JAX_NUM_CPU_DEVICES': str(devices),
+        'PYTHONPATH': str(ROOT),
+      },
+      stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL,
+      text=True,
+    )
+    for i in range(processes)
+  ]
+  outputs = [process.communicate(timeout=600)[0] for process in started]
+  return json.loads(outputs[0].strip().splitlines()[-1])
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--output', type=pathlib.Path)
+  parser.add_argument('--rounds', type=int, default=5)
+  parser.add_argument('--measure', help=argparse.SUPPRESS)
+  arguments = parser.parse_args()
+  if arguments.measure:
+    measure(arguments.measure)
+    return
+  rounds = [(job(1, 8), job(2, 4)) for _ in range(arguments.rounds)]
+  one = statistics.median(first['ms'] for first, _ in rounds)
+  two = statistics.median(second['ms'] for _, second in rounds)
+  sys.path.insert(0, str(ROOT))
+  from byol_jax import provenance
+
+  result = {
+    'what': 'host milliseconds of a step call, median of medians',
+    'leaves': rounds[0][0]['leaves'],
+    'one_process_of_8_devices': one,
+    'two_processes_of_4_devices': two,
+    'ratio': two / one,
+    'rounds': [[first['ms'], second['ms']] for first, second in rounds],
+    'cores': os.cpu_count(),
+    'versions': provenance.versions(),
+  }
+  text = json.dumps(result, indent=2)
+  print(text)
+  if arguments.output:
+    arguments.output.write_text(text + '\n')
+
+
+if __name__ == '__main__':
+  main()

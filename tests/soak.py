@@ -1,0 +1,182 @@
+"""A run that is killed, stopped and damaged at random, against one that is not.
+
+PYTHONPATH=. python tests/soak.py FOLDER [--events=200] [--seed=0]
+
+Each event starts the run and, at a random batch and moment, kills it (-9) or
+sends SIGTERM; after some of them a file of the newest checkpoint is damaged.
+Then the run is left to its end: its last state must be that of a run without
+any of this, bit for bit. Exit code 1 if it is not.
+
+Every run is a fork of one process that has imported all it needs but not
+touched a device, which saves seconds each time.
+"""
+
+import argparse
+import collections
+import os
+import pathlib
+import random
+import signal
+import threading
+import time
+
+from byol_jax import checkpoint, errors, train
+from tests.tiny_config import FLIP_ONLY, ArraySet, tiny
+
+STEPS = 120  # 30 epochs of 32 images in batches of 8
+EVERY = 6  # steps, between checkpoints
+KINDS = ('kill', 'kill', 'term', 'damage')
+
+
+class Struck(ArraySet):
+  """At a batch, after a delay, a signal."""
+
+  def __init__(self, number, batch, delay):
+    super().__init__()
+    self.number, self.batch, self.delay = number, batch, delay
+
+  def view_batches(self, batch_size, start_step, num_steps):
+    batches = super().view_batches(batch_size, start_step, num_steps)
+    for count, batch in enumerate(batches):
+      if count == self.batch:
+        # A little later: what the run does then may be a save.
+        threading.Timer(self.delay, os.kill, (os.getpid(), self.number)).start()
+      yield batch
+
+
+def start(path, dataset):
+  """A run in a process of its own; its exit code, or minus the signal."""
+  child = os.fork()
+  if child == 0:
+    code = 1
+    try:
+      with open(f'{path}.log', 'a') as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+      train.run(config(), str(path), dataset)
+      code = 0
+    except errors.UserError as error:
+      print(error, flush=True)
+      code = error.exit_code
+    finally:
+      os._exit(code)
+  _, status = os.waitpid(child, 0)
+  return os.waitstatus_to_exitcode(status)
+
+
+def config():
+  """120 steps, saved often."""
+  return tiny(
+    **{key.replace('.', '__'): x for key, x in FLIP_ONLY.items()},
+    epochs=30.0,
+    checkpoint__every_steps=EVERY,
+    checkpoint__every_minutes=0.0,
+    log__every_steps=40,
+  )
+
+
+def damage(folder, generator):
+  """Spoils one file of the newest checkpoint, if an older one is left.
+
+  Returns:
+    The step that is left to go on from; None where nothing was done.
+  """
+  steps = sorted(int(p.name) for p in folder.glob('[0-9]*') if p.name.isdigit())
+  if len(steps) < 2:
+    return None
+  files = [p for p in (folder / str(steps[-1])).rglob('*') if p.is_file()]
+  path = generator.choice(sorted(files))
+  data = bytearray(path.read_bytes())
+  how = generator.choice(('flip', 'zero', 'cut', 'remove'))
+  if how == 'remove' or not data:
+    path.unlink()
+    return steps[-2]
+  place = generator.randrange(len(data))
+  if how == 'flip':
+    data[place] ^= 1 << generator.randrange(8)
+  elif how == 'zero':
+    page = data[place : place + 4096]
+    if not any(page):
+      data[place] ^= 1
+    data[place : place + 4096] = bytes(len(page)) if any(page) else page
+  else:
+    del data[place:]
+  path.write_bytes(data)
+  return steps[-2]
+
+
+def strike(path, generator, counts, sound):
+  """One event; the exit code must be one that the contract knows.
+
+  Args:
+    path: the workdir.
+    generator: of all that is random.
+    counts: events so far, by kind; this one is added.
+    sound: the newest step that is not damaged, which must not be lost.
+
+  Returns:
+    The newest such step now.
+  """
+  kind = generator.choice(KINDS)
+  number = signal.SIGTERM if kind == 'term' else signal.SIGKILL
+  batch, delay = generator.randrange(0, 14), generator.uniform(0, 0.06)
+  code = start(path, Struck(number, batch, delay))
+  expected = {'term': (42, 0)}.get(kind, (-signal.SIGKILL, 0))
+  if code not in expected:
+    raise SystemExit(f'{kind}: exit code {code}, expected one of {expected}')
+  after = checkpoint.latest_step(path / 'checkpoints') or 0
+  if after < sound:
+    raise SystemExit(f'{kind}: step {sound} was there, {after} is left')
+  left = damage(path / 'checkpoints', generator) if kind == 'damage' else None
+  counts['kill' if kind == 'damage' and left is None else kind] += 1
+  return after if left is None else left
+
+
+def same(left, right):
+  """Whether two runs ended in the same bits."""
+  left = checkpoint.read(left / 'checkpoints', STEPS)[0]
+  right = checkpoint.read(right / 'checkpoints', STEPS)[0]
+  return left.keys() == right.keys() and all(
+    x.tobytes() == right[name].tobytes() for name, x in left.items()
+  )
+
+
+def run(folder, events, seed):
+  """Strikes runs until there were so many events; the numbers of each kind.
+
+  A run that got to its end is compared, and another one begun.
+  """
+  generator, counts = random.Random(seed), collections.Counter()
+  calm = folder / 'calm'
+  if start(calm, ArraySet()) != 0:
+    raise SystemExit(f'the undisturbed run failed: see {calm}.log')
+  runs = 0
+  while sum(counts[kind] for kind in ('kill', 'term', 'damage')) < events:
+    path, sound = folder / f'struck{runs}', 0
+    while sound < STEPS and sum(counts.values()) < events + runs:
+      sound = strike(path, generator, counts, sound)
+    code = start(path, ArraySet())
+    if code != 0:
+      raise SystemExit(f'the end of {path}: exit code {code}')
+    if not same(calm, path):
+      raise SystemExit(f'{path} ended in another state than {calm}')
+    runs += 1
+    counts['runs'] += 1
+  return dict(counts)
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('folder', type=pathlib.Path)
+  parser.add_argument('--events', type=int, default=200)
+  parser.add_argument('--seed', type=int, default=0)
+  arguments = parser.parse_args()
+  arguments.folder.mkdir(parents=True)
+  began = time.monotonic()
+  counts = run(arguments.folder, arguments.events, arguments.seed)
+  listed = ', '.join(f'{n} {kind}' for kind, n in sorted(counts.items()))
+  print(f'{listed}: the same end, {time.monotonic() - began:.0f} s')
+
+
+if __name__ == '__main__':
+  main()
