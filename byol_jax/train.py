@@ -191,7 +191,7 @@ def claim(
   if saved is None:
     # The disk of a new host is empty, the bucket is not.
     found_record = checkpoint.record(place)
-    saved = found_record and found_record.get('config')
+    saved = (found_record or {}).get('config')
     if found_record is not None and saved is None:
       raise errors.DataError(
         f'{place} holds checkpoints but {folder.path} no config.json, so'
