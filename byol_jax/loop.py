@@ -93,7 +93,7 @@ def _steps(
   saved_at = time.monotonic()
   with _batches(parts, todo, start.offset, log, meter) as batches:
     for span in parts.steps.spans(todo):
-      step, stopping = span.start, None
+      step = span.start
       with contextlib.suppress(signals.Stopped):
         batch = next(batches)
         with _guarded(step > start.step):
