@@ -28,8 +28,9 @@ class Patience:
     self._row: list[int] = []  # the last steps, where they were skipped
 
   def saved(self) -> None:
-    """A checkpoint was written: what was before it is forgiven."""
-    self._rollbacks = 0
+    """A checkpoint is written: if the run moves, what was is forgiven."""
+    if not self._row:
+      self._rollbacks = 0
 
   def look(self, skipped: Sequence[int], steps: range) -> None:
     """Looks at the steps since the last look, in order.

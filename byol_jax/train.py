@@ -5,6 +5,7 @@ scalars and checkpoints. Files are process 0's alone.
 """
 
 import contextlib
+import itertools
 import time
 from typing import Any, Protocol
 
@@ -118,7 +119,7 @@ def attempts(
   if start.is_resumed:
     notes.append(f'resumed after step {start.step} of {experiment.num_steps}')
   parts.stop.starts_from(start.step if start.is_resumed else None)
-  for number in range(1, parts.config.faults.max_rollbacks + 2):
+  for number in itertools.count(1):
     try:
       return loop.run(parts, experiment.num_steps, start, notes)
     except patiences.RolledBack as error:

@@ -53,6 +53,17 @@ def test_a_checkpoint_in_between_forgives():
     patient.saved()
 
 
+def test_a_checkpoint_of_a_run_that_stands_still_forgives_nothing():
+  """Saved at every step, a state that no step changes is no progress."""
+  patient = patience.Patience(1, 1)
+  with pytest.raises(patience.RolledBack):
+    look(patient, '.xx')
+  look(patient, 'x')
+  patient.saved()
+  with pytest.raises(errors.DivergedError, match='after 1 rollbacks'):
+    look(patient, 'x', start=1)
+
+
 def test_without_patience_the_first_one_ends_it():
   with pytest.raises(errors.DivergedError, match='steps 1 to 1'):
     look(patience.Patience(0, 0), '.x')
