@@ -232,7 +232,7 @@ def test_no_labels_no_probe():
   assert jax.tree.structure(new) == jax.tree.structure(state)
   assert not any('classifier' in module for module in new.online_params)
   assert scalars.keys() == {
-    'loss', 'repr_loss', 'projection_std', 'tau', 'learning_rate',
+    'loss', 'repr_loss', 'projection_std', 'tau', 'learning_rate', 'skipped',
   }  # fmt: skip
 
 
