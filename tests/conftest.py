@@ -6,6 +6,8 @@ import pathlib
 import shutil
 import tempfile
 
+import pytest
+
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
@@ -15,8 +17,21 @@ os.environ.setdefault(
   str(pathlib.Path(__file__).parent.parent / '.pytest_cache' / 'xla'),
 )
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
+# Compiling is most of the suite. Without XLA's optimisations it takes two
+# thirds of the time; the tests of one device against four, whose sums those
+# reorder, have them (`devices_test.py`).
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 # Nothing is written to the home of whoever runs the tests. Set before the
 # first import, so that processes which tests start inherit it.
 os.environ['BYOL_JAX_CACHE'] = tempfile.mkdtemp(prefix='byol_jax_tests_')
 atexit.register(shutil.rmtree, os.environ['BYOL_JAX_CACHE'], ignore_errors=True)
+
+
+@pytest.fixture(scope='module')
+def compiled_once():
+  """See `tests/compiled_once.py`."""
+  from tests import compiled_once  # imports jax: after the variables above
+
+  with compiled_once.shared():
+    yield

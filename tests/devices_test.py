@@ -35,6 +35,7 @@ def test_one_device_and_four_train_alike(tmp_path):
         *('-m', 'byol_jax', 'pretrain', f'--workdir={path}'),
         *ARGUMENTS,
         JAX_NUM_CPU_DEVICES=str(devices),
+        JAX_DISABLE_MOST_OPTIMIZATIONS='0',  # as users have it
       )
     )
     states[devices], _ = checkpoint.read(path / 'checkpoints')

@@ -39,8 +39,6 @@ def start(path, processes, devices, *arguments, each=(), worker=WORKER, **env):
       *arguments,
       *(each[i] if each else ()),
       JAX_NUM_CPU_DEVICES=str(devices),
-      # Compiling is most of a job, and every process does it.
-      JAX_DISABLE_MOST_OPTIMIZATIONS='1',
       **env,
     )
     for i in range(processes)

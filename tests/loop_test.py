@@ -14,6 +14,8 @@ import pytest
 from byol_jax import checkpoint, parallel, train
 from tests.tiny_config import ArraySet, tiny
 
+pytestmark = pytest.mark.usefixtures('compiled_once')
+
 # Steps that are kept; each save also compares the devices with one another.
 EVERY_STEP = ('--checkpoint.every_steps=1', '--checkpoint.keep=20')
 LAYOUTS = {'2x2': (2, 2), '4x1': (4, 1), '1x4': (1, 4)}

@@ -16,6 +16,8 @@ import pytest
 from byol_jax import __main__ as command, checkpoint, workdir as workdirs
 from tests import tiny_folder
 
+pytestmark = pytest.mark.usefixtures('compiled_once')
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 

@@ -190,8 +190,6 @@ def test_one_device_four_devices_and_two_processes_agree(tmp_path):
       *arguments,
       JAX_NUM_CPU_DEVICES=str(devices),
       JAX_ENABLE_X64='1',
-      # Compiling is most of this test.
-      JAX_DISABLE_MOST_OPTIMIZATIONS='1',
     )
     for name, (devices, arguments) in layouts.items()
   }

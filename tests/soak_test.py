@@ -12,7 +12,6 @@ def test_twenty_random_faults_end_in_the_parameters_of_a_calm_run(tmp_path):
     tiny_run.start_python(
       tiny_run.ROOT / 'tests' / 'soak.py',
       *(tmp_path / 'soak', '--events=20'),
-      JAX_DISABLE_MOST_OPTIMIZATIONS='1',
     ),
     seconds=900,  # 150 on two free cores
   )

@@ -30,10 +30,10 @@ FLIP_ONLY = {
 }
 
 
-def tiny(**overrides):
-  """The demo's configuration, made small; '__' stands for a dot."""
+def tiny(preset='shapes', **overrides):
+  """A preset, by default the demo's, made small; '__' stands for a dot."""
   changes = {key.replace('__', '.'): v for key, v in overrides.items()}
-  return presets.load('shapes', SMALL | changes)
+  return presets.load(preset, SMALL | changes)
 
 
 class ArraySet:

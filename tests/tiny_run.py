@@ -118,25 +118,28 @@ def random_state(optimizer, **network):
 
 
 def make_batch(step, *, batch_size, size, labelled=True):
-  """A global batch, a function of the step.
-
-  Each image has large patches of its own contrast: images of noise alone look
-  the same to the network, so batch norm would divide by rounding errors.
-  """
+  """A global batch, a function of the step."""
   generator = np.random.default_rng(step)
-
-  def images():
-    contrast = generator.uniform(0, 1, (batch_size, 1, 1, 3))
-    patches = generator.random((batch_size, 2, 2, 3)) * contrast
-    large = patches.repeat(size // 2, 1).repeat(size // 2, 2)
-    noise = generator.random((batch_size, size, size, 3))
-    return (0.7 * large + 0.3 * noise).astype(np.float32)
-
-  batch = {'view1': images(), 'view2': images()}
+  batch = {
+    name: patches(generator, batch_size, size) for name in ('view1', 'view2')
+  }
   if labelled:
     labels = generator.integers(0, NUM_CLASSES, batch_size)
     batch['labels'] = labels.astype(np.int32)
   return batch
+
+
+def patches(generator, count, size):
+  """Images, float32 [count, size, size, 3] in [0, 1].
+
+  Each has large patches of its own contrast: images of noise alone look the
+  same to the network, so batch norm would divide by rounding errors.
+  """
+  contrast = generator.uniform(0, 1, (count, 1, 1, 3))
+  corners = generator.random((count, 2, 2, 3)) * contrast
+  large = corners.repeat(size // 2, 1).repeat(size // 2, 2)
+  noise = generator.random((count, size, size, 3))
+  return (0.7 * large + 0.3 * noise).astype(np.float32)
 
 
 def divided(batch, devices):

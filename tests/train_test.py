@@ -24,6 +24,8 @@ from byol_jax.data import (
 )
 from tests.tiny_config import ArraySet, tiny
 
+pytestmark = pytest.mark.usefixtures('compiled_once')
+
 NUM_STEPS = 10  # 2.5 epochs of 32 images in batches of 8
 
 
