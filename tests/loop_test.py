@@ -18,6 +18,7 @@ pytestmark = pytest.mark.usefixtures('compiled_once')
 
 # Steps that are kept; each save also compares the devices with one another.
 EVERY_STEP = ('--checkpoint.every_steps=1', '--checkpoint.keep=20')
+FLOAT64 = {'JAX_ENABLE_X64': '1'}
 LAYOUTS = {'2x2': (2, 2), '4x1': (4, 1), '1x4': (1, 4)}
 
 
@@ -32,35 +33,50 @@ def assert_same(left, right):
     assert x.tobytes() == right[name].tobytes(), name
 
 
-def assert_close(left, right):
-  """The bound of devices that sum in another order, in float32."""
+def assert_close(left, right, dtype=np.float32):
+  """The bound of devices that sum in another order."""
   assert left.keys() == right.keys()
   for name, x in left.items():
+    assert x.dtype in (dtype, np.int32, np.uint32), name
     bound = 1e-5 * max(1, np.max(np.abs(x), initial=0))
     np.testing.assert_allclose(right[name], x, rtol=0, atol=bound, err_msg=name)
 
 
-@pytest.fixture(scope='module')
-def straight(tmp_path_factory):
+def runs(root, layouts, *arguments, **env):
   """{layout: (workdir, batches)} of 20 steps from the beginning."""
-  root = tmp_path_factory.mktemp('straight')
   found = {}
-  for layout, (processes, devices) in LAYOUTS.items():
-    ended = jobs.run(root / layout, processes, devices, *EVERY_STEP)
-    assert [process.code for process in ended] == [0] * processes, ended
+  for layout in layouts:
+    ended = jobs.run(root / layout, *LAYOUTS[layout], *arguments, **env)
+    assert all(process.code == 0 for process in ended), ended
     found[layout] = (root / layout, jobs.batches(ended))
   return found
 
 
-def resumed(straight, layout, step, path):
-  """A run of 2 x 2 after `step`, gone on with in another layout."""
-  whole, _ = straight['2x2']
+@pytest.fixture(scope='module')
+def straight(tmp_path_factory):
+  """Runs in float32, of all layouts."""
+  return runs(tmp_path_factory.mktemp('straight'), LAYOUTS, *EVERY_STEP)
+
+
+@pytest.fixture(scope='module')
+def precise(tmp_path_factory):
+  """Runs in float64: no ReLU flips for a difference of rounding.
+
+  In float32 one does by and by, and the gradients part at once: 5e-6 apart
+  after 7 steps of this network, 3e-3 after 9.
+  """
+  root = tmp_path_factory.mktemp('precise')
+  return runs(root, ('2x2', '1x4'), *EVERY_STEP, **FLOAT64)
+
+
+def resumed(whole, layout, step, path, **env):
+  """The run in `whole` after `step`, gone on with in a layout."""
   (path / 'checkpoints').mkdir(parents=True)
   shutil.copy(whole / 'config.json', path)
   shutil.copytree(
     whole / 'checkpoints' / str(step), path / 'checkpoints' / str(step)
   )
-  ended = jobs.run(path, *LAYOUTS[layout])
+  ended = jobs.run(path, *LAYOUTS[layout], **env)
   assert all(process.code == 0 for process in ended), ended
   assert f'resumed after step {step} of 20' in ended[0].output
   return jobs.batches(ended)
@@ -80,27 +96,27 @@ def test_processes_and_devices_give_the_same_bits(straight):
 
 
 @pytest.mark.jobs
-@pytest.mark.parametrize('layout, step', (('2x2', 10), ('4x1', 7), ('1x4', 7)))
+@pytest.mark.parametrize('layout, step', (('2x2', 10), ('4x1', 7)))
 def test_a_run_goes_on_bit_for_bit_on_other_processes(
   straight, tmp_path, layout, step
 ):
   """20 == 10 + restart + 10; == 7 + restart on other processes + 13."""
-  batches = resumed(straight, layout, step, tmp_path)
   whole, expected = straight['2x2']
+  batches = resumed(whole, layout, step, tmp_path)
   assert batches == {n: x for n, x in expected.items() if n >= step}
-  compare = assert_close if layout == '1x4' else assert_same
-  compare(arrays(whole, 20), arrays(tmp_path, 20))
+  assert_same(arrays(whole, 20), arrays(tmp_path, 20))
 
 
 @pytest.mark.jobs
-def test_from_one_process_to_two(straight, tmp_path):
-  whole, _ = straight['1x4']
-  shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
-  for step in range(8, 21):
-    shutil.rmtree(tmp_path / 'checkpoints' / str(step))
-  ended = jobs.run(tmp_path, 2, 2)
-  assert [process.code for process in ended] == [0, 0], ended
-  assert_close(arrays(whole, 20), arrays(tmp_path, 20))
+@pytest.mark.parametrize('before, after', (('2x2', '1x4'), ('1x4', '2x2')))
+def test_a_run_goes_on_from_one_process_to_two_and_back(
+  precise, tmp_path, before, after
+):
+  """20 == 7 + restart + 13 but for the order of sums."""
+  whole, expected = precise[before]
+  batches = resumed(whole, after, 7, tmp_path, **FLOAT64)
+  assert batches == {n: x for n, x in expected.items() if n >= 7}
+  assert_close(arrays(whole, 20), arrays(tmp_path, 20), np.float64)
 
 
 @pytest.mark.jobs
