@@ -13,7 +13,7 @@ demo: .venv/runtime
 	$(BIN)/python -m byol_jax report --workdir=$(WORKDIR)
 
 test: .venv/development lint types
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 # Compiles for TPUs that are not there: minutes, and 1 GB to download.
 test-libtpu: .venv/libtpu
