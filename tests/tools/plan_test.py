@@ -569,8 +569,9 @@ def test_kept_plans_are_whole_and_within_the_bar(path):
   # The state, all but the scalars, is written over what was given.
   assert found['alias_bytes'] > 0.99 * found['output_bytes']
   assert found['batch_size'] == 4096
-  assert found['largest_batch'] % found['devices'] == 0
-  assert found['largest_batch'] >= found['batch_size']
+  if 'largest_batch' in found:  # made without --once
+    assert found['largest_batch'] % found['devices'] == 0
+    assert found['largest_batch'] >= found['batch_size']
 
 
 def test_the_plans_that_the_docs_name_are_those_that_are_kept():
