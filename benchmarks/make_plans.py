@@ -15,6 +15,7 @@ RESULTS = Path(__file__).parent / 'results'
 
 PLANS = {
   'resnet50_v3-512': ('v3:16x16',),
+  'resnet50_v4-512': ('v4-512', '--once'),
   'resnet50_v6e-256': ('v6e:16x16',),
   'resnet50x4_v3-512': ('v3:16x16', '--config.network.width=4'),
   'resnet200x2_v3-512': (
