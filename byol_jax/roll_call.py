@@ -19,6 +19,7 @@ Report = dict[str, Any]
 _LONGEST = 1 << 20  # bytes of a report
 _RETRY = 0.2  # seconds
 _LAST_CALL = 10.0
+_STRANGERS = 64  # who may wait to be heard beside the processes
 
 
 class Place(Protocol):
@@ -188,7 +189,7 @@ def _listen(place: Place, deadline: float) -> socket.socket:
         ('', port),
         family=socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET,
         dualstack_ipv6=socket.has_dualstack_ipv6(),
-        backlog=place.count,
+        backlog=place.count + _STRANGERS,
       )
     except OSError as error:
       if time.monotonic() > deadline:

@@ -89,25 +89,30 @@ def test_a_process_0_that_is_missing_is_named_with_its_address():
   assert 'process 0 did not answer at localhost:' in str(error)
 
 
-def test_a_stranger_at_the_port_changes_nothing():
+def test_strangers_at_the_port_change_nothing():
   port = tiny_run.free_port()
+  load = lambda: ('result', {'a': '1'})
+  said = (b'GET / HTTP/1.1\r\n\r\n', b'', b'[1, 2]\n', b'{"a": 1}\n') * 3
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
-    load = lambda: ('result', {'a': '1'})
-    first = pool.submit(roll_call.hold, place(2, 0, port), load, 20)
-    for text in (b'GET / HTTP/1.1\r\n\r\n', b'', b'[1, 2]\n', b'{"a": 1}\n'):
-      knock(port, text)
-    second = pool.submit(roll_call.hold, place(2, 1, port), load, 20)
-    assert first.result() == second.result() == 'result'
+    first = pool.submit(roll_call.hold, place(2, 0, port), load, 30)
+    # While one says nothing the others wait in the queue of connections.
+    with knock(port):
+      for text in said:
+        with knock(port) as line:
+          line.sendall(text)
+      second = pool.submit(roll_call.hold, place(2, 1, port), load, 30)
+      assert first.result() == second.result() == 'result'
 
 
-def knock(port, text):
-  """Connects, says something, and leaves."""
+def knock(port):
+  """A connection, once somebody listens.
+
+  One second is too short for a second try: a full queue fails.
+  """
   deadline = time.monotonic() + 10
   while time.monotonic() < deadline:
     try:
-      with socket.create_connection(('localhost', port), timeout=1) as line:
-        line.sendall(text)
-        return
+      return socket.create_connection(('localhost', port), timeout=1)
     except ConnectionRefusedError:
       time.sleep(0.05)
   raise AssertionError('nobody listens')
