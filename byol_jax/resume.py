@@ -1,7 +1,11 @@
 """Where a run goes on: after a restart, and after steps that were not finite.
 
-Process 0 reads its checkpoint; all others get what it read.
+Process 0 reads its checkpoint, or draws the beginning; all others get what it
+has.
 """
+
+import jax
+import numpy as np
 
 from byol_jax import (
   checkpoint,
@@ -27,14 +31,18 @@ def restored(
   Raises:
     DataError: there are checkpoints, but none that can be used.
   """
-  fresh = experiment.init()
+  shapes = jax.eval_shape(experiment.start)
   found = hosts.together(
-    f'{name}/checkpoint', lambda: saved.resume(fresh) if saved else None
+    f'{name}/checkpoint', lambda: saved.resume(shapes) if saved else None
   )
-  step, state, offset = 0, fresh, 0
+  step, offset = 0, 0
   if found is not None:
     step, state, meta = found
     offset = meta.get('data_offset', 0)
+  elif jax.process_index() == 0:
+    state = experiment.init()
+  else:
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
   facts = {'step': step, 'offset': offset, 'is_resumed': found is not None}
   facts = hosts.from_first(f'{name}/facts', facts)
   # The beginning too: two kinds of hosts need not draw the same bits.
