@@ -37,7 +37,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from byol_jax import checkpoint, experiment, parallel, presets, provenance
+from byol_jax import (
+  checkpoint,
+  experiment,
+  packing,
+  parallel,
+  presets,
+  provenance,
+)
 from byol_jax.data import catalog
 
 CONFIG = 'pretrain:1000'
@@ -111,7 +118,7 @@ def small_saves(folder: pathlib.Path) -> list[float]:
     str(i): np.random.default_rng(i).standard_normal(50_000, np.float32)
     for i in range(100)
   }
-  state, memory = parallel.replicate(tree), []
+  state, memory = parallel.replicate(packing.pack(tree)), []
   with contextlib.closing(checkpoint.Checkpoints(folder, keep=2)) as saver:
     for step in range(SMALL_SAVES):
       saver.save(step, parallel.snapshot(state), {})
@@ -125,7 +132,7 @@ def measure(folder: pathlib.Path, saves: int) -> dict[str, Any]:
   memory = small_saves(folder / 'small')
   state = random_state()
   leaves = jax.tree.leaves(state)
-  on_devices = parallel.replicate(state)
+  on_devices = parallel.replicate(packing.pack(state))
   jax.block_until_ready(parallel.snapshot(on_devices))  # compiled
   with contextlib.closing(
     checkpoint.Checkpoints(folder / 'large', keep=1)

@@ -4,10 +4,11 @@ python benchmarks/dispatch.py [--output=FILE.json] [--rounds=5]
 
 A call of a compiled step costs the host time for each leaf of the state, and
 more in a job of several processes, where every leaf is converted on the way in
-and out. This measures that alone: the state of `pretrain:1000`, leaf by leaf,
-each cut to its first numbers, a body that only adds, the state donated; one
-process with eight CPU devices, two with four each, in turns. The time is until
-the call returns, not until it is computed.
+and out. That is why a run packs its state (`byol_jax/packing.py`). This
+measures the call alone, of the state of `pretrain:1000` as it is and packed,
+each array cut to its first numbers, a body that only adds, the state donated;
+one process with eight CPU devices, two with four each, in turns. The time is
+until the call returns, not until it is computed.
 """
 
 import argparse
@@ -25,28 +26,46 @@ CALLS = 60
 
 
 def measure(distributed):
-  """Prints the median milliseconds of a call and the number of leaves."""
+  """Prints the median milliseconds of a call, by the number of arrays."""
   import jax
   import numpy as np
 
-  from byol_jax import experiment, hosts, parallel, presets
+  from byol_jax import experiment, hosts, packing, parallel, presets
 
   hosts.start(distributed, lambda: (None, {}))
   config = presets.load('pretrain:1000')
-  shapes = jax.eval_shape(experiment.build(config, 10**6, 1000).start)
-  state = jax.tree.map(
-    lambda x: np.zeros([min(n, 2) for n in x.shape], x.dtype), shapes
-  )
-  state = parallel.replicate(state)
-  batch = parallel.shard(
-    {'x': np.ones((jax.local_device_count(), 4), np.float32)}
-  )
+  start = experiment.build(config, 10**6, 1000).start
   update = parallel.pmap(
     lambda s, b: (
       jax.tree.map(lambda x: x + 1, s),
       {'loss': parallel.mean(b['x'].sum())},
     ),
     donate_argnums=(0,),
+  )
+  found = {}
+  for shapes in (
+    jax.eval_shape(start),
+    jax.eval_shape(lambda: packing.pack(start())),
+  ):
+    state = jax.tree.map(
+      lambda x: np.zeros([min(n, 2) for n in x.shape], x.dtype), shapes
+    )
+    found[len(jax.tree.leaves(state))] = call_time(
+      update, parallel.replicate(state)
+    )
+  if jax.process_index() == 0:
+    print(json.dumps(found))
+
+
+def call_time(update, state):
+  """Median milliseconds until a call returns."""
+  import jax
+  import numpy as np
+
+  from byol_jax import parallel
+
+  batch = parallel.shard(
+    {'x': np.ones((jax.local_device_count(), 4), np.float32)}
   )
   times = []
   for number in range(CALLS + 5):
@@ -56,9 +75,7 @@ def measure(distributed):
     jax.block_until_ready(scalars)
     if number >= 5:
       times.append(1e3 * elapsed)
-  if jax.process_index() == 0:
-    leaves = len(jax.tree.leaves(state))
-    print(json.dumps({'ms': statistics.median(times), 'leaves': leaves}))
+  return statistics.median(times)
 
 
 def job(processes, devices):
@@ -97,19 +114,28 @@ def main():
   if arguments.measure:
     measure(arguments.measure)
     return
-  rounds = [(job(1, 8), job(2, 4)) for _ in range(arguments.rounds)]
-  one = statistics.median(first['ms'] for first, _ in rounds)
-  two = statistics.median(second['ms'] for _, second in rounds)
+  layouts = {
+    'one_process_of_8_devices': (1, 8),
+    'two_processes_of_4_devices': (2, 4),
+  }
+  rounds = [
+    {name: job(*layout) for name, layout in layouts.items()}
+    for _ in range(arguments.rounds)
+  ]
   sys.path.insert(0, str(ROOT))
   from byol_jax import provenance
 
   result = {
-    'what': 'host milliseconds of a step call, median of medians',
-    'leaves': rounds[0][0]['leaves'],
-    'one_process_of_8_devices': one,
-    'two_processes_of_4_devices': two,
-    'ratio': two / one,
-    'rounds': [[first['ms'], second['ms']] for first, second in rounds],
+    'what': 'host milliseconds of a step call by the number of arrays of the'
+    ' state: leaf by leaf, and packed; medians over the rounds',
+    **{
+      name: {
+        arrays: statistics.median(found[name][arrays] for found in rounds)
+        for arrays in rounds[0][name]
+      }
+      for name in layouts
+    },
+    'rounds': rounds,
     'cores': os.cpu_count(),
     'versions': provenance.versions(),
   }

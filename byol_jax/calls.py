@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from ml_collections import config_dict
 import numpy as np
 
-from byol_jax import parallel
+from byol_jax import packing, parallel
 
 Plan = Mapping[str, Any]
 
@@ -73,8 +73,11 @@ class Streamed:
     return self._dataset.view_batches(batch_size, first, len(steps))
 
   def compile(self, update: Callable) -> Callable:
-    """(state, batch) -> (state, scalars [L]); the state is donated."""
-    return parallel.pmap(update, donate_argnums=(0,))
+    """(state, batch) -> (state, scalars [L]).
+
+    The state is `packing.Packed`, replicated and donated.
+    """
+    return parallel.pmap(packing.over(update), donate_argnums=(0,))
 
 
 class Resident:
@@ -116,9 +119,9 @@ class Resident:
       yield stacked(itertools.islice(plans, len(span)), self._most)
 
   def compile(self, update: Callable) -> Callable:
-    """(state, batch) -> (state, scalars [L, most]); the state is donated."""
+    """As `Streamed.compile`, with scalars [L, most]."""
     many = parallel.pmap(
-      repeated(update, self._dataset.views), donate_argnums=(0,)
+      packing.over(repeated(update, self._dataset.views)), donate_argnums=(0,)
     )
     store = parallel.replicate(self._dataset.store())
     return lambda state, batch: many(state, store, batch)

@@ -21,6 +21,7 @@ from byol_jax import (
   errors,
   hosts,
   logs,
+  packing,
   parallel,
   patience as patiences,
   pending,
@@ -34,7 +35,7 @@ class Parts(NamedTuple):
 
   config: config_dict.ConfigDict
   path: pathlib.Path
-  update: Callable  # (state, batch) -> (state, scalars), compiled, donating
+  update: Callable  # (Packed state, batch) -> (state, scalars), see `calls`
   steps: calls.Streamed | calls.Resident
   saved: checkpoint.Checkpoints | None  # process 0's
   stop: signals.StopRequest
@@ -86,7 +87,7 @@ def _steps(
   parts: Parts, last: int, start: Start, log: logs.Logs
 ) -> dict[str, float]:
   config, stop = parts.config, parts.stop
-  state = parallel.replicate(start.state)
+  state = parallel.replicate(packing.pack(start.state))
   todo = range(start.step, last)
   recent, meter = pending.Pending(start.step), logs.Meter()
   scalars: dict[str, float] = {}
@@ -194,7 +195,7 @@ def due(section: Any, step: int, seconds: float) -> bool:
   return by_step or (single and seconds > 60 * section.every_minutes)
 
 
-def save(parts: Parts, step: int, state: byol.ByolState, offset: int) -> None:
+def save(parts: Parts, step: int, state: packing.Packed, offset: int) -> None:
   """Begins to save one step: a copy on the device, the rest in a thread.
 
   Raises:

@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from byol_jax import errors
+from byol_jax import errors, packing
 
 AXIS = 'i'
 
@@ -95,17 +95,17 @@ def first_replica(tree: Any) -> Any:
 
 
 @jax.jit
-def _copied(tree: Any) -> Any:
-  return jax.tree.map(lambda x: x[0], tree)
+def _copied(packed: packing.Packed) -> Any:
+  return packing.unpack(jax.tree.map(lambda x: x[0], packed))
 
 
-def snapshot(tree: Any) -> Any:
-  """Local replica 0 as a copy on its device, for someone who reads it later.
+def snapshot(packed: packing.Packed) -> Any:
+  """Local replica 0, unpacked, as a copy on its device, to be read later.
 
-  Returns at once, and the tree may be donated afterwards: the host fetches the
+  Returns at once, and `packed` may be donated afterwards: the host fetches the
   copy while the devices go on.
   """
-  return _copied(jax.tree.map(lambda x: x.addressable_shards[0].data, tree))
+  return _copied(jax.tree.map(lambda x: x.addressable_shards[0].data, packed))
 
 
 def from_first(tree: Any) -> Any:

@@ -1,12 +1,11 @@
 """Calls of several steps: how they are cut, and what they compute."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
 
-from byol_jax import calls, checkpoint, parallel
+from byol_jax import calls, checkpoint, packing, parallel
 
 
 class Plans:
@@ -61,7 +60,7 @@ def test_a_call_is_its_steps_one_after_the_other(most):
   steps = range(3, 14)
   resident = calls.Resident(Plans(), most, (6,))
   call = resident.compile(update)
-  state, seen = jnp.ones((1,)), []
+  state, seen = parallel.replicate(packing.pack(np.float32(1))), []
   for span, batch in zip(
     resident.spans(steps), resident.batches(8, steps), strict=True
   ):
@@ -72,7 +71,7 @@ def test_a_call_is_its_steps_one_after_the_other(most):
   expected = np.float32(1)
   for step in steps:
     expected = 2 * expected + 10 * step
-  assert float(state[0]) == expected
+  assert float(parallel.snapshot(state)) == expected
   assert seen == [10.0 * step for step in steps]
 
 
@@ -85,7 +84,7 @@ def test_a_call_cut_short_compiles_nothing():
 
   resident = calls.Resident(Plans(), 4, (3,))
   call = resident.compile(counted)
-  state, after = parallel.replicate(np.float32(1)), []
+  state, after = parallel.replicate(packing.pack(np.float32(1))), []
   for batch in parallel.prefetch(resident.batches(8, range(30))):
     state, _ = call(state, batch)
     after.append(len(traced))

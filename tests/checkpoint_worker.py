@@ -11,7 +11,7 @@ import time
 import jax
 import numpy as np
 
-from byol_jax import parallel
+from byol_jax import packing, parallel
 
 STEPS = 200
 
@@ -71,7 +71,7 @@ def main(folder, address, index):
     lambda x: jax.tree.map(lambda y: y + 0 * parallel.total(y), x),
     donate_argnums=(0,),
   )
-  state = parallel.replicate(tree(3))
+  state = parallel.replicate(packing.pack(tree(3)))
   for step in range(STEPS):
     # With hundreds of calls under way, sums over processes on CPUs lock up.
     state = jax.block_until_ready(update(state))

@@ -28,8 +28,9 @@ LAYER_0 = [
 ]
 HOST = [
   *('parallel', 'hosts', 'checkpoint', 'logs', 'workdir', 'watchdog'),
-  # Parts of them: named arrays, scalars on disk, Ctrl-C.
+  # Parts of them: few arrays, named arrays, scalars on disk, Ctrl-C.
   *(
+    'packing',
     'roll_call',
     'provenance',
     'background',
@@ -82,6 +83,7 @@ MAY_IMPORT = {
     HOST,
     [
       'errors',
+      'packing',
       'roll_call',
       'provenance',
       'background',

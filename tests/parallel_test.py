@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny_run
 
-from byol_jax import errors, parallel
+from byol_jax import errors, packing, parallel
 
 WORKER = tiny_run.ROOT / 'tests' / 'worker.py'
 
@@ -157,7 +157,7 @@ def test_a_digest_sees_every_bit_and_the_order():
 
 
 def test_a_snapshot_outlives_its_state():
-  state = parallel.replicate(tree())
+  state = parallel.replicate(packing.pack(tree()))
   copy = parallel.snapshot(state)
   step = parallel.pmap(
     lambda s: jax.tree.map(lambda x: ~x if x.dtype == bool else x + x, s),

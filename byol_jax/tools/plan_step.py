@@ -20,6 +20,7 @@ from byol_jax import (
   datasets,
   errors,
   experiment as experiments,
+  packing,
   parallel,
   topologies,
 )
@@ -130,7 +131,7 @@ def call(
   run: Run, experiment: experiments.Experiment, per_device: int
 ) -> tuple[Any, tuple[Any, ...]]:
   """What training maps over the devices, and the shapes of its arguments."""
-  state = jax.eval_shape(experiment.start)
+  state = jax.eval_shape(lambda: packing.pack(experiment.start()))
   shape = jax.ShapeDtypeStruct
   if run.dataset is None:
     side = run.config.image_size
@@ -138,7 +139,7 @@ def call(
     batch = {'view1': views, 'view2': views}
     if run.num_classes is not None:
       batch['labels'] = shape((per_device,), jnp.int32)
-    return experiment.update, (state, batch)
+    return packing.over(experiment.update), (state, batch)
   section = run.config
   most = section.input.steps_per_call or calls.divisor(
     (section.log.every_steps, section.checkpoint.every_steps)
@@ -152,7 +153,7 @@ def call(
     'count': shape((), jnp.int32),
   }
   many = calls.repeated(experiment.update, run.dataset.views)
-  return many, (state, store, plan)
+  return packing.over(many), (state, store, plan)
 
 
 def store_shapes(dataset: resident.ImageSet, size: int) -> resident.Store:

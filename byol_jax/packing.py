@@ -1,0 +1,86 @@
+"""A state as few arrays: a call of the devices costs the host time per leaf.
+
+Of the 1,176 leaves of ResNet-50's state a thousand are vectors of batch norm
+and counters. Those of one shape lie in one array, a row each, which leaves 183.
+"""
+
+from collections.abc import Callable, Iterator
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_SMALL = 8192  # elements; a larger leaf is not copied together with others
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=('large', 'small'),
+  meta_fields=('kinds', 'structure'),
+)
+@dataclasses.dataclass(frozen=True)
+class Packed:
+  """A tree of arrays, itself a tree of fewer.
+
+  Attributes:
+    large: leaves as they are.
+    small: by kind, one array [leaves of this kind, *their shape].
+    kinds: of each leaf in order, its key in `small`; None for a large one.
+    structure: of the tree.
+  """
+
+  large: list[Any]
+  small: dict[str, Any]
+  kinds: tuple[str | None, ...]
+  structure: jax.tree_util.PyTreeDef
+
+
+def pack(tree: Any) -> Packed:
+  """Leaves of at most 8,192 elements by shape and dtype, in one array each.
+
+  Args:
+    tree: of arrays; traced ones, or all of them numpy's.
+  """
+  leaves, structure = jax.tree.flatten(tree)
+  kinds = tuple(_kind(leaf) for leaf in leaves)
+  small: dict[str, list[Any]] = {kind: [] for kind in kinds if kind}
+  large: list[Any] = []
+  for kind, leaf in zip(kinds, leaves, strict=True):
+    (small[kind] if kind else large).append(leaf)
+  stacked = {kind: _stack(rows) for kind, rows in small.items()}
+  return Packed(large, stacked, kinds, structure)
+
+
+def unpack(packed: Packed) -> Any:
+  """The tree that was packed."""
+  large = iter(packed.large)
+  small = {kind: _rows(rows) for kind, rows in packed.small.items()}
+  leaves = [next(small[kind] if kind else large) for kind in packed.kinds]
+  return jax.tree.unflatten(packed.structure, leaves)
+
+
+def over(function: Callable) -> Callable:
+  """(tree, ...) -> (tree, out) as (Packed, ...) -> (Packed, out)."""
+
+  @functools.wraps(function)
+  def call(packed: Packed, *rest: Any) -> tuple[Packed, Any]:
+    tree, out = function(unpack(packed), *rest)
+    return pack(tree), out
+
+  return call
+
+
+def _kind(leaf: Any) -> str | None:
+  return f'{leaf.dtype}{list(leaf.shape)}' if leaf.size <= _SMALL else None
+
+
+def _stack(rows: list[Any]) -> Any:
+  on_host = isinstance(rows[0], (np.ndarray, np.generic))
+  return np.stack(rows) if on_host else jnp.stack(rows)
+
+
+def _rows(stacked: Any) -> Iterator[Any]:
+  return (stacked[i] for i in range(stacked.shape[0]))
