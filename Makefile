@@ -19,7 +19,7 @@ test: .venv/development lint types
 test-libtpu: .venv/libtpu
 	PYTHONPATH=.venv/libtpu $(BIN)/python -m pytest -q -m libtpu
 
-# Jobs of several processes, one job at a time: minutes.
+# Several devices or processes against one, one job at a time: minutes.
 test-jobs: .venv/development
 	$(BIN)/python -m pytest -q -m jobs
 

@@ -106,7 +106,7 @@ ARGUMENTS = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.jobs
 def test_one_device_and_four_train_alike_on_a_resident_set(tmp_path):
   """As in `devices_test`, with the same bound: five steps in two calls."""
   states = {}

@@ -19,7 +19,7 @@ ARGUMENTS = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.jobs
 def test_one_device_and_four_train_alike(tmp_path):
   """Five steps with the paper's augmentation and optimiser, in float32.
 

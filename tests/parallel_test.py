@@ -168,7 +168,7 @@ def test_a_snapshot_outlives_its_state():
   assert_same(copy, tree())
 
 
-@pytest.mark.slow
+@pytest.mark.jobs
 def test_one_device_four_devices_and_two_processes_agree(tmp_path):
   """Five augmented steps; the worker holds replicas against each other.
 

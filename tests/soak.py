@@ -8,18 +8,23 @@ which counts as an event of its own. Then the run is left to its end: its last
 state must be that of a run without any of this, bit for bit. Exit code 1 if it
 is not.
 
-Every run is a fork of one process that has imported all it needs but not
-touched a device, which saves seconds each time.
+Every run is a fork of one process that has imported all it needs but has not
+touched a device, which saves seconds each time. Nor does it read a checkpoint:
+the threads that this starts are not in a fork, which then waits for them.
 """
 
 import argparse
 import collections
+from collections.abc import Callable
+import faulthandler
 import os
 import pathlib
 import random
 import signal
+import sys
 import threading
 import time
+import traceback
 
 from byol_jax import checkpoint, errors, train
 from tests.tiny_config import FLIP_ONLY, ArraySet, tiny
@@ -27,6 +32,7 @@ from tests.tiny_config import FLIP_ONLY, ArraySet, tiny
 STEPS = 60  # 15 epochs of 32 images in batches of 8
 EVERY = 6  # steps, between checkpoints
 KINDS = ('kill', 'kill', 'term')
+HANGS = 300  # seconds: some forty times what a start takes
 
 
 class Struck(ArraySet):
@@ -45,24 +51,35 @@ class Struck(ArraySet):
       yield batch
 
 
-def start(path, dataset):
-  """A run in a process of its own; its exit code, or minus the signal."""
+def fork(log: pathlib.Path, work: Callable[[], None]) -> int:
+  """`work` in a process of its own; its exit code, or minus the signal."""
   child = os.fork()
   if child == 0:
     code = 1
     try:
-      with open(f'{path}.log', 'a') as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-      train.run(config(), str(path), dataset)
+      with open(log, 'a') as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+      faulthandler.dump_traceback_later(HANGS, exit=True)
+      work()
       code = 0
     except errors.UserError as error:
       print(error, flush=True)
       code = error.exit_code
+    except BaseException:
+      traceback.print_exc()
+      sys.stderr.flush()
     finally:
       os._exit(code)
   _, status = os.waitpid(child, 0)
   return os.waitstatus_to_exitcode(status)
+
+
+def start(path, dataset):
+  """A run; its exit code, or minus the signal."""
+  return fork(
+    path.with_suffix('.log'), lambda: train.run(config(), str(path), dataset)
+  )
 
 
 def config():
@@ -138,11 +155,16 @@ def strike(path, generator, counts, sound):
 
 def same(left, right):
   """Whether two runs ended in the same bits."""
-  left = checkpoint.read(left / 'checkpoints', STEPS)[0]
-  right = checkpoint.read(right / 'checkpoints', STEPS)[0]
-  return left.keys() == right.keys() and all(
-    x.tobytes() == right[name].tobytes() for name, x in left.items()
-  )
+
+  def compare():
+    one = checkpoint.read(left / 'checkpoints', STEPS)[0]
+    other = checkpoint.read(right / 'checkpoints', STEPS)[0]
+    if one.keys() != other.keys() or any(
+      x.tobytes() != other[name].tobytes() for name, x in one.items()
+    ):
+      raise errors.CheckFailed(f'{left} and {right} ended differently')
+
+  return fork(right.with_suffix('.log'), compare) == 0
 
 
 def run(folder, events, seed):

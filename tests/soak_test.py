@@ -6,7 +6,7 @@ import pytest
 import tiny_run
 
 
-@pytest.mark.jobs
+@pytest.mark.slow
 def test_twenty_random_faults_end_in_the_parameters_of_a_calm_run(tmp_path):
   output = tiny_run.finish(
     tiny_run.start_python(
