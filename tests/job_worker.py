@@ -182,12 +182,11 @@ def spoil(at_step):
 
   def drifted(parts, step, state, offset):
     if step >= at_step and is_last():
-      leaf = state.online_params['projector/linear']['w']
-      rows = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+      kind = next(kind for kind in state.small if kind.startswith('float32'))
+      rows = [np.asarray(x.data) for x in state.small[kind].addressable_shards]
       whole = np.concatenate(rows)
-      whole.view(np.uint32)[-1, 0, 0] ^= 1
-      spoiled = parallel.shard(whole)
-      state.online_params['projector/linear']['w'] = spoiled
+      whole.view(np.uint32)[-1].flat[0] ^= 1
+      state.small[kind] = parallel.shard(whole)
     save(parts, step, state, offset)
 
   loop.save = drifted
