@@ -17,7 +17,7 @@ PLANS = {
   'resnet50_v3-512': ('v3:16x16',),
   'resnet50_v4-512': ('v4-512', '--once'),
   'resnet50_v6e-256': ('v6e:16x16',),
-  'resnet50x4_v3-512': ('v3:16x16', '--config.network.width=4'),
+  'resnet50x4_v3-512': ('v3:16x16', '--config.network.width=4', '--once'),
   'resnet200x2_v3-512': (
     *('v3:16x16', '--config.network.width=2'),
     *('--config.network.encoder=ResNet200', '--once'),  # nine minutes

@@ -67,8 +67,11 @@ def over(function: Callable) -> Callable:
 
   @functools.wraps(function)
   def call(packed: Packed, *rest: Any) -> tuple[Packed, Any]:
-    tree, out = function(unpack(packed), *rest)
-    return pack(tree), out
+    # Barriers: the function is compiled as if it were alone. Without them the
+    # compiler for TPUs joins fewer all-reduces: 135 of ResNet-50's, not 105.
+    tree = jax.lax.optimization_barrier(unpack(packed))
+    tree, out = function(tree, *rest)
+    return pack(jax.lax.optimization_barrier(tree)), out
 
   return call
 
