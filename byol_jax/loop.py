@@ -99,6 +99,10 @@ def _steps(
         batch = next(batches)
         with _guarded(step > start.step):
           state, found = parts.update(state, batch)
+        if step == start.step:
+          # Other processes may still compile: the watchdog is armed once all
+          # of them have made a step.
+          jax.block_until_ready(found)
         step = span.stop
         stop.begun()
         recent.add(found, len(span))
