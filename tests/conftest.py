@@ -28,6 +28,20 @@ os.environ['BYOL_JAX_CACHE'] = tempfile.mkdtemp(prefix='byol_jax_tests_')
 atexit.register(shutil.rmtree, os.environ['BYOL_JAX_CACHE'], ignore_errors=True)
 
 
+# A file stays on one worker. Those that take a minute or more, the longest
+# first: the workers then end together.
+LONG = (
+  *('train', 'soak', 'main', 'packaging', 'tools/bench_input', 'byol'),
+  *('tools/conformance', 'calls', 'guard', 'api', 'loop'),
+)
+
+
+def pytest_collection_modifyitems(items):
+  """Long files first, everything else in its order."""
+  ranks = {f'tests/{name}_test.py': rank for rank, name in enumerate(LONG)}
+  items.sort(key=lambda item: ranks.get(item.nodeid.split('::')[0], len(LONG)))
+
+
 @pytest.fixture(scope='module')
 def compiled_once():
   """See `tests/compiled_once.py`."""
