@@ -28,7 +28,7 @@ soak: .venv/development
 	rm -rf runs/soak
 	PYTHONPATH=. JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
 	  JAX_COMPILATION_CACHE_DIR=.pytest_cache/xla \
-	  $(BIN)/python tests/soak.py runs/soak --events=200
+	  $(BIN)/python tests/helpers/soak.py runs/soak --events=200
 
 lint: .venv/development
 	$(BIN)/ruff check .

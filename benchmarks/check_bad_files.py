@@ -15,7 +15,8 @@ import sys
 
 import numpy as np
 
-from byol_jax.data import crops, image_set, pipeline
+from byol_jax.data.loading import image_set, tf_engine
+from byol_jax.data.sampling import crops
 
 TABLE = pathlib.Path(__file__).parent.parent / 'tests/data/bad_files.json'
 LAW = crops.Law((0.08, 1.0), (3 / 4, 4 / 3))
@@ -56,11 +57,11 @@ class Reasons(logging.Handler):
 def outcomes(folder: pathlib.Path, decoding: str) -> dict[str, str]:
   """'used', or why it was replaced, of each file of a folder."""
   source, reasons = Files(folder), Reasons()
-  logger = logging.getLogger('byol_jax.data.assemble')
+  logger = logging.getLogger('byol_jax.data.loading.batch_buffer')
   logger.addHandler(reasons)
   data = image_set.ImageSet(
     source,
-    engine=functools.partial(pipeline.painted, decoding=decoding),
+    engine=functools.partial(tf_engine.painted, decoding=decoding),
     image_size=32,
     laws=(LAW, LAW),
     eval_crop='resize',

@@ -37,15 +37,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from byol_jax import (
-  checkpoint,
-  experiment,
-  packing,
-  parallel,
-  presets,
-  provenance,
-)
+from byol_jax import configuration, experiment, parallel
+from byol_jax.checkpoints import checkpointer
 from byol_jax.data import catalog
+from byol_jax.distributed import packing
+from byol_jax.training import provenance
 
 CONFIG = 'pretrain:1000'
 STEP_SECONDS = 0.092  # about; of the hardware, not of this machine
@@ -54,7 +50,7 @@ SMALL_SAVES = 50
 
 def random_state() -> Any:
   """The whole state of the run, as host arrays."""
-  config = presets.load(CONFIG)
+  config = configuration.load(CONFIG)
   facts = catalog.find(config.dataset)
   built = experiment.build(config, facts.num_train, facts.num_classes)
   generator = np.random.default_rng(0)
@@ -76,7 +72,7 @@ def timed(function: Callable[[], Any]) -> tuple[Any, list[float]]:
 
 
 def save_once(
-  saver: checkpoint.Checkpoints, step: int, state: Any
+  saver: checkpointer.Checkpoints, step: int, state: Any
 ) -> dict[str, Any]:
   """One row of the table."""
   copy, snapshot = timed(lambda: parallel.snapshot(state))
@@ -119,7 +115,7 @@ def small_saves(folder: pathlib.Path) -> list[float]:
     for i in range(100)
   }
   state, memory = parallel.replicate(packing.pack(tree)), []
-  with contextlib.closing(checkpoint.Checkpoints(folder, keep=2)) as saver:
+  with contextlib.closing(checkpointer.Checkpoints(folder, keep=2)) as saver:
     for step in range(SMALL_SAVES):
       saver.save(step, parallel.snapshot(state), {})
       saver.wait()
@@ -135,7 +131,7 @@ def measure(folder: pathlib.Path, saves: int) -> dict[str, Any]:
   on_devices = parallel.replicate(packing.pack(state))
   jax.block_until_ready(parallel.snapshot(on_devices))  # compiled
   with contextlib.closing(
-    checkpoint.Checkpoints(folder / 'large', keep=1)
+    checkpointer.Checkpoints(folder / 'large', keep=1)
   ) as saver:
     rows = [save_once(saver, step, on_devices) for step in range(saves)]
     gc.collect()

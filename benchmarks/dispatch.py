@@ -30,10 +30,11 @@ def measure(distributed):
   import jax
   import numpy as np
 
-  from byol_jax import experiment, hosts, packing, parallel, presets
+  from byol_jax import configuration, experiment, parallel
+  from byol_jax.distributed import packing, processes as hosts
 
   hosts.start(distributed, lambda: (None, {}))
-  config = presets.load('pretrain:1000')
+  config = configuration.load('pretrain:1000')
   start = experiment.build(config, 10**6, 1000).start
   update = parallel.pmap(
     lambda s, b: (
@@ -123,7 +124,7 @@ def main():
     for _ in range(arguments.rounds)
   ]
   sys.path.insert(0, str(ROOT))
-  from byol_jax import provenance
+  from byol_jax.training import provenance
 
   result = {
     'what': 'host milliseconds of a step call by the number of arrays of the'

@@ -11,8 +11,9 @@ import os
 import sys
 from typing import Any
 
-from byol_jax import arguments as parsing, console, errors, signals
-from byol_jax.tools import evaluate
+from byol_jax import errors
+from byol_jax.cli import arguments as parsing, console, evaluate
+from byol_jax.training import preemption
 
 # Quiet before any import of TensorFlow or XLA.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
@@ -56,16 +57,18 @@ def begin(
   """The configuration, joined with the other processes; what prints for all."""
   import jax
 
-  from byol_jax import hosts, presets, provenance
+  from byol_jax import configuration
+  from byol_jax.distributed import processes
+  from byol_jax.training import provenance
 
   def load() -> tuple[Any, dict[str, str]]:
     if 'config' not in arguments:
       refuse(overrides)
       return None, provenance.facts({})
-    config = presets.load(arguments.config, overrides)
+    config = configuration.load(arguments.config, overrides)
     return config, provenance.facts(config.to_dict())
 
-  config, described = hosts.start(
+  config, described = processes.start(
     arguments.distributed,
     load,
     startup_seconds=arguments.startup_seconds,
@@ -118,7 +121,7 @@ def conformance(arguments: argparse.Namespace, overrides: list[str]) -> None:
   tolerances.
   """
   refuse(overrides)
-  from byol_jax.tools import conformance as tool
+  from byol_jax.conformance import run as tool
 
   tool.run(arguments.folder)
 
@@ -138,7 +141,7 @@ def data_prepare(arguments: argparse.Namespace, overrides: list[str]) -> None:
                --workdir=runs/pictures
   """
   refuse(overrides)
-  from byol_jax.tools import data_prepare as tool
+  from byol_jax.data.preparation import write as tool
 
   tool.run(arguments)
 
@@ -152,7 +155,7 @@ def data_check(arguments: argparse.Namespace, overrides: list[str]) -> None:
   example: python -m byol_jax data check ~/Pictures
   """
   refuse(overrides)
-  from byol_jax.tools import data_check as tool
+  from byol_jax.data.preparation import check as tool
 
   tool.run(arguments)
 
@@ -185,7 +188,7 @@ def plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
   exit codes: 1 does not fit, 2 configuration or no libtpu, 3 data.
   """
-  from byol_jax.tools import plan as tool
+  from byol_jax.planning import plan as tool
 
   tool.run(arguments, overrides)
 
@@ -219,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     argv = sys.argv[1:] if argv is None else argv
     arguments, rest = parsing.parse(argv, VERBS)
-    with signals.unwinding(resumable=arguments.verb in RESUMABLE):
+    with preemption.unwinding(resumable=arguments.verb in RESUMABLE):
       arguments.run(arguments, rest)
   except errors.UserError as error:
     print(f'byol_jax: {error}', file=sys.stderr)

@@ -9,18 +9,11 @@ import jax
 from ml_collections import config_dict
 import numpy as np
 
-from byol_jax import (
-  checks,
-  datasets,
-  encode,
-  errors,
-  hosts,
-  json_files,
-  presets,
-  saved,
-  train,
-)
+from byol_jax import checks, configuration, encode, errors, files, pretrained
+from byol_jax.data import from_config
+from byol_jax.distributed import processes
 from byol_jax.evals import embed as embeddings, features, knn, linear
+from byol_jax.training import train
 
 PROTOCOLS = {'knn': knn.run, 'linear': linear.run}
 
@@ -46,13 +39,13 @@ def pretrain(
     UserError: one of `byol_jax.errors`.
   """
   if isinstance(config, str):
-    config = presets.load(config, overrides or {})
+    config = configuration.load(config, overrides or {})
   elif overrides:
     raise errors.ConfigError('overrides: expected a preset by name with them')
-  config = datasets.placed(config)
+  config = from_config.placed(config)
   checks.check(config)  # before a whole set is read into a cache
-  dataset = hosts.together(
-    'data', lambda: datasets.image_set(config, 'train', held=True)
+  dataset = processes.together(
+    'data', lambda: from_config.image_set(config, 'train', held=True)
   )
   last = train.run(config, str(workdir), dataset)
   return last | {'unusable_images': dataset.num_failures}
@@ -81,9 +74,9 @@ def load_encoder(
   Raises:
     UserError: see `saved`.
   """
-  run = saved.open_run(workdir)
+  run = pretrained.open_run(workdir)
   return encode.make_encode(
-    saved.open_encoder(run, weights),
+    pretrained.open_encoder(run, weights),
     image_size=run.config.image_size,
     eval_crop=run.config.data.eval_crop,
   )
@@ -92,7 +85,7 @@ def load_encoder(
 def evaluate(
   name: str,
   config: config_dict.ConfigDict,
-  run: saved.Run,
+  run: pretrained.Run,
   encoder: features.Encoder,
   note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -116,7 +109,7 @@ def evaluate(
     data.data_dir = config.data_dir
   data.seed = config.seed
   load = functools.cache(
-    functools.partial(datasets.image_set, datasets.placed(data))
+    functools.partial(from_config.image_set, from_config.placed(data))
   )
   results = PROTOCOLS[name](config, encoder, load, note)
   if jax.process_index() == 0:
@@ -127,7 +120,7 @@ def evaluate(
       'results': results,
       'config': config.to_dict(),
     }
-    json_files.append(run.path / 'evaluations.jsonl', record)
+    files.append(run.path / 'evaluations.jsonl', record)
   return results
 
 
@@ -145,11 +138,11 @@ def embed(
   Returns:
     How many images it holds.
   """
-  run = saved.open_run(workdir)
+  run = pretrained.open_run(workdir)
   config = config_dict.ConfigDict(run.config)
   config.dataset = images
-  dataset = datasets.image_set(config, 'all')
+  dataset = from_config.image_set(config, 'all')
   names = [dataset.file_name(i) for i in range(dataset.num_examples)]
   return embeddings.run(
-    saved.open_encoder(run, weights), dataset, names, output
+    pretrained.open_encoder(run, weights), dataset, names, output
   )

@@ -15,7 +15,7 @@ import optax
 
 from byol_jax import (
   augment as augmentation,
-  guard,
+  finite,
   losses,
   metrics,
   monitor,
@@ -174,12 +174,14 @@ def make_update(
       opt_state=opt_state,
       **states,
     )
-    is_finite = guard.is_finite((grads, state.online_params), (states, scalars))
+    is_finite = finite.is_finite(
+      (grads, state.online_params), (states, scalars)
+    )
     scalars |= {
       'tau': decay,
       'learning_rate': learning_rate(state.step),
-      guard.SKIPPED: 1.0 - is_finite,
+      finite.SKIPPED: 1.0 - is_finite,
     }
-    return guard.take(is_finite, new, state), scalars
+    return finite.take(is_finite, new, state), scalars
 
   return update

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from byol_jax import errors, networks, resize
+from byol_jax import errors, networks
+from byol_jax.data.sampling import resize
 from byol_jax.evals import features
 
 AT_ONCE = 64  # images on the device

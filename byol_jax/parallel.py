@@ -17,7 +17,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from byol_jax import errors, packing
+from byol_jax import errors
+from byol_jax.distributed import packing
 
 AXIS = 'i'
 

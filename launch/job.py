@@ -11,7 +11,8 @@ import dataclasses
 import re
 from typing import Any
 
-from byol_jax import errors, topologies
+from byol_jax import errors
+from byol_jax.planning import topologies
 
 CAPACITIES = ('on-demand', 'spot', 'reserved')
 # Of a Kubernetes label, a host name and a queued resource, with room for what

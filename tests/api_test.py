@@ -8,8 +8,8 @@ from PIL import Image
 import pytest
 
 import byol_jax
-from byol_jax import api, errors, saved
-from tests import tiny_folder
+from byol_jax import api, errors, pretrained
+from tests.helpers import tiny_folder
 
 # One image through batches of other sizes: XLA sums in another order.
 SAME = {'rtol': 1e-4, 'atol': 1e-5}
@@ -46,7 +46,7 @@ def test_pretrain_takes_a_preset_and_overrides_and_resumes(labelled):
 
 
 def test_pretrain_takes_a_configuration_and_leaves_it_as_it_is(labelled):
-  config = saved.read_config(labelled[1])
+  config = pretrained.read_config(labelled[1])
   with config.unlocked():
     del config.training_set
   before = config.to_dict()
@@ -64,7 +64,7 @@ def test_a_relative_folder_is_the_same_from_anywhere(
   values = tiny_folder.VALUES | {'dataset': folder.name}
   assert byol_jax.pretrain('shapes', workdir, values)['step'] == 2
   monkeypatch.chdir(tmp_path)
-  run = saved.open_run(workdir)
+  run = pretrained.open_run(workdir)
   assert run.config.dataset == str(folder)
 
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import ndimage, stats
-import tiny_run
 
 from byol_jax import augment
+from tests.helpers import tiny_run
 
 ORDERS = list(itertools.permutations(range(4)))
 OFF = dict.fromkeys(('flip', 'jitter', 'grayscale', 'blur', 'solarize'))

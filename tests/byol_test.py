@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny_run
 
 from byol_jax import byol, losses, networks, optimizers, parallel
+from tests.helpers import tiny_run
 
 SIZE = 8
 BATCH_SIZE = 6

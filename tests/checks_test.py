@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from byol_jax import checks, errors, presets
+from byol_jax import checks, configuration, errors
 
 BAD = (
   ('epochs', 0.0),
@@ -43,7 +43,7 @@ BAD = (
 
 @pytest.mark.parametrize(('key', 'value'), BAD)
 def test_a_value_out_of_range_is_refused_by_its_key(key, value):
-  config = presets.load('pretrain:300')
+  config = configuration.load('pretrain:300')
   config.update_from_flattened_dict({key: value})
   with pytest.raises(errors.ConfigError, match=f'^{key}: expected') as caught:
     checks.check(config)
@@ -64,19 +64,19 @@ def test_a_value_out_of_range_is_refused_by_its_key(key, value):
   ),
 )
 def test_every_preset_passes(name):
-  config = presets.load(name)
+  config = configuration.load(name)
   checks.check(config)
 
 
 def test_every_rule_names_a_key_of_the_configuration():
-  config = presets.load('pretrain:300')
+  config = configuration.load('pretrain:300')
   found = {key for key, _, _ in checks.rules(config)}
   expected = len(checks.RULES) + 2 * len(checks.VIEW_RULES)
   assert len(found) == expected
 
 
 def test_an_operation_that_is_left_out_has_no_rule():
-  config = presets.load('pretrain:300')
+  config = configuration.load('pretrain:300')
   with config.unlocked():
     config.augment.view1.blur = None
   checks.check(config)

@@ -4,10 +4,10 @@ import inspect
 import math
 
 import pytest
-import tiny_run
 
 from byol_jax import augment, networks, optimizers, schedules
 from configs import pretrain
+from tests.helpers import tiny_run
 
 IMAGENET = 1_281_167
 # Spec 4.3, 4.4: epochs, batch, base rate, weight decay, tau, K, W.

@@ -31,8 +31,9 @@ atexit.register(shutil.rmtree, os.environ['BYOL_JAX_CACHE'], ignore_errors=True)
 # A file stays on one worker. Those that take a minute or more, the longest
 # first: the workers then end together.
 LONG = (
-  *('train', 'soak', 'main', 'packaging', 'tools/bench_input', 'byol'),
-  *('tools/conformance', 'calls', 'guard', 'api', 'loop'),
+  *('training/train', 'training/soak', 'main', 'packaging'),
+  *('tools/bench_input', 'byol', 'conformance/run', 'training/multi_step'),
+  *('finite', 'api', 'training/loop'),
 )
 
 
@@ -44,8 +45,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope='module')
 def compiled_once():
-  """See `tests/compiled_once.py`."""
-  from tests import compiled_once  # imports jax: after the variables above
+  """See `tests/helpers/compiled_once.py`."""
+  from tests.helpers import (
+    compiled_once,  # imports jax: after the variables above
+  )
 
   with compiled_once.shared():
     yield

@@ -13,8 +13,10 @@ import jax
 import numpy as np
 import pytest
 
-from byol_jax import __main__ as command, checkpoint, workdir as workdirs
-from tests import tiny_folder
+from byol_jax import __main__ as command
+from byol_jax.checkpoints import checkpointer
+from byol_jax.training import workdir as workdirs
+from tests.helpers import tiny_folder
 
 pytestmark = pytest.mark.usefixtures('compiled_once')
 
@@ -290,7 +292,7 @@ def test_steps_that_are_not_finite(refused, labelled, tmp_path):
     r'steps \d to \d were not finite.*; (checkpoint \d stays|no checkpoint)'
   )
   refused(4, words, *pretrain(labelled[0], workdir, '--config.epochs=4', *more))
-  arrays, _ = checkpoint.read(workdir / 'checkpoints')
+  arrays, _ = checkpointer.read(workdir / 'checkpoints')
   assert all(np.isfinite(array).all() for array in arrays.values())
   # And nothing that is not finite was logged.
   for line in (workdir / 'scalars.jsonl').read_text().splitlines():
@@ -387,9 +389,9 @@ def test_sigterm_ends_an_evaluation_that_can_begin_again(
     os.kill(os.getpid(), signal.SIGTERM)
     raise AssertionError('the signal came first')
 
-  from byol_jax import saved
+  from byol_jax import pretrained
 
-  monkeypatch.setattr(saved, 'open_encoder', terminated)
+  monkeypatch.setattr(pretrained, 'open_encoder', terminated)
   words = 'SIGTERM: what was saved before stands; the same command goes on'
   refused(42, words, verb, f'--workdir={labelled[1]}')
 
@@ -425,7 +427,7 @@ def test_a_stopped_process_resumes_and_exits_with_the_codes(labelled, tmp_path):
   assert process.returncode == 42, error
   (step,) = re.findall(r'^byol_jax: SIGTERM: saved step (\d+) of \d+', error)
   assert error.count('\n') == 1, error
-  assert checkpoint.latest_step(workdir / 'checkpoints') == int(step)
+  assert checkpointer.latest_step(workdir / 'checkpoints') == int(step)
   again = start(*long)
   lines = []
   for line in again.stdout:

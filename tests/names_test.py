@@ -2,7 +2,8 @@
 
 import jax
 import pytest
-import tiny_run
+
+from tests.helpers import tiny_run
 
 FULL = {
   'num_classes': 1000,

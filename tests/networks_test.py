@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_run
 
 from byol_jax import errors, losses, networks, resnet
+from tests.helpers import tiny_run
 
 # Spec 2.5: encoder, width, encoder, projector, predictor, whole online net.
 COUNTS = [

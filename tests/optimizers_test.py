@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny_run
 
 from byol_jax import errors, optimizers, schedules
+from tests.helpers import tiny_run
 
 SETTINGS = {
   'weight_decay': 0.01,

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests import tiny_folder
+from tests.helpers import tiny_folder
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 IGNORED = shutil.ignore_patterns('.*', '__pycache__', 'runs', 'tests', 'build')
@@ -54,12 +54,13 @@ def python(target, folder, *arguments):
 @pytest.mark.slow
 def test_presets_travel_with_the_package(installed, tmp_path):
   code = (
-    'import byol_jax; from byol_jax import presets;'
+    'import byol_jax; from byol_jax import configuration;'
     f'assert byol_jax.__file__.startswith({str(installed)!r});'
-    '[presets.load(name) for name in presets.names()];'
-    "assert presets.load('pretrain:300').epochs == 300;"
-    "assert presets.load('configs/small/imagenette.py:cpu').image_size == 48;"
-    "print(*presets.names(), sep='\\n')"
+    '[configuration.load(name) for name in configuration.names()];'
+    "assert configuration.load('pretrain:300').epochs == 300;"
+    "config = configuration.load('configs/small/imagenette.py:cpu');"
+    'assert config.image_size == 48;'
+    "print(*configuration.names(), sep='\\n')"
   )
   names = python(installed, tmp_path, '-c', code).split()
   expected = {

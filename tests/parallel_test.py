@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_run
 
-from byol_jax import errors, packing, parallel
+from byol_jax import errors, parallel
+from byol_jax.distributed import packing
+from tests.helpers import tiny_run
 
-WORKER = tiny_run.ROOT / 'tests' / 'worker.py'
+WORKER = tiny_run.ROOT / 'tests' / 'helpers' / 'worker.py'
 
 
 def tree():

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_run
 
 from byol_jax import networks, resnet
+from tests.helpers import tiny_run
 
 MAKE_NORM = functools.partial(
   hk.BatchNorm, create_scale=True, create_offset=True, decay_rate=0.9

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from byol_jax import errors
-from byol_jax.convert import pickles, stand_ins
+from byol_jax.convert import safe_pickle, stand_ins
 
 Tree = dict[str, dict[str, np.ndarray]]
 
@@ -49,7 +49,7 @@ def read_checkpoint(path: str) -> OfficialCheckpoint:
     DataError: the file is missing or damaged, asks for something outside its
       format (nothing is executed), or a part of the checkpoint is absent.
   """
-  content = pickles.load(path)
+  content = safe_pickle.load(path)
   if not isinstance(content, dict) or any(key not in content for key in KEYS):
     raise errors.DataError(
       f'{path}: expected a checkpoint with the keys {list(KEYS)}, found'

@@ -12,8 +12,8 @@ import jax
 from ml_collections import config_dict
 import numpy as np
 
-from byol_jax import errors, parallel, schedules, supervised
-from byol_jax.evals import features, probe, splits
+from byol_jax import errors, parallel, schedules
+from byol_jax.evals import features, probe, splits, supervised
 
 SPLITS = ('fit', 'valid', 'test')
 

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax import errors, metrics, parallel, supervised
-from byol_jax.evals import features, splits
+from byol_jax import errors, metrics, parallel
+from byol_jax.evals import features, splits, supervised
 
 ROWS = 1024  # features that are scored at once
 NOTES = 10  # lines of progress in a training

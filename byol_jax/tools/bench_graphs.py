@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from byol_jax.data import crops, decode, preprocess, views
-from byol_jax.data.preprocess import tf
+from byol_jax.data.loading import decode, preprocess
+from byol_jax.data.loading.preprocess import tf
+from byol_jax.data.sampling import crops, views
 
 BATCH = 64
 _PASSES = 3  # over the sample, a row and round

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from byol_jax import checks, errors, presets, provenance
+from byol_jax import checks, configuration, errors
 from byol_jax.tools import bench_rows
+from byol_jax.training import provenance
 
 PAPER_RATE = 44_485  # images/s: 1000 epochs of ImageNet in 8 hours (spec 7)
 _HOSTS = (96, 48)  # virtual cores of hosts that people rent
@@ -32,7 +33,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     arguments: of the verb.
     overrides: of the configuration, as they were given.
   """
-  config = presets.load(arguments.config, overrides)
+  config = configuration.load(arguments.config, overrides)
   checks.check(config)
   if arguments.rounds < 1:
     raise errors.ConfigError(

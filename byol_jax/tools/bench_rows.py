@@ -7,16 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from byol_jax import datasets, errors, resize
-from byol_jax.data import (
-  catalog,
-  crops,
-  decode,
-  image_set,
-  parts,
-  pipeline,
-  views,
-)
+from byol_jax import errors
+from byol_jax.data import catalog, from_config
+from byol_jax.data.loading import decode, image_set, tf_engine
+from byol_jax.data.sampling import crops, resize, views
+from byol_jax.data.sources import base
 from byol_jax.tools import bench_graphs
 
 DECODING = 'decoding alone'
@@ -81,7 +76,7 @@ def sample(config: Any) -> tuple[list[bytes], dict[str, Any]]:
   Raises:
     DataError: the set gives pixels, or no image can be used.
   """
-  source = datasets.source(config, 'train')
+  source = from_config.source(config, 'train')
   count = min(_IMAGES, len(source))
   images, sizes = [], []
   for index in np.linspace(0, len(source) - 1, count).astype(int):
@@ -112,7 +107,7 @@ def rows(config: Any, images: list[bytes], threads: int) -> dict[str, Row]:
   held = Held([decode.rgb(image) for image in images])
   drawn = _drawn(config, len(images))
 
-  def ours(source: parts.Source, **options: Any) -> Row:
+  def ours(source: base.Source, **options: Any) -> Row:
     values = {
       'decoding': config.data.decoding,
       'transfer': config.data.transfer,
@@ -135,7 +130,7 @@ def rows(config: Any, images: list[bytes], threads: int) -> dict[str, Row]:
     )
   return found | {
     CONFIGURED: ours(encoded),
-    SOURCE: ours(datasets.source(config, 'train')),
+    SOURCE: ours(from_config.source(config, 'train')),
     'data.decoding=crops': ours(encoded, decoding='crops'),
     'data.transfer=uint8': ours(encoded, transfer='uint8'),
     DECODED: ours(held),
@@ -170,7 +165,7 @@ def _drawn(config: Any, count: int) -> np.ndarray:
 
 def _batches(
   config: Any,
-  source: parts.Source,
+  source: base.Source,
   threads: int,
   *,
   decoding: str = 'once',
@@ -179,7 +174,7 @@ def _batches(
 ) -> Iterator[Any]:
   data = image_set.ImageSet(
     source,
-    engine=functools.partial(pipeline.painted, decoding=decoding),
+    engine=functools.partial(tf_engine.painted, decoding=decoding),
     image_size=config.image_size,
     laws=[bench_graphs.law_of(config)] * 2,
     eval_crop=config.data.eval_crop,

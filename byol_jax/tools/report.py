@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from byol_jax import api, json_files, presets, saved
+from byol_jax import api, configuration, files, pretrained
 
 ROWS = {
   'random': 'random encoder',
@@ -22,17 +22,17 @@ def run(workdir: str, *, knn: str, linear: str) -> dict[str, dict[str, Any]]:
   Returns:
     {weights: {metric: value}}.
   """
-  pretraining = saved.open_run(workdir)
+  pretraining = pretrained.open_run(workdir)
   results: dict[str, dict[str, Any]] = {}
   for weights in ROWS:
-    encoder = saved.open_encoder(pretraining, weights)
+    encoder = pretrained.open_encoder(pretraining, weights)
     results[weights] = {}
     for name, spec in (('knn', knn), ('linear', linear)):
-      config = presets.load(spec, {'weights': weights})
+      config = configuration.load(spec, {'weights': weights})
       results[weights] |= api.evaluate(name, config, pretraining, encoder)
   for line in table(results):
     print(line)
-  json_files.write(pretraining.path / 'report.json', results)
+  files.write(pretraining.path / 'report.json', results)
   print(f'\ncheckpoints, logs and report.json: {pretraining.path}')
   return results
 

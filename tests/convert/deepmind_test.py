@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from byol_jax import errors
-from byol_jax.convert import deepmind, pickles
+from byol_jax.convert import deepmind, safe_pickle
 
 VECTORS = pathlib.Path(__file__).parents[1] / 'conformance'
 
@@ -253,7 +253,7 @@ def test_an_unknown_optimizer_state_has_no_momentum(tmp_path, kind):
 def test_other_numbers_are_read_exactly(tmp_path, array):
   path = tmp_path / 'array.pkl'
   path.write_bytes(program(plain(np.asarray(array))))
-  found = pickles.load(str(path)).value
+  found = safe_pickle.load(str(path)).value
   np.testing.assert_array_equal(found, array)
   assert found.dtype.isnative and found.dtype.kind == array.dtype.kind
   assert not found.flags.writeable
@@ -268,7 +268,7 @@ def test_what_the_stdlib_writes_is_read(tmp_path):
   }
   path = tmp_path / 'file.pkl'
   path.write_bytes(pickle.dumps(values, protocol=2))
-  found = pickles.load(str(path))
+  found = safe_pickle.load(str(path))
   np.testing.assert_array_equal(found['w'].value, values['w'])
   assert found['n'].value == 3 and found['e'] == b'' and found['i'] == 1 << 70
 
@@ -487,7 +487,7 @@ def test_a_file_that_cannot_be_read(tmp_path, path):
 def test_nesting_without_end_ends():
   """Neither the reader nor its error message follows the nest."""
   for nest in (b'N' + b'\x85' * 200_000, b'N' + b'q\x00h\x00\x86' * 2000):
-    machine = pickles.Machine(100)
+    machine = safe_pickle.Machine(100)
     value = machine.run(io.BytesIO(program(nest)))
     assert deepmind.describe(value) == 'a tuple'
     assert list(deepmind.walk(value)) == []

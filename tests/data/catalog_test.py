@@ -33,7 +33,7 @@ def test_variants_and_versions_share_the_facts_of_their_set():
 
 def test_sources_load_neither_tensorflow_nor_jax():
   code = (
-    'import sys; from byol_jax.data import sources;'
+    'import sys; from byol_jax.data.sources import lookup;'
     ' print("tensorflow" in sys.modules or "jax" in sys.modules)'
   )
   run = subprocess.run(

@@ -4,8 +4,9 @@ import io
 import pathlib
 
 from etils import epath
-from made import encode, smooth
 import pytest
+
+from tests.helpers.made import encode, smooth
 
 
 @pytest.fixture

@@ -9,13 +9,14 @@ import hashlib
 import signal
 import tarfile
 
-from made import encode, image_set, smooth
 import numpy as np
 import pytest
-import tiny_run
 
 from byol_jax import errors
-from byol_jax.data import cache, shards, sources
+from byol_jax.data.loading import cache
+from byol_jax.data.sources import lookup, record_files
+from tests.helpers import tiny_run
+from tests.helpers.made import encode, image_set, smooth
 
 BATCH = 28  # 1, 2, 4 and 7 divide it
 SIZE = 61  # and it does not divide the set: batches straddle epochs
@@ -34,7 +35,7 @@ def folder(tmp_path_factory):
 
 
 def opened(folder):
-  return sources.open_source(
+  return lookup.open_source(
     str(folder), 'all', data_dir=None, holdout='paper', heldout_share=0.1
   )
 
@@ -135,8 +136,7 @@ class ById:
 RUN = """
 import os, sys
 os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libjpeg says of cut files
-sys.path[:0] = ['tests', 'tests/data']
-import promises_test as p
+from tests.data import promises_test as p
 data = p.image_set(p.opened(sys.argv[1]))
 start, count = int(sys.argv[2]), int(sys.argv[3])
 for batch in data.view_batches(p.BATCH, start, count):
@@ -261,5 +261,5 @@ def test_promise_2_an_index_of_tfrecords_is_built_once(prepared, monkeypatch):
   def walk(*_):
     raise AssertionError('walked again')
 
-  monkeypatch.setattr(shards, '_walk', walk)
+  monkeypatch.setattr(record_files, '_walk', walk)
   assert len(opened(path)) == 40

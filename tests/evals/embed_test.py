@@ -1,11 +1,11 @@
 """The file of representations: complete, in order, without pickles."""
 
-import fakes
 import numpy as np
 import pytest
 
 from byol_jax import errors
 from byol_jax.evals import embed
+from tests.helpers import fakes
 
 NAMES = ['b/été.jpg', 'a/2.png', 'a/10.png', 'c.webp', 'd.jpg']
 

@@ -1,20 +1,17 @@
 """Features do not depend on how a set is cut into batches."""
 
-import pathlib
 import socket
 
 import chex
-import fakes
 import jax
 import numpy as np
 import pytest
-import tiny_run
 
 from byol_jax import errors, networks, parallel
 from byol_jax.evals import features
+from tests.helpers import fakes, tiny_run
 
 SIZE = 16
-HERE = pathlib.Path(__file__).resolve().parent
 
 
 def images(count, seed=0):
@@ -177,7 +174,7 @@ def test_two_processes_of_two_devices_all_have_every_row(encoder, tmp_path):
     port = probe.getsockname()[1]
   workers = [
     tiny_run.start_python(
-      HERE / 'features_worker.py',
+      tiny_run.ROOT / 'tests' / 'helpers' / 'features_worker.py',
       tmp_path / f'{index}.npz',
       f'localhost:{port},2,{index}',
       JAX_NUM_CPU_DEVICES='2',

@@ -1,12 +1,12 @@
 """Nearest neighbours against float64 numpy."""
 
-import fakes
 import numpy as np
 import pytest
 
 from byol_jax import errors
 from byol_jax.evals import knn
 from configs.evals import knn as configuration
+from tests.helpers import fakes
 
 NUM_CLASSES = 5
 

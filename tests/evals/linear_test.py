@@ -1,6 +1,5 @@
 """The linear protocol on points whose answer is known."""
 
-import fakes
 import jax
 import numpy as np
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from byol_jax import errors
 from byol_jax.evals import features, linear, probe
 from configs.evals import linear as configuration
+from tests.helpers import fakes
 
 NUM_CLASSES = 6
 

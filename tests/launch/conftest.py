@@ -1,5 +1,6 @@
-import pods
 import pytest
+
+from tests.helpers import pods
 
 
 @pytest.fixture

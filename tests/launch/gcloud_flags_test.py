@@ -7,13 +7,13 @@ import shlex
 import shutil
 import subprocess
 
-import pods
 import pytest
 
 from launch import gcloud
+from tests.helpers import pods
 
-GOLDEN = pods.HERE / 'golden'
-README = pods.HERE.parents[1] / 'launch' / 'README.md'
+GOLDEN = pods.ROOT / 'tests' / 'launch' / 'golden'
+README = pods.ROOT / 'launch' / 'README.md'
 
 
 def flags(words):

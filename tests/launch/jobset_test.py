@@ -2,12 +2,12 @@
 
 import json
 
-import pods
 import pytest
 import yaml
 
-from byol_jax import topologies
+from byol_jax.planning import topologies
 from launch import exits, gke
+from tests.helpers import pods
 
 SLICES = tuple(topologies.TOPOLOGIES)
 IMAGE = 'registry/byol@sha256:0'

@@ -5,7 +5,8 @@ import dataclasses
 
 import pytest
 
-from byol_jax import errors, topologies
+from byol_jax import errors
+from byol_jax.planning import topologies
 from launch import job as jobs
 
 ARGUMENTS = ('pretrain', '--config=shapes', '--workdir=gs://bucket/run')

@@ -6,12 +6,12 @@ import signal
 import subprocess
 import sys
 
-import pods
 import pytest
 
 from launch import local_pod
+from tests.helpers import pods
 
-ROOT = pods.HERE.parents[1]
+ROOT = pods.ROOT
 # What each process does is in its arguments, by index.
 MODULE = """
 import json, os, signal, sys, time
@@ -121,10 +121,10 @@ def test_after_an_error_the_others_have_a_grace_and_are_ended(tmp_path):
 
 JOIN = """
 import sys
-from byol_jax import hosts
+from byol_jax.distributed import processes
 import jax
 from jax.experimental import multihost_utils
-_, line = hosts.start(sys.argv[2].partition('=')[2], lambda: (None, {}))
+_, line = processes.start(sys.argv[2].partition('=')[2], lambda: (None, {}))
 print(jax.process_index(), jax.process_count(), jax.device_count())
 print(multihost_utils.process_allgather(jax.numpy.ones(1)).sum())
 """

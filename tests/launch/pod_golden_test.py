@@ -15,12 +15,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 if __name__ == '__main__':
   sys.path.insert(0, str(ROOT))
 
-import pods  # noqa: E402
 import pytest  # noqa: E402
 
 from launch import gke, slurm, tpu_pod  # noqa: E402
+from tests.helpers import pods  # noqa: E402
 
-GOLDEN = pods.HERE / 'golden'
+GOLDEN = pods.ROOT / 'tests' / 'launch' / 'golden'
 # Slices, each with a capacity, so that every one is there.
 SLICES = {
   'v3-8': 'on-demand',

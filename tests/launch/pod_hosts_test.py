@@ -15,12 +15,12 @@ import subprocess
 import sys
 import time
 
-import pods
 import pytest
 
 from launch import tpu_pod
+from tests.helpers import pods
 
-LAUNCH = pods.HERE.parents[1] / 'launch'
+LAUNCH = pods.ROOT / 'launch'
 ON_HOST = 'byol_jax/current/launch/on_host.sh'
 # Does as ~/does says: an exit code at once, or 'train': until a signal, which
 # it leaves with 42, or 'deaf': in spite of it.

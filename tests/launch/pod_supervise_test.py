@@ -2,11 +2,11 @@
 
 import dataclasses
 
-import pods
-from pods import RUNNING
 import pytest
 
 from launch import clock as clocks, hosts, supervise, tpu_pod
+from tests.helpers import pods
+from tests.helpers.pods import RUNNING
 
 PREPARED = ['scp', 'unpack', 'set up', 'preflight', 'start']
 LOST = ['ACTIVE', 'ACTIVE', 'ACTIVE', 'SUSPENDING', 'SUSPENDED']

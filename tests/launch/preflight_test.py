@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 import jax
-import pods
 
 from launch import hosts
+from tests.helpers import pods
 
-PREFLIGHT = pods.HERE.parents[1] / 'launch' / 'preflight.py'
+PREFLIGHT = pods.ROOT / 'launch' / 'preflight.py'
 
 
 def ask(workdir, **environment):

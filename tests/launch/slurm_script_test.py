@@ -6,10 +6,10 @@ import re
 import subprocess
 import sys
 
-import pods
 import pytest
 
 from launch import exits, slurm
+from tests.helpers import pods
 
 ARGUMENTS = ('pretrain', '--config=pretrain:300', '--workdir=/shared/a run')
 

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from byol_jax import __main__ as command, presets
+from byol_jax import __main__ as command, configuration
 from byol_jax.tools import bench_input, bench_rows
 
 ROWS = {
@@ -76,7 +76,7 @@ def test_the_paper_s_rate_is_a_thousand_epochs_in_eight_hours():
 def test_png_images_have_no_official_row(tmp_path):
   for i in range(3):
     Image.new('RGB', (20, 20)).save(tmp_path / f'{i}.png')
-  config = presets.load('imagenette:cpu', {'dataset': str(tmp_path)})
+  config = configuration.load('imagenette:cpu', {'dataset': str(tmp_path)})
   images, facts = bench_rows.sample(config)
   assert facts['count'] == 3
   assert bench_rows.OFFICIAL not in bench_rows.rows(config, images, 1)

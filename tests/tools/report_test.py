@@ -6,7 +6,7 @@ import pytest
 
 from byol_jax import errors
 from byol_jax.tools import report
-from tests import tiny_folder
+from tests.helpers import tiny_folder
 
 RESULTS = {
   'random': {'knn_k1': 0.20, 'knn_k20': 0.30, 'bank': 9, 'top1': 0.40},

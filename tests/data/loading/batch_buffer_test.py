@@ -1,0 +1,99 @@
+import logging
+
+import jax
+import numpy as np
+import pytest
+
+from byol_jax import errors
+from byol_jax.data.loading import batch_buffer
+
+
+def run(chunks, wanted):
+  """Of each batch the labels, ten times the positions, None for a gap."""
+  chunks = [batch_buffer.chunk(list(c), [10 * p for p in c]) for c in chunks]
+  wanted = [np.array(positions, np.int64) for positions in wanted]
+  return [
+    [int(label) if is_done else None for label, is_done in zip(labels, done)]
+    for done, labels in batch_buffer.in_order(iter(chunks), wanted)
+  ]
+
+
+def test_gaps_are_found_and_nothing_else():
+  found = run([(0, 2, 3), (4, 5, 8)], [(0, 1, 2), (3, 4, 5), (6, 7, 8)])
+  assert found == [[0, None, 20], [30, 40, 50], [None, None, 80]]
+
+
+@pytest.mark.parametrize('length', [1, 2, 6])
+def test_every_pattern_of_gaps_gives_every_position(length):
+  for pattern in range(2**6):
+    good = [i for i in range(6) if pattern >> i & 1]
+    chunks = [good[i : i + length] for i in range(0, len(good), length)]
+    found = run([(), *chunks, ()], [(0, 1), (2, 3), (4, 5)])
+    expected = [10 * i if i in good else None for i in range(6)]
+    assert [label for batch in found for label in batch] == expected
+
+
+def test_positions_of_other_processes_are_jumped_over():
+  found = run([(0, 1, 8), (9, 17)], [(0, 1), (8, 9), (16, 17), ()])
+  assert found == [[0, 10], [80, 90], [None, 170], []]
+
+
+def test_a_batch_is_taken_as_soon_as_its_last_position_is_done():
+  """Or a run would wait for an image that it does not need yet."""
+
+  def chunks():
+    yield batch_buffer.chunk([0, 1], [0, 0])
+    raise AssertionError('asked for more')
+
+  wanted = [np.arange(2)]
+  done, _ = next(batch_buffer.in_order(chunks(), wanted))
+  assert done.all()
+
+
+def canvas(local=2):
+  shapes = {'a': ((3,), np.dtype('float32')), 'b': ((1,), np.dtype('int64'))}
+  return batch_buffer.Canvas(
+    shapes, local, lambda position: divmod(position, local)
+  )
+
+
+def test_rows_are_painted_into_their_own_batches():
+  board = canvas()
+  for position in (3, 0, 2, 1):
+    row = board.row(position)
+    row['a'][:] = position
+    row['b'][:] = -position
+  for step in (0, 1):
+    batch = board.take(step)
+    assert batch['a'].shape == (2, 3) and batch['a'].dtype == np.float32
+    assert batch['a'][:, 0].tolist() == [2 * step, 2 * step + 1]
+    assert batch['b'][:, 0].tolist() == [-2 * step, -2 * step - 1]
+
+
+def test_memory_is_used_again_when_nobody_looks_at_it_any_more():
+  board = canvas()
+  kept = board.take(0)['a'][1:].reshape(3)  # a view of a view
+  kept[:] = 7
+  on_device = jax.device_put(board.take(1)['a'])
+  before = np.asarray(on_device).copy()
+  for step in range(2, 6):
+    board.take(step)['a'][:] = step
+  assert kept.tolist() == [7, 7, 7]
+  np.testing.assert_array_equal(on_device, before)
+  # Those two, and one that goes round.
+  assert len(board._memory) <= 3 + 2
+  board.close()
+  assert kept.tolist() == [7, 7, 7] and not board._memory
+  with pytest.raises(RuntimeError, match='ended'):
+    board.row(0)  # of a thread that is late
+
+
+@pytest.mark.parametrize('count, limit', [(5, 10), (9_000, 10), (50_000, 50)])
+def test_more_than_ten_or_a_thousandth_are_too_many(count, limit, caplog):
+  failures = batch_buffer.Failures('set', count, 0.001)
+  with caplog.at_level(logging.WARNING):
+    for index in [*range(limit), *range(limit)]:
+      failures.add(index, f'file{index}', 'why')
+    assert len(failures) == len(caplog.records) == limit
+    with pytest.raises(errors.DataError, match=f'allowed are {limit}'):
+      failures.add(limit, 'one more', 'why')

@@ -1,0 +1,140 @@
+import os
+
+import numpy as np
+import pytest
+
+from byol_jax import errors
+from byol_jax.data.loading import cache, decode
+from byol_jax.data.preparation import manifest
+from tests.helpers import tiny_run
+from tests.helpers.made import encode, smooth
+
+
+class Counting:
+  """Encoded images that count how often each is read."""
+
+  name, fingerprint, class_names, num_classes = 'counting', 'c', None, 3
+
+  def __init__(self, images):
+    self._images = images
+    self.reads = [0] * len(images)
+
+  def __len__(self):
+    return len(self._images)
+
+  def read(self, index):
+    self.reads[index] += 1
+    if self._images[index] is None:
+      raise OSError('the disk is gone')
+    return self._images[index], index % 3
+
+  def file_name(self, index):
+    return f'file{index}'
+
+
+def pictures(count):
+  return [encode(smooth(i, 20 + i, 60 - i)) for i in range(count)]
+
+
+@pytest.mark.parametrize('kind', ['encoded', 'decoded'])
+def test_a_cache_reads_each_image_once_and_gives_the_same(kind):
+  source = Counting(pictures(12))
+  held = cache.cached(source, kind, 1.0, 2)
+  assert max(source.reads) == 1  # the sample; a cache fills when it is used
+  held.read(0)
+  before = list(source.reads)
+  for index in range(12):
+    image, label = held.read(index)
+    expected = source._images[index]
+    if kind == 'decoded':
+      expected = decode.rgb(expected)
+    np.testing.assert_array_equal(image, expected)
+    assert label == index % 3 and held.file_name(index) == f'file{index}'
+  assert source.reads == before and max(before) <= 2  # the sample, the load
+  assert held.fingerprint == source.fingerprint and len(held) == 12
+
+
+def test_none_is_the_source_itself():
+  source = Counting(pictures(3))
+  assert cache.cached(source, 'none', 0.0, 1) is source
+
+
+@pytest.mark.parametrize('kind', ['encoded', 'decoded'])
+def test_a_broken_image_raises_when_its_turn_comes(kind):
+  images = pictures(4)
+  images[1], images[2] = None, b'<html>'
+  held = cache.cached(Counting(images), kind, 1.0, 2)
+  with pytest.raises(OSError, match='disk'):
+    held.read(1)
+  if kind == 'decoded':
+    with pytest.raises(decode.Unusable):
+      held.read(2)
+  assert held.read(3)[1] == 0
+
+
+def test_a_cache_over_its_budget_is_refused_before_the_set_is_read():
+  source = Counting(pictures(30) * 40)
+  with pytest.raises(errors.ConfigError) as info:
+    cache.cached(source, 'decoded', 1e-3, 2)
+  text = str(info.value)
+  assert 'input.cache' in text and 'input.cache_gib' in text
+  assert '\n' not in text and '0.001' in text
+  assert sum(source.reads) <= 200
+
+
+def test_without_a_budget_the_free_memory_decides(monkeypatch):
+  source = Counting(pictures(5))
+  assert cache.check(source, 'decoded', 0.0) < cache.free_memory()
+  monkeypatch.setattr(cache, 'free_memory', lambda: 10_000)
+  with pytest.raises(errors.ConfigError, match='what is free'):
+    cache.check(source, 'decoded', 0.0)
+
+
+def test_the_manifest_of_data_check_is_exact(monkeypatch):
+  source = Counting(pictures(5))
+  known = {'encoded_bytes': 7_000, 'decoded_bytes': 50_000}
+  monkeypatch.setattr(manifest, 'find', lambda fingerprint: known)
+  assert 50_000 <= cache.estimate(source, 'decoded') < 52_000
+  assert 7_000 <= cache.estimate(source, 'encoded') < 9_000
+  assert sum(source.reads) == 0
+
+
+GROWTH = """
+import gc, sys
+import numpy as np
+from byol_jax.data.loading import cache
+from byol_jax.data.sources import lookup
+
+def rss():
+  gc.collect()
+  fields = open('/proc/self/statm').read().split()
+  return int(fields[1]) * 4096
+
+source = lookup.open_source(sys.argv[1], 'all', data_dir=None,
+                             holdout='paper', heldout_share=0.1)
+kind = sys.argv[2]
+cache.check(source, kind, 1.0)
+first = cache.CachedSource(source, kind, 1.0, 2)
+first.read(0)  # warms every allocator
+before = rss()
+second = cache.CachedSource(source, kind, 1.0, 2)
+second.read(0)
+print('result', cache.estimate(source, kind), rss() - before)
+"""
+
+
+@pytest.mark.skipif(
+  not os.path.exists('/proc/self/statm'), reason='resident memory, on Linux'
+)
+@pytest.mark.parametrize('kind', ['encoded', 'decoded'])
+def test_promise_3_the_estimate_is_within_15_percent(kind, tmp_path):
+  """Of the growth of the process that holds the set; sizes vary fourfold."""
+  generator = np.random.default_rng(0)
+  for i in range(500):
+    height, width = generator.integers(60, 240, 2)
+    noise = generator.integers(0, 255, (height, width, 3), np.uint8)
+    (tmp_path / f'{i:03d}.jpg').write_bytes(encode(noise, quality=85))
+  process = tiny_run.start_python('-c', GROWTH, str(tmp_path), kind)
+  output = tiny_run.finish(process)
+  expected, grown = map(int, output.partition('result ')[2].split()[:2])
+  assert grown > 5e6 and abs(expected / grown - 1) < 0.15

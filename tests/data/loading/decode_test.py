@@ -1,0 +1,100 @@
+import io
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from byol_jax.data.loading import decode, preprocess
+from byol_jax.data.loading.preprocess import tf
+from tests.helpers.made import encode, smooth
+
+
+def as_mode(pixels, mode, kind, **options):
+  buffer = io.BytesIO()
+  Image.fromarray(pixels).convert(mode).save(buffer, kind, **options)
+  return buffer.getvalue()
+
+
+PIXELS = smooth(1, 37, 53)
+
+
+def small_first_frame():
+  """A GIF whose first frame covers a part of its canvas."""
+  data = bytearray(encode(PIXELS[:20, :40, 0], 'GIF'))
+  data[6:10] = (53).to_bytes(2, 'little') + (37).to_bytes(2, 'little')
+  return bytes(data)
+
+
+IMAGES = {
+  'jpeg': encode(PIXELS),
+  'jpeg 444': encode(PIXELS, subsampling=0),
+  'jpeg progressive': encode(PIXELS, progressive=True, quality=40),
+  'jpeg grey': encode(PIXELS[..., 0]),
+  'jpeg cmyk': as_mode(PIXELS, 'CMYK', 'JPEG'),
+  'png': encode(PIXELS, 'PNG'),
+  'png rgba': as_mode(PIXELS, 'RGBA', 'PNG'),
+  'png palette': as_mode(PIXELS, 'P', 'PNG', transparency=3),
+  'png 16 bits': encode(PIXELS[..., 0].astype(np.uint16) * 211, 'PNG'),
+  'gif': as_mode(PIXELS, 'P', 'GIF'),
+  'bmp': encode(PIXELS, 'BMP'),
+  'bmp palette': as_mode(PIXELS, 'P', 'BMP'),
+  'gif small first frame': small_first_frame(),
+  'webp': encode(PIXELS, 'WEBP', lossless=True),
+}
+
+
+@pytest.mark.parametrize('name', IMAGES)
+def test_pixels_equal_tensorflows(name):
+  data = IMAGES[name]
+  found = decode.rgb(data)
+  assert found.dtype == np.uint8
+  if name.startswith('jpeg'):
+    expected = tf.io.decode_jpeg(data, 3, dct_method='INTEGER_ACCURATE')
+    np.testing.assert_array_equal(found, expected.numpy())
+  elif name not in ('bmp palette', 'gif small first frame'):
+    # Those two TensorFlow reads another way, so it is not asked (preprocess).
+    expected = tf.io.decode_image(data, 3, expand_animations=False)
+    np.testing.assert_array_equal(found, expected.numpy())
+  streamed = preprocess.decoded(tf.constant(data)).numpy()
+  np.testing.assert_array_equal(streamed, found)
+  kind, height, width = decode.header(data)
+  assert (kind, height, width) == (name.split()[0].upper(), 37, 53)
+
+
+def test_the_dct_method_is_a_choice_that_shows():
+  """TensorFlow's default is not Pillow's."""
+  noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+  data = encode(noise, quality=30)
+  default = tf.io.decode_jpeg(data, 3).numpy().astype(int)
+  assert np.abs(default - decode.rgb(data)).max() > 0
+
+
+@pytest.mark.parametrize(
+  'data, reason',
+  [
+    (b'', 'is empty'),
+    (b'<html>', 'is none of'),
+    (encode(PIXELS)[:300], 'has a broken header'),
+    (as_mode(PIXELS, 'RGB', 'TIFF'), 'is none of'),
+  ],
+)
+def test_what_is_no_image_is_refused_by_its_header(data, reason):
+  for function in (decode.header, decode.rgb):
+    with pytest.raises(decode.Unusable, match=reason):
+      function(data)
+
+
+def test_a_cut_image_has_a_header_but_no_pixels():
+  data = encode(PIXELS, quality=95)[:-20]
+  assert decode.header(data)[1:] == (37, 53)
+  with pytest.raises(decode.Unusable, match='cannot be decoded'):
+    decode.rgb(data)
+
+
+@pytest.mark.parametrize('side', [13_400, 65_280])
+def test_a_header_that_claims_too_much_is_refused(side):
+  data = bytearray(encode(PIXELS))
+  frame = data.index(b'\xff\xc0')
+  data[frame + 5 : frame + 9] = side.to_bytes(2, 'big') * 2
+  with pytest.raises(decode.Unusable, match='claims'):
+    decode.header(bytes(data))

@@ -1,0 +1,289 @@
+import hashlib
+import logging
+
+import numpy as np
+import pytest
+
+from byol_jax import errors
+from byol_jax.data.sampling import order
+from byol_jax.data.sources import arrays as arrays_lib
+from tests.helpers.listed import Listed
+from tests.helpers.made import LAW, encode, image_set, opened, smooth
+
+
+def grey(level):
+  """An image that tells who it is after any crop."""
+  return encode(np.full((20, 24, 3), level, np.uint8))
+
+
+def digests(batches):
+  found = []
+  for batch in batches:
+    digest = hashlib.sha256()
+    for name in sorted(batch):
+      digest.update(name.encode() + np.ascontiguousarray(batch[name]).tobytes())
+    found.append(digest.hexdigest())
+  return found
+
+
+@pytest.fixture(scope='module')
+def varied():
+  images = [encode(smooth(i, 20 + i, 43 - i)) for i in range(23)]
+  images[4] = encode(smooth(4, 30, 30), 'PNG')
+  return Listed(images)
+
+
+def test_a_batch_has_the_shapes_of_the_contract(varied):
+  data = image_set(varied, local_devices=2)
+  (batch,) = data.view_batches(8, 0, 1)
+  assert sorted(batch) == ['labels', 'view1', 'view2']
+  for view in (batch['view1'], batch['view2']):
+    assert view.shape == (2, 4, 16, 16, 3) and view.dtype == np.float32
+    assert view.min() >= 0 and view.max() <= 1
+  assert batch['labels'].shape == (2, 4) and batch['labels'].dtype == np.int32
+  assert np.abs(batch['view1'] - batch['view2']).mean() > 0.01
+  (batch,) = data.crop_batches(8, 0, 1)
+  assert sorted(batch) == ['images', 'labels']
+  (batch,) = image_set(Listed([grey(9)] * 4, None)).view_batches(4, 0, 1)
+  assert sorted(batch) == ['view1', 'view2']
+
+
+def test_labels_are_those_of_the_order(varied):
+  batches = image_set(varied).view_batches(8, 3, 9)
+  for step, batch in zip(range(3, 12), batches, strict=True):
+    ids, _ = order.example_ids(5, step, 8, 23)
+    np.testing.assert_array_equal(batch['labels'][0], ids)
+
+
+@pytest.mark.parametrize('method', ['view_batches', 'crop_batches'])
+def test_a_batch_is_the_same_by_seeking_and_for_any_threads(varied, method):
+  expected = digests(getattr(image_set(varied), method)(8, 0, 7))
+  assert len(set(expected)) == 7
+  for threads in (1, 16, 0):
+    call = getattr(image_set(varied, num_threads=threads), method)
+    assert digests(call(8, 5, 2)) == expected[5:]
+  other = getattr(image_set(varied, seed=6), method)
+  assert not set(digests(other(8, 0, 7))) & set(expected)
+
+
+@pytest.mark.parametrize('processes, devices', [(2, 2), (7, 1)])
+def test_processes_see_their_part_of_the_same_batch(varied, processes, devices):
+  (whole,) = image_set(varied).view_batches(28, 2, 1)
+  parts = [
+    next(
+      image_set(
+        varied,
+        local_devices=devices,
+        process_index=h,
+        process_count=processes,
+      ).view_batches(28, 2, 1)
+    )
+    for h in range(processes)
+  ]
+  for name, array in whole.items():
+    shape = array[0].shape
+    found = np.concatenate(
+      [part[name].reshape(-1, *shape[1:]) for part in parts]
+    )
+    np.testing.assert_array_equal(found, array[0])
+
+
+def test_crops_change_with_the_epoch_and_the_view_but_not_with_the_batch(
+  varied,
+):
+  data = image_set(varied)
+  by_id = [{}, {}]
+  for epoch in range(2):
+    for batch in data.view_batches(1, 23 * epoch, 23):
+      by_id[epoch][int(batch['labels'][0, 0])] = (
+        batch['view1'][0, 0],
+        batch['view2'][0, 0],
+      )
+  for i in range(23):
+    (a, b), (c, _) = by_id[0][i], by_id[1][i]
+    assert (a != b).any() and (a != c).any()
+  (large,) = data.view_batches(23, 0, 1)
+  for label, view in zip(large['labels'][0], large['view2'][0]):
+    np.testing.assert_array_equal(view, by_id[0][int(label)][1])
+
+
+def test_crop_batches_flip_half_of_the_images():
+  ramp = np.tile(np.arange(0, 240, 10, np.uint8)[None, :, None], (24, 1, 3))
+  data = image_set(Listed([encode(ramp)] * 50))
+  flips = []
+  for batch in data.crop_batches(50, 0, 12):
+    images = batch['images'][0]
+    flips += list(images[:, :, 0].mean((1, 2)) > images[:, :, -1].mean((1, 2)))
+  assert abs(np.mean(flips) - 0.5) < 0.082  # 4 deviations of 600 flips
+  for batch in data.view_batches(50, 0, 2):  # flipped on the device instead
+    views = batch['view1'][0]
+    assert (views[:, :, 0].mean((1, 2)) < views[:, :, -1].mean((1, 2))).all()
+
+
+def test_without_a_crop_a_view_is_the_picture_of_the_evaluation(varied):
+  data = image_set(varied, laws=(None, LAW))
+  (evaluated,) = data.eval_batches(23)
+  (batch,) = data.view_batches(23, 0, 1)
+  for label, view in zip(batch['labels'][0], batch['view1'][0]):
+    np.testing.assert_array_equal(view, evaluated['images'][0, label])
+
+
+@pytest.mark.parametrize(
+  'batch_size, processes, devices',
+  [(4, 1, 1), (20, 1, 4), (8, 2, 2), (100, 4, 1)],
+)
+def test_evaluation_covers_every_image_once(
+  varied, batch_size, processes, devices
+):
+  seen = []
+  lengths = set()
+  for h in range(processes):
+    data = image_set(
+      varied, local_devices=devices, process_index=h, process_count=processes
+    )
+    batches = list(data.eval_batches(batch_size))
+    lengths.add(len(batches))
+    for batch in batches:
+      local = devices, batch_size // processes // devices
+      assert batch['images'].shape == (*local, 16, 16, 3)
+      for name, kind in (
+        ('labels', np.int32),
+        ('mask', bool),
+        ('ids', np.int64),
+      ):
+        assert batch[name].shape == local and batch[name].dtype == kind
+      mask = batch['mask']
+      assert (batch['labels'][~mask] == -1).all()
+      assert (batch['ids'][~mask] == -1).all()
+      assert (batch['labels'][mask] == batch['ids'][mask]).all()
+      seen += list(batch['ids'][mask])
+  assert sorted(seen) == list(range(23))
+  assert lengths == {-(-23 // batch_size)}
+
+
+def test_evaluation_is_the_same_for_every_split_into_batches(varied):
+  def pictures(batch_size, **options):
+    return {
+      int(i): image.tobytes()
+      for batch in image_set(varied, **options).eval_batches(batch_size)
+      for i, image in zip(
+        batch['ids'].ravel(), batch['images'].reshape(-1, 768)
+      )
+      if i >= 0
+    }
+
+  assert pictures(5) == pictures(16, local_devices=4) == pictures(64)
+
+
+@pytest.mark.parametrize(
+  'method', ['view_batches', 'crop_batches', 'eval_batches']
+)
+def test_an_uneven_batch_is_refused_before_the_first_step(varied, method):
+  data = image_set(varied, local_devices=3, process_count=2)
+  arguments = (8,) if method == 'eval_batches' else (8, 0, 1)
+  with pytest.raises(errors.ConfigError, match=r'batch_size: 8 .* 6 devices'):
+    getattr(data, method)(*arguments)
+
+
+def test_an_unknown_evaluation_crop_is_refused(varied):
+  with pytest.raises(errors.ConfigError, match='eval_crop'):
+    image_set(varied, eval_crop='centre')
+
+
+@pytest.fixture
+def damaged():
+  """Twenty greys, of which three cannot be used."""
+  images = [grey(10 * i + 20) for i in range(20)]
+  images[3] = images[3][: len(images[3]) // 2]
+  images[4] = b'<html>'
+  images[11] = None
+  return Listed(images)
+
+
+def test_broken_images_are_replaced_without_shifting_the_others(
+  damaged, caplog
+):
+  data = image_set(damaged)
+  with caplog.at_level(logging.WARNING):
+    batches = list(data.view_batches(8, 0, 10))
+  ids, _ = order.ids_at(5, np.arange(80), 20)
+  labels = np.concatenate([batch['labels'][0] for batch in batches])
+  expected = np.array([{3: 5, 4: 5, 11: 12}.get(int(i), int(i)) for i in ids])
+  np.testing.assert_array_equal(labels, expected)
+  levels = np.concatenate([b['view1'][0].mean((1, 2, 3)) for b in batches])
+  np.testing.assert_allclose(levels * 255, 10 * expected + 20, atol=2)
+  assert data.num_failures == 3
+  said = [r.message for r in caplog.records]
+  assert len(said) == 3  # four epochs, each named once
+  for name in ('file3', 'file4', 'file11'):
+    assert sum(f' {name} ' in line for line in said) == 1
+
+
+def test_a_broken_image_is_as_if_its_file_were_the_next(varied):
+  images = [varied.read(i)[0] for i in range(len(varied))]
+  broken, copied = list(images), list(images)
+  broken[7], copied[7] = b'broken', images[8]
+  batches = image_set(Listed(broken)).view_batches(23, 0, 2)
+  expected = image_set(Listed(copied)).view_batches(23, 0, 2)
+  for batch, other in zip(batches, expected, strict=True):
+    for name in ('view1', 'view2'):
+      np.testing.assert_array_equal(batch[name], other[name])
+
+
+def test_replacing_is_a_function_of_the_step(damaged):
+  expected = digests(image_set(damaged).view_batches(8, 0, 10))
+  for start in (4, 9):
+    found = digests(image_set(damaged, num_threads=1).view_batches(8, start, 1))
+    assert found == expected[start : start + 1]
+
+
+def test_broken_images_are_left_out_of_the_evaluation(damaged):
+  found = [
+    list(batch['ids'][batch['mask']])
+    for batch in image_set(damaged).eval_batches(8)
+  ]
+  good = [i for i in range(20) if i not in (3, 4, 11)]
+  assert [i for ids in found for i in ids] == good
+  assert [len(ids) for ids in found] == [6, 7, 4]
+
+
+def test_too_many_broken_images_end_the_run_as_a_data_error():
+  source = Listed([grey(50)] * 20 + [b'broken'] * 11)
+  with pytest.raises(errors.DataError, match='11 images cannot be used'):
+    list(image_set(source).view_batches(8, 0, 100))
+  with pytest.raises(errors.DataError, match='allowed are 10'):
+    list(image_set(source).eval_batches(8))
+
+
+def test_a_set_of_nothing_but_broken_images_ends_at_once():
+  # Ten million steps: it must not look for a good one in all of them.
+  for count in (5, 50):
+    source = Listed([grey(50)[:100]] * count)
+    with pytest.raises(errors.DataError, match='used'):
+      next(image_set(source).view_batches(8, 0, 10**7))
+
+
+def test_arrays_follow_the_same_order_and_crops(varied):
+  """As pixels or as PNG, an image gives the same views."""
+  pixels = np.stack([smooth(i, 30, 25) for i in range(12)])
+  arrays = arrays_lib.ArraySource(pixels, np.arange(12))
+  files = Listed([encode(p, 'PNG') for p in pixels])
+  for method in ('view_batches', 'crop_batches'):
+    a = digests(getattr(image_set(arrays), method)(8, 0, 3))
+    assert a == digests(getattr(image_set(files), method)(8, 0, 3))
+  a = digests(image_set(arrays).eval_batches(8))
+  assert a == digests(image_set(files).eval_batches(8))
+
+
+def test_the_embedded_set_feeds_a_run():
+  data = image_set(opened('shapes'), image_size=32)
+  (batch,) = data.view_batches(64, 100, 1)
+  assert batch['view1'].shape == (1, 64, 32, 32, 3)
+  assert len(set(batch['labels'][0])) > 5
+  assert data.num_examples == 4000 and data.num_classes == 10
+
+
+def test_a_prepared_set_feeds_a_run(prepared):
+  _, folder = prepared['tfrecord']
+  (batch,) = image_set(opened(folder)).view_batches(60, 0, 1)
+  assert list(np.bincount(batch['labels'][0])) == [20, 20, 20]

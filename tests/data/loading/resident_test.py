@@ -1,0 +1,147 @@
+"""Views made on the device against those of tf.data."""
+
+import jax
+import numpy as np
+import pytest
+
+from byol_jax import errors
+from byol_jax.data.loading import decoded, resident
+from byol_jax.data.loading.preprocess import tf
+from byol_jax.data.sampling import crops
+from tests.helpers.listed import Listed
+from tests.helpers.made import LAW, encode, image_set, smooth
+
+# The bound is 1e-3; 5e-7 seen: the weights are TensorFlow's, to the last bits,
+# so only the order of sums differs.
+TOLERANCE = 4e-6
+SMALL = crops.Law((0.01, 0.4), (1 / 3, 3))
+STANDARD = {
+  'image_size': 16,
+  'laws': (LAW, SMALL),
+  'eval_crop': 'resize',
+  'transfer': 'float32',
+  'max_bad_share': 0.0,
+  'seed': 5,
+  'num_threads': 2,
+}
+
+
+def resident_set(source, gib=1.0, **options):
+  return resident.ImageSet(source, gib=gib, **(STANDARD | options))
+
+
+def noise(seed, height, width):
+  """The hardest for an interpolation."""
+  generator = np.random.default_rng(seed)
+  return generator.integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def made(data, batch_size, start, steps):
+  """Batches [P, ...], as one device makes them."""
+  views = jax.jit(data.views)
+  store = data.store()
+  for plan in data.plans(batch_size, start, steps):
+    yield views(store, {name: array[0] for name, array in plan.items()})
+
+
+SIZES = (
+  (1, 1),
+  (1, 40),
+  (41, 1),
+  (2, 2),
+  (3, 50),
+  (33, 47),
+  (64, 31),
+  (90, 99),
+)
+
+
+@pytest.mark.parametrize('image_size', (8, 29, 224))
+def test_promise_8_views_and_labels_are_those_of_tf_data(image_size):
+  """Images of any size, of pixels or files; padding is never looked at."""
+  images = [noise(i, *size) for i, size in enumerate(SIZES)]
+  images += [encode(noise(10 + i, *size)) for i, size in enumerate(SIZES)]
+  images[12] = encode(smooth(3, 20, 10), 'PNG')
+  source = Listed(images)
+  options = STANDARD | {'image_size': image_size}
+  expected = image_set(source, **options)
+  data = resident_set(source, **options)
+  # What lies beside a smaller image may be anything.
+  for image, (h, w) in zip(data.decoded.images, data.decoded.sizes):
+    image[h:], image[:, w:] = 255, 255
+  for found, batch in zip(
+    made(data, 12, 1, 6), expected.view_batches(12, 1, 6), strict=True
+  ):
+    np.testing.assert_array_equal(found['labels'], batch['labels'][0])
+    for name in ('view1', 'view2'):
+      assert found[name].dtype == np.float32
+      np.testing.assert_allclose(
+        found[name], batch[name][0], rtol=0, atol=TOLERANCE
+      )
+
+
+@pytest.mark.parametrize(
+  'window',
+  ((0, 0, 1, 1), (63, 46, 1, 1), (5, 7, 2, 2), (9, 0, 1, 47), (0, 3, 64, 1),
+   (0, 0, 64, 47), (63, 0, 1, 47), (31, 20, 33, 27)),
+)  # fmt: skip
+def test_a_window_is_resized_as_by_tensorflow(window):
+  pixels = noise(0, 64, 47)
+  data = resident_set(Listed([smooth(0, 5, 5), pixels]))
+  y, x, h, w = window
+  part = tf.image.resize(pixels[y : y + h, x : x + w], (16, 16), 'bicubic')
+  ids, windows = np.array([1], np.int32), np.array([window], np.int32)
+  (found,) = jax.jit(resident.crop)(data.store(), ids, windows)
+  expected = np.clip(part.numpy() / 255, 0, 1)
+  np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+  assert found.min() >= 0 and found.max() <= 1
+
+
+def test_a_plan_is_a_function_of_the_step_and_divided_among_processes():
+  source = Listed([noise(i, *size) for i, size in enumerate(SIZES)])
+  whole = list(resident_set(source).plans(12, 0, 5))
+  (late,) = resident_set(source, num_threads=7).plans(12, 4, 1)
+  parts = []
+  for i in range(2):
+    options = {'local_devices': 3, 'process_index': i, 'process_count': 2}
+    parts += resident_set(source, **options).plans(12, 4, 1)
+  for name, array in whole[4].items():
+    assert array.dtype == np.int32
+    np.testing.assert_array_equal(late[name], array)
+    found = np.concatenate([part[name] for part in parts])
+    assert found.shape[:2] == (6, 2)
+    np.testing.assert_array_equal(found.reshape(array.shape), array)
+  with pytest.raises(errors.ConfigError, match=r'8 .* 6 devices'):
+    resident_set(source, local_devices=3, process_count=2).plans(8, 0, 1)
+
+
+def test_a_broken_image_is_replaced_as_by_tf_data():
+  images = [encode(smooth(i, 20 + i, 30)) for i in range(12)]
+  images[3], images[4], images[11] = b'<html>', images[4][:100], None
+  source = Listed(images)
+  expected = image_set(source, **STANDARD)
+  data = resident_set(source)
+  for found, batch in zip(
+    made(data, 12, 0, 2), expected.view_batches(12, 0, 2), strict=True
+  ):
+    np.testing.assert_array_equal(found['labels'], batch['labels'][0])
+    for name in ('view1', 'view2'):
+      np.testing.assert_allclose(
+        found[name], batch[name][0], rtol=0, atol=TOLERANCE
+      )
+  assert data.num_failures == 3
+
+
+def test_without_labels_there_are_none():
+  data = resident_set(Listed([noise(0, 9, 9)] * 4, None))
+  (batch,) = made(data, 4, 0, 1)
+  assert sorted(batch) == ['view1', 'view2']
+
+
+def test_what_cannot_be_resident_is_refused_before_it_is_decoded(monkeypatch):
+  monkeypatch.delattr(decoded, 'decode_all')
+  source = Listed([encode(smooth(0, 100, 100))] * 4)
+  with pytest.raises(errors.ConfigError, match=r'^augment\.view2\.crop: '):
+    _ = resident_set(source, laws=(LAW, None)).extent
+  with pytest.raises(errors.ConfigError, match=r'^input\.resident_gib: '):
+    _ = resident_set(source, gib=1e-4).extent

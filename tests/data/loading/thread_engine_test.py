@@ -1,0 +1,83 @@
+"""Batches without TensorFlow are those of tf.data, bit for bit."""
+
+import numpy as np
+import pytest
+
+from byol_jax import errors
+from byol_jax.data.loading import thread_engine
+from tests.helpers.listed import Listed
+from tests.helpers.made import LAW, encode, image_set, smooth
+
+
+def both(source, **options):
+  """The set without TensorFlow, and the streamed one."""
+  return (
+    image_set(source, engine=thread_engine.painted, **options),
+    image_set(source, **options),
+  )
+
+
+def same(found, expected):
+  for a, b in zip(found, expected, strict=True):
+    assert a.keys() == b.keys()
+    for name in a:
+      assert a[name].dtype == b[name].dtype
+      np.testing.assert_array_equal(a[name], b[name])
+
+
+@pytest.fixture(scope='module')
+def varied():
+  """Every kind of image, of which three cannot be used."""
+  images = [encode(smooth(i, 20 + i, 43 - i)) for i in range(23)]
+  images[4] = encode(smooth(4, 30, 30), 'PNG')
+  images[5] = encode(smooth(5, 1, 1), 'PNG')
+  images[6] = encode(smooth(6, 3, 90)[..., 0], 'PNG')
+  images[7], images[8], images[22] = b'', None, images[22][:200]
+  return Listed(images)
+
+
+@pytest.mark.parametrize('rule', ('resize', 'crop', 'whole'))
+def test_evaluation_batches_are_those_of_tf_data(varied, rule):
+  options = {'local_devices': 2, 'process_count': 2, 'eval_crop': rule}
+  for index, failures in enumerate((0, 3)):
+    mine, other = both(varied, process_index=index, **options)
+    same(mine.eval_batches(12), other.eval_batches(12))
+    assert mine.num_failures == other.num_failures == failures
+
+
+@pytest.mark.parametrize('laws', ((LAW, LAW), (None, None)))
+def test_supervised_batches_are_those_of_tf_data(varied, laws):
+  mine, other = both(varied, laws=laws)
+  same(mine.crop_batches(12, 3, 4), other.crop_batches(12, 3, 4))
+  (batch,) = both(Listed([smooth(0, 9, 9)] * 4, None))[0].crop_batches(4, 0, 1)
+  assert sorted(batch) == ['images']
+
+
+@pytest.mark.parametrize('transfer', ('float32', 'uint8'))
+def test_views_are_those_of_tf_data(varied, transfer):
+  mine, other = both(varied, transfer=transfer)
+  same(mine.view_batches(12, 3, 4), other.view_batches(12, 3, 4))
+
+
+def test_what_a_run_asks_is_what_tf_data_answers(varied):
+  mine, other = both(varied)
+  for name in ('num_examples', 'num_classes', 'class_names', 'fingerprint'):
+    assert getattr(mine, name) == getattr(other, name)
+  assert mine.file_name(7) == 'file7'
+
+
+def test_what_cannot_work_is_refused(varied):
+  mine, _ = both(varied, local_devices=3, process_count=2)
+  for call, arguments in (
+    (mine.eval_batches, (8,)),
+    (mine.crop_batches, (8, 0, 1)),
+  ):
+    with pytest.raises(errors.ConfigError, match=r'8 .* 6 devices'):
+      list(call(*arguments))
+  broken, _ = both(Listed([b'broken'] * 4))
+  for call, arguments in (
+    (broken.eval_batches, (4,)),
+    (broken.crop_batches, (4, 0, 1)),
+  ):
+    with pytest.raises(errors.DataError, match='no image can be used'):
+      list(call(*arguments))

@@ -1,0 +1,71 @@
+"""Images made here, and short names for opening sets of them."""
+
+import functools
+import io
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from byol_jax import errors
+from byol_jax.data.loading import image_set as image_sets
+from byol_jax.data.sampling import crops
+from byol_jax.data.sources import lookup
+
+LAW = crops.Law((0.08, 1.0), (3 / 4, 4 / 3))
+STANDARD = {
+  'data_dir': None,
+  'holdout': 'paper',
+  'heldout_share': 0.2,
+}
+
+
+def opened(dataset, split='train', **options):
+  return lookup.open_source(str(dataset), split, **{**STANDARD, **options})
+
+
+def image_set(source, *, decoding='once', engine=None, **options):
+  """The batches of a source: 16 pixels, the paper's crops, two threads."""
+  from byol_jax.data.loading import (
+    tf_engine,  # TensorFlow, which some tests miss
+  )
+
+  engine = engine or functools.partial(tf_engine.painted, decoding=decoding)
+  standard = {
+    'image_size': 16,
+    'laws': (LAW, LAW),
+    'eval_crop': 'resize',
+    'transfer': 'float32',
+    'max_bad_share': 0.001,
+    'seed': 5,
+    'num_threads': 2,
+  }
+  return image_sets.ImageSet(source, engine=engine, **(standard | options))
+
+
+def names(source):
+  return [source.file_name(i) for i in range(len(source))]
+
+
+def refused(dataset, split='train', error=errors.DataError, **options):
+  """The one line of an error."""
+  with pytest.raises(error) as info:
+    opened(dataset, split, **options)
+  assert '\n' not in str(info.value)
+  return str(info.value)
+
+
+def smooth(seed, height, width):
+  """A picture without sharp edges, uint8 [height, width, 3]."""
+  rng = np.random.default_rng(seed)
+  rows = np.linspace(0, 1, height)[:, None, None]
+  columns = np.linspace(0, 1, width)[None, :, None]
+  a, b, c = rng.uniform(0, 1, (3, 3))
+  waves = 0.5 + 0.25 * (np.sin(5 * a * rows + c) + np.cos(5 * b * columns))
+  return np.round(255 * waves).astype(np.uint8)
+
+
+def encode(pixels, kind='JPEG', **options):
+  buffer = io.BytesIO()
+  Image.fromarray(pixels).save(buffer, kind, **options)
+  return buffer.getvalue()

@@ -1,0 +1,188 @@
+"""The small experiment that several tests run, and how they start Python."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from byol_jax import (
+  augment,
+  byol,
+  losses,
+  networks,
+  optimizers,
+  parallel,
+  schedules,
+)
+from configs import pretrain
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+NUM_CLASSES = 10
+
+
+def make_forward(**overrides):
+  """The reference's test network with small heads."""
+  settings = {
+    'num_classes': NUM_CLASSES,
+    'encoder': 'TinyResNet',
+    'width': 1.0,
+    'version': 1,
+    'gamma_init': 'ones',
+    'stem': 'small',
+    'projector': (16, 8),
+    'predictor': (16, 8),
+    'bn_decay': 0.9,
+    'bn_epsilon': 1e-5,
+    'axis_name': None,
+  }
+  return networks.make_forward(**(settings | overrides))
+
+
+def shapes_of(forward, size=32):
+  """(params, state) of the network as shapes; nothing is computed."""
+  return jax.eval_shape(
+    lambda key, images: forward.init(key, images, True),
+    jax.random.PRNGKey(0),
+    jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32),
+  )
+
+
+def random_network(forward, seed=0):
+  """(params, state) with numpy values: compiling `init` would take longer."""
+  params, state = shapes_of(forward)
+  generator = np.random.default_rng(seed)
+
+  def draw(path, x):
+    if path[-1].key != 'w':
+      return np.full(x.shape, path[-1].key == 'scale', x.dtype)
+    fan_in = np.prod(x.shape[:-1])
+    return generator.normal(0, fan_in**-0.5, x.shape).astype(x.dtype)
+
+  params = jax.tree_util.tree_map_with_path(draw, params)
+  return params, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state)
+
+
+def recipe(name):
+  """The arguments of `make_augment` for the paper's 'view1' or 'view2'."""
+  section = pretrain.get_config().augment[name].to_dict()
+  del section['crop']
+  return section
+
+
+def unchanged(images, keys):
+  """No augmentation."""
+  del keys
+  return images
+
+
+def make_experiment(
+  *, rate, tau, num_classes=NUM_CLASSES, augmented=False, **network
+):
+  """(forward, loss_fn, optimizer, update) of the small network."""
+  forward = make_forward(
+    num_classes=num_classes, axis_name=parallel.AXIS, **network
+  )
+  augments = (unchanged, unchanged)
+  if augmented:
+    augments = tuple(
+      augment.make_augment(**recipe(name)) for name in ('view1', 'view2')
+    )
+  loss_fn = byol.make_loss(forward, augments, losses.regression)
+  optimizer = optimizers.lars(
+    rate, weight_decay=1.5e-6, momentum=0.9, trust_coefficient=1e-3
+  )
+  update = byol.make_update(loss_fn, optimizer, tau, rate)
+  return forward, loss_fn, optimizer, update
+
+
+def random_state(optimizer, **network):
+  """A `ByolState` before step 0, with numpy values."""
+  # The same names and shapes as with the axis.
+  forward = make_forward(**network)
+  online_params, net_state = random_network(forward)
+  target_params, _ = random_network(forward, seed=1)
+  return byol.ByolState(
+    step=np.int32(0),
+    rng=np.asarray(jax.random.PRNGKey(0)),
+    online_params=online_params,
+    target_params=target_params,
+    online_state=net_state,
+    target_state=net_state,
+    opt_state=optimizer.init(online_params),
+  )
+
+
+def make_batch(step, *, batch_size, size, labelled=True):
+  """A global batch, a function of the step."""
+  generator = np.random.default_rng(step)
+  batch = {
+    name: patches(generator, batch_size, size) for name in ('view1', 'view2')
+  }
+  if labelled:
+    labels = generator.integers(0, NUM_CLASSES, batch_size)
+    batch['labels'] = labels.astype(np.int32)
+  return batch
+
+
+def patches(generator, count, size):
+  """Images, float32 [count, size, size, 3] in [0, 1].
+
+  Each has large patches of its own contrast: images of noise alone look the
+  same to the network, so batch norm would divide by rounding errors.
+  """
+  contrast = generator.uniform(0, 1, (count, 1, 1, 3))
+  corners = generator.random((count, 2, 2, 3)) * contrast
+  large = corners.repeat(size // 2, 1).repeat(size // 2, 2)
+  noise = generator.random((count, size, size, 3))
+  return (0.7 * large + 0.3 * noise).astype(np.float32)
+
+
+def divided(batch, devices):
+  """[B, ...] -> [devices, B / devices, ...]."""
+  return {k: v.reshape(devices, -1, *v.shape[1:]) for k, v in batch.items()}
+
+
+def warmup():
+  """A rate that changes at every step, from 0; and a tau that does too."""
+  return schedules.warmup_cosine(2.0, 2, 8), schedules.tau(0.9, 8, 'cosine')
+
+
+def free_port():
+  """A port of this machine that nobody listens at."""
+  with socket.socket() as listener:
+    listener.bind(('localhost', 0))
+    return listener.getsockname()[1]
+
+
+def start_python(*arguments, **environment):
+  """Another interpreter that sees the project and no accelerator."""
+  return subprocess.Popen(
+    [sys.executable, *map(str, arguments)],
+    env=os.environ
+    | {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
+    | environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def finish(process, seconds=240):
+  """Its output; fails with it if the process does."""
+  try:
+    output, _ = process.communicate(timeout=seconds)
+  finally:
+    process.kill()
+  assert process.returncode == 0, output[-4000:]
+  return output
+
+
+def flat(tree):
+  """Path -> numpy array."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}

@@ -1,0 +1,164 @@
+"""The table of TPU slices, and the names by which they are found."""
+
+import importlib.util
+import math
+import subprocess
+import sys
+
+import pytest
+
+from byol_jax import errors
+from byol_jax.planning import topologies
+
+ROWS = list(topologies.TOPOLOGIES.values())
+needs_libtpu = pytest.mark.skipif(
+  importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed'
+)
+
+
+@pytest.mark.parametrize('row', ROWS, ids=lambda row: row.name)
+def test_the_numbers_of_a_row_agree(row):
+  assert row.name == row.accelerator_type
+  sides = [int(side) for side in row.grid.split('x')]
+  assert math.prod(sides) == row.chips
+  assert row.aot_name == f'{row.generation}:{row.grid}'
+  # What gcloud counts: cores of these generations, chips of the others.
+  counts_cores = row.generation in ('v3', 'v4', 'v5p')
+  assert row.name.endswith(f'-{row.chips * (1 + counts_cores)}')
+  assert row.devices == row.chips * (2 if row.generation == 'v3' else 1)
+  assert row.hosts * row.devices_per_host == row.devices
+  assert row.hosts * row.chips_per_host == row.chips
+  # GKE's machines say how many chips they have.
+  assert row.gke_machine.endswith(f'-{row.chips_per_host}t')
+
+
+@pytest.mark.parametrize('row', ROWS, ids=lambda row: row.name)
+def test_hardware_is_of_the_right_size(row):
+  assert 16e9 < row.hbm_bytes < 110e9
+  # 95 GiB is rounded, the compiler's number is not.
+  assert 0.9 * row.hbm_bytes < row.usable_bytes < 1.01 * row.hbm_bytes
+  assert 5e13 < row.peak_flops < 1e15
+  assert 4e11 < row.hbm_bandwidth < 3e12
+  assert row.host_cpus in range(24, 256)
+  assert 40e9 < row.host_memory_bytes < 2e12
+
+
+def test_the_pod_of_the_paper():
+  pod = topologies.find('v3-512')
+  assert (pod.devices, pod.hosts, pod.chips) == (512, 64, 256)
+  assert (pod.devices_per_host, pod.host_cpus) == (8, 48)
+  assert pod.hbm_bytes == 16 * 2**30
+  assert pod.gke_accelerator == 'tpu-v3-slice'
+  assert topologies.find('v3-8').gke_accelerator == 'tpu-v3-device'
+
+
+def test_sizes_that_are_offered():
+  names = ' '.join(topologies.TOPOLOGIES)
+  for generation, counts in {
+    'v3': (8, 32, 64, 128, 256, 512),
+    'v4': (8, 16, 32, 64, 128, 256, 512),
+    'v5litepod': (1, 4, 8, 16, 32, 64, 128, 256),
+    'v5p': (8, 16, 32, 64, 128, 256, 512),
+    'v6e': (1, 4, 8, 16, 32, 64, 128, 256),
+  }.items():
+    wanted = [f'{generation}-{count}' for count in counts]
+    found = [n for n in names.split() if n.rpartition('-')[0] == generation]
+    assert found == wanted
+
+
+@pytest.mark.parametrize(
+  'text, name',
+  (
+    ('v3-512', 'v3-512'),
+    ('v3:16x16', 'v3-512'),
+    ('v3:2x2', 'v3-8'),
+    ('v4:4x8x8', 'v4-512'),
+    ('v5litepod-256', 'v5litepod-256'),
+    ('v5e-256', 'v5litepod-256'),
+    ('v5e:16x16', 'v5litepod-256'),
+    ('v6e-1', 'v6e-1'),
+  ),
+)
+def test_a_slice_has_several_names(text, name):
+  assert topologies.find(text).name == name
+
+
+@pytest.mark.parametrize(
+  'text, near',
+  (
+    ('v3-511', 'nearest: .*v3-512'),
+    ('v3:16x17', 'nearest: .*v3:16x16'),
+    ('v5lite-256', 'nearest: .*v5litepod-256'),
+    ('v3', "expected a slice such as 'v3-512' or 'v3:16x16', found 'v3'"),
+    ('h100', 'known: v3-8, v3-32'),
+    ('', 'known: v3-8, v3-32'),
+  ),
+)
+def test_an_unknown_slice_names_what_is_near(text, near):
+  with pytest.raises(errors.ConfigError, match=near) as caught:
+    topologies.find(text)
+  assert '\n' not in str(caught.value)
+
+
+def test_the_table_needs_nothing_but_python():
+  code = (
+    'import byol_jax.planning.topologies, sys;'
+    "assert not {'jax', 'numpy', 'libtpu', 'ml_collections'} & set(sys.modules)"
+  )
+  subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def compiled(code):
+  """Output of code after `isolate`, in a process that libtpu may spoil."""
+  head = """
+from byol_jax.planning import topologies
+from byol_jax.planning import plan
+plan.isolate(topologies.find('v3-512'))
+import jax, jax.numpy as jnp
+from byol_jax.planning import compile
+rows = topologies.TOPOLOGIES.values()
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', head + code], capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  return done.stdout.split()
+
+
+@pytest.mark.libtpu
+@needs_libtpu
+def test_what_a_program_may_use_is_what_the_compiler_says():
+  """Of each generation, by a program that cannot fit."""
+  code = """
+def sorted_twice(x):
+  y = jnp.sort(jnp.outer(x, x), axis=1)
+  return jnp.sum(y * jnp.sort(y, axis=0))
+for row in {row.generation: row for row in rows if row.hosts == 1}.values():
+  devices = plan_step.devices_of(row)
+  shape = jax.ShapeDtypeStruct((len(devices), 300_000), jnp.float32)
+  try:
+    jax.pmap(sorted_twice, devices=devices).lower(shape).compile()
+  except jax.errors.JaxRuntimeError as error:
+    assert plan_step.needed_bytes(str(error)) > row.hbm_bytes
+    print(row.name, str(error).partition('available HBM (')[2].split('G')[0])
+"""
+  words = compiled(code)
+  found = dict(zip(words[::2], map(float, words[1::2]), strict=True))
+  assert len(found) == 5
+  for name, gib in found.items():
+    assert topologies.find(name).usable_bytes == int(gib * 2**30)
+
+
+@pytest.mark.libtpu
+@needs_libtpu
+def test_each_row_is_what_the_compiler_describes():
+  code = """
+for row in rows:
+  devices = plan_step.devices_of(row)
+  assert len({device.device_kind for device in devices}) == 1
+  hosts = {device.process_index for device in devices}
+  print(row.name, len(devices), len(hosts))
+"""
+  words = compiled(code)
+  expected = [(row.name, str(row.devices), str(row.hosts)) for row in ROWS]
+  assert list(zip(*[iter(words)] * 3, strict=True)) == expected
