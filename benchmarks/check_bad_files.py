@@ -19,7 +19,7 @@ from byol_jax.data.loading import image_set, tf_engine
 from byol_jax.data.sampling import crops
 
 TABLE = pathlib.Path(__file__).parent.parent / 'tests/data/bad_files.json'
-LAW = crops.Law((0.08, 1.0), (3 / 4, 4 / 3))
+CROP_RANGE = crops.CropRange((0.08, 1.0), (3 / 4, 4 / 3))
 
 
 class Files:
@@ -63,7 +63,7 @@ def outcomes(folder: pathlib.Path, decoding: str) -> dict[str, str]:
     source,
     engine=functools.partial(tf_engine.painted, decoding=decoding),
     image_size=32,
-    laws=(LAW, LAW),
+    crop_ranges=(CROP_RANGE, CROP_RANGE),
     eval_crop='resize',
     transfer='float32',
     max_bad_share=0.5,

@@ -37,10 +37,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from byol_jax import configuration, experiment, parallel
+from byol_jax import configuration, experiment
 from byol_jax.checkpoints import checkpointer
 from byol_jax.data import catalog
-from byol_jax.distributed import packing
+from byol_jax.distributed import packing, placement
 from byol_jax.training import provenance
 
 CONFIG = 'pretrain:1000'
@@ -60,7 +60,7 @@ def random_state() -> Any:
       return generator.standard_normal(x.shape, np.float32)
     return generator.integers(0, 9, x.shape).astype(x.dtype)
 
-  return jax.tree.map(draw, jax.eval_shape(built.start))
+  return jax.tree.map(draw, jax.eval_shape(built.initial_state))
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, list[float]]:
@@ -75,7 +75,7 @@ def save_once(
   saver: checkpointer.Checkpoints, step: int, state: Any
 ) -> dict[str, Any]:
   """One row of the table."""
-  copy, snapshot = timed(lambda: parallel.snapshot(state))
+  copy, snapshot = timed(lambda: placement.snapshot(state))
   began = time.perf_counter()
   _, save = timed(functools.partial(saver.save, step, copy, {'step': step}))
   del copy
@@ -114,10 +114,10 @@ def small_saves(folder: pathlib.Path) -> list[float]:
     str(i): np.random.default_rng(i).standard_normal(50_000, np.float32)
     for i in range(100)
   }
-  state, memory = parallel.replicate(packing.pack(tree)), []
+  state, memory = placement.replicate(packing.pack(tree)), []
   with contextlib.closing(checkpointer.Checkpoints(folder, keep=2)) as saver:
     for step in range(SMALL_SAVES):
-      saver.save(step, parallel.snapshot(state), {})
+      saver.save(step, placement.snapshot(state), {})
       saver.wait()
       memory.append(round(resident(), 1))
   return memory
@@ -128,8 +128,8 @@ def measure(folder: pathlib.Path, saves: int) -> dict[str, Any]:
   memory = small_saves(folder / 'small')
   state = random_state()
   leaves = jax.tree.leaves(state)
-  on_devices = parallel.replicate(packing.pack(state))
-  jax.block_until_ready(parallel.snapshot(on_devices))  # compiled
+  on_devices = placement.replicate(packing.pack(state))
+  jax.block_until_ready(placement.snapshot(on_devices))  # compiled
   with contextlib.closing(
     checkpointer.Checkpoints(folder / 'large', keep=1)
   ) as saver:

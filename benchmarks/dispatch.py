@@ -31,12 +31,12 @@ def measure(distributed):
   import numpy as np
 
   from byol_jax import configuration, experiment, parallel
-  from byol_jax.distributed import packing, processes as hosts
+  from byol_jax.distributed import packing, placement, processes
 
-  hosts.start(distributed, lambda: (None, {}))
+  processes.join_job(distributed, lambda: (None, {}))
   config = configuration.load('pretrain:1000')
-  start = experiment.build(config, 10**6, 1000).start
-  update = parallel.pmap(
+  start = experiment.build(config, 10**6, 1000).initial_state
+  update = placement.pmap(
     lambda s, b: (
       jax.tree.map(lambda x: x + 1, s),
       {'loss': parallel.mean(b['x'].sum())},
@@ -52,7 +52,7 @@ def measure(distributed):
       lambda x: np.zeros([min(n, 2) for n in x.shape], x.dtype), shapes
     )
     found[len(jax.tree.leaves(state))] = call_time(
-      update, parallel.replicate(state)
+      update, placement.replicate(state)
     )
   if jax.process_index() == 0:
     print(json.dumps(found))
@@ -63,9 +63,9 @@ def call_time(update, state):
   import jax
   import numpy as np
 
-  from byol_jax import parallel
+  from byol_jax.distributed import placement
 
-  batch = parallel.shard(
+  batch = placement.shard(
     {'x': np.ones((jax.local_device_count(), 4), np.float32)}
   )
   times = []

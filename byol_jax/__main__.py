@@ -68,7 +68,7 @@ def begin(
     config = configuration.load(arguments.config, overrides)
     return config, provenance.facts(config.to_dict())
 
-  config, described = processes.start(
+  config, described = processes.join_job(
     arguments.distributed,
     load,
     startup_seconds=arguments.startup_seconds,

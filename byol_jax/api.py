@@ -44,7 +44,7 @@ def pretrain(
     raise errors.ConfigError('overrides: expected a preset by name with them')
   config = from_config.placed(config)
   checks.check(config)  # before a whole set is read into a cache
-  dataset = processes.together(
+  dataset = processes.raise_on_all(
     'data', lambda: from_config.image_set(config, 'train', held=True)
   )
   last = train.run(config, str(workdir), dataset)

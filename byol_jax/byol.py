@@ -182,6 +182,6 @@ def make_update(
       'learning_rate': learning_rate(state.step),
       finite.SKIPPED: 1.0 - is_finite,
     }
-    return finite.take(is_finite, new, state), scalars
+    return finite.select(is_finite, new, state), scalars
 
   return update

@@ -4,6 +4,21 @@ Each error is one line: the key or file, what was expected, what was found and
 what to do. `__main__` prints it without a traceback.
 """
 
+import os
+import re
+
+# TensorStore says at the end of a long line what the system said.
+_CODE = re.compile(r"\[os_error_code='(\d+)'\]")
+
+
+def first_line(error: BaseException) -> str:
+  """Its type, the system's word if there is one, and the first line of it."""
+  line = (str(error).splitlines() or [''])[0]
+  code = _CODE.search(line)
+  if code is not None:
+    line = f'{os.strerror(int(code[1]))}: {line}'
+  return f'{type(error).__name__}: {line[:300]}'
+
 
 class UserError(Exception):
   """An error that the user can mend; `exit_code` is the process's."""

@@ -34,8 +34,8 @@ class Experiment(NamedTuple):
   seed: int
   derived: tuple[str, ...]  # what the log says of the derived numbers
 
-  def start(self) -> byol.ByolState:
-    """The state before step 0, traceable; `init` runs it."""
+  def initial_state(self) -> byol.ByolState:
+    """The state before step 0, traceable; `init_on_host` runs it."""
     images = jnp.zeros((1, self.image_size, self.image_size, 3))
     # Compiled once and called twice: most of the compilation is random draws.
     network = parallel.on_one_device(
@@ -47,9 +47,9 @@ class Experiment(NamedTuple):
     rng = jax.random.PRNGKey(self.seed)
     return byol.init(forward, self.optimizer, rng, images)
 
-  def init(self) -> byol.ByolState:
+  def init_on_host(self) -> byol.ByolState:
     """The state before step 0 on the host: the same for any device count."""
-    return jax.device_get(self.start())
+    return jax.device_get(self.initial_state())
 
 
 def build(

@@ -35,14 +35,14 @@ def is_finite(large: Any, small: Any) -> jax.Array:
     if jnp.issubdtype(x.dtype, jnp.inexact)
   ]
   # Counted by a dot product: on one device a compiler repeats a chain of
-  # hundreds of ands in the loop of every leaf that `take` chooses, and then
+  # hundreds of ands in the loop of every leaf that `select` chooses, and then
   # takes seven times as long to compile; a product it computes once.
   found = jnp.stack(flags).astype(jnp.float32)
   count = jnp.dot(found, jnp.ones_like(found))
-  return parallel.everywhere(count == len(flags))
+  return parallel.all_true(count == len(flags))
 
 
-def take(is_finite: jax.Array, new: Any, old: Any) -> Any:
+def select(is_finite: jax.Array, new: Any, old: Any) -> Any:
   """`new` or, bit for bit, `old` with the counts of `new`.
 
   `step` goes on, which data and schedules follow, and so do the optimiser's
@@ -54,12 +54,12 @@ def take(is_finite: jax.Array, new: Any, old: Any) -> Any:
     old: the one before the step.
   """
 
-  def select(new: jax.Array, old: jax.Array) -> jax.Array:
+  def choose(new: jax.Array, old: jax.Array) -> jax.Array:
     return jnp.where(is_finite, new, old)
 
   def count(new: jax.Array, old: jax.Array) -> jax.Array:
-    return new if jnp.issubdtype(new.dtype, jnp.integer) else select(new, old)
+    return new if jnp.issubdtype(new.dtype, jnp.integer) else choose(new, old)
 
-  kept = jax.tree.map(select, new, old)
+  kept = jax.tree.map(choose, new, old)
   opt_state = jax.tree.map(count, new.opt_state, old.opt_state)
   return kept._replace(step=new.step, opt_state=opt_state)

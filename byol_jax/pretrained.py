@@ -97,10 +97,10 @@ def open_encoder(
         ' wait for it or start it again'
       )
     arrays, _ = checkpointer.read(folder)
-    template = jax.eval_shape(run.experiment.start)
+    template = jax.eval_shape(run.experiment.initial_state)
     state = trees.unflatten(template, arrays, str(folder))
   else:
-    state = run.experiment.init()
+    state = run.experiment.init_on_host()
   if weights == 'target':
     params, net_state = state.target_params, state.target_state
   else:

@@ -107,7 +107,7 @@ def test_after_a_skipped_step_the_rate_is_that_of_the_step(step):
 def test_a_sound_step_is_taken_as_it_is():
   old = State(jnp.int32(1), jnp.ones(3), {'count': jnp.int32(1)})
   new = State(jnp.int32(2), jnp.full(3, 2.0), {'count': jnp.int32(2)})
-  kept = finite.take(jnp.bool_(True), new, old)
+  kept = finite.select(jnp.bool_(True), new, old)
   for found, expected in zip(jax.tree.leaves(kept), jax.tree.leaves(new)):
     np.testing.assert_array_equal(found, expected)
 

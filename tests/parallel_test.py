@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from byol_jax import errors, parallel
-from byol_jax.distributed import packing
+from byol_jax.distributed import packing, placement
 from tests.helpers import tiny_run
 
 WORKER = tiny_run.ROOT / 'tests' / 'helpers' / 'worker.py'
@@ -30,10 +30,10 @@ def assert_same(a, b):
 
 
 def test_replicate_and_first_replica_are_inverse():
-  replicated = parallel.replicate(tree())
+  replicated = placement.replicate(tree())
   for x in jax.tree.leaves(replicated):
     assert x.shape[0] == jax.local_device_count()
-  back = parallel.first_replica(replicated)
+  back = placement.first_replica(replicated)
   assert_same(back, tree())
   assert all(
     isinstance(x, (np.ndarray, np.generic)) for x in jax.tree.leaves(back)
@@ -43,7 +43,7 @@ def test_replicate_and_first_replica_are_inverse():
 def test_shard_keeps_the_values():
   count = jax.local_device_count()
   batch = {'x': np.arange(count * 6.0, dtype=np.float32).reshape(count, 3, 2)}
-  assert_same(parallel.shard(batch), batch)
+  assert_same(placement.shard(batch), batch)
 
 
 @pytest.mark.parametrize('length', [0, 1, 2, 5])
@@ -51,7 +51,7 @@ def test_shard_keeps_the_values():
 def test_prefetch_yields_each_batch_once_in_order(length, size):
   count = jax.local_device_count()
   batches = [{'x': np.full((count, 1), i)} for i in range(length)]
-  seen = [int(b['x'][0, 0]) for b in parallel.prefetch(batches, size)]
+  seen = [int(b['x'][0, 0]) for b in placement.prefetch(batches, size)]
   assert seen == list(range(length))
 
 
@@ -63,7 +63,7 @@ def test_prefetch_is_ahead_but_not_by_more_than_its_size():
       asked.append(i)
       yield {'x': np.zeros((jax.local_device_count(), 1))}
 
-  iterator = parallel.prefetch(batches(), 2)
+  iterator = placement.prefetch(batches(), 2)
   assert not asked
   next(iterator)
   assert len(asked) == 3
@@ -72,13 +72,13 @@ def test_prefetch_is_ahead_but_not_by_more_than_its_size():
 
 
 def test_a_donated_buffer_is_gone():
-  step = parallel.pmap(
+  step = placement.pmap(
     lambda state, x: jax.tree.map(lambda s: s + x, state), donate_argnums=(0,)
   )
-  state, x = parallel.replicate(({'w': np.ones(4, np.float32)}, np.float32(2)))
+  state, x = placement.replicate(({'w': np.ones(4, np.float32)}, np.float32(2)))
   new = step(state, x)
   assert state['w'].is_deleted() and not x.is_deleted()
-  assert_same(parallel.first_replica(new), {'w': np.full(4, 3, np.float32)})
+  assert_same(placement.first_replica(new), {'w': np.full(4, 3, np.float32)})
 
 
 def test_mean_and_total_run_over_the_axis():
@@ -131,10 +131,10 @@ def test_one_device_is_an_axis_of_size_one():
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(monkeypatch):
   monkeypatch.setattr(jax, 'device_count', lambda: 4)
-  parallel.check_batch_size('batch_size', 12)
+  placement.check_batch_size('batch_size', 12)
   for size in (10, 0, -4):
     with pytest.raises(errors.ConfigError, match=f'batch_size.*4.*{size}'):
-      parallel.check_batch_size('batch_size', size)
+      placement.check_batch_size('batch_size', size)
 
 
 def spoiled(tree, bit):
@@ -148,7 +148,7 @@ def spoiled(tree, bit):
 def test_a_digest_sees_every_bit_and_the_order():
   row = np.arange(7, dtype=np.float32)
   whole = {'a': row, 'b': np.ones((2, 3), np.float32)}
-  digest = jax.jit(parallel.digest)
+  digest = jax.jit(placement.digest)
   first = digest(whole)
   assert first == digest(whole)
   assert all(digest(spoiled(whole, bit)) != first for bit in range(200))
@@ -158,9 +158,9 @@ def test_a_digest_sees_every_bit_and_the_order():
 
 
 def test_a_snapshot_outlives_its_state():
-  state = parallel.replicate(packing.pack(tree()))
-  copy = parallel.snapshot(state)
-  step = parallel.pmap(
+  state = placement.replicate(packing.pack(tree()))
+  copy = placement.snapshot(state)
+  step = placement.pmap(
     lambda s: jax.tree.map(lambda x: ~x if x.dtype == bool else x + x, s),
     donate_argnums=(0,),
   )

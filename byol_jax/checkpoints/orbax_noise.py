@@ -1,26 +1,12 @@
-"""What Orbax says while it works, and how its errors read in one line."""
+"""Keeps Orbax's log lines off the terminal."""
 
 from collections.abc import Callable, Iterator
 import contextlib
 import logging
-import os
-import re
 import sys
 import threading
 import time
 from typing import Any
-
-# TensorStore says at the end of a long line what the system said.
-_CODE = re.compile(r"\[os_error_code='(\d+)'\]")
-
-
-def first_line(error: BaseException) -> str:
-  """Its type, the system's word if there is one, and the first line of it."""
-  line = (str(error).splitlines() or [''])[0]
-  code = _CODE.search(line)
-  if code is not None:
-    line = f'{os.strerror(int(code[1]))}: {line}'
-  return f'{type(error).__name__}: {line[:300]}'
 
 
 class _Silence:

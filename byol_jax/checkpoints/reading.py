@@ -9,7 +9,6 @@ from byol_jax import errors
 from byol_jax.checkpoints import (
   format as checkpoint_format,
   manifest,
-  orbax_noise,
   places,
   trees,
 )
@@ -45,7 +44,7 @@ def steps(place: places.Place) -> places.Steps:
     return place.steps()
   except Exception as error:  # A bucket has its own types.
     raise errors.DataError(
-      f'{place.root} cannot be read: {orbax_noise.first_line(error)}'
+      f'{place.root} cannot be read: {errors.first_line(error)}'
     ) from error
 
 
@@ -138,9 +137,9 @@ def _load(place: places.Place, step: int) -> tuple[trees.Arrays, Json]:
       except Exception as error:  # Orbax has a dozen types for torn files.
         if isinstance(error, OSError) and error.errno in _NOT_NOW:
           raise
-        raise Damaged(where, orbax_noise.first_line(error)) from error
+        raise Damaged(where, errors.first_line(error)) from error
   except errors.DataError:
     raise
   except Exception as error:
-    reason = orbax_noise.first_line(error)
+    reason = errors.first_line(error)
     raise errors.DataError(f'{where} cannot be read: {reason}') from error

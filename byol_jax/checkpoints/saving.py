@@ -7,7 +7,6 @@ from byol_jax import errors
 from byol_jax.checkpoints import (
   format as checkpoint_format,
   manifest,
-  orbax_noise,
   places,
   trees,
 )
@@ -66,7 +65,7 @@ def retain(place: places.Place, keep: int, verified: int) -> None:
       '%s: older checkpoints than %d could not be deleted: %s',
       place.root,
       verified,
-      orbax_noise.first_line(error),
+      errors.first_line(error),
     )
 
 
@@ -96,7 +95,7 @@ def set_aside(place: places.Place, step: int, reason: str, then: str) -> None:
 def strerror(error: Exception) -> str:
   """What the system says, or the first line of another error."""
   said = error.strerror if isinstance(error, OSError) else None
-  return said or orbax_noise.first_line(error)
+  return said or errors.first_line(error)
 
 
 def _failed(
@@ -110,5 +109,5 @@ def _failed(
   return errors.DataError(
     f'{place.root}: the checkpoint of step {step} could not be written'
     f' ({needed:,.1f} MB needed, {free:,.0f} MB free in {place.scratch}):'
-    f' {orbax_noise.first_line(error)}; earlier checkpoints are untouched'
+    f' {errors.first_line(error)}; earlier checkpoints are untouched'
   )

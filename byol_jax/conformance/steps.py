@@ -20,6 +20,7 @@ from byol_jax.conformance import compare, inputs
 from byol_jax.conformance.compare import Comparison
 from byol_jax.conformance.primitives import RATE_FLOOR
 from byol_jax.convert import deepmind
+from byol_jax.distributed import placement
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -106,15 +107,15 @@ def continue_run(
     DataError: the checkpoint holds no momentum.
   """
   state = our_state(tag, experiment, official)
-  update = parallel.pmap(experiment.update, devices=devices)
-  replicas = parallel.replicate(state, devices)
+  update = placement.pmap(experiment.update, devices=devices)
+  replicas = placement.replicate(state, devices)
   logs: dict[str, list[float]] = {}
   for batch in batches:
-    placed = parallel.shard(dict(batch), devices)
+    placed = placement.shard(dict(batch), devices)
     replicas, scalars = update(replicas, placed)
-    for name, value in parallel.first_replica(scalars).items():
+    for name, value in placement.first_replica(scalars).items():
       logs.setdefault(name, []).append(float(value))
-  return parallel.first_replica(replicas), logs
+  return placement.first_replica(replicas), logs
 
 
 def our_state(

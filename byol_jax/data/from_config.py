@@ -31,15 +31,15 @@ def image_set(
 
   images = source(config, split)
   images = cached(config, images) if held else images
-  laws = tuple(
-    crops.Law(tuple(view.crop.area), tuple(view.crop.ratio))
+  crop_ranges = tuple(
+    crops.CropRange(tuple(view.crop.area), tuple(view.crop.ratio))
     if cropped and view.crop
     else None
     for view in (config.augment.view1, config.augment.view2)
   )
   options = {
     'image_size': config.image_size,
-    'laws': laws,
+    'crop_ranges': crop_ranges,
     'eval_crop': config.data.eval_crop,
     'max_bad_share': config.input.max_bad_share,
     'seed': config.seed,

@@ -62,7 +62,7 @@ def unpack(packed: Packed) -> Any:
   return jax.tree.unflatten(packed.structure, leaves)
 
 
-def over(function: Callable) -> Callable:
+def on_packed_state(function: Callable) -> Callable:
   """(tree, ...) -> (tree, out) as (Packed, ...) -> (Packed, out)."""
 
   @functools.wraps(function)

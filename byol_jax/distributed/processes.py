@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import jax
 
 from byol_jax import errors
-from byol_jax.checkpoints import orbax_noise
 from byol_jax.distributed import rendezvous
 
 T = TypeVar('T')
@@ -34,7 +33,7 @@ _PATIENCE_MS = 24 * 3600_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class ProcessAddress:
   """One process of a job."""
 
   address: str  # of process 0, HOST:PORT
@@ -43,7 +42,7 @@ class Place:
   local_device_ids: Sequence[int] | None = None
 
 
-def find(distributed: str, seconds: float) -> Place | None:
+def find(distributed: str, seconds: float) -> ProcessAddress | None:
   """Where this process stands in its job; None for a job of one.
 
   Args:
@@ -67,18 +66,18 @@ def find(distributed: str, seconds: float) -> Place | None:
       )
     except (RuntimeError, ValueError, KeyError, OSError) as error:
       found = (None, None, None, None)
-      reason = f' ({orbax_noise.first_line(error)})'
+      reason = f' ({errors.first_line(error)})'
     address, count, index, devices = found
     if address is None or count is None or index is None:
       raise errors.ConfigError(
         f'--distributed={distributed}: no cluster found here{reason}; give'
         " 'none' or 'HOST:PORT,PROCESSES,INDEX'"
       )
-    return Place(address, count, index, devices)
+    return ProcessAddress(address, count, index, devices)
   try:
     where, processes, number = distributed.split(',')
     host, port = where.rsplit(':', 1)
-    place = Place(f'{host}:{int(port)}', int(processes), int(number))
+    place = ProcessAddress(f'{host}:{int(port)}', int(processes), int(number))
     if not 0 <= place.index < place.count:
       raise ValueError
   except ValueError:
@@ -89,7 +88,7 @@ def find(distributed: str, seconds: float) -> Place | None:
   return place
 
 
-def start(
+def join_job(
   distributed: str,
   load: Callable[[], tuple[T, Mapping[str, str]]],
   *,
@@ -134,7 +133,7 @@ def start(
       f'process {i} ({name}) has {count}'
       for i, (name, count) in enumerate(zip(names, counts, strict=True))
     )
-    raise everywhere(
+    raise mark_collective(
       errors.CheckFailed(
         f'the processes differ in their number of devices: {listed}; pmap needs'
         ' the same everywhere'
@@ -163,7 +162,7 @@ def gather(name: str, value: str) -> list[str]:
   ]
 
 
-def from_first(name: str, value: Any) -> Any:
+def broadcast_json(name: str, value: Any) -> Any:
   """Process 0's value, which JSON can carry; `name` is used only once."""
   if jax.process_count() == 1:
     return value
@@ -173,7 +172,7 @@ def from_first(name: str, value: Any) -> Any:
   return json.loads(client.blocking_key_value_get(key, _PATIENCE_MS))
 
 
-def together(name: str, work: Callable[[], T]) -> T:
+def raise_on_all(name: str, work: Callable[[], T]) -> T:
   """`work`, whose error on one process is raised on all of them.
 
   Args:
@@ -194,11 +193,11 @@ def together(name: str, work: Callable[[], T]) -> T:
   for index, text in enumerate(gather(name, json.dumps(report))):
     found = rendezvous.revive(json.loads(text), index)
     if found is not None:
-      raise everywhere(error or found)
+      raise mark_collective(error or found)
   return result
 
 
-def agree(name: str, facts: Mapping[str, str]) -> None:
+def require_agreement(name: str, facts: Mapping[str, str]) -> None:
   """Refuses, on all processes, facts that are not the same on all of them.
 
   Args:
@@ -215,10 +214,10 @@ def agree(name: str, facts: Mapping[str, str]) -> None:
   texts = gather(name, json.dumps(report))
   found = rendezvous.differences(dict(enumerate(map(json.loads, texts))))
   if found is not None:
-    raise everywhere(found)
+    raise mark_collective(found)
 
 
-def everywhere(error: errors.UserError) -> errors.UserError:
+def mark_collective(error: errors.UserError) -> errors.UserError:
   """Says of an error that every process raises it at this point."""
   error.is_everywhere = True
   return error

@@ -15,7 +15,8 @@ from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax import errors, networks, parallel
+from byol_jax import errors, networks
+from byol_jax.distributed import placement
 
 Batches = Iterable[Mapping[str, Any]]
 
@@ -55,7 +56,7 @@ def make_encoder(
 @functools.lru_cache(maxsize=4)
 def _represent(forward: networks.Forward) -> Callable:
   """Compiled once for all the splits of an evaluation."""
-  return parallel.pmap(functools.partial(networks.represent, forward))
+  return placement.pmap(functools.partial(networks.represent, forward))
 
 
 @functools.lru_cache(maxsize=4)
@@ -65,13 +66,13 @@ def _train_mode(forward: networks.Forward) -> Callable:
   def left(params: Any, state: Any, images: jax.Array) -> Any:
     return forward.apply(params, state, images, is_training=True)[1]
 
-  return parallel.pmap(left)
+  return placement.pmap(left)
 
 
 def make_represent(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:
   """images [L, P, H, W, 3] -> float32 [L, P, D], on the local devices."""
   represent = _represent(encoder.forward)
-  frozen = parallel.replicate((encoder.params, encoder.state))
+  frozen = placement.replicate((encoder.params, encoder.state))
   return lambda images: represent(*frozen, images)
 
 
@@ -97,7 +98,7 @@ def extract(encoder: Encoder, batches: Batches) -> Features:
       yield batch['images']
 
   values = [
-    parallel.local_rows(represent(x)) for x in parallel.prefetch(images())
+    placement.local_rows(represent(x)) for x in placement.prefetch(images())
   ]
   if not kept:
     raise errors.DataError('no images to evaluate: the split is empty')
@@ -169,12 +170,12 @@ def calibrate(
   """
   fresh = jax.tree.map(np.zeros_like, state)
   step = _train_mode(forward)
-  arguments = parallel.replicate((params, fresh))
+  arguments = placement.replicate((params, fresh))
   images = filled(itertools.islice(batches, max_batches))
   total: Any = jax.tree.map(lambda x: np.zeros(x.shape, np.float64), fresh)
   count = 0
-  for batch in parallel.prefetch(images):
-    found = parallel.first_replica(step(*arguments, batch))
+  for batch in placement.prefetch(images):
+    found = placement.first_replica(step(*arguments, batch))
     total = jax.tree.map(np.add, total, found)
     count += 1
   if not count:

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from ml_collections import config_dict
 import numpy as np
 
-from byol_jax import errors, losses, parallel
+from byol_jax import errors, losses
+from byol_jax.distributed import placement
 from byol_jax.evals import features, splits
 
 # Rows on the device at once: [QUERIES, BANK] similarities, 64 MiB.
@@ -198,7 +199,7 @@ def check(config: config_dict.ConfigDict) -> None:
   Raises:
     ConfigError: names the key.
   """
-  parallel.check_batch_size('batch_size', config.batch_size)
+  placement.check_batch_size('batch_size', config.batch_size)
   if not config.ks or min(config.ks) < 1:
     raise errors.ConfigError(
       f'ks: expected numbers of neighbours from 1, found {config.ks}'

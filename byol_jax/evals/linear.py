@@ -13,6 +13,7 @@ from ml_collections import config_dict
 import numpy as np
 
 from byol_jax import errors, parallel, schedules
+from byol_jax.distributed import placement
 from byol_jax.evals import features, probe, splits, supervised
 
 SPLITS = ('fit', 'valid', 'test')
@@ -175,7 +176,7 @@ def check(config: config_dict.ConfigDict) -> None:
   Raises:
     ConfigError: names the key, what was expected and what was found.
   """
-  parallel.check_batch_size('batch_size', config.batch_size)
+  placement.check_batch_size('batch_size', config.batch_size)
   rates = list(config.rates)
   plain = not (config.standardize and config.features != 'cached')
   rules = (

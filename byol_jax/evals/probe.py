@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax import errors, metrics, parallel
+from byol_jax import errors, metrics
+from byol_jax.distributed import placement
 from byol_jax.evals import features, splits, supervised
 
 ROWS = 1024  # features that are scored at once
@@ -73,21 +74,21 @@ def train_augmented(
   Returns:
     Parameters as numpy.
   """
-  update = parallel.pmap(start[0], donate_argnums=(0,))
-  state = parallel.replicate(start[1])
+  update = placement.pmap(start[0], donate_argnums=(0,))
+  state = placement.replicate(start[1])
   represent = features.make_represent(encoder)
   waiting: list[Any] = []
-  for batch in parallel.prefetch(batches):
+  for batch in placement.prefetch(batches):
     encoded = represent(batch['images'])
     state, scalars = update(
       state, {'features': encoded, 'labels': batch['labels']}
     )
     waiting.append(scalars['loss'])
     if len(waiting) > IN_FLIGHT:
-      progress.add(parallel.first_replica(waiting.pop(0))[None])
+      progress.add(placement.first_replica(waiting.pop(0))[None])
   for loss in waiting:
-    progress.add(parallel.first_replica(loss)[None])
-  return parallel.first_replica(state.params)
+    progress.add(placement.first_replica(loss)[None])
+  return placement.first_replica(state.params)
 
 
 def train_cached(

@@ -15,10 +15,10 @@ from jax.experimental import topologies as descriptions
 import jax.numpy as jnp
 from ml_collections import config_dict
 
-from byol_jax import errors, experiment as experiments, parallel
+from byol_jax import errors, experiment as experiments
 from byol_jax.data import catalog, from_config
 from byol_jax.data.loading import resident
-from byol_jax.distributed import packing
+from byol_jax.distributed import packing, placement
 from byol_jax.planning import cost as plan_numbers, hlo, topologies
 from byol_jax.training import multi_step
 
@@ -101,7 +101,7 @@ def compile_step(
     TooLarge: it does not fit the memory of a device.
   """
   function, arguments = call(run, experiment, per_device)
-  step: Any = parallel.pmap(function, donate_argnums=(0,), devices=devices)
+  step: Any = placement.pmap(function, donate_argnums=(0,), devices=devices)
   shapes = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype),
     arguments,
@@ -126,7 +126,7 @@ def call(
   run: Run, experiment: experiments.Experiment, per_device: int
 ) -> tuple[Any, tuple[Any, ...]]:
   """What training maps over the devices, and the shapes of its arguments."""
-  state = jax.eval_shape(lambda: packing.pack(experiment.start()))
+  state = jax.eval_shape(lambda: packing.pack(experiment.initial_state()))
   shape = jax.ShapeDtypeStruct
   if run.dataset is None:
     side = run.config.image_size
@@ -134,7 +134,7 @@ def call(
     batch = {'view1': views, 'view2': views}
     if run.num_classes is not None:
       batch['labels'] = shape((per_device,), jnp.int32)
-    return packing.over(experiment.update), (state, batch)
+    return packing.on_packed_state(experiment.update), (state, batch)
   section = run.config
   most = section.input.steps_per_call or multi_step.divisor(
     (section.log.every_steps, section.checkpoint.every_steps)
@@ -148,7 +148,7 @@ def call(
     'count': shape((), jnp.int32),
   }
   many = multi_step.repeated(experiment.update, run.dataset.views)
-  return packing.over(many), (state, store, plan)
+  return packing.on_packed_state(many), (state, store, plan)
 
 
 def store_shapes(dataset: resident.ImageSet, size: int) -> resident.Store:

@@ -19,10 +19,10 @@ def passes(count: int) -> int:
   return max(_PASSES, -(-_LEAST * BATCH // count))
 
 
-def law_of(config: Any) -> crops.Law:
+def crop_range_of(config: Any) -> crops.CropRange:
   """The random crop of the first view."""
   crop = config.augment.view1.crop
-  return crops.Law(tuple(crop.area), tuple(crop.ratio))
+  return crops.CropRange(tuple(crop.area), tuple(crop.ratio))
 
 
 def mapped(function: Callable, columns: Any, threads: int) -> Iterator[Any]:
@@ -45,7 +45,7 @@ def resized(
   config: Any, images: list[bytes], drawn: np.ndarray, threads: int
 ) -> Iterator[Any]:
   """What an input that leaves resizing to TensorFlow cannot be faster than."""
-  view = views.random_crop(law_of(config), 8)
+  view = views.random_crop(crop_range_of(config), 8)
   windows = np.array(
     [
       [view.place(*decode.header(image)[1:], n).window for n in numbers]
@@ -68,9 +68,9 @@ def resized(
 
 def official(images: list[bytes], config: Any, threads: int) -> Iterator[Any]:
   """Batches as the authors' input makes them (spec 3.2), in float32."""
-  size, law = config.image_size, law_of(config)
-  low, high = law.area
-  logs = np.log(law.ratio)
+  size, crop_range = config.image_size, crop_range_of(config)
+  low, high = crop_range.area
+  logs = np.log(crop_range.ratio)
 
   def crop(image: Any) -> Any:
     shape = tf.io.extract_jpeg_shape(image)

@@ -159,8 +159,8 @@ def _rate(results: Iterator[Any], images_each: int) -> float:
 def _drawn(config: Any, count: int) -> np.ndarray:
   """What is drawn for two views of each image, float64 [N, 2, 4]."""
   ids = np.arange(count)
-  uniforms = crops.uniform(0, crops.PAIR, np.zeros_like(ids), ids, 2)
-  return crops.draw(uniforms, [bench_graphs.law_of(config)] * 2)
+  uniforms = crops.uniform(0, crops.PRETRAIN_STREAM, np.zeros_like(ids), ids, 2)
+  return crops.draw(uniforms, [bench_graphs.crop_range_of(config)] * 2)
 
 
 def _batches(
@@ -176,7 +176,7 @@ def _batches(
     source,
     engine=functools.partial(tf_engine.painted, decoding=decoding),
     image_size=config.image_size,
-    laws=[bench_graphs.law_of(config)] * 2,
+    crop_ranges=[bench_graphs.crop_range_of(config)] * 2,
     eval_crop=config.data.eval_crop,
     transfer=transfer,
     max_bad_share=1.0,
@@ -191,7 +191,7 @@ def _batches(
 def _interpolated(config: Any, held: Held, drawn: np.ndarray) -> float:
   """Images/s of two pictures each from pixels in memory, on one core."""
   size = config.image_size
-  view = views.random_crop(bench_graphs.law_of(config), size)
+  view = views.random_crop(bench_graphs.crop_range_of(config), size)
   out = np.empty((size, size, 3), config.data.transfer)
   began = time.perf_counter()
   for index, numbers in enumerate(drawn):

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import config_dict
 
-from byol_jax import byol, errors, parallel
+from byol_jax import byol, errors
 from byol_jax.checkpoints import checkpointer
-from byol_jax.distributed import packing, processes
+from byol_jax.distributed import packing, placement, processes
 from byol_jax.training import (
   batch_timeout,
   logs,
@@ -84,7 +84,7 @@ def _steps(
   parts: Parts, last: int, start: Start, log: logs.Logs
 ) -> dict[str, float]:
   config, stop = parts.config, parts.stop
-  state = parallel.replicate(packing.pack(start.state))
+  state = placement.replicate(packing.pack(start.state))
   todo = range(start.step, last)
   recent, meter = scalar_buffer.Pending(start.step), logs.Meter()
   scalars: dict[str, float] = {}
@@ -138,7 +138,7 @@ def _batches(
   on_host = batch_timeout.Arriving(made, config.faults.stall_seconds, log.note)
 
   def waited() -> Iterator[Any]:
-    on_device = parallel.prefetch(on_host)
+    on_device = placement.prefetch(on_host)
     while True:
       parts.dog.feed()  # this wait has a limit of its own, a shorter one
       with meter.waiting(), parts.stop.interruptible():
@@ -203,8 +203,8 @@ def save(parts: Parts, step: int, state: packing.Packed, offset: int) -> None:
     CheckFailed: the devices no longer hold the same state.
     DataError: an earlier step could not be written.
   """
-  if jax.device_count() > 1 and not parallel.is_replicated(state):
-    raise processes.everywhere(
+  if jax.device_count() > 1 and not placement.is_replicated(state):
+    raise processes.mark_collective(
       errors.CheckFailed(
         f'the devices hold different states after step {step}: not saved;'
         ' a device or a link is broken, or a sum over devices is missing'
@@ -212,7 +212,7 @@ def save(parts: Parts, step: int, state: packing.Packed, offset: int) -> None:
     )
   if parts.saved is not None:
     meta = {'step': step, 'data_offset': offset}
-    parts.saved.save(step, parallel.snapshot(state), meta)
+    parts.saved.save(step, placement.snapshot(state), meta)
   parts.patience.saved()
 
 
@@ -220,7 +220,7 @@ def farewell(parts: Parts, name: str, step: int, last: int) -> errors.UserError:
   """Waits for the last save; what to raise then."""
   if parts.saved is not None:
     parts.saved.wait()
-  return processes.everywhere(
+  return processes.mark_collective(
     errors.Preempted(
       f'{name}: saved step {step} of {last} in {parts.path}; the same command'
       ' resumes'

@@ -15,8 +15,7 @@ import jax.numpy as jnp
 from ml_collections import config_dict
 import numpy as np
 
-from byol_jax import parallel
-from byol_jax.distributed import packing
+from byol_jax.distributed import packing, placement
 
 Plan = Mapping[str, Any]
 
@@ -78,7 +77,7 @@ class Streamed:
 
     The state is `packing.Packed`, replicated and donated.
     """
-    return parallel.pmap(packing.over(update), donate_argnums=(0,))
+    return placement.pmap(packing.on_packed_state(update), donate_argnums=(0,))
 
 
 class Resident:
@@ -121,10 +120,11 @@ class Resident:
 
   def compile(self, update: Callable) -> Callable:
     """As `Streamed.compile`, with scalars [L, most]."""
-    many = parallel.pmap(
-      packing.over(repeated(update, self._dataset.views)), donate_argnums=(0,)
+    many = placement.pmap(
+      packing.on_packed_state(repeated(update, self._dataset.views)),
+      donate_argnums=(0,),
     )
-    store = parallel.replicate(self._dataset.store())
+    store = placement.replicate(self._dataset.store())
     return lambda state, batch: many(state, store, batch)
 
 

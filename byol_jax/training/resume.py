@@ -7,9 +7,9 @@ has.
 import jax
 import numpy as np
 
-from byol_jax import experiment as experiments, parallel
+from byol_jax import experiment as experiments
 from byol_jax.checkpoints import checkpointer
-from byol_jax.distributed import processes
+from byol_jax.distributed import placement, processes
 from byol_jax.training import loop
 
 
@@ -28,8 +28,8 @@ def restored(
   Raises:
     DataError: there are checkpoints, but none that can be used.
   """
-  shapes = jax.eval_shape(experiment.start)
-  found = processes.together(
+  shapes = jax.eval_shape(experiment.initial_state)
+  found = processes.raise_on_all(
     f'{name}/checkpoint', lambda: saved.resume(shapes) if saved else None
   )
   step, offset = 0, 0
@@ -37,13 +37,13 @@ def restored(
     step, state, meta = found
     offset = meta.get('data_offset', 0)
   elif jax.process_index() == 0:
-    state = experiment.init()
+    state = experiment.init_on_host()
   else:
     state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
   facts = {'step': step, 'offset': offset, 'is_resumed': found is not None}
-  facts = processes.from_first(f'{name}/facts', facts)
+  facts = processes.broadcast_json(f'{name}/facts', facts)
   # The beginning too: two kinds of hosts need not draw the same bits.
-  return loop.Start(state=parallel.from_first(state), **facts)
+  return loop.Start(state=placement.broadcast_arrays(state), **facts)
 
 
 def back(

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from byol_jax import finite, parallel
+from byol_jax import finite
+from byol_jax.distributed import placement
 
 
 class Taken(NamedTuple):
@@ -52,7 +53,7 @@ class Pending:
 
     `skipped` is there, as their number, where steps had none.
     """
-    found = parallel.first_replica(self.scalars)
+    found = placement.first_replica(self.scalars)
     values = {
       key: np.concatenate(
         [np.ravel(s[key])[:n] for s, n in zip(found, self.counts)]

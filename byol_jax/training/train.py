@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import jax
 from ml_collections import config_dict
 
-from byol_jax import errors, experiment as experiments, parallel
+from byol_jax import errors, experiment as experiments
 from byol_jax.checkpoints import checkpointer
-from byol_jax.distributed import processes
+from byol_jax.distributed import placement, processes
 from byol_jax.training import (
   loop,
   multi_step,
@@ -70,8 +70,8 @@ def run(
     DivergedError: step after step was not finite; the last checkpoint stays.
     Preempted: Ctrl-C or SIGTERM; the state is saved.
   """
-  parallel.check_batch_size('batch_size', config.batch_size)
-  processes.agree(
+  placement.check_batch_size('batch_size', config.batch_size)
+  processes.require_agreement(
     'training set',
     {f'training_set.{name}': repr(getattr(dataset, name)) for name in FACTS},
   )
@@ -82,7 +82,7 @@ def run(
   began = time.monotonic()
   with contextlib.ExitStack() as stack:
     stop = stack.enter_context(preemption.StopRequest())
-    saved = processes.together(
+    saved = processes.raise_on_all(
       'workdir', lambda: opened(stack, config, path, dataset)
     )
     parts = loop.Parts(
@@ -128,7 +128,7 @@ def attempts(
         f' {start.step + start.offset} on'
       ]
     except errors.DivergedError as error:
-      raise processes.everywhere(
+      raise processes.mark_collective(
         errors.DivergedError(f'{error}; {resume.stays(parts.saved)}')
       ) from None
 

@@ -79,7 +79,7 @@ def test_a_function_over_packed_trees_does_what_it_does():
     return moved, {'sum': more + tree['count'][0]}
 
   expected, scalars = step(tree(3), 4)
-  found, same = jax.jit(packing.over(step))(packing.pack(tree(3)), 4)
+  found, same = jax.jit(packing.on_packed_state(step))(packing.pack(tree(3)), 4)
   assert isinstance(found, packing.Packed)
   assert_same(packing.unpack(found), expected)
   assert same['sum'] == scalars['sum'] == 7
@@ -88,7 +88,7 @@ def test_a_function_over_packed_trees_does_what_it_does():
 def test_the_state_of_the_paper_s_run_is_a_sixth_as_many_arrays():
   start = experiments.build(
     configuration.load('pretrain:1000'), 10**6, 1000
-  ).start
+  ).initial_state
   before = jax.tree.leaves(jax.eval_shape(start))
   after = jax.tree.leaves(jax.eval_shape(lambda: packing.pack(start())))
   assert (len(before), len(after)) == (1176, 183)

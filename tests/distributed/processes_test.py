@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from byol_jax import errors
-from byol_jax.distributed import processes as hosts
+from byol_jax.distributed import processes
 from tests.helpers import jobs, tiny_run
 
 WORKER = tiny_run.ROOT / 'tests' / 'helpers' / 'hosts_worker.py'
@@ -22,19 +22,19 @@ WORKER = tiny_run.ROOT / 'tests' / 'helpers' / 'hosts_worker.py'
 )
 def test_a_wrong_description_of_the_job_is_refused(text):
   with pytest.raises(errors.ConfigError, match='HOST:PORT'):
-    hosts.find(text, 1)
+    processes.find(text, 1)
 
 
 def test_none_is_a_job_of_one():
-  assert hosts.find('none', 1) is None
-  result, described = hosts.start('none', lambda: ('config', {}))
+  assert processes.find('none', 1) is None
+  result, described = processes.join_job('none', lambda: ('config', {}))
   assert result == 'config' and described.startswith('1 process, ')
-  assert hosts.gather('name', 'value') == ['value']
-  assert hosts.from_first('name', {'a': 1}) == {'a': 1}
+  assert processes.gather('name', 'value') == ['value']
+  assert processes.broadcast_json('name', {'a': 1}) == {'a': 1}
 
 
 def test_an_address_says_it_all():
-  found = hosts.find('10.0.0.1:8476,64,63', 1)
+  found = processes.find('10.0.0.1:8476,64,63', 1)
   assert (found.address, found.count, found.index) == ('10.0.0.1:8476', 64, 63)
 
 
@@ -48,7 +48,7 @@ def test_where_there_is_no_cluster_that_is_said(way, monkeypatch):
     monkeypatch.delenv(name, raising=False)
   monkeypatch.setenv('TPU_SKIP_MDS_QUERY', '1')
   with pytest.raises(errors.ConfigError, match=f'--distributed={way}: no clus'):
-    hosts.find(way, 1)
+    processes.find(way, 1)
 
 
 def test_alone_an_error_is_its_own():
@@ -56,7 +56,7 @@ def test_alone_an_error_is_its_own():
     raise errors.DataError('no such folder')
 
   with pytest.raises(errors.DataError, match=r'^no such folder') as caught:
-    hosts.together('name', fail)
+    processes.raise_on_all('name', fail)
   assert not caught.value.is_everywhere
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from byol_jax import parallel
-from byol_jax.distributed import packing
+from byol_jax.distributed import packing, placement
 
 STEPS = 200
 
@@ -68,17 +68,17 @@ def main(folder, address, index):
   else:
     wait_for(done)
   # Both compute, with a sum over both in each step, while the first one saves.
-  update = parallel.pmap(
+  update = placement.pmap(
     lambda x: jax.tree.map(lambda y: y + 0 * parallel.total(y), x),
     donate_argnums=(0,),
   )
-  state = parallel.replicate(packing.pack(tree(3)))
+  state = placement.replicate(packing.pack(tree(3)))
   for step in range(STEPS):
     # With hundreds of calls under way, sums over processes on CPUs lock up.
     state = jax.block_until_ready(update(state))
     if saver is not None and step % 50 == 0:
       saver.poll()
-      saver.save(3 + step, parallel.snapshot(state), {'step': 3 + step})
+      saver.save(3 + step, placement.snapshot(state), {'step': 3 + step})
   if saver is not None:
     saver.wait()
     step, found, _ = saver.resume(tree(0))

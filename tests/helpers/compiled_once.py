@@ -22,7 +22,7 @@ UNREAD = ('checkpoint', 'faults', 'log', 'input', 'data_dir')
 def shared():
   """As long as it lasts, a configuration is built and compiled once."""
   built = {}
-  build, init = experiment.build, experiment.Experiment.init
+  build, init = experiment.build, experiment.Experiment.init_on_host
   compile_streamed = multi_step.Streamed.compile
   compiled = functools.cache(lambda update: compile_streamed(None, update))
 
@@ -36,7 +36,7 @@ def shared():
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(experiment, 'build', build_once)
-    patch.setattr(experiment.Experiment, 'init', functools.cache(init))
+    patch.setattr(experiment.Experiment, 'init_on_host', functools.cache(init))
     patch.setattr(
       multi_step.Streamed, 'compile', lambda self, update: compiled(update)
     )

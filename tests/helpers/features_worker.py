@@ -14,7 +14,7 @@ from tests.helpers import fakes
 
 
 def main(out, distributed):
-  processes.start(distributed, lambda: (None, {}))
+  processes.join_job(distributed, lambda: (None, {}))
   images = np.random.default_rng(0).random((11, 16, 16, 3), np.float32)
   dataset = fakes.ImageSet(images[:, :1, :4], np.arange(11))
   process, local = jax.process_index(), jax.local_device_count()

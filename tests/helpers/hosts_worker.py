@@ -13,14 +13,14 @@ import numpy as np
 if os.environ.get('JAX_FORCE_TPU_INIT'):
   os.environ.pop('TPU_SKIP_MDS_QUERY', None)
 
-from byol_jax import errors, parallel
-from byol_jax.distributed import processes
+from byol_jax import errors
+from byol_jax.distributed import placement, processes
 
 
 def main(distributed, fact, *options):
   key, value = fact.split('=')
   startup = next((o for o in options if o.startswith('startup=')), 'startup=60')
-  _, described = processes.start(
+  _, described = processes.join_job(
     distributed,
     lambda: (None, {key: value}),
     startup_seconds=float(startup.partition('=')[2]),
@@ -33,9 +33,11 @@ def main(distributed, fact, *options):
     if 'fail' in options:
       raise errors.DataError('no data here')
 
-  processes.together('work', work)
+  processes.raise_on_all('work', work)
   gathered = processes.gather('index', str(index))
-  print(f'gathered {gathered}; first says {processes.from_first("x", index)}')
+  print(
+    f'gathered {gathered}; first says {processes.broadcast_json("x", index)}'
+  )
   odd = np.array([-0.0, 1.5, 0], np.float32)
   odd.view(np.uint32)[2] = 0x7FC01234
   tree = {
@@ -44,7 +46,7 @@ def main(distributed, fact, *options):
     'key': np.arange(2, dtype=np.uint32),
   }
   mine = tree if index == 0 else jax.tree.map(np.zeros_like, tree)
-  found = parallel.from_first(mine)
+  found = placement.broadcast_arrays(mine)
   for name, x in tree.items():
     assert np.asarray(found[name]).tobytes() == x.tobytes(), name
   print('the same bits')

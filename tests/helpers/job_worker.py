@@ -15,9 +15,9 @@ import time
 import jax
 import numpy as np
 
-from byol_jax import errors, parallel
+from byol_jax import errors
 from byol_jax.cli import console
-from byol_jax.distributed import processes
+from byol_jax.distributed import placement, processes
 from byol_jax.training import loop, provenance, train
 from tests.helpers import tiny_config, tiny_run
 
@@ -167,7 +167,7 @@ def main(path, distributed, *arguments):
     )
     return config, provenance.facts(config.to_dict())
 
-  config, described = processes.start(
+  config, described = processes.join_job(
     distributed,
     load,
     startup_seconds=float(options.get('startup', 60)),
@@ -189,7 +189,7 @@ def spoil(at_step):
       rows = [np.asarray(x.data) for x in state.small[kind].addressable_shards]
       whole = np.concatenate(rows)
       whole.view(np.uint32)[-1].flat[0] ^= 1
-      state.small[kind] = parallel.shard(whole)
+      state.small[kind] = placement.shard(whole)
     save(parts, step, state, offset)
 
   loop.save = drifted

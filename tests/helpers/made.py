@@ -12,7 +12,7 @@ from byol_jax.data.loading import image_set as image_sets
 from byol_jax.data.sampling import crops
 from byol_jax.data.sources import lookup
 
-LAW = crops.Law((0.08, 1.0), (3 / 4, 4 / 3))
+CROP_RANGE = crops.CropRange((0.08, 1.0), (3 / 4, 4 / 3))
 STANDARD = {
   'data_dir': None,
   'holdout': 'paper',
@@ -33,7 +33,7 @@ def image_set(source, *, decoding='once', engine=None, **options):
   engine = engine or functools.partial(tf_engine.painted, decoding=decoding)
   standard = {
     'image_size': 16,
-    'laws': (LAW, LAW),
+    'crop_ranges': (CROP_RANGE, CROP_RANGE),
     'eval_crop': 'resize',
     'transfer': 'float32',
     'max_bad_share': 0.001,

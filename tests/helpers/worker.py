@@ -10,8 +10,7 @@ import sys
 import jax
 import numpy as np
 
-from byol_jax import parallel
-from byol_jax.distributed import processes
+from byol_jax.distributed import placement, processes
 from tests.helpers import tiny_run
 
 BATCH_SIZE = 8
@@ -33,14 +32,14 @@ def leaves(tree):
 
 
 def main(out, distributed='none'):
-  processes.start(distributed, lambda: (None, {}))
-  parallel.check_batch_size('batch_size', BATCH_SIZE)
+  processes.join_job(distributed, lambda: (None, {}))
+  placement.check_batch_size('batch_size', BATCH_SIZE)
   rate, tau = tiny_run.warmup()
   _, _, optimizer, update = tiny_run.make_experiment(
     rate=rate, tau=tau, augmented=True, **NETWORK
   )
-  state = parallel.replicate(tiny_run.random_state(optimizer, **NETWORK))
-  update = parallel.pmap(update, donate_argnums=(0,))
+  state = placement.replicate(tiny_run.random_state(optimizer, **NETWORK))
+  update = placement.pmap(update, donate_argnums=(0,))
 
   local = jax.local_device_count()
   first = jax.process_index() * local
@@ -51,14 +50,14 @@ def main(out, distributed='none'):
       batch[name] = batch[name].astype(jax.numpy.zeros(()).dtype)
     batch = tiny_run.divided(batch, jax.device_count())
     batches.append({k: v[first : first + local] for k, v in batch.items()})
-  for batch in parallel.prefetch(batches):
+  for batch in placement.prefetch(batches):
     old, (state, scalars) = state, update(state, batch)
     kept = {path for path, x in leaves(old) if not x.is_deleted()}
     # Training reads no moving average; XLA drops inputs that are not read.
     assert all(path.endswith("['average']") for path in kept), kept
   assert all(map(identical, jax.tree.leaves(state))), 'replicas differ'
-  result = tiny_run.flat(parallel.first_replica(state))
-  result |= tiny_run.flat({'scalars': parallel.first_replica(scalars)})
+  result = tiny_run.flat(placement.first_replica(state))
+  result |= tiny_run.flat({'scalars': placement.first_replica(scalars)})
   np.savez(out, devices=jax.device_count(), **result)
 
 

@@ -124,7 +124,7 @@ import sys
 from byol_jax.distributed import processes
 import jax
 from jax.experimental import multihost_utils
-_, line = processes.start(sys.argv[2].partition('=')[2], lambda: (None, {}))
+_, line = processes.join_job(sys.argv[2].partition('=')[2], lambda: (None, {}))
 print(jax.process_index(), jax.process_count(), jax.device_count())
 print(multihost_utils.process_allgather(jax.numpy.ones(1)).sum())
 """

@@ -509,7 +509,7 @@ class Enough(Exception):
 
 
 class Recorder:
-  """Stands for `parallel.pmap`: keeps what is mapped, and over what."""
+  """Stands for `placement.pmap`: keeps what is mapped, and over what."""
 
   def __init__(self):
     self.found = []
@@ -547,7 +547,7 @@ def test_what_is_compiled_is_what_training_compiles(
   train = steps.compile(experiment.update)
   state = jax.tree.map(
     lambda x: np.zeros((1, *x.shape), x.dtype),
-    jax.eval_shape(lambda: packing.pack(experiment.start())),
+    jax.eval_shape(lambda: packing.pack(experiment.initial_state())),
   )
   with pytest.raises(Enough):
     train(state, next(iter(steps.batches(8, range(experiment.num_steps)))))

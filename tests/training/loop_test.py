@@ -12,6 +12,7 @@ import pytest
 
 from byol_jax import parallel
 from byol_jax.checkpoints import checkpointer
+from byol_jax.distributed import placement
 from byol_jax.training import train
 from tests.helpers import jobs
 from tests.helpers.tiny_config import ArraySet, tiny
@@ -238,7 +239,7 @@ def test_between_log_lines_nothing_is_fetched(tmp_path, monkeypatch):
   monkeypatch.setattr(
     parallel,
     'shard',
-    lambda b, shard=parallel.shard: steps.append(1) or shard(b),
+    lambda b, shard=placement.shard: steps.append(1) or shard(b),
   )
   from byol_jax.training import logs
 

@@ -4,9 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from byol_jax import parallel
 from byol_jax.checkpoints import checkpointer
-from byol_jax.distributed import packing
+from byol_jax.distributed import packing, placement
 from byol_jax.training import multi_step
 from tests.helpers import tiny_run
 
@@ -63,7 +62,7 @@ def test_a_call_is_its_steps_one_after_the_other(most):
   steps = range(3, 14)
   resident = multi_step.Resident(Plans(), most, (6,))
   call = resident.compile(update)
-  state, seen = parallel.replicate(packing.pack(np.float32(1))), []
+  state, seen = placement.replicate(packing.pack(np.float32(1))), []
   for span, batch in zip(
     resident.spans(steps), resident.batches(8, steps), strict=True
   ):
@@ -74,7 +73,7 @@ def test_a_call_is_its_steps_one_after_the_other(most):
   expected = np.float32(1)
   for step in steps:
     expected = 2 * expected + 10 * step
-  assert float(parallel.snapshot(state)) == expected
+  assert float(placement.snapshot(state)) == expected
   assert seen == [10.0 * step for step in steps]
 
 
@@ -87,8 +86,8 @@ def test_a_call_cut_short_compiles_nothing():
 
   resident = multi_step.Resident(Plans(), 4, (3,))
   call = resident.compile(counted)
-  state, after = parallel.replicate(packing.pack(np.float32(1))), []
-  for batch in parallel.prefetch(resident.batches(8, range(30))):
+  state, after = placement.replicate(packing.pack(np.float32(1))), []
+  for batch in placement.prefetch(resident.batches(8, range(30))):
     state, _ = call(state, batch)
     after.append(len(traced))
   assert len(after) > 9 and set(after) == {after[0]}

@@ -428,10 +428,10 @@ def test_a_fast_source_is_not(unbroken, tmp_path, capsys):
   assert 'bottleneck' not in capsys.readouterr().out
 
 
-LAW = crops.Law((0.2, 1.0), (3 / 4, 4 / 3))
+CROP_RANGE = crops.CropRange((0.2, 1.0), (3 / 4, 4 / 3))
 OPTIONS = {
   'image_size': 16,
-  'laws': (LAW, LAW),
+  'crop_ranges': (CROP_RANGE, CROP_RANGE),
   'eval_crop': 'whole',
   'transfer': 'float32',
   'max_bad_share': 0.0,

@@ -30,8 +30,7 @@ class ImageSet:
     engine: paints the pictures: `pipeline.painted`, or `pictures.painted`
       without TensorFlow.
     image_size: of every picture, pixels.
-    laws: for each view that of its random crop, or None for the crop of the
-      evaluation.
+    crop_ranges: of each view's random crop; None is the evaluation crop.
     eval_crop: 'resize', 'crop' or 'whole', see `resize.evaluation`.
     transfer: 'float32', exact, in [0, 1]; 'uint8', rounded, 0 to 255.
     max_bad_share: see `assemble.Failures`.
@@ -50,7 +49,7 @@ class ImageSet:
     *,
     engine: Engine,
     image_size: int,
-    laws: Sequence[crops.Law | None],
+    crop_ranges: Sequence[crops.CropRange | None],
     eval_crop: str,
     transfer: str,
     max_bad_share: float,
@@ -79,8 +78,10 @@ class ImageSet:
     self._size = image_size
     self._eval_view = views.evaluation(eval_crop, image_size)
     self._views = [
-      views.random_crop(law, image_size) if law else self._eval_view
-      for law in laws
+      views.random_crop(crop_range, image_size)
+      if crop_range
+      else self._eval_view
+      for crop_range in crop_ranges
     ]
     self._dtype = np.dtype(transfer)
     self._seed = seed
@@ -120,8 +121,10 @@ class ImageSet:
     view = self._views[0]
 
     def draw(ids: np.ndarray, epochs: np.ndarray) -> np.ndarray:
-      uniforms = crops.uniform(self._seed, crops.SINGLE, epochs, ids, 2)
-      numbers = crops.draw(uniforms[:, :1], [view.law])
+      uniforms = crops.uniform(
+        self._seed, crops.SUPERVISED_STREAM, epochs, ids, 2
+      )
+      numbers = crops.draw(uniforms[:, :1], [view.crop_range])
       return np.concatenate([numbers, uniforms[:, 1:, :1]], axis=-1)
 
     named = {'images': views.flipped(view)}
@@ -174,8 +177,10 @@ class ImageSet:
   def drawn_pair(self, ids: np.ndarray, epochs: np.ndarray) -> np.ndarray:
     """What is drawn for the views of pretraining, float64 [N, V, 4]."""
     count = len(self._views)
-    uniforms = crops.uniform(self._seed, crops.PAIR, epochs, ids, count)
-    return crops.draw(uniforms, [view.law for view in self._views])
+    uniforms = crops.uniform(
+      self._seed, crops.PRETRAIN_STREAM, epochs, ids, count
+    )
+    return crops.draw(uniforms, [view.crop_range for view in self._views])
 
   def _training(
     self,

@@ -88,11 +88,11 @@ class ImageSet(image_set.ImageSet):
     Raises:
       ConfigError: they take too much memory, or a view has no random crop.
     """
-    laws = [view.law for view in self._views]
-    if None in laws:
+    crop_ranges = [view.crop_range for view in self._views]
+    if None in crop_ranges:
       raise errors.ConfigError(
-        f'augment.view{laws.index(None) + 1}.crop: expected a random crop,'
-        ' found none; give one or data.resident=False'
+        f'augment.view{crop_ranges.index(None) + 1}.crop: expected a random'
+        ' crop, found none; give one or data.resident=False'
       )
     return decoded.extent(self._source, self._gib, self._threads)
 

@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-PAIR, SINGLE = 0, 1  # streams: of the two views, of a supervised crop
+PRETRAIN_STREAM, SUPERVISED_STREAM = (
+  0,
+  1,
+)  # streams: of the two views, of a supervised crop
 _EPOCH_BITS = 40  # room for an example id below the epoch in a key
 _ROUNDS = 10
 _FACTORS = np.array([0xD2511F53, 0xCD9E8D57], np.uint64)
@@ -23,7 +26,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 
 
-class Law(NamedTuple):
+class CropRange(NamedTuple):
   """The nominal range of a crop, (low, high) each; spec 3.2."""
 
   area: Sequence[float]  # share of the image's area
@@ -53,7 +56,7 @@ def uniform(
 
   Args:
     seed: of the run.
-    stream: PAIR or SINGLE, for two uses of one seed.
+    stream: PRETRAIN_STREAM or SUPERVISED_STREAM, for two uses of one seed.
     epochs: int64 [N].
     ids: of the examples, int64 [N].
     count: rows, one for each view.
@@ -75,18 +78,20 @@ def uniform(
   return mantissa * 2.0**-52
 
 
-def draw(uniforms: np.ndarray, laws: Sequence[Law | None]) -> np.ndarray:
+def draw(
+  uniforms: np.ndarray, crop_ranges: Sequence[CropRange | None]
+) -> np.ndarray:
   """What was drawn, float64 [N, V, 4]: area share, ratio, and the two places.
 
   Args:
     uniforms: [N, V, 4] in [0, 1).
-    laws: of each view; None leaves its numbers as they are.
+    crop_ranges: of each view; None leaves its numbers as they are.
   """
   drawn = uniforms.copy()
-  for i, law in enumerate(laws):
-    if law is None:
+  for i, crop_range in enumerate(crop_ranges):
+    if crop_range is None:
       continue
-    (low, high), ratio = law.area, law.ratio
+    (low, high), ratio = crop_range.area, crop_range.ratio
     logs = math.log(ratio[0]), math.log(ratio[1])
     drawn[:, i, 0] = low + (high - low) * uniforms[:, i, 0]
     drawn[:, i, 1] = np.exp(logs[0] + (logs[1] - logs[0]) * uniforms[:, i, 1])

@@ -11,15 +11,15 @@ from byol_jax.data.sampling import crops, resize
 class View(NamedTuple):
   """One picture of an image.
 
-  law: what is drawn for it; None if nothing is.
+  crop_range: what is drawn for it; None if nothing is.
   place: (height, width, drawn float64 [4 or more]) -> its place in the image.
   """
 
-  law: crops.Law | None
+  crop_range: crops.CropRange | None
   place: Callable[[int, int, np.ndarray], resize.Place]
 
 
-def random_crop(law: crops.Law, size: int) -> View:
+def random_crop(crop_range: crops.CropRange, size: int) -> View:
   """The crop of both augmentations (spec 3.2), as [size, size] pixels."""
 
   def place(height: int, width: int, drawn: np.ndarray) -> resize.Place:
@@ -27,7 +27,7 @@ def random_crop(law: crops.Law, size: int) -> View:
     y, x, h, w = (int(number) for number in found)
     return resize.square((y, x, h, w), size)
 
-  return View(law, place)
+  return View(crop_range, place)
 
 
 def flipped(view: View) -> View:

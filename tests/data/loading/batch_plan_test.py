@@ -5,7 +5,7 @@ from byol_jax import errors
 from byol_jax.data.loading import batch_buffer, batch_plan
 from byol_jax.data.sampling import crops, order, views
 from tests.helpers.listed import Listed
-from tests.helpers.made import LAW, encode, smooth
+from tests.helpers.made import CROP_RANGE, encode, smooth
 
 
 def job(batch_size=4):
@@ -13,14 +13,14 @@ def job(batch_size=4):
   place = (1, 2)
   local = batch_size // 2
   named = {
-    'a': views.random_crop(LAW, 10),
+    'a': views.random_crop(CROP_RANGE, 10),
     'b': views.evaluation('resize', 10),
   }
   shape = ((10, 10, 3), np.dtype(np.float32))
 
   def draw(ids, epochs):
-    uniforms = crops.uniform(1, crops.PAIR, epochs, ids, 2)
-    return crops.draw(uniforms, [LAW, None])
+    uniforms = crops.uniform(1, crops.PRETRAIN_STREAM, epochs, ids, 2)
+    return crops.draw(uniforms, [CROP_RANGE, None])
 
   return batch_plan.Job(
     steps=range(3),

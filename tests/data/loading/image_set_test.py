@@ -8,7 +8,7 @@ from byol_jax import errors
 from byol_jax.data.sampling import order
 from byol_jax.data.sources import arrays as arrays_lib
 from tests.helpers.listed import Listed
-from tests.helpers.made import LAW, encode, image_set, opened, smooth
+from tests.helpers.made import CROP_RANGE, encode, image_set, opened, smooth
 
 
 def grey(level):
@@ -121,7 +121,7 @@ def test_crop_batches_flip_half_of_the_images():
 
 
 def test_without_a_crop_a_view_is_the_picture_of_the_evaluation(varied):
-  data = image_set(varied, laws=(None, LAW))
+  data = image_set(varied, crop_ranges=(None, CROP_RANGE))
   (evaluated,) = data.eval_batches(23)
   (batch,) = data.view_batches(23, 0, 1)
   for label, view in zip(batch['labels'][0], batch['view1'][0]):

@@ -7,13 +7,13 @@ import pytest
 from byol_jax.data.loading import decode, preprocess
 from byol_jax.data.loading.preprocess import tf
 from byol_jax.data.sampling import crops
-from tests.helpers.made import LAW, encode, smooth
+from tests.helpers.made import CROP_RANGE, encode, smooth
 
 
 def draws(count, seed=1):
   """What is drawn for `count` crops, float64 [count, 4]."""
   uniforms = np.random.default_rng(seed).uniform(size=(count, 1, 4))
-  return crops.draw(uniforms, [LAW])[:, 0]
+  return crops.draw(uniforms, [CROP_RANGE])[:, 0]
 
 
 def window(height, width, drawn):

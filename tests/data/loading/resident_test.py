@@ -9,15 +9,15 @@ from byol_jax.data.loading import decoded, resident
 from byol_jax.data.loading.preprocess import tf
 from byol_jax.data.sampling import crops
 from tests.helpers.listed import Listed
-from tests.helpers.made import LAW, encode, image_set, smooth
+from tests.helpers.made import CROP_RANGE, encode, image_set, smooth
 
 # The bound is 1e-3; 5e-7 seen: the weights are TensorFlow's, to the last bits,
 # so only the order of sums differs.
 TOLERANCE = 4e-6
-SMALL = crops.Law((0.01, 0.4), (1 / 3, 3))
+SMALL = crops.CropRange((0.01, 0.4), (1 / 3, 3))
 STANDARD = {
   'image_size': 16,
-  'laws': (LAW, SMALL),
+  'crop_ranges': (CROP_RANGE, SMALL),
   'eval_crop': 'resize',
   'transfer': 'float32',
   'max_bad_share': 0.0,
@@ -142,6 +142,6 @@ def test_what_cannot_be_resident_is_refused_before_it_is_decoded(monkeypatch):
   monkeypatch.delattr(decoded, 'decode_all')
   source = Listed([encode(smooth(0, 100, 100))] * 4)
   with pytest.raises(errors.ConfigError, match=r'^augment\.view2\.crop: '):
-    _ = resident_set(source, laws=(LAW, None)).extent
+    _ = resident_set(source, crop_ranges=(CROP_RANGE, None)).extent
   with pytest.raises(errors.ConfigError, match=r'^input\.resident_gib: '):
     _ = resident_set(source, gib=1e-4).extent

@@ -6,7 +6,7 @@ import pytest
 from byol_jax import errors
 from byol_jax.data.loading import thread_engine
 from tests.helpers.listed import Listed
-from tests.helpers.made import LAW, encode, image_set, smooth
+from tests.helpers.made import CROP_RANGE, encode, image_set, smooth
 
 
 def both(source, **options):
@@ -45,9 +45,11 @@ def test_evaluation_batches_are_those_of_tf_data(varied, rule):
     assert mine.num_failures == other.num_failures == failures
 
 
-@pytest.mark.parametrize('laws', ((LAW, LAW), (None, None)))
-def test_supervised_batches_are_those_of_tf_data(varied, laws):
-  mine, other = both(varied, laws=laws)
+@pytest.mark.parametrize(
+  'crop_ranges', ((CROP_RANGE, CROP_RANGE), (None, None))
+)
+def test_supervised_batches_are_those_of_tf_data(varied, crop_ranges):
+  mine, other = both(varied, crop_ranges=crop_ranges)
   same(mine.crop_batches(12, 3, 4), other.crop_batches(12, 3, 4))
   (batch,) = both(Listed([smooth(0, 9, 9)] * 4, None))[0].crop_batches(4, 0, 1)
   assert sorted(batch) == ['images']

@@ -5,17 +5,19 @@ from scipy import stats
 from byol_jax.data.loading.preprocess import tf
 from byol_jax.data.sampling import crops
 
-LAW = crops.Law((0.08, 1.0), (3 / 4, 4 / 3))
+CROP_RANGE = crops.CropRange((0.08, 1.0), (3 / 4, 4 / 3))
 SIZES = [(1, 1), (1, 500), (500, 1), (2, 2), (37, 53), (375, 500)]
 
 
-def drawn(count, seed=0, stream=crops.PAIR, epoch=0, first=0, views=2):
+def drawn(
+  count, seed=0, stream=crops.PRETRAIN_STREAM, epoch=0, first=0, views=2
+):
   ids = np.arange(first, first + count)
   epochs = np.full(count, epoch)
   return crops.uniform(seed, stream, epochs, ids, views)
 
 
-def windows(height, width, uniforms, law=LAW):
+def windows(height, width, uniforms, law=CROP_RANGE):
   """int64 [N, 4] of the first view."""
   numbers = crops.draw(uniforms, [law] * uniforms.shape[1])[:, 0].T
   found = crops.window(float(height), float(width), numbers)
@@ -41,8 +43,8 @@ def test_the_numbers_are_those_of_tensorflow_bit_for_bit():
   for seed in (0, 1, 2**32 - 1, 2**62 + 5):
     ids = generator.integers(0, 2**40, 6)
     epochs = generator.integers(0, 2**20, 6)
-    found = crops.uniform(seed, crops.SINGLE, epochs, ids, 3)
-    word = (2 * seed + crops.SINGLE) % 2**64
+    found = crops.uniform(seed, crops.SUPERVISED_STREAM, epochs, ids, 3)
+    word = (2 * seed + crops.SUPERVISED_STREAM) % 2**64
     word -= 2**64 * (word >= 2**63)
     for i in range(6):
       key = [word, (int(epochs[i]) << 40) + int(ids[i])]
@@ -60,7 +62,7 @@ def test_numbers_depend_on_each_argument_and_on_nothing_else():
     drawn(1, seed=2),
     drawn(1, seed=-1),
     drawn(1, seed=2**70),
-    drawn(1, stream=crops.SINGLE),
+    drawn(1, stream=crops.SUPERVISED_STREAM),
     drawn(1, first=1),
     drawn(1, epoch=1),
     drawn(1, first=1, epoch=1),
@@ -88,7 +90,7 @@ def test_windows_follow_the_reference(height, width):
 
 
 @pytest.mark.parametrize('height, width', SIZES)
-def test_promise_4_the_law_of_crops_is_the_papers(height, width):
+def test_promise_4_the_crop_range_of_crops_is_the_papers(height, width):
   """20,000 draws against an independent sampler with numbers of its own."""
   found = windows(height, width, drawn(20_000, seed=3))
   generator = np.random.default_rng(7)
@@ -116,13 +118,13 @@ def test_extreme_numbers_stay_inside_the_image():
 
 
 def test_an_area_of_one_with_a_square_ratio_is_the_whole_square():
-  law = crops.Law((1.0, 1.0), (1.0, 1.0))
+  law = crops.CropRange((1.0, 1.0), (1.0, 1.0))
   found = windows(40, 40, np.full((1, 1, 4), 0.3), law)
   np.testing.assert_array_equal(found, [[0, 0, 40, 40]])
 
 
 def test_without_a_law_the_numbers_stay():
   uniforms = drawn(3)
-  found = crops.draw(uniforms, [LAW, None])
+  found = crops.draw(uniforms, [CROP_RANGE, None])
   np.testing.assert_array_equal(found[:, 1], uniforms[:, 1])
   assert found[:, 0, 0].min() >= 0.08

@@ -1,12 +1,12 @@
 import numpy as np
 
 from byol_jax.data.sampling import crops, resize, views
-from tests.helpers.made import LAW, smooth
+from tests.helpers.made import CROP_RANGE, smooth
 
 
 def drawn(seed):
   uniforms = np.random.default_rng(seed).uniform(size=(1, 1, 4))
-  return crops.draw(uniforms, [LAW])[0, 0]
+  return crops.draw(uniforms, [CROP_RANGE])[0, 0]
 
 
 def picture(image, place, size):
@@ -16,7 +16,7 @@ def picture(image, place, size):
 
 
 def test_a_random_crop_is_the_window_that_was_drawn():
-  view = views.random_crop(LAW, 12)
+  view = views.random_crop(CROP_RANGE, 12)
   for seed in range(20):
     numbers = drawn(seed)
     place = view.place(40, 60, numbers)
@@ -25,7 +25,7 @@ def test_a_random_crop_is_the_window_that_was_drawn():
 
 
 def test_a_flip_is_decided_by_the_fifth_number():
-  image, plain = smooth(3, 30, 40), views.random_crop(LAW, 16)
+  image, plain = smooth(3, 30, 40), views.random_crop(CROP_RANGE, 16)
   view = views.flipped(plain)
   numbers = drawn(1)
   expected = picture(image, plain.place(30, 40, numbers), 16)
