@@ -39,6 +39,7 @@ setup(
     'tensorflow>=2.21,<3; platform_system != "Linux" or'
     ' platform_machine != "x86_64"',
     'tensorflow-datasets>=4.9.10,<5',
+    'importlib_resources>=6',  # TFDS imports it without asking for it
     'numpy>=2.0,<3',
     'numba>=0.61,<1',
     'pillow>=11,<14',

@@ -4,7 +4,7 @@
 
 Trains through every file of the folder as `pretrain` would (two epochs, both
 views) and compares which files were used and which replaced with
-tests/data/bad_files.json. Exit code 1 where they differ.
+tests/helpers/bad_files.json. Exit code 1 where they differ.
 """
 
 import functools
@@ -18,7 +18,7 @@ import numpy as np
 from byol_jax.data.loading import image_set, tf_engine
 from byol_jax.data.sampling import crops
 
-TABLE = pathlib.Path(__file__).parent.parent / 'tests/data/bad_files.json'
+TABLE = pathlib.Path(__file__).parent.parent / 'tests/helpers/bad_files.json'
 CROP_RANGE = crops.CropRange((0.08, 1.0), (3 / 4, 4 / 3))
 
 

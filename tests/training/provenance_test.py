@@ -26,7 +26,7 @@ def test_the_digest_of_the_code_sees_every_file(tmp_path):
   for name, change in (('same', ''), ('other', '# a word')):
     copy = tmp_path / name / 'byol_jax'
     shutil.copytree(root, copy, ignore=shutil.ignore_patterns('__pycache__'))
-    with open(copy / 'data' / 'crops.py', 'a') as file:
+    with open(copy / 'data' / 'sampling' / 'crops.py', 'a') as file:
       file.write(change)
     found = subprocess.run(
       [
