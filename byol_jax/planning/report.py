@@ -33,7 +33,7 @@ def report(
 
   Returns:
     JSON: bytes, FLOPs and seconds of a step on one device, rates and hours of
-    the whole run; see docs/operations.md.
+    the whole run; see docs/pods.md.
 
   Raises:
     CheckFailed: the step does not fit.

@@ -579,7 +579,7 @@ def test_kept_plans_are_whole_and_within_the_bar(path):
 
 
 def test_the_plans_that_the_docs_name_are_those_that_are_kept():
-  text = (ROOT / 'docs' / 'operations.md').read_text()
+  text = (ROOT / 'docs' / 'pods.md').read_text()
   named = set(re.findall(r'plan_[\w-]+\.json', text))
   assert named == {path.name for path in RESULTS.glob('plan_*.json')} != set()
 
