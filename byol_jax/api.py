@@ -9,7 +9,7 @@ import jax
 from ml_collections import config_dict
 import numpy as np
 
-from byol_jax import checks, configuration, encode, errors, files, pretrained
+from byol_jax import configuration, encode, errors, files, pretrained
 from byol_jax.data import from_config
 from byol_jax.distributed import processes
 from byol_jax.evals import embed as embeddings, features, knn, linear
@@ -43,7 +43,7 @@ def pretrain(
   elif overrides:
     raise errors.ConfigError('overrides: expected a preset by name with them')
   config = from_config.placed(config)
-  checks.check(config)  # before a whole set is read into a cache
+  configuration.check_ranges(config)  # before a whole set is read into a cache
   dataset = processes.raise_on_all(
     'data', lambda: from_config.image_set(config, 'train', held=True)
   )

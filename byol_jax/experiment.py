@@ -13,7 +13,7 @@ import optax
 from byol_jax import (
   augment,
   byol,
-  checks,
+  configuration,
   errors,
   losses,
   networks,
@@ -65,7 +65,7 @@ def build(
   Raises:
     ConfigError: a value that no factory takes.
   """
-  checks.check(config)
+  configuration.check_ranges(config)
   steps = schedules.num_steps(config.epochs, num_examples, config.batch_size)
   warmup = schedules.num_steps(
     config.schedule.warmup_epochs, num_examples, config.batch_size

@@ -34,7 +34,7 @@ MAY_IMPORT = {
   'parallel': ['errors'],
   'finite': [*LAYER_0, *LAYER_1],
   **{name: [*LAYER_0, *LAYER_1, 'finite'] for name in LAYER_2},
-  'configuration': ['errors'],
+  'configuration': ['errors', 'losses'],
   'checkpoints.*': ['errors', 'files', 'checkpoints.*'],
   'distributed.*': ['errors', 'parallel', 'distributed.*'],
   'data.sources.*': [*SOURCES, 'data.sources.*'],
@@ -81,9 +81,9 @@ PICKLES = {'pickle', 'dill', 'cloudpickle', 'marshal', 'shelve', 'joblib'}
 MAX_FILE, MAX_FUNCTION, MAX_ROOT = 400, 60, 20
 # Modules that have moved and are still to be rewritten.
 TRANSITION = {
-  *('api', 'checks', 'configuration', 'data.loading.cache', 'encode'),
+  *('api', 'data.loading.cache', 'encode'),
   *('data.preparation.check', 'data.preparation.write', 'experiment'),
-  *('distributed.processes', 'overrides', 'parallel', 'planning.plan'),
+  *('distributed.processes', 'parallel', 'planning.plan'),
   *('data.loading.preprocess', 'evals.knn', 'evals.linear', 'training.loop'),
   *('training.multi_step', 'training.train', 'convert.stand_ins'),
   *('cli.arguments', 'networks'),

@@ -110,20 +110,11 @@ def test_a_command_line_that_says_nothing(refused, arguments, words):
   'value, words',
   (
     ('sead=1', r'--config\.sead: no such key; nearest: --config\.seed'),
-    ('netwerk.encoder=x', r'nearest: --config\.network\.encoder'),
-    ('network=ResNet18', r'is a section; set one of its keys'),
-    ('seed=x', r"--config\.seed: expected a whole number like 0, found 'x'"),
-    ('epochs=ten', r"--config\.epochs: expected a number like .* 'ten'"),
-    ('network.projector=(a,b)', r'network\.projector: expected numbers like'),
-    ('network.projector=(1.5,8)', r"projector: .* found '\(1\.5,8\)'"),
-    ('log.tensorboard=maybe', r'log\.tensorboard: expected True or False'),
     ('network.encoder=ResNet51', r"network\.encoder: expected .*'ResNet51'"),
     ('network.stem=tiny', r"network\.stem: expected .*'tiny'"),
     ('optimizer.name=adam', r"optimizer\.name: expected .*'adam'"),
     ('objective.name=infonce', r"objective\.name: expected .*'infonce'"),
-    ('epochs=nan', r'epochs: expected a positive number, found nan'),
     ('epochs=0.1', r'epochs: 0\.1 of 33 images make no step of batch_size 8'),
-    ('batch_size=0', r'batch_size: expected a positive number'),
     (
       'data.eval_crop=middle',
       r"data\.eval_crop: expected one of .* found 'middle'",
@@ -135,22 +126,6 @@ def test_a_wrong_value_names_its_key(refused, labelled, tmp_path, value, words):
   workdir = tmp_path / 'new'
   arguments = pretrain(labelled[0], workdir, f'--config.{value}')
   refused(2, words, *arguments)
-  assert not workdir.exists()
-
-
-@pytest.mark.parametrize(
-  'spec, words',
-  (
-    ('shape', "no file or preset 'shape'; nearest: configs/small/shapes.py"),
-    ('no/such/file.py', 'no file or preset'),
-    ('shapes:3', "shapes takes no argument after ':'"),
-    ('pretrain:many', "unknown preset 'many': expected one of"),
-    ('cifar10:tpu', "expected 'gpu' or 'cpu', found 'tpu'"),
-  ),
-)
-def test_an_unknown_preset(refused, tmp_path, spec, words):
-  workdir = tmp_path / 'new'
-  refused(2, words, 'pretrain', f'--config={spec}', f'--workdir={workdir}')
   assert not workdir.exists()
 
 

@@ -56,11 +56,11 @@ def test_presets_travel_with_the_package(installed, tmp_path):
   code = (
     'import byol_jax; from byol_jax import configuration;'
     f'assert byol_jax.__file__.startswith({str(installed)!r});'
-    '[configuration.load(name) for name in configuration.names()];'
+    '[configuration.load(name) for name in configuration.list_presets()];'
     "assert configuration.load('pretrain:300').epochs == 300;"
     "config = configuration.load('configs/small/imagenette.py:cpu');"
     'assert config.image_size == 48;'
-    "print(*configuration.names(), sep='\\n')"
+    "print(*configuration.list_presets(), sep='\\n')"
   )
   names = python(installed, tmp_path, '-c', code).split()
   expected = {

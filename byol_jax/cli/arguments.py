@@ -194,12 +194,11 @@ class Parser(argparse.ArgumentParser):
     """The usual, and what --config.section.key=value may change."""
     text = super().format_help()
     if self.preset:
-      from byol_jax import configuration, overrides
+      from byol_jax import configuration
 
-      config = configuration.load(self.preset)
+      config = configuration.read_preset(self.preset)
       text += f'\nvalues, as in {self.preset}:\n'
-      for key in overrides.keys(config):
-        value = overrides.lookup(config, key)
+      for key, value in configuration.flatten(config).items():
         text += f'  {configuration.PREFIX}{key}={value}\n'
     return text
 

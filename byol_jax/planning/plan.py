@@ -8,7 +8,7 @@ import importlib.util
 import json
 import os
 
-from byol_jax import checks, configuration, errors
+from byol_jax import configuration, errors
 from byol_jax.planning import topologies
 
 LIBTPU = 'libtpu==0.0.51'  # that the figures in benchmarks/results are of
@@ -34,7 +34,6 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     )
   isolate(topology)
   config = configuration.load(arguments.config, overrides)
-  checks.check(config)
   check_batch(config.batch_size, topology)
   if arguments.check:
     from byol_jax.planning import check

@@ -11,7 +11,7 @@ import json
 
 import pytest
 
-from byol_jax import checks, experiment
+from byol_jax import configuration, experiment
 from byol_jax.training import multi_step
 
 # Parts of a configuration that `experiment.build` does not read.
@@ -27,7 +27,7 @@ def shared():
   compiled = functools.cache(lambda update: compile_streamed(None, update))
 
   def build_once(config, num_examples, num_classes):
-    checks.check(config)  # of all parts
+    configuration.check_ranges(config)  # of all parts
     read = {k: v for k, v in config.to_dict().items() if k not in UNREAD}
     key = json.dumps([read, num_examples, num_classes], default=str)
     if key not in built:
