@@ -222,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     argv = sys.argv[1:] if argv is None else argv
     arguments, rest = parsing.parse(argv, VERBS)
-    with preemption.unwinding(resumable=arguments.verb in RESUMABLE):
+    with preemption.exit_on_sigterm(resumable=arguments.verb in RESUMABLE):
       arguments.run(arguments, rest)
   except errors.UserError as error:
     print(f'byol_jax: {error}', file=sys.stderr)

@@ -367,7 +367,7 @@ def test_sigterm_ends_an_evaluation_that_can_begin_again(
   from byol_jax import pretrained
 
   monkeypatch.setattr(pretrained, 'open_encoder', terminated)
-  words = 'SIGTERM: what was saved before stands; the same command goes on'
+  words = 'SIGTERM: what was saved before stays; the same command resumes'
   refused(42, words, verb, f'--workdir={labelled[1]}')
 
 

@@ -1,6 +1,7 @@
-"""Batches, waited for in a way that can be interrupted and has an end."""
+"""Waits for batches with a timeout, and so that a signal interrupts it."""
 
 from collections.abc import Callable, Iterator
+import contextlib
 import queue
 import threading
 from typing import Any
@@ -8,19 +9,17 @@ from typing import Any
 from byol_jax import errors
 
 
-class Arriving:
-  """The same batches; a thread asks for the next one while this one waits.
+class BatchTimeout:
+  """Iterates over batches; raises DataError if one does not arrive in time.
 
-  The iterator may be stuck inside of a library or a file system. Waiting here,
-  Python hears signals, and after so many seconds the run ends.
+  The iterator may be stuck in a library or a file system, where Python handles
+  no signals. So a daemon thread, which does not delay the exit, asks it for
+  each batch when the caller does, and the caller waits here.
 
   Args:
-    batches: asked for one at a time, by one thread.
-    seconds: for one batch; 0 is for ever. A tenth of it is worth a line.
-    note: takes that line.
-
-  Raises:
-    DataError: no batch within that time.
+    batches: asked for one batch at a time, by one thread.
+    seconds: timeout of a batch; 0 is no timeout.
+    note: called with one line after a tenth of the timeout.
   """
 
   def __init__(
@@ -32,51 +31,44 @@ class Arriving:
     self._batches = batches
     self._seconds = seconds
     self._note = note
-    self._is_over = False
-    self._asked: queue.SimpleQueue = queue.SimpleQueue()
-    self._answers: queue.SimpleQueue = queue.SimpleQueue()
-    # A daemon: who is stuck is not waited for.
-    threading.Thread(target=self._answer, name='batches', daemon=True).start()
+    self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    self._results: queue.SimpleQueue = queue.SimpleQueue()
+    threading.Thread(target=self._serve, name='batches', daemon=True).start()
 
   def __iter__(self) -> Iterator[Any]:
     return self
 
   def __next__(self) -> Any:
-    if self._is_over:
-      raise StopIteration
-    self._asked.put(True)
-    limit = self._seconds or None
-    try:
-      batch, error = self._answers.get(timeout=limit and limit / 10)
-    except queue.Empty:
-      self._note(
-        f'waiting for images for {self._seconds / 10:g} s; without any for'
-        f' {self._seconds:g} s (faults.stall_seconds) the run ends'
-      )
-      batch, error = self._late()
+    self._requests.put(True)
+    batch, error = self._wait()
     if error is not None:
-      self._is_over = True
       raise error
     return batch
 
-  def _late(self) -> tuple[Any, BaseException | None]:
-    try:
-      return self._answers.get(timeout=0.9 * self._seconds)
-    except queue.Empty:
-      raise errors.DataError(
-        f'no images for {self._seconds:g} s (faults.stall_seconds): the data'
-        ' set no longer answers; look at its disk, and start the same command'
-        ' again'
-      ) from None
-
   def close(self) -> None:
-    """Lets the thread end, once its last batch has come."""
-    self._asked.put(False)
+    """Ends the thread, once the batch that it waits for has arrived."""
+    self._requests.put(False)
 
-  def _answer(self) -> None:
-    while self._asked.get():
+  def _wait(self) -> tuple[Any, BaseException | None]:
+    seconds = self._seconds
+    if not seconds:
+      return self._results.get()
+    with contextlib.suppress(queue.Empty):
+      return self._results.get(timeout=0.1 * seconds)
+    self._note(
+      f'waiting for images for {0.1 * seconds:g} s; the run ends after'
+      f' {seconds:g} s (faults.stall_seconds) without any'
+    )
+    with contextlib.suppress(queue.Empty):
+      return self._results.get(timeout=0.9 * seconds)
+    raise errors.DataError(
+      f'no images for {seconds:g} s (faults.stall_seconds): the data set no'
+      ' longer answers; check its disk, then start the same command again'
+    )
+
+  def _serve(self) -> None:
+    while self._requests.get():
       try:
-        self._answers.put((next(self._batches), None))
+        self._results.put((next(self._batches), None))
       except BaseException as error:
-        self._answers.put((None, error))
-        return
+        self._results.put((None, error))

@@ -1,28 +1,36 @@
-"""Scalars of a run to JSONL, TensorBoard and the console; rate and waiting.
+"""Writes a run's scalars to JSON lines, TensorBoard and the console.
 
-`step` counts completed steps. Logging never stops a run: a writer that fails
-says so once. The formats of the files are described in `scalar_files`.
+A line of scalars.jsonl is one JSON object with sorted keys: "step" (completed
+steps), "time" (seconds since 1970) and the scalars. JSON has no numbers that
+are not finite: they are the strings "nan", "inf" and "-inf", which `float()`
+reads back.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import errno
+import io
+import itertools
+import json
+import math
 import os
 import pathlib
 import sys
 import time
-from typing import TextIO, TypeVar
+from typing import Any, TextIO
 
+import tensorboardX
 import tqdm
 
-from byol_jax.training import scalar_files
-
-T = TypeVar('T')
-
-_STARVED = 0.5  # share of the time spent waiting that makes the input the cause
+# The input is the bottleneck if waiting for it takes more of the time.
+_MAX_DATA_WAIT = 0.5
 
 
 class Logs:
-  """Where one run writes its scalars and its words."""
+  """The log files and the console output of one run.
+
+  A file that cannot be written causes one warning and never ends the run.
+  """
 
   def __init__(
     self,
@@ -35,29 +43,29 @@ class Logs:
     stream: TextIO | None = None,
     clock: Callable[[], float] = time.time,
   ):
-    """Opens the writers; an interrupted run's lines are carried on.
+    """Opens the log files; those of an interrupted run are continued.
 
     Args:
       workdir: an existing folder.
       num_steps: of the whole run.
-      start_step: completed before this start. What was logged for later
-        steps is dropped, since they will come again.
-      tensorboard: write WORKDIR/tensorboard too.
+      start_step: steps completed before this start. What was logged for later
+        steps is dropped, since they are repeated.
+      tensorboard: also write TensorBoard events to WORKDIR/tensorboard.
       silent: write and print nothing; for all processes but the first.
-      stream: the console, standard output unless told.
-      clock: seconds since 1970.
+      stream: the console; standard output by default.
+      clock: returns seconds since 1970.
     """
     self._num_steps = num_steps
     self._clock = clock
     self._stream = sys.stdout if stream is None else stream
     self._silent = silent
-    self._warned: set[str] = set()
-    self._origin = (start_step, clock())  # of the pace
-    self._is_first = True
-    self._is_starved = False  # whether it was said
+    self._failed: set[str] = set()
+    self._pace_start = (start_step, clock())
+    self._is_first_line = True
+    self._has_warned_of_input = False
     self._bar = None
-    self._lines: scalar_files.Lines | None = None
-    self._events: scalar_files.Events | None = None
+    self._lines: io.FileIO | None = None
+    self._events: tensorboardX.SummaryWriter | None = None
     if silent:
       return
     if self._stream.isatty():
@@ -69,52 +77,53 @@ class Logs:
         dynamic_ncols=True,
       )
     folder = pathlib.Path(workdir)
-    with self._guard('scalars.jsonl'):
-      self._lines = scalar_files.Lines(folder / 'scalars.jsonl', start_step)
+    with self._warn_on_failure('scalars.jsonl'):
+      self._lines = _open_lines(folder / 'scalars.jsonl', start_step)
     if tensorboard:
-      with self._guard('tensorboard'):
-        self._events = scalar_files.Events(folder / 'tensorboard', start_step)
+      with self._warn_on_failure('tensorboard'):
+        self._events = _open_events(folder / 'tensorboard', start_step)
 
   def tick(self, step: int) -> None:
-    """Moves the bar of a terminal to `step`; cheap, for every step."""
+    """Moves a terminal's progress bar to `step`; cheap enough for each step."""
     if self._bar is not None:
       self._bar.update(step - self._bar.n)
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Records the scalars of one step everywhere.
+    """Logs the scalars of one step.
 
     Args:
-      step: steps completed.
-      scalars: Python, numpy or fetched jax numbers. 'images_per_second' and
-        'data_wait' (a share of 1), as `Meter` makes them, get their units.
+      step: completed steps.
+      scalars: Python or numpy numbers. The console shows 'images_per_second'
+        and 'data_wait' of `Meter` with their units.
     """
     if self._silent:
       return
     values = {name: float(value) for name, value in scalars.items()}
     now = self._clock()
     if self._lines is not None:
-      with self._guard('scalars.jsonl'):
-        self._lines.write(step, now, values)
-    if self._events is not None:
-      try:
-        self._events.write(step, now, values)
-      except OSError as error:
-        self._events = None
-        self._warn('tensorboard', error)
+      with self._warn_on_failure('scalars.jsonl'):
+        _append_line(self._lines, step, now, values)
+    # A failed write may have cut a record: no event may follow it.
+    if self._events is not None and 'tensorboard' not in self._failed:
+      with self._warn_on_failure('tensorboard'):
+        for name, value in values.items():
+          self._events.add_scalar(name, value, step, now)
+        self._events.flush()
     self._show(step, now, values)
-    if values.get('data_wait', 0.0) > _STARVED and not self._is_starved:
-      self._is_starved = True
+    data_wait = values.get('data_wait', 0.0)
+    if data_wait > _MAX_DATA_WAIT and not self._has_warned_of_input:
+      self._has_warned_of_input = True
       self.note(
-        f'the input is the bottleneck: {values["data_wait"]:.0%} of the time'
-        ' since the last line went into waiting for images; `python -m byol_jax'
-        ' bench input` tells what this machine can feed'
+        f'the input is the bottleneck: {data_wait:.0%} of the time since the'
+        ' last line was spent waiting for images; `python -m byol_jax bench'
+        ' input` measures what this machine can load'
       )
 
   def note(self, text: str) -> None:
-    """Prints one line of words."""
+    """Prints one line of text."""
     if self._silent:
       return
-    # The reader of a pipe may have left; the run goes on.
+    # The reader of a pipe may have left; the run continues.
     with contextlib.suppress(OSError):
       if self._bar is not None:
         self._bar.write(text, file=self._stream)
@@ -122,85 +131,70 @@ class Logs:
         print(text, file=self._stream, flush=True)
 
   def close(self) -> None:
-    """Flushes and closes all writers."""
+    """Flushes and closes the log files."""
     if self._bar is not None:
       self._bar.close()
-    for writer, name in (
-      (self._lines, 'scalars.jsonl'),
-      (self._events, 'tensorboard'),
-    ):
-      if writer is not None:
-        with self._guard(name):
-          writer.close()
+    if self._lines is not None:
+      self._lines.close()
+    if self._events is not None and 'tensorboard' not in self._failed:
+      with self._warn_on_failure('tensorboard'):
+        self._events.close()
     self._lines = self._events = None
 
   def _show(self, step: int, now: float, values: Mapping[str, float]) -> None:
-    fields = format_scalars(values)
+    fields = _format_scalars(values)
     if self._bar is not None:
       self._bar.set_postfix_str('  '.join(fields), refresh=False)
       self.tick(step)
       return
     line = [f'step {step}/{self._num_steps}', *fields]
-    origin_step, origin_time = self._origin
-    if step > origin_step:
-      pace = (now - origin_time) / (step - origin_step)
-      line.append(f'eta {format_seconds(pace * (self._num_steps - step))}')
-    if self._is_first:  # From here on without the compilation.
-      self._origin, self._is_first = (step, now), False
+    start_step, start_time = self._pace_start
+    if step > start_step:
+      pace = (now - start_time) / (step - start_step)
+      left = tqdm.tqdm.format_interval(pace * (self._num_steps - step))
+      line.append(f'eta {left}')
+    if self._is_first_line:  # from here on without the compilation
+      self._pace_start, self._is_first_line = (step, now), False
     self.note('  '.join(line))
 
   @contextlib.contextmanager
-  def _guard(self, name: str) -> Iterator[None]:
+  def _warn_on_failure(self, name: str) -> Iterator[None]:
     try:
       yield
     except OSError as error:
-      self._warn(name, error)
-
-  def _warn(self, name: str, error: OSError) -> None:
-    if name not in self._warned:
-      self._warned.add(name)
-      reason = error.strerror or error
-      self.note(f'warning: {name} cannot be written ({reason}); going on')
+      if name not in self._failed:
+        self._failed.add(name)
+        reason = error.strerror or error
+        self.note(f'warning: {name} cannot be written ({reason}); going on')
 
 
 class Meter:
-  """Images per second, and the share of time spent waiting for data."""
+  """Measures images per second and the share of time spent on waiting."""
 
   def __init__(self, clock: Callable[[], float] = time.perf_counter):
-    """`clock` counts seconds and never goes back."""
+    """Starts an interval; `clock` returns seconds."""
     self._clock = clock
     self.restart()
 
   def restart(self) -> None:
-    """Begins a new interval, for instance after an evaluation."""
+    """Starts a new interval, for instance after an evaluation."""
     self._start = self._clock()
     self._waited = 0.0
 
   @contextlib.contextmanager
   def waiting(self) -> Iterator[None]:
-    """Counts the time of its block as waiting for data."""
+    """Counts the time of the block as waiting for data."""
     start = self._clock()
     try:
       yield
     finally:
       self._waited += self._clock() - start
 
-  def iterate(self, batches: Iterable[T]) -> Iterator[T]:
-    """The same batches; the time to get each counts as waiting."""
-    iterator = iter(batches)
-    while True:
-      with self.waiting():
-        try:
-          batch = next(iterator)
-        except StopIteration:
-          return
-      yield batch
-
   def read(self, images: int) -> dict[str, float]:
-    """Closes the interval since the last `read` and begins the next.
+    """Ends the interval since the last `read` and starts the next.
 
     Args:
-      images: how many the interval took in.
+      images: number of images processed in the interval.
 
     Returns:
       'images_per_second', and 'data_wait' in [0, 1].
@@ -215,8 +209,8 @@ class Meter:
     }
 
 
-def format_scalars(values: Mapping[str, float]) -> list[str]:
-  """'loss 3.215', …, with rate and waiting last and in their units."""
+def _format_scalars(values: Mapping[str, float]) -> list[str]:
+  """Returns 'loss 3.215', ...; rate and waiting last, with their units."""
   units = {
     'images_per_second': '{:.4g} images/s',
     'data_wait': 'data wait {:.0%}',
@@ -228,14 +222,59 @@ def format_scalars(values: Mapping[str, float]) -> list[str]:
   return fields
 
 
-def format_seconds(seconds: float) -> str:
-  """A length of time by its two largest units: '45s', '1m12s', '2d03h'."""
-  whole = max(0, round(seconds))
-  minutes, hours, days = whole // 60, whole // 3600, whole // 86400
-  if days:
-    return f'{days}d{hours % 24:02d}h'
-  if hours:
-    return f'{hours}h{minutes % 60:02d}m'
-  if minutes:
-    return f'{minutes}m{whole % 60:02d}s'
-  return f'{whole}s'
+def _open_events(
+  folder: pathlib.Path, start_step: int
+) -> tensorboardX.SummaryWriter:
+  """Opens TensorBoard events that hide those of steps after `start_step`.
+
+  The writer's thread ends when it meets a full disk, without a sign; a bounded
+  queue would then block the run. So the queue has no bound, and the caller of
+  `flush` meets the error: the thread itself writes about once a day.
+  """
+  return tensorboardX.SummaryWriter(
+    str(folder),
+    purge_step=start_step + 1,
+    max_queue=0,
+    flush_secs=86_400,
+    # File names contain whole seconds: two quick starts must differ.
+    filename_suffix=f'.{os.getpid()}.{start_step}',
+  )
+
+
+def _open_lines(path: pathlib.Path, start_step: int) -> io.FileIO:
+  """Opens JSON lines for appending; drops those after `start_step`.
+
+  A line that is not complete ends what is kept, too.
+  """
+  # Unbuffered: `write` meets a full disk, and a kill tears no line.
+  file = path.open('ab', buffering=0)
+  kept = itertools.takewhile(
+    lambda line: _line_step(line) <= start_step,
+    path.read_bytes().splitlines(keepends=True),
+  )
+  file.truncate(sum(map(len, kept)))
+  return file
+
+
+def _line_step(line: bytes) -> float:
+  """Returns the step of a line; infinity if it is not complete."""
+  try:
+    return json.loads(line)['step'] if line.endswith(b'\n') else math.inf
+  except (ValueError, TypeError, KeyError):
+    return math.inf
+
+
+def _append_line(
+  file: io.FileIO, step: int, now: float, values: Mapping[str, float]
+) -> None:
+  """Appends one line, or raises OSError and leaves the file as it was."""
+  record: dict[str, Any] = {
+    name: value if math.isfinite(value) else str(value)
+    for name, value in values.items()
+  }
+  record |= {'step': int(step), 'time': round(now, 3)}
+  line = json.dumps(record, sort_keys=True).encode() + b'\n'
+  size = os.fstat(file.fileno()).st_size
+  if file.write(line) != len(line):
+    file.truncate(size)
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -35,7 +35,7 @@ class Parts(NamedTuple):
   update: Callable  # (Packed state, batch) -> (state, scalars), see `calls`
   steps: multi_step.Streamed | multi_step.Resident
   saved: checkpointer.Checkpoints | None  # process 0's
-  stop: preemption.StopRequest
+  stop: preemption.PreemptionGuard
   patience: patiences.Patience
   dog: watchdog.Watchdog
 
@@ -92,7 +92,7 @@ def _steps(
   with _batches(parts, todo, start.offset, log, meter) as batches:
     for span in parts.steps.spans(todo):
       step = span.start
-      with contextlib.suppress(preemption.Stopped):
+      with contextlib.suppress(preemption.WaitInterrupted):
         batch = next(batches)
         with _guarded(step > start.step):
           state, found = parts.update(state, batch)
@@ -101,14 +101,14 @@ def _steps(
           # of them have made a step.
           jax.block_until_ready(found)
         step = span.stop
-        stop.begun()
+        stop.first_step_done()
         recent.add(found, len(span))
         log.tick(step)
-      parts.dog.feed(step)
+      parts.dog.step_done(step)
       if parts.saved is not None:
         parts.saved.poll()
       # Asked once: a signal may come at any moment of this call.
-      stopping = stop.asked() if step < last else None
+      stopping = stop.requested() if step < last else None
       saving = (
         step == last
         or stopping is not None
@@ -135,12 +135,14 @@ def _batches(
   """Batches on the devices; a signal ends the wait for one."""
   config = parts.config
   made = parts.steps.batches(config.batch_size, todo, offset)
-  on_host = batch_timeout.Arriving(made, config.faults.stall_seconds, log.note)
+  on_host = batch_timeout.BatchTimeout(
+    made, config.faults.stall_seconds, log.note
+  )
 
   def waited() -> Iterator[Any]:
     on_device = placement.prefetch(on_host)
     while True:
-      parts.dog.feed()  # this wait has a limit of its own, a shorter one
+      parts.dog.restart()  # this wait has a limit of its own, a shorter one
       with meter.waiting(), parts.stop.interruptible():
         batch = next(on_device, None)
       if batch is None:

@@ -1,11 +1,12 @@
-"""Ctrl-C and SIGTERM: a run is asked between steps, a verb ends tidily.
+"""Stops a run between steps, and other verbs cleanly, at SIGTERM or Ctrl-C.
 
-In a job of one process the handlers are ours. In a job of several, SIGTERM
-belongs to JAX from `jax.distributed.initialize` on: its handler, in C++, tells
-all processes, which then agree on a step. A handler of ours would silence it.
+In a job of one process the handlers are ours. In a job of several processes,
+SIGTERM belongs to JAX from `jax.distributed.initialize` on: its handler, in
+C++, tells all processes, which then agree on a step. A handler of ours would
+replace it, and no process would stop.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import os
 import signal
@@ -13,158 +14,165 @@ import sys
 import threading
 import time
 from types import FrameType
-from typing import Any
 
 from byol_jax import errors
 
-# How long Python gets to handle a signal, where it is not inside of a
-# compilation, before the process is ended.
-_GRACE = 2.0
+# Seconds in which Python can handle a signal unless it is compiling.
+_HANDLER_SECONDS = 2.0
 
 
-class Stopped(BaseException):
-  """A signal came while a run waited; raised inside `interruptible` alone."""
+class WaitInterrupted(BaseException):
+  """Raised by a signal inside `PreemptionGuard.interruptible` only."""
 
 
-class StopRequest:
-  """Turns Ctrl-C and SIGTERM into a question that the loop asks.
+class PreemptionGuard:
+  """Turns SIGTERM and Ctrl-C into a stop after the step under way.
 
-  A second Ctrl-C interrupts at once. Before the first step of this start
-  there is nothing to save: the run then ends where it is, even inside of a
-  compilation, which Python cannot leave.
+  A second Ctrl-C interrupts at once. Before the first step of this start there
+  is nothing to save: the process exits with the code of `errors.Preempted`,
+  even from a compilation, during which Python handles no signals.
   """
 
   def __init__(self) -> None:
-    self.signal: str | None = None
-    self._previous: dict[int, Any] = {}
+    self._signal: str | None = None
     self._is_waiting = False
-    self._polls = 0  # the same on all processes
-    self._is_alone = True
-    self._stands: str | None = 'nothing is saved yet'  # None: there are steps
-    self._wakeup: tuple[int, int, int] | None = None
+    self._is_first_step = True
+    self._resume_step: int | None = None
+    self._num_requests = 0  # the same on all processes
+    self._is_single_process = True
+    self._cleanup = contextlib.ExitStack()
 
-  def __enter__(self) -> 'StopRequest':
-    import jax  # Not above: `--help` waits for nothing.
+  def __enter__(self) -> 'PreemptionGuard':
+    import jax  # not above: `--help` shall be fast
 
+    self._is_single_process = jax.process_count() == 1
     if threading.current_thread() is not threading.main_thread():
-      self._stands = None
-      return self
-    self._is_alone = jax.process_count() == 1
-    if self._is_alone:
-      for number in (signal.SIGINT, signal.SIGTERM):
-        self._previous[number] = signal.signal(number, self._receive)
-      self._listen()
+      return self  # Python sets handlers in the main thread only
+    if self._is_single_process:
+      self._set_handler(signal.SIGINT, self._handle_signal)
+      self._set_handler(signal.SIGTERM, self._handle_signal)
+      self._watch_for_signals()
     else:
-      self._stands = None
-      # Ctrl-C at a terminal: by the way that JAX has for all processes.
-      self._previous[signal.SIGINT] = signal.signal(
+      # Ctrl-C stops all processes as SIGTERM does.
+      self._set_handler(
         signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM)
       )
     return self
 
-  def starts_from(self, step: int | None) -> None:
-    """What stands if a signal comes before the first step."""
-    if self._stands is not None and step is not None:
-      self._stands = f'step {step}, saved before, stands'
+  def __exit__(self, *unused: object) -> None:
+    self._cleanup.close()
 
-  def begun(self) -> None:
-    """The first step is under way: from here on a signal is a question."""
-    self._stands = None
+  def set_resume_step(self, step: int | None) -> None:
+    """Sets the checkpoint that a signal before the first step leaves."""
+    self._resume_step = step
 
-  def asked(self) -> str | None:
-    """The signal's name if the run is to stop after this step.
+  def first_step_done(self) -> None:
+    """Makes a signal from now on wait for the end of the step under way."""
+    self._is_first_step = False
 
-    In a job of several processes all must ask after every call, and all get
-    the same answer.
+  def requested(self) -> str | None:
+    """Returns the signal's name if the run shall stop after this step.
+
+    All processes of a job must call this after each call of the devices, and
+    all get the same answer.
     """
-    if self._is_alone:
-      return self.signal
+    if self._is_single_process:
+      return self._signal
     from jax.experimental import multihost_utils
 
-    # JAX waits for a number to come by, so they are consecutive: not steps.
-    self._polls += 1
-    if multihost_utils.reached_preemption_sync_point(self._polls):
-      self.signal = 'SIGTERM'
-    return self.signal
+    # JAX expects consecutive numbers, which step numbers need not be.
+    self._num_requests += 1
+    if multihost_utils.reached_preemption_sync_point(self._num_requests):
+      self._signal = 'SIGTERM'
+    return self._signal
 
   @contextlib.contextmanager
   def interruptible(self) -> Iterator[None]:
-    """A block that a signal ends with `Stopped`: waiting for a batch."""
+    """Lets a signal end the block, such as the wait for a batch.
+
+    Raises:
+      WaitInterrupted: at a signal, or at once after an earlier one.
+    """
     self._is_waiting = True
     try:
-      if self.signal and self._is_alone:
-        raise Stopped
+      if self._signal and self._is_single_process:
+        raise WaitInterrupted
       yield
     finally:
       self._is_waiting = False
 
-  def _receive(self, number: int, frame: FrameType | None) -> None:
+  def _set_handler(self, number: int, handler: Callable) -> None:
+    previous = signal.signal(number, handler)
+    self._cleanup.callback(signal.signal, number, previous)
+
+  def _handle_signal(self, number: int, frame: FrameType | None) -> None:
     del frame
-    if self.signal and number == signal.SIGINT:
+    if self._signal and number == signal.SIGINT:
       raise KeyboardInterrupt
-    self.signal = signal.Signals(number).name
-    if self._stands is not None:
-      raise errors.Preempted(self._farewell())
+    self._signal = signal.Signals(number).name
+    if self._is_first_step:
+      raise preempted_error(self._signal, self._resume_step)
     if self._is_waiting:
-      raise Stopped
+      raise WaitInterrupted
 
-  def _farewell(self) -> str:
-    return (
-      f'{self.signal} before a first step: {self._stands}; the same command'
-      ' goes on'
-    )
+  def _watch_for_signals(self) -> None:
+    """Starts a thread that exits if the main thread cannot handle a signal.
 
-  def _listen(self) -> None:
-    """Another thread hears of signals too: the main one may be compiling."""
+    Python's handler in C writes the number of each signal to a pipe at once.
+    """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    self._wakeup = (reader, writer, before)
+    previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
 
-    def listen() -> None:
-      while octet := os.read(reader, 1):
-        number = octet[0]
-        if number not in (signal.SIGINT, signal.SIGTERM):
-          continue
-        time.sleep(_GRACE)
-        if self._stands is not None and self.signal is None:
-          self.signal = signal.Signals(number).name
-          print(f'byol_jax: {self._farewell()}', file=sys.stderr, flush=True)
-          os._exit(errors.Preempted.exit_code)
+    def watch() -> None:
+      with open(reader, 'rb', buffering=0) as pipe:
+        while octet := pipe.read(1):
+          if octet[0] not in (signal.SIGINT, signal.SIGTERM):
+            continue
+          time.sleep(_HANDLER_SECONDS)
+          if self._is_first_step and self._signal is None:
+            name = signal.Signals(octet[0]).name
+            error = preempted_error(name, self._resume_step)
+            print(f'byol_jax: {error}', file=sys.stderr, flush=True)
+            os._exit(error.exit_code)
 
-    threading.Thread(target=listen, name='signals', daemon=True).start()
+    threading.Thread(target=watch, name='signals', daemon=True).start()
+    self._cleanup.callback(os.close, writer)  # ends the thread
+    self._cleanup.callback(signal.set_wakeup_fd, previous)
+    self._cleanup.callback(self.first_step_done)
 
-  def __exit__(self, *unused: object) -> None:
-    if self._wakeup is not None:
-      reader, writer, before = self._wakeup
-      self._stands = None
-      signal.set_wakeup_fd(before)
-      os.close(writer)  # the thread reads to the end
-    for number, handler in self._previous.items():
-      signal.signal(number, handler)
+
+def preempted_error(
+  signal_name: str, resume_step: int | None
+) -> errors.Preempted:
+  """Returns the error of a signal before the first step of this start."""
+  if resume_step is None:
+    state = 'nothing is saved yet'
+  else:
+    state = f'step {resume_step}, saved before, stays'
+  return errors.Preempted(
+    f'{signal_name} before the first step: {state}; the same command resumes'
+  )
 
 
 @contextlib.contextmanager
-def unwinding(resumable: bool = False) -> Iterator[None]:
-  """SIGTERM ends a verb like Ctrl-C: what it had half-written is removed.
+def exit_on_sigterm(resumable: bool = False) -> Iterator[None]:
+  """Makes SIGTERM unwind the block as Ctrl-C does, so partial files go.
 
   Args:
-    resumable: whether the same command goes on from what is saved; the exit
-      code then is that of `errors.Preempted`, else 143.
+    resumable: whether the same command continues from what is saved. It then
+      raises `errors.Preempted`, else SystemExit with 143.
   """
 
   def leave(number: int, frame: FrameType | None) -> None:
     del frame
     if resumable:
       raise errors.Preempted(
-        f'{signal.Signals(number).name}: what was saved before stands; the'
-        ' same command goes on'
+        f'{signal.Signals(number).name}: what was saved before stays; the same'
+        ' command resumes'
       )
     sys.exit(128 + number)
 
-  if threading.current_thread() is not threading.main_thread():
-    yield
-    return
   previous = signal.signal(signal.SIGTERM, leave)
   try:
     yield

@@ -81,7 +81,7 @@ def run(
   steps = multi_step.of(config, dataset)
   began = time.monotonic()
   with contextlib.ExitStack() as stack:
-    stop = stack.enter_context(preemption.StopRequest())
+    stop = stack.enter_context(preemption.PreemptionGuard())
     saved = processes.raise_on_all(
       'workdir', lambda: opened(stack, config, path, dataset)
     )
@@ -115,7 +115,7 @@ def attempts(
   notes = list(experiment.derived)
   if start.is_resumed:
     notes.append(f'resumed after step {start.step} of {experiment.num_steps}')
-  parts.stop.starts_from(start.step if start.is_resumed else None)
+  parts.stop.set_resume_step(start.step if start.is_resumed else None)
   number = 0
   while True:
     number += 1

@@ -1,7 +1,7 @@
-"""A run that no longer moves ends, and says where it stood.
+"""Ends a process that no longer makes progress, and prints its stacks.
 
-A collective whose other side is gone, a driver that hangs, a file system that
-does not answer: all of them wait for ever, and a pod is paid for meanwhile.
+A collective whose peer is gone, a driver that hangs or a file system that does
+not answer would block the process, and with it the whole job, indefinitely.
 """
 
 import faulthandler
@@ -11,79 +11,70 @@ import sys
 import threading
 import time
 
-# As a shell gives it for SIGALRM, by which the kernel ends a process whose
-# Python no longer runs. Launchers restart from 128 on.
+# The shell's exit code for SIGALRM, which ends a process whose Python no longer
+# runs. Launchers restart from 128 on.
 EXIT_CODE = 128 + signal.SIGALRM
-_MARGIN = 10.0  # seconds, for the stacks of every thread
-_STDERR = 2  # the file itself, whatever Python calls by that name
+_MARGIN = 10.0  # seconds, for writing the stacks of all threads
+_STDERR = 2  # the file descriptor, also where sys.stderr is replaced
 
 
 class Watchdog:
-  """Ends the process when `feed` is not called for so long.
+  """Ends the process when no step completes within a timeout.
 
-  The first `feed` arms it: before the first step, compiling takes what it
-  takes. It prints one line and the stacks of all threads to standard error.
+  The first `step_done` arms it: compiling before it has no limit. On expiry one
+  line and the stacks of all threads go to standard error. A thread does it, as
+  only Python can print the line, and as a container's first process ignores
+  SIGALRM; should no Python thread run any more, `faulthandler` and an alarm do.
 
   Args:
-    seconds: without a step; 0 is never.
+    seconds: timeout of a step; 0 disables the watchdog.
   """
 
   def __init__(self, seconds: float):
     self._seconds = seconds
-    self._step = 0
-    self._deadline: float | None = None
-    self._alarmed = -1e9
-    self._changed = threading.Condition()
-    self._is_closed = False
-    if seconds:
+    self._step: int | None = None  # the last one; None until it is armed
+    self._restarted = self._alarm_set = 0.0
+    self._closed = threading.Event()
+
+  def step_done(self, step: int) -> None:
+    """Restarts the timeout after `step` completed steps."""
+    if not self._seconds:
+      return
+    is_first = self._step is None
+    self._step = step
+    self.restart()
+    if is_first:
       threading.Thread(target=self._watch, name='watchdog', daemon=True).start()
 
-  def feed(self, step: int | None = None) -> None:
-    """A step was taken; or, without one, something else shows that it moves."""
-    is_first = self._deadline is None
-    if not self._seconds or (is_first and step is None):
+  def restart(self) -> None:
+    """Restarts the timeout, if it is armed, for progress other than a step."""
+    if self._step is None:
       return
-    now = time.monotonic()
-    with self._changed:
-      self._deadline = now + self._seconds
-      self._step = self._step if step is None else step
-      if is_first:
-        self._changed.notify()
-    if now > self._alarmed + 1:  # not at each of a thousand steps a second
-      self._alarmed = now
-      # Should nothing of Python run any more: stacks, then an alarm.
-      later = self._seconds + _MARGIN
-      faulthandler.dump_traceback_later(later, file=_STDERR)
-      signal.setitimer(signal.ITIMER_REAL, later + _MARGIN)
+    self._restarted = now = time.monotonic()
+    if now > self._alarm_set + 1:  # not at each of 1,000 steps a second
+      self._alarm_set = now
+      limit = self._seconds + _MARGIN
+      faulthandler.dump_traceback_later(limit, file=_STDERR)
+      signal.setitimer(signal.ITIMER_REAL, limit + _MARGIN)
 
   def close(self) -> None:
-    """Ends the watch."""
-    with self._changed:
-      self._is_closed = True
-      self._changed.notify()
-    if self._alarmed > 0:
+    """Disarms the watchdog."""
+    self._closed.set()
+    if self._step is not None:
       faulthandler.cancel_dump_traceback_later()
       signal.setitimer(signal.ITIMER_REAL, 0)
 
   def _watch(self) -> None:
-    with self._changed:
-      while not self._is_closed:
-        if self._deadline is None:
-          self._changed.wait()
-          continue
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-          break
-        self._changed.wait(left)  # which may be moved on meanwhile
-      else:
+    while (left := self._restarted + self._seconds - time.monotonic()) > 0:
+      if self._closed.wait(left):
         return
-    self._bark()
+    self._dump_stacks_and_exit()
 
-  def _bark(self) -> None:
+  def _dump_stacks_and_exit(self) -> None:
     print(
       f'byol_jax: no step for {self._seconds:g} s (faults.stall_seconds) after'
-      f' step {self._step}; the process ends, its checkpoints stand. Where each'
-      ' thread stood:',
+      f' step {self._step}; the process exits and its checkpoints stay. Stacks'
+      ' of all threads:',
       file=sys.__stderr__,
       flush=True,
     )

@@ -1,4 +1,4 @@
-"""Signals: a question for a loop, a tidy end for everything else."""
+"""Signals: a stop between steps for a loop, a clean end for other verbs."""
 
 import os
 import signal
@@ -20,71 +20,68 @@ def send(number):
   os.kill(os.getpid(), number)
 
 
+def handlers():
+  return [signal.getsignal(number) for number in BOTH]
+
+
 @pytest.fixture
-def stop():
-  """Of a run whose first step was taken."""
-  with preemption.StopRequest() as request:
-    request.begun()
-    yield request
+def guard():
+  """Of a run whose first step is done; puts back what it changes."""
+  before = handlers()
+  with preemption.PreemptionGuard() as guard:
+    assert all(new != old for new, old in zip(handlers(), before))
+    guard.first_step_done()
+    yield guard
+  assert handlers() == before
+  assert signal.set_wakeup_fd(-1) == -1
 
 
 @pytest.mark.parametrize('number', BOTH)
-def test_a_signal_becomes_a_question(stop, number):
-  assert stop.asked() is None
-  send(number)
-  assert stop.asked() == signal.Signals(number).name
-
-
-def test_a_second_ctrl_c_interrupts_at_once(stop):
-  send(signal.SIGINT)
+def test_a_signal_becomes_a_request(guard, number):
+  assert guard.requested() is None
+  with guard.interruptible():
+    pass
+  send(number)  # between waits: interrupts nothing
+  assert guard.requested() == signal.Signals(number).name
+  # Schedulers repeat SIGTERM; the state is still to be saved.
+  send(signal.SIGTERM)
+  assert guard.requested() == 'SIGTERM'
   with pytest.raises(KeyboardInterrupt):
     send(signal.SIGINT)
 
 
-def test_a_second_sigterm_still_waits(stop):
-  """Schedulers repeat it; the state is to be saved."""
-  send(signal.SIGTERM)
-  send(signal.SIGTERM)
-  assert stop.asked() == 'SIGTERM'
-
-
-def test_a_wait_ends_at_a_signal_and_is_not_begun_after_one(stop):
+def test_a_wait_ends_at_a_signal_and_does_not_begin_after_one(guard):
   reached = []
 
-  def wait(do):
-    with stop.interruptible():
-      do()
-      reached.append(do)
+  def wait(work):
+    with guard.interruptible():
+      work()
+      reached.append(work)
 
-  with pytest.raises(preemption.Stopped):
+  with pytest.raises(preemption.WaitInterrupted):
     wait(lambda: send(signal.SIGTERM))
-  with pytest.raises(preemption.Stopped):
+  with pytest.raises(preemption.WaitInterrupted):
     wait(lambda: None)
   assert not reached
 
 
-def test_a_signal_between_waits_interrupts_nothing(stop):
-  with stop.interruptible():
-    pass
-  send(signal.SIGTERM)
-  assert stop.asked() == 'SIGTERM'
-
-
 @pytest.mark.parametrize('step', (None, 7))
-def test_before_the_first_step_the_last_saved_one_stands(step):
-  with preemption.StopRequest() as stop:
-    stop.starts_from(step)
+def test_a_signal_before_the_first_step_leaves_the_last_checkpoint(step):
+  before = handlers()
+  with preemption.PreemptionGuard() as guard:
+    guard.set_resume_step(step)
     with pytest.raises(errors.Preempted) as caught:
       send(signal.SIGTERM)
   text = 'nothing is saved yet' if step is None else 'step 7, saved before'
   assert text in str(caught.value) and caught.value.exit_code == 42
+  assert handlers() == before
 
 
-DEAF = """
+BLOCKED = """
 import hashlib
 from byol_jax.training import preemption
-with preemption.StopRequest() as stop:
-  stop.starts_from(12)
+with preemption.PreemptionGuard() as guard:
+  guard.set_resume_step(12)
   print('waiting', flush=True)
   # A call that lasts for minutes and lets other threads run: a compilation.
   hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)
@@ -92,40 +89,25 @@ with preemption.StopRequest() as stop:
 
 
 def test_a_library_that_does_not_return_does_not_hold_the_process():
-  process = tiny_run.start_python('-c', DEAF)
+  process = tiny_run.start_python('-c', BLOCKED)
   while 'waiting' not in process.stdout.readline():
     assert process.poll() is None
-  time.sleep(1)  # it says so just before the call
+  time.sleep(1)  # the line comes just before the call
   process.send_signal(signal.SIGTERM)
   try:
     output, _ = process.communicate(timeout=60)
   finally:
     process.kill()
   assert process.returncode == 42, output
-  assert 'step 12, saved before, stands' in output
-
-
-@pytest.mark.parametrize('fails', (False, True))
-def test_handlers_are_put_back(fails):
-  before = [signal.getsignal(number) for number in BOTH]
-  try:
-    with preemption.StopRequest():
-      assert [signal.getsignal(number) for number in BOTH] != before
-      if fails:
-        raise ValueError
-  except ValueError:
-    pass
-  assert [signal.getsignal(number) for number in BOTH] == before
-  assert signal.set_wakeup_fd(-1) == -1
+  assert 'step 12, saved before' in output
 
 
 def test_another_thread_leaves_signals_alone():
-  before = [signal.getsignal(number) for number in BOTH]
-  seen = []
+  before, seen = handlers(), []
 
   def work():
-    with preemption.StopRequest(), preemption.unwinding():
-      seen.append([signal.getsignal(number) for number in BOTH])
+    with preemption.PreemptionGuard():
+      seen.append(handlers())
 
   thread = threading.Thread(target=work)
   thread.start()
@@ -133,41 +115,38 @@ def test_another_thread_leaves_signals_alone():
   assert seen == [before]
 
 
-def test_in_a_job_of_several_sigterm_stays_with_jax(monkeypatch):
-  """Ctrl-C becomes what JAX listens to."""
-  before = signal.getsignal(signal.SIGTERM)
+def test_in_a_job_of_several_processes_sigterm_stays_with_jax(monkeypatch):
+  """Ctrl-C becomes the signal that JAX handles."""
+  before = handlers()
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
-  heard = []
-  previous = signal.signal(signal.SIGTERM, lambda *_: heard.append('SIGTERM'))
+  received = []
+  previous = signal.signal(signal.SIGTERM, lambda *_: received.append(1))
   try:
-    ours = signal.getsignal(signal.SIGTERM)
-    with preemption.StopRequest():
-      assert signal.getsignal(signal.SIGTERM) is ours
+    of_jax = signal.getsignal(signal.SIGTERM)
+    with preemption.PreemptionGuard():
+      assert signal.getsignal(signal.SIGTERM) is of_jax
       send(signal.SIGINT)
   finally:
     signal.signal(signal.SIGTERM, previous)
-  assert heard == ['SIGTERM']
-  assert signal.getsignal(signal.SIGTERM) == before
+  assert received == [1] and handlers() == before
 
 
 @pytest.mark.parametrize('resumable, code', ((False, 143), (True, 42)))
-def test_sigterm_unwinds_so_that_half_a_file_is_removed(
+def test_sigterm_unwinds_so_that_partial_files_are_removed(
   tmp_path, resumable, code
 ):
-  half = tmp_path / 'half'
-  before = signal.getsignal(signal.SIGTERM)
+  partial, before = tmp_path / 'partial', handlers()
 
   def work():
-    half.touch()
+    partial.touch()
     try:
       send(signal.SIGTERM)
     finally:
-      half.unlink()
+      partial.unlink()
 
   kinds = (SystemExit, errors.Preempted)
-  with preemption.unwinding(resumable), pytest.raises(kinds) as caught:
+  with preemption.exit_on_sigterm(resumable), pytest.raises(kinds) as caught:
     work()
   error = caught.value
   assert getattr(error, 'exit_code', getattr(error, 'code', None)) == code
-  assert not half.exists()
-  assert signal.getsignal(signal.SIGTERM) == before
+  assert not partial.exists() and handlers() == before

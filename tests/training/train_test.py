@@ -104,7 +104,7 @@ def test_before_a_first_step_what_was_saved_stands(tmp_path):
   assert caught.value.exit_code == 42
   assert checkpointer.latest_step(tmp_path / 'checkpoints') is None
   stop_after(4, tmp_path)
-  with pytest.raises(errors.Preempted, match='step 4, saved before, stands'):
+  with pytest.raises(errors.Preempted, match='step 4, saved before, stays'):
     train.run(tiny(), str(tmp_path), Interrupted(4))
   assert checkpointer.latest_step(tmp_path / 'checkpoints') == 4
 
