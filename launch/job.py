@@ -138,7 +138,7 @@ def _machines(
   nodes = _NODES.fullmatch(topology)
   if nodes:
     return None, (int(nodes[1]), int(nodes[2]))
-  found = topologies.find(topology)
+  found = topologies.find_topology(topology)
   return found, (found.hosts, found.devices_per_host)
 
 

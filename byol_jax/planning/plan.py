@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     DataError: the set is missing.
     CheckFailed: the step does not fit the memory of a device.
   """
-  topology = topologies.find(arguments.topology)
+  topology = topologies.find_topology(arguments.topology)
   if not 0 < arguments.share <= 1:
     raise errors.ConfigError(
       f'--share: expected a number in (0, 1], found {arguments.share:g}'

@@ -1,16 +1,16 @@
-"""The TPU slices of Google Cloud that this project is planned for.
+"""Describes the TPU slices of Google Cloud that this project supports.
 
-One table for what plans a run and what launches it; a test holds each row to
-what the compiler's own description of the slice says. A device is what JAX
-calls one: a core of v3 (two a chip), a chip of all later generations. What was
-not found in print is None.
+One table for planning a run and for launching it; needs neither JAX nor
+libtpu. A test compares each row with the compiler's own description of the
+slice. A device is what JAX calls one: a core of v3 (two a chip), a chip of all
+later generations. A fact that was not found in print is None.
 
 Sources. Chips: cloud.google.com/tpu/docs/{v3,v4,v5e,v5p-training,v6e}, values a
 chip: v3 123 TFLOP/s bfloat16, 32 GiB at 900 GB/s; v4 275, 32 GiB, 1200; v5e
-197, 16 GB, 819; v5p 459, 95 GB, 2765; v6e 918, 32 GB, 1638. What the compiler
-leaves to a program shows that those GB of memory are GiB, v5p's rounded. Hosts:
-the page of v5e, and the machine families of the cluster autoscaler of
-Kubernetes; they are GKE's machines, a Cloud TPU host may have more. Labels:
+197, 16 GB, 819; v5p 459, 95 GB, 2765; v6e 918, 32 GB, 1638. The compiler's
+limits show that those GB of memory are GiB, v5p's rounded. Hosts: the page of
+v5e, and the machine families of Kubernetes' cluster autoscaler; these are GKE
+machines, a Cloud TPU host may have more. Labels:
 cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus. Runtimes:
 cloud.google.com/tpu/docs/runtimes.
 """
@@ -26,39 +26,39 @@ GB = 10**9
 
 
 class Topology(NamedTuple):
-  """A slice: what to ask for, and what is in it."""
+  """A TPU slice: how it is requested, and its hardware."""
 
-  name: str  # as gcloud says it: 'v3-512', 'v5litepod-256'
+  name: str  # gcloud's, 'v3-512' or 'v5litepod-256'
   accelerator_type: str  # of gcloud's --accelerator-type
   generation: str  # 'v3'
   chips: int
-  devices: int  # that JAX sees
+  devices: int  # of JAX
   hosts: int
   devices_per_host: int
-  grid: str  # of chips, as GKE and the compiler say it: '16x16'
+  grid: str  # of chips, as GKE and the compiler write it: '16x16'
   runtime_version: str  # of gcloud's --version
-  aot_name: str  # of get_topology_desc: 'v3:16x16'
-  aot_options: tuple[tuple[str, object], ...]  # its keywords
+  aot_name: str  # of `get_topology_desc`: 'v3:16x16'
+  aot_options: tuple[tuple[str, object], ...]  # keyword arguments of the same
   hbm_bytes: int  # of a device, as are the next three
-  usable_bytes: int  # of it, that the compiler leaves to a program
+  usable_bytes: int  # of these, what the compiler gives to a program
   peak_flops: float  # a second, bfloat16
   hbm_bandwidth: float  # bytes a second
   host_memory_bytes: int | None
-  host_cpus: int | None  # virtual ones
+  host_cpus: int | None  # virtual
   gke_machine: str | None  # machine type of a node
   gke_accelerator: str | None  # cloud.google.com/gke-tpu-accelerator
 
   @property
   def chips_per_host(self) -> int:
-    """What a node's google.com/tpu counts."""
+    """The google.com/tpu resource of a GKE node."""
     return self.chips // self.hosts
 
 
 class _Generation(NamedTuple):
   """What all slices of a generation share; hardware of one chip."""
 
-  prefix: str  # of the accelerator type, and what it counts:
-  counted_per_chip: int
+  prefix: str  # of the accelerator type
+  counted_per_chip: int  # in the number of the accelerator type
   devices_per_chip: int
   hbm_gib: float
   peak_flops: float
@@ -76,28 +76,74 @@ _GRIDS_3D = '2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8'
 
 _GENERATIONS = {
   'v3': _Generation(
-    *('v3', 2, 2, 32, 123e12, 900e9, 15.48),
-    *('tpu-ubuntu2204-base', 'ct3p-hightpu', 'tpu-v3-slice'),
-    '2x2 4x4 4x8 8x8 8x16 16x16',
+    prefix='v3',
+    counted_per_chip=2,
+    devices_per_chip=2,
+    hbm_gib=32,
+    peak_flops=123e12,
+    hbm_bandwidth=900e9,
+    usable_gib=15.48,
+    runtime_version='tpu-ubuntu2204-base',
+    gke_machines='ct3p-hightpu',
+    gke_accelerator='tpu-v3-slice',
+    grids='2x2 4x4 4x8 8x8 8x16 16x16',
   ),
   'v4': _Generation(
-    *('v4', 2, 1, 32, 275e12, 1200e9, 30.75),
-    *('tpu-ubuntu2204-base', 'ct4p-hightpu', 'tpu-v4-podslice', _GRIDS_3D),
+    prefix='v4',
+    counted_per_chip=2,
+    devices_per_chip=1,
+    hbm_gib=32,
+    peak_flops=275e12,
+    hbm_bandwidth=1200e9,
+    usable_gib=30.75,
+    runtime_version='tpu-ubuntu2204-base',
+    gke_machines='ct4p-hightpu',
+    gke_accelerator='tpu-v4-podslice',
+    grids=_GRIDS_3D,
     # Without these two, the compiler describes cores and other hosts.
-    (('chip_config_name', 'megacore'), ('chips_per_host_bounds', (2, 2, 1))),
+    aot_options=(
+      ('chip_config_name', 'megacore'),
+      ('chips_per_host_bounds', (2, 2, 1)),
+    ),
   ),
   'v5e': _Generation(
-    *('v5litepod', 1, 1, 16, 197e12, 819e9, 15.75),
-    *('v2-alpha-tpuv5-lite', 'ct5lp-hightpu', 'tpu-v5-lite-podslice'),
-    _GRIDS_2D,
+    prefix='v5litepod',
+    counted_per_chip=1,
+    devices_per_chip=1,
+    hbm_gib=16,
+    peak_flops=197e12,
+    hbm_bandwidth=819e9,
+    usable_gib=15.75,
+    runtime_version='v2-alpha-tpuv5-lite',
+    gke_machines='ct5lp-hightpu',
+    gke_accelerator='tpu-v5-lite-podslice',
+    grids=_GRIDS_2D,
   ),
   'v5p': _Generation(
-    *('v5p', 2, 1, 95, 459e12, 2765e9, 95.73),
-    *('v2-alpha-tpuv5', 'ct5p-hightpu', 'tpu-v5p-slice', _GRIDS_3D),
+    prefix='v5p',
+    counted_per_chip=2,
+    devices_per_chip=1,
+    hbm_gib=95,
+    peak_flops=459e12,
+    hbm_bandwidth=2765e9,
+    usable_gib=95.73,
+    runtime_version='v2-alpha-tpuv5',
+    gke_machines='ct5p-hightpu',
+    gke_accelerator='tpu-v5p-slice',
+    grids=_GRIDS_3D,
   ),
   'v6e': _Generation(
-    *('v6e', 1, 1, 32, 918e12, 1638e9, 31.24),
-    *('v2-alpha-tpuv6e', 'ct6e-standard', 'tpu-v6e-slice', _GRIDS_2D),
+    prefix='v6e',
+    counted_per_chip=1,
+    devices_per_chip=1,
+    hbm_gib=32,
+    peak_flops=918e12,
+    hbm_bandwidth=1638e9,
+    usable_gib=31.24,
+    runtime_version='v2-alpha-tpuv6e',
+    gke_machines='ct6e-standard',
+    gke_accelerator='tpu-v6e-slice',
+    grids=_GRIDS_2D,
   ),
 }
 
@@ -115,16 +161,14 @@ _MACHINES = {
   'ct6e-standard-8t': (180, 1440),
 }
 
-# A host has four chips, but for these slices of a single host.
-_OTHER_HOSTS = {(name, chips) for name in ('v5e', 'v6e') for chips in (1, 8)}
 
-
-def _row(generation: str, grid: str) -> Topology:
+def _make_topology(generation: str, grid: str) -> Topology:
   facts = _GENERATIONS[generation]
-  chips = math.prod(map(int, grid.split('x')))
-  has_other_host = (generation, chips) in _OTHER_HOSTS
+  bounds = tuple(map(int, grid.split('x')))
+  chips = math.prod(bounds)
+  # A host has four chips, except in these slices of a single host.
+  has_other_host = generation in ('v5e', 'v6e') and chips in (1, 8)
   chips_per_host = chips if has_other_host else 4
-  devices = chips * facts.devices_per_chip
   hosts = chips // chips_per_host
   machine = f'{facts.gke_machines}-{chips_per_host}t'
   accelerator = facts.gke_accelerator
@@ -132,8 +176,7 @@ def _row(generation: str, grid: str) -> Topology:
     machine, accelerator = 'ct3-hightpu-4t', 'tpu-v3-device'
   options = facts.aot_options
   if has_other_host:
-    bounds = (*map(int, grid.split('x')), 1)
-    options = (('chips_per_host_bounds', bounds),)
+    options = (('chips_per_host_bounds', (*bounds, 1)),)
   cpus, memory = _MACHINES[machine]
   name = f'{facts.prefix}-{chips * facts.counted_per_chip}'
   return Topology(
@@ -141,9 +184,9 @@ def _row(generation: str, grid: str) -> Topology:
     accelerator_type=name,
     generation=generation,
     chips=chips,
-    devices=devices,
+    devices=chips * facts.devices_per_chip,
     hosts=hosts,
-    devices_per_host=devices // hosts,
+    devices_per_host=chips_per_host * facts.devices_per_chip,
     grid=grid,
     runtime_version=facts.runtime_version,
     aot_name=f'{generation}:{grid}',
@@ -159,38 +202,32 @@ def _row(generation: str, grid: str) -> Topology:
   )
 
 
-TOPOLOGIES = {
-  row.name: row
+_ROWS = [
+  _make_topology(generation, grid)
   for generation, facts in _GENERATIONS.items()
-  for row in (_row(generation, grid) for grid in facts.grids.split())
-}
+  for grid in facts.grids.split()
+]
+TOPOLOGIES = {row.name: row for row in _ROWS}
 
 
-def find(text: str) -> Topology:
-  """A slice by the name that gcloud, the compiler or people give it.
+def find_topology(name: str) -> Topology:
+  """Returns a slice by gcloud's name, the compiler's or the common one.
 
   Args:
-    text: 'v3-512', 'v3:16x16', 'v5litepod-256' or 'v5e-256'.
+    name: 'v3-512', 'v3:16x16', 'v5litepod-256' or 'v5e-256'.
 
   Raises:
-    ConfigError: none of them; names those that are near.
+    ConfigError: the name is unknown; lists the nearest.
   """
-  names = dict(TOPOLOGIES)
-  names |= {row.aot_name: row for row in TOPOLOGIES.values()}
-  names |= {
-    f'v5e-{row.chips}': row
-    for row in TOPOLOGIES.values()
-    if row.generation == 'v5e'
-  }
-  if text in names:
-    return names[text]
-  near = difflib.get_close_matches(text, names, n=4, cutoff=0.6)
-  which = (
-    f'nearest: {", ".join(near)}'
-    if near
-    else (f'known: {", ".join(TOPOLOGIES)}')
-  )
+  names = TOPOLOGIES | {row.aot_name: row for row in _ROWS}
+  names |= {f'v5e-{r.chips}': r for r in _ROWS if r.generation == 'v5e'}
+  if name in names:
+    return names[name]
+  near = difflib.get_close_matches(name, names, n=4, cutoff=0.6)
+  known = f'nearest: {", ".join(near)}'
+  if not near:
+    known = f'known: {", ".join(TOPOLOGIES)}'
   raise errors.ConfigError(
     "topology: expected a slice such as 'v3-512' or 'v3:16x16', found"
-    f' {text!r}; {which}'
+    f' {name!r}; {known}'
   )

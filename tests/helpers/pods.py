@@ -55,7 +55,7 @@ class World:
 
   def play(self, topology='v3-32', **script):
     """Says what will happen, from the beginning."""
-    tpu = topologies.find(topology)
+    tpu = topologies.find_topology(topology)
     expected = {
       **{'python': '3.11.18', 'jax': '0.10.2', 'jaxlib': '0.10.2'},
       **{'libtpu': '0.0.42.1', 'code': COMMIT, 'workdir': 'writable'},

@@ -33,7 +33,7 @@ def job_of(manifest):
 
 @pytest.mark.parametrize('topology', SLICES)
 def test_one_pod_for_each_host_on_the_nodes_of_the_slice(capsys, topology):
-  tpu = topologies.find(topology)
+  tpu = topologies.find_topology(topology)
   manifest = load(capsys, topology)
   assert manifest['apiVersion'] == 'jobset.x-k8s.io/v1alpha2'
   job = job_of(manifest)

@@ -28,7 +28,7 @@ def test_a_job_cannot_change_under_who_runs_it():
 @pytest.mark.parametrize('name', topologies.TOPOLOGIES)
 def test_a_slice_has_the_hosts_and_devices_of_the_table(name):
   job = make(topology=name)
-  assert job.slice is topologies.find(name)
+  assert job.slice is topologies.find_topology(name)
   assert job.devices == job.slice.devices
   assert job.hosts == job.slice.hosts
 

@@ -27,7 +27,7 @@ from tests.helpers import tiny_config, tiny_folder, tiny_run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = ROOT / 'benchmarks' / 'results'
-POD = topologies.find('v3-512')
+POD = topologies.find_topology('v3-512')
 
 needs_libtpu = [
   pytest.mark.libtpu,
@@ -631,7 +631,9 @@ class TestLibtpu:
     assert done.stderr.count('\n') == 1
     assert '500 images a device do not fit v3-8' in done.stderr
     needed = re.search(r'needed ([\d,]+) bytes', done.stderr).group(1)
-    assert int(needed.replace(',', '')) > topologies.find('v3-8').hbm_bytes
+    assert (
+      int(needed.replace(',', '')) > topologies.find_topology('v3-8').hbm_bytes
+    )
 
   def test_the_papers_step_on_512_cores_is_within_the_bar(self):
     _, found = planned('--config=pretrain:1000', '--topology=v3-512', '--once')
