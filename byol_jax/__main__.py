@@ -181,16 +181,22 @@ def plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
   Needs no TPU but the package libtpu, and minutes. Prints memory by kind, the
   largest batch, FLOPs, bytes, the shortest time of a step, images/s, hours,
-  input rates, collectives. --check only looks at configuration, topology and
-  training set, in seconds.
+  input rates, collectives.
 
   example: python -m byol_jax plan --config=pretrain:1000 --topology=v3-512
 
   exit codes: 1 does not fit, 2 configuration or no libtpu, 3 data.
   """
-  from byol_jax.planning import plan as tool
+  from byol_jax.planning import report as tool
 
-  tool.run(arguments, overrides)
+  tool.run(
+    arguments.config,
+    overrides,
+    topology=arguments.topology,
+    share=arguments.share,
+    once=arguments.once,
+    as_json=arguments.json,
+  )
 
 
 def refuse(overrides: list[str]) -> None:

@@ -74,7 +74,6 @@ PLACES = {
 OTHER_MEANINGS = {
   ('data.sampling.resize', 224): "256 : 224, the ratio of the paper's crop",
   ('data.sources.shapes', 1000): 'images of its own test split',
-  ('planning.topologies', 224): 'virtual CPUs of a host',
 }
 IMAGENET = (224, 1_281_167)
 PICKLES = {'pickle', 'dill', 'cloudpickle', 'marshal', 'shelve', 'joblib'}
@@ -83,7 +82,7 @@ MAX_FILE, MAX_FUNCTION, MAX_ROOT = 400, 60, 20
 TRANSITION = {
   *('api', 'data.loading.cache', 'encode'),
   *('data.preparation.check', 'data.preparation.write', 'experiment'),
-  *('distributed.processes', 'parallel', 'planning.plan'),
+  *('distributed.processes', 'parallel'),
   *('data.loading.preprocess', 'evals.knn', 'evals.linear', 'training.loop'),
   *('training.multi_step', 'training.train', 'convert.stand_ins'),
   *('cli.arguments', 'networks'),

@@ -129,9 +129,6 @@ def add_plan(verb: 'Parser') -> None:
   verb.add_argument('--topology', required=True, help=TOPOLOGY_HELP)
   verb.add_argument('--json', action='store_true', help=JSON_HELP)
   verb.add_argument(
-    '--check', action='store_true', help='without compiling, in seconds'
-  )
-  verb.add_argument(
     '--once',
     action='store_true',
     help='no second compilation: no largest batch',

@@ -1,24 +1,31 @@
-"""What a plan concludes from a compiled step: memory, time, rates.
+"""Computes memory, time and rates from the cost of a compiled step.
 
-Plain arithmetic; no JAX. Everything is of one device unless it says otherwise.
-A device is a core of v3, a chip of later generations.
+Plain arithmetic without JAX. Every number is of one device unless it says
+otherwise: a core of v3, a chip of later generations.
 """
 
 from collections.abc import Sequence
 import math
+import re
 from typing import NamedTuple
 
 from byol_jax.planning import topologies
 
-# The compiler's own time is believed within these factors of the roofline.
-_BELIEVED = (0.5, 10.0)
+# The compiler's time is accepted within these factors of the roofline.
+_ACCEPTED = (0.5, 10.0)
 OPTIMUM = "the compiler's optimum"
 ROOFLINE = 'the roofline of FLOPs and bytes'
 
-
-def counted(number: int, word: str) -> str:
-  """'1 host', '64 hosts'."""
-  return f'{number:,} {word}' + 's' * (number != 1)
+# `%name = SHAPE opcode(operands), attributes`. Neither a name nor a string
+# comes before the opcode: it is not an operand, and not metadata. Of an
+# asynchronous operation only the end, `-done`, has the shape of the result.
+_INSTRUCTION = re.compile(
+  r'(?m)^\s*(?:ROOT )?%?[\w.\-]+ = (\([^%"]*?\)|\S+) '
+  r'(all-reduce|all-gather|(?:ragged-)?all-to-all|reduce-scatter|'
+  r'collective-broadcast|collective-permute)(?:-done)?\('
+)
+# `f32[8,128]{1,0:T(8,128)}`; a tuple holds several, with comments.
+_ARRAY = re.compile(r'\b(?:pred|[a-z]+(\d+)\w*)\[([\d,]*)\]')
 
 
 class Collective(NamedTuple):
@@ -29,7 +36,7 @@ class Collective(NamedTuple):
 
 
 class Cost(NamedTuple):
-  """What the compiler says of one step, on one device."""
+  """What the compiler reports of one step."""
 
   flops: float
   bytes_accessed: float
@@ -41,72 +48,15 @@ class Cost(NamedTuple):
   code_bytes: int
   collectives: dict[str, Collective]
 
-
-def memory(cost: Cost) -> int:
-  """Bytes of memory that a step takes, its donated state counted once."""
-  live = cost.argument_bytes + cost.output_bytes - cost.alias_bytes
-  return live + cost.temp_bytes + cost.code_bytes
-
-
-class Line(NamedTuple):
-  """Bytes of memory = fixed + per_image * images, on one device."""
-
-  fixed: float
-  per_image: float
-
-
-def line(points: Sequence[tuple[int, int]]) -> Line:
-  """Through two (images, bytes)."""
-  (few, less), (many, more) = points
-  slope = (more - less) / (many - few)
-  return Line(less - slope * few, slope)
-
-
-def second_point(images: int, cost: Cost, room: int) -> int:
-  """Images of a second compilation, for a line that must reach to `room`.
-
-  Half of what would fit if temporaries grew with the images: small batches lie
-  in larger tiles, so a line through two of them would be too flat or too steep.
-  """
-  fixed = memory(cost) - cost.temp_bytes
-  guess = images * (room - fixed) / max(cost.temp_bytes, 1)
-  return max(2 * images, math.floor(guess / 2))
-
-
-def largest_batch(through: Line, devices: int, room: int) -> int | None:
-  """Images of all devices that a line says fit `room` bytes of each.
-
-  A multiple of `devices`; None where memory does not grow with the images.
-  """
-  if through.per_image <= 0:
-    return None
-  images = math.floor((room - through.fixed) / through.per_image)
-  return max(images, 0) * devices
-
-
-def roofline(cost: Cost, topology: topologies.Topology) -> float:
-  """Seconds of a step that only waits for arithmetic, or only for memory."""
-  arithmetic = cost.flops / topology.peak_flops
-  return max(arithmetic, cost.bytes_accessed / topology.hbm_bandwidth)
-
-
-def step_seconds(
-  cost: Cost, topology: topologies.Topology
-) -> tuple[float, str]:
-  """The shortest time of a step, and where the number comes from.
-
-  The compiler's optimum, or the roofline where that is not to be believed: it
-  is not positive, or far from the roofline on either side.
-  """
-  bound = roofline(cost, topology)
-  low, high = _BELIEVED
-  if low * bound <= cost.optimal_seconds <= high * bound:
-    return cost.optimal_seconds, OPTIMUM
-  return bound, ROOFLINE
+  @property
+  def memory_bytes(self) -> int:
+    """Memory that the step takes, its donated state counted once."""
+    live = self.argument_bytes + self.output_bytes - self.alias_bytes
+    return live + self.temp_bytes + self.code_bytes
 
 
 class Pace(NamedTuple):
-  """What a time of a step means for a run."""
+  """What a time per step means for a run."""
 
   step_seconds: float
   images_per_second: float  # of all devices
@@ -115,10 +65,71 @@ class Pace(NamedTuple):
   device_hours: float
 
 
-def pace(
+def count_collectives(text: str) -> dict[str, Collective]:
+  """Counts the collectives in a compiled program's text (HLO), by kind.
+
+  An operation in a loop counts once.
+  """
+  found: dict[str, Collective] = {}
+  for shape, kind in _INSTRUCTION.findall(text):
+    size = sum(
+      math.prod(int(n) for n in dims.split(',') if n) * int(bits or 8) // 8
+      for bits, dims in _ARRAY.findall(shape)
+    )
+    before = found.get(kind, Collective(0, 0))
+    found[kind] = Collective(before.operations + 1, before.bytes + size)
+  return found
+
+
+def estimate_largest_batch(
+  points: Sequence[tuple[int, int]], devices: int, room: int
+) -> int | None:
+  """Estimates the images of all devices that fit `room` bytes of each.
+
+  Args:
+    points: (images, bytes) of one device, of one or two compilations; a line
+      goes through two. One point means that no other was found to fit.
+    devices: that the result is a multiple of.
+    room: bytes of a device that a program may use.
+
+  Returns:
+    The global batch, 0 if not even the state fits; None where memory does not
+    grow with the images.
+  """
+  (few, less), (many, more) = min(points), max(points)
+  if few == many:
+    return few * devices
+  slope = (more - less) / (many - few)
+  if slope <= 0:
+    return None
+  return max(math.floor(few + (room - less) / slope), 0) * devices
+
+
+def roofline(cost: Cost, topology: topologies.Topology) -> float:
+  """Returns the seconds of a step bound by arithmetic or by memory alone."""
+  arithmetic = cost.flops / topology.peak_flops
+  return max(arithmetic, cost.bytes_accessed / topology.hbm_bandwidth)
+
+
+def step_seconds(
+  cost: Cost, topology: topologies.Topology
+) -> tuple[float, str]:
+  """Returns the shortest time of a step, and where the number comes from.
+
+  That is the compiler's optimum, or the roofline where the optimum is not
+  positive or far from the roofline on either side.
+  """
+  bound = roofline(cost, topology)
+  low, high = _ACCEPTED
+  if low * bound <= cost.optimal_seconds <= high * bound:
+    return cost.optimal_seconds, OPTIMUM
+  return bound, ROOFLINE
+
+
+def compute_pace(
   seconds: float, batch_size: int, steps: int, topology: topologies.Topology
 ) -> Pace:
-  """Rates and hours of `steps` steps of `seconds` each."""
+  """Returns rates and hours of `steps` steps of `seconds` each."""
   hours = seconds * steps / 3600
   return Pace(
     step_seconds=seconds,

@@ -1,212 +1,220 @@
-"""A plan as facts, and as text."""
+"""Reports what a run would take on a TPU slice: the verb `plan`.
 
+No accelerator is needed: the step that training calls is compiled for the
+devices of the slice.
+"""
+
+from collections.abc import Sequence
+import contextlib
+import json
+import math
 from typing import Any
 
 import jax
-from ml_collections import config_dict
 
-from byol_jax import errors, experiment as experiments
-from byol_jax.planning import (
-  compile as plan_step,
-  cost as plan_numbers,
-  topologies,
-)
+from byol_jax import configuration, errors
+from byol_jax.planning import compile, cost, topologies
 
-GB = topologies.GB
 MB = 10**6
 
 
-def report(
-  config: config_dict.ConfigDict,
-  topology: topologies.Topology,
-  share: float,
+def run(
+  spec: str,
+  overrides: list[str],
   *,
-  once: bool,
-) -> dict[str, Any]:
-  """Compiles the step, and concludes.
+  topology: str,
+  share: float = 0.5,
+  once: bool = False,
+  as_json: bool = False,
+) -> None:
+  """Compiles the step of a run for a slice, and prints what it would take.
 
   Args:
-    config: of the run; its batch is a multiple of the devices.
-    topology: where it would run.
-    share: of the shortest time's speed that the run is taken to reach, (0, 1].
-    once: one compilation only, so nothing about the largest batch.
-
-  Returns:
-    JSON: bytes, FLOPs and seconds of a step on one device, rates and hours of
-    the whole run; see docs/pods.md.
+    spec: the configuration; see `configuration.load`.
+    overrides: `--config.section.key=value` arguments.
+    topology: name of a slice; see `topologies.find_topology`.
+    share: of the highest speed, (0, 1], for a second estimate of the hours.
+    once: compile once; the largest batch stays unknown.
+    as_json: print the report as one line of JSON, after the text.
 
   Raises:
-    CheckFailed: the step does not fit.
-    UserError: the set or the slice is not known.
+    ConfigError: a value, the topology or the batch cannot be used, or libtpu
+      is missing.
+    DataError: the training set is missing.
+    CheckFailed: the step does not fit the memory of a device.
   """
-  run = plan_step.open_run(config)
-  experiment = experiments.build(config, run.num_examples, run.num_classes)
-  devices = plan_step.devices_of(topology)
-  images = config.batch_size // topology.devices
+  row = topologies.find_topology(topology)
+  if not 0 < share <= 1:
+    raise errors.ConfigError(
+      f'--share: expected a number in (0, 1], found {share:g}'
+    )
+  config = configuration.load(spec, overrides)
+  if config.batch_size % row.devices:
+    near = max(1, round(config.batch_size / row.devices)) * row.devices
+    raise errors.ConfigError(
+      f'batch_size: expected a multiple of the {row.devices} devices of'
+      f' {row.name}, found {config.batch_size}; nearest: {near}'
+    )
+  compile.isolate_libtpu(row)
+  planned = compile.open_run(config)
+  compile.require_libtpu()
+  print(f'compiling for {row.devices} devices; takes minutes', flush=True)
+  report = {'config': spec, 'overrides': overrides}
+  report |= _make_report(planned, row, share, once)
+  print('\n'.join(describe_report(report)))
+  if as_json:
+    print(json.dumps(report))
+
+
+def _make_report(
+  planned: compile.PlannedRun,
+  topology: topologies.Topology,
+  share: float,
+  once: bool,
+) -> dict[str, Any]:
+  """Compiles the step; the keys are those of the table in pods.md."""
+  devices = compile.describe_devices(topology)
+  batch_size, steps = planned.config.batch_size, planned.experiment.num_steps
+  images = batch_size // topology.devices
   try:
-    first = plan_step.compile_step(run, experiment, devices, images)
-  except plan_step.TooLarge as error:
-    raise errors.CheckFailed(too_large(error, images, topology)) from error
-  cost = first.cost
-  found: dict[str, Any] = {
+    step = compile.compile_step(planned, devices, images)
+  except compile.StepTooLarge as error:
+    raise errors.CheckFailed(
+      f'{images} images a device do not fit {topology.name}; take a smaller'
+      f' batch_size or more devices; the compiler: {error}'
+    ) from error
+  seconds, source = cost.step_seconds(step.cost, topology)
+  best, slower = (
+    cost.compute_pace(time, batch_size, steps, topology)
+    for time in (seconds, seconds / share)
+  )
+  collectives = step.cost.collectives.items()
+  report = {
     'topology': topology._asdict(),
     'devices': topology.devices,
     'hosts': topology.hosts,
-    'batch_size': config.batch_size,
+    'batch_size': batch_size,
     'per_device_batch': images,
-    'steps': experiment.num_steps,
-    'derived': list(experiment.derived),
-    **cost._asdict(),
-    'collectives': {k: v._asdict() for k, v in cost.collectives.items()},
-    'memory_bytes': plan_numbers.memory(cost),
+    'steps': steps,
+    'derived': list(planned.experiment.derived),
+    **step.cost._asdict(),
+    'collectives': {kind: all_._asdict() for kind, all_ in collectives},
+    'memory_bytes': step.cost.memory_bytes,
     'hbm_bytes': topology.hbm_bytes,
     'usable_bytes': topology.usable_bytes,
-    'versions': {
-      'jax': jax.__version__,
-      'libtpu': plan_step.libtpu_version(),
-    },
-    'lower_seconds': round(first.lower_seconds, 1),
-    'compile_seconds': round(first.compile_seconds, 1),
-  }
-  found |= times(cost, topology, config.batch_size, experiment, share)
-  if not once:
-    found |= room(run, experiment, devices, images, cost, topology)
-  return found
-
-
-def too_large(
-  error: plan_step.TooLarge, images: int, topology: topologies.Topology
-) -> str:
-  """One line for a step that does not fit."""
-  needs = 'more, says the compiler: ' + str(error).partition('\n')[0]
-  if error.needed is not None:
-    needs = f'{error.needed:,} bytes ({error.needed / GB:.1f} GB)'
-  usable = topology.usable_bytes
-  return (
-    f'{images} images a device do not fit {topology.name}, where a device has'
-    f' {usable:,} bytes ({usable / GB:.1f} GB) for a program; take a smaller'
-    f' batch_size or more devices; needed {needs}'
-  )
-
-
-def times(
-  cost: plan_numbers.Cost,
-  topology: topologies.Topology,
-  batch_size: int,
-  experiment: experiments.Experiment,
-  share: float,
-) -> dict[str, Any]:
-  """Seconds of a step, rates and hours of the run."""
-  seconds, source = plan_numbers.step_seconds(cost, topology)
-  steps = experiment.num_steps
-  best = plan_numbers.pace(seconds, batch_size, steps, topology)
-  slower = plan_numbers.pace(seconds / share, batch_size, steps, topology)
-  return {
+    'versions': {'jax': jax.__version__, 'libtpu': compile.libtpu_version()},
+    'lower_seconds': round(step.lower_seconds, 1),
+    'compile_seconds': round(step.compile_seconds, 1),
     **best._asdict(),
-    # That of the compiler, or of the roofline where it cannot be believed.
+    # The compiler's, or the roofline's where that cannot be right.
     'optimal_seconds': seconds,
     'optimal_seconds_from': source,
-    'compiler_optimal_seconds': cost.optimal_seconds,
-    'roofline_seconds': plan_numbers.roofline(cost, topology),
+    'compiler_optimal_seconds': step.cost.optimal_seconds,
+    'roofline_seconds': cost.roofline(step.cost, topology),
     'share': share,
     'at_share': slower._asdict(),
   }
+  if not once:
+    points = _measure_memory(planned, devices, images, step.cost, topology)
+    report['largest_batch'] = cost.estimate_largest_batch(
+      points, topology.devices, topology.usable_bytes
+    )
+    report['largest_batch_from'] = points
+  return report
 
 
-def room(
-  run: plan_step.Run,
-  experiment: experiments.Experiment,
-  devices: Any,
+def _measure_memory(
+  planned: compile.PlannedRun,
+  devices: Sequence[jax.Device],
   images: int,
-  cost: plan_numbers.Cost,
+  first: cost.Cost,
   topology: topologies.Topology,
-) -> dict[str, Any]:
-  """The largest batch that fits, from a second compilation."""
-  points = [(images, plan_numbers.memory(cost))]
-  far = plan_numbers.second_point(images, cost, topology.usable_bytes)
-  for other in filter(None, (far, images // 2)):
-    try:
-      second = plan_step.compile_step(run, experiment, devices, other)
-    except plan_step.TooLarge:
-      continue
-    points.append((other, plan_numbers.memory(second.cost)))
-    break
-  if len(points) == 1:
-    return {
-      'largest_batch': images * len(devices),
-      'largest_batch_from': points,
-    }
-  largest = plan_numbers.largest_batch(
-    plan_numbers.line(points), len(devices), topology.usable_bytes
-  )
-  return {'largest_batch': largest, 'largest_batch_from': points}
+) -> list[tuple[int, int]]:
+  """Compiles a second batch; returns (images, bytes) of one or both.
+
+  Small batches are padded to larger tiles, so a line through two of them has a
+  wrong slope: the second is half of what would fit if temporaries grew with
+  the images, or a smaller one if that does not fit.
+  """
+  points = [(images, first.memory_bytes)]
+  fixed = first.memory_bytes - first.temp_bytes
+  room = (topology.usable_bytes - fixed) / max(first.temp_bytes, 1)
+  for other in (max(2 * images, math.floor(images * room / 2)), images // 2):
+    with contextlib.suppress(compile.StepTooLarge):
+      if other:
+        second = compile.compile_step(planned, devices, other)
+        return [*points, (other, second.cost.memory_bytes)]
+  return points
 
 
-def described(found: dict[str, Any]) -> list[str]:
-  """The report in words."""
-  topology, versions = found['topology'], found['versions']
+def _count(number: int, noun: str) -> str:
+  """'1 host', '64 hosts'."""
+  return f'{number:,} {noun}' + 's' * (number != 1)
+
+
+def describe_report(report: dict[str, Any]) -> list[str]:
+  """Returns a report as lines of text."""
+  topology, versions = report['topology'], report['versions']
+  collectives = [
+    f'  {kind}: {_count(all_["operations"], "operation")},'
+    f' {all_["bytes"] / MB:,.1f} MB'
+    for kind, all_ in sorted(report['collectives'].items())
+  ]
   return [
     f'{topology["name"]} ({topology["grid"]}):'
-    f' {plan_numbers.counted(found["devices"], "device")},'
-    f' {plan_numbers.counted(found["hosts"], "host")}; batch'
-    f' {found["batch_size"]:,},'
-    f' {plan_numbers.counted(found["per_device_batch"], "image")} a device',
-    *found['derived'],
-    f'compiled in {found["compile_seconds"]:.0f} s, after'
-    f' {found["lower_seconds"]:.0f} s of tracing; jax {versions["jax"]}, libtpu'
+    f' {_count(report["devices"], "device")},'
+    f' {_count(report["hosts"], "host")}; batch {report["batch_size"]:,},'
+    f' {_count(report["per_device_batch"], "image")} a device',
+    *report['derived'],
+    f'traced in {report["lower_seconds"]:.0f} s, compiled in'
+    f' {report["compile_seconds"]:.0f} s; jax {versions["jax"]}, libtpu'
     f' {versions["libtpu"]}',
     '',
-    *memory_lines(found),
+    *_describe_memory(report),
     '',
-    *time_lines(found),
+    *_describe_time(report),
     '',
-    *collective_lines(found['collectives']),
+    'collectives of a step',
+    *(collectives or ['  none']),
   ]
 
 
-def memory_lines(found: dict[str, Any]) -> list[str]:
-  """Memory of a device, by kind, and the largest batch."""
-  total, usable = found['memory_bytes'], found['usable_bytes']
-  rows = (
-    ('arguments', found['argument_bytes'], 'state and batch'),
-    ('outputs', found['output_bytes'], 'state and scalars'),
-    ('donated', -found['alias_bytes'], 'outputs written over arguments'),
-    ('temporaries', found['temp_bytes'], ''),
-    ('code', found['code_bytes'], ''),
-    (
-      *('together', total),
-      f'{total / usable:.1%} of the {usable / MB:,.0f} that a program may use'
-      f' of {found["hbm_bytes"] / MB:,.0f}',
-    ),
+def _describe_memory(report: dict[str, Any]) -> list[str]:
+  total, usable = report['memory_bytes'], report['usable_bytes']
+  of_usable = (
+    f'{total / usable:.1%} of the {usable / MB:,.0f} that a program may use of'
+    f' {report["hbm_bytes"] / MB:,.0f}'
   )
-  return [
+  rows = (
+    ('arguments', report['argument_bytes'], 'state and batch'),
+    ('outputs', report['output_bytes'], 'state and scalars'),
+    ('donated', -report['alias_bytes'], 'outputs written over arguments'),
+    ('temporaries', report['temp_bytes'], ''),
+    ('code', report['code_bytes'], ''),
+    ('total', total, of_usable),
+  )
+  lines = [
     'memory of a device, MB (1e6 bytes)',
     *(f'  {k:12}{v / MB:10,.1f}  {text}'.rstrip() for k, v, text in rows),
-    *largest_lines(found),
   ]
-
-
-def largest_lines(found: dict[str, Any]) -> list[str]:
-  """The largest batch, if it was looked for."""
-  points = found.get('largest_batch_from')
+  points = report.get('largest_batch_from')
   if points is None:
-    return []
-  largest = found['largest_batch']
+    return lines
+  largest = report['largest_batch']
   if len(points) == 1:
-    return [f'largest batch: no larger one than {largest:,} was found to fit']
+    return [*lines, f'largest batch: none above {largest:,} was found to fit']
   if largest is None:
-    return ['largest batch: unknown, memory does not grow with it']
+    return [*lines, 'largest batch: unknown, memory does not grow with it']
   few, many = sorted(images for images, _ in points)
   return [
-    f'largest batch: about {largest:,}, {largest // found["devices"]} images a'
-    f' device; an estimate, by a line through {few} and {many}'
+    *lines,
+    f'largest batch: about {largest:,}, {largest // report["devices"]} images a'
+    f' device; an estimate, by a line through {few} and {many}',
   ]
 
 
-def time_lines(found: dict[str, Any]) -> list[str]:
-  """Time of a step, and what it means."""
-  slower, share = found['at_share'], found['share']
-  unit = 'core' if found['topology']['generation'] == 'v3' else 'device'
+def _describe_time(report: dict[str, Any]) -> list[str]:
+  unit = 'core' if report['topology']['generation'] == 'v3' else 'device'
   rows = (
     ('step, ms', 'step_seconds', 1e3, '.1f'),
     ('images/s', 'images_per_second', 1, ',.0f'),
@@ -214,28 +222,20 @@ def time_lines(found: dict[str, Any]) -> list[str]:
     ('hours of the run', 'hours', 1, ',.2f'),
     (f'{unit}-hours', 'device_hours', 1, ',.1f'),
   )
-  compiler = found['compiler_optimal_seconds']
+  at_share = f'at {report["share"]:g} of it'
   lines = [
-    f'a step of a device: {found["flops"] / 1e9:,.1f} GFLOP,'
-    f' {found["bytes_accessed"] / GB:,.2f} GB read and written',
-    f'shortest time: {found["optimal_seconds"] * 1e3:.1f} ms, from'
-    f' {found["optimal_seconds_from"]} (compiler {compiler * 1e3:.1f} ms,'
-    f' roofline {found["roofline_seconds"] * 1e3:.1f} ms)',
-    f'{"":36}{"shortest":>10}{f"at {share:g} of it":>16}',
+    f'a step of a device: {report["flops"] / 1e9:,.1f} GFLOP,'
+    f' {report["bytes_accessed"] / 1e9:,.2f} GB read and written',
+    f'shortest time: {report["optimal_seconds"] * 1e3:.1f} ms, from'
+    f' {report["optimal_seconds_from"]} (compiler'
+    f' {report["compiler_optimal_seconds"] * 1e3:.1f} ms, roofline'
+    f' {report["roofline_seconds"] * 1e3:.1f} ms)',
+    f'{"":36}{"shortest":>10}{at_share:>16}',
   ]
   for text, key, factor, form in rows:
-    first = format(found[key] * factor, form)
-    lines.append(
-      f'{text:36}{first:>10}{format(slower[key] * factor, form):>16}'
+    best, slower = (
+      format(found[key] * factor, form)
+      for found in (report, report['at_share'])
     )
+    lines.append(f'{text:36}{best:>10}{slower:>16}')
   return lines
-
-
-def collective_lines(collectives: dict[str, Any]) -> list[str]:
-  """What a step sends between devices."""
-  rows = [
-    f'  {kind}: {plan_numbers.counted(all_["operations"], "operation")},'
-    f' {all_["bytes"] / MB:,.1f} MB'
-    for kind, all_ in sorted(collectives.items())
-  ]
-  return ['between devices, a step', *(rows or ['  nothing'])]

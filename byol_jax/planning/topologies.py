@@ -3,14 +3,12 @@
 One table for planning a run and for launching it; needs neither JAX nor
 libtpu. A test compares each row with the compiler's own description of the
 slice. A device is what JAX calls one: a core of v3 (two a chip), a chip of all
-later generations. A fact that was not found in print is None.
+later generations.
 
 Sources. Chips: cloud.google.com/tpu/docs/{v3,v4,v5e,v5p-training,v6e}, values a
 chip: v3 123 TFLOP/s bfloat16, 32 GiB at 900 GB/s; v4 275, 32 GiB, 1200; v5e
 197, 16 GB, 819; v5p 459, 95 GB, 2765; v6e 918, 32 GB, 1638. The compiler's
-limits show that those GB of memory are GiB, v5p's rounded. Hosts: the page of
-v5e, and the machine families of Kubernetes' cluster autoscaler; these are GKE
-machines, a Cloud TPU host may have more. Labels:
+limits show that those GB of memory are GiB, v5p's rounded. Labels:
 cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus. Runtimes:
 cloud.google.com/tpu/docs/runtimes.
 """
@@ -22,7 +20,6 @@ from typing import NamedTuple
 from byol_jax import errors
 
 GIB = 2**30
-GB = 10**9
 
 
 class Topology(NamedTuple):
@@ -43,10 +40,7 @@ class Topology(NamedTuple):
   usable_bytes: int  # of these, what the compiler gives to a program
   peak_flops: float  # a second, bfloat16
   hbm_bandwidth: float  # bytes a second
-  host_memory_bytes: int | None
-  host_cpus: int | None  # virtual
-  gke_machine: str | None  # machine type of a node
-  gke_accelerator: str | None  # cloud.google.com/gke-tpu-accelerator
+  gke_accelerator: str  # cloud.google.com/gke-tpu-accelerator
 
   @property
   def chips_per_host(self) -> int:
@@ -65,7 +59,6 @@ class _Generation(NamedTuple):
   hbm_bandwidth: float
   usable_gib: float  # of a device
   runtime_version: str
-  gke_machines: str  # without the chips of a host, '-4t'
   gke_accelerator: str
   grids: str
   aot_options: tuple[tuple[str, object], ...] = ()
@@ -84,7 +77,6 @@ _GENERATIONS = {
     hbm_bandwidth=900e9,
     usable_gib=15.48,
     runtime_version='tpu-ubuntu2204-base',
-    gke_machines='ct3p-hightpu',
     gke_accelerator='tpu-v3-slice',
     grids='2x2 4x4 4x8 8x8 8x16 16x16',
   ),
@@ -97,7 +89,6 @@ _GENERATIONS = {
     hbm_bandwidth=1200e9,
     usable_gib=30.75,
     runtime_version='tpu-ubuntu2204-base',
-    gke_machines='ct4p-hightpu',
     gke_accelerator='tpu-v4-podslice',
     grids=_GRIDS_3D,
     # Without these two, the compiler describes cores and other hosts.
@@ -115,7 +106,6 @@ _GENERATIONS = {
     hbm_bandwidth=819e9,
     usable_gib=15.75,
     runtime_version='v2-alpha-tpuv5-lite',
-    gke_machines='ct5lp-hightpu',
     gke_accelerator='tpu-v5-lite-podslice',
     grids=_GRIDS_2D,
   ),
@@ -128,7 +118,6 @@ _GENERATIONS = {
     hbm_bandwidth=2765e9,
     usable_gib=95.73,
     runtime_version='v2-alpha-tpuv5',
-    gke_machines='ct5p-hightpu',
     gke_accelerator='tpu-v5p-slice',
     grids=_GRIDS_3D,
   ),
@@ -141,24 +130,9 @@ _GENERATIONS = {
     hbm_bandwidth=1638e9,
     usable_gib=31.24,
     runtime_version='v2-alpha-tpuv6e',
-    gke_machines='ct6e-standard',
     gke_accelerator='tpu-v6e-slice',
     grids=_GRIDS_2D,
   ),
-}
-
-# GKE's machine -> virtual CPUs, GB of memory.
-_MACHINES = {
-  'ct3-hightpu-4t': (96, 340),
-  'ct3p-hightpu-4t': (48, 340),
-  'ct4p-hightpu-4t': (240, 407),
-  'ct5lp-hightpu-1t': (24, 48),
-  'ct5lp-hightpu-4t': (112, 192),
-  'ct5lp-hightpu-8t': (224, 384),
-  'ct5p-hightpu-4t': (208, 448),
-  'ct6e-standard-1t': (44, 176),
-  'ct6e-standard-4t': (180, 720),
-  'ct6e-standard-8t': (180, 1440),
 }
 
 
@@ -170,14 +144,12 @@ def _make_topology(generation: str, grid: str) -> Topology:
   has_other_host = generation in ('v5e', 'v6e') and chips in (1, 8)
   chips_per_host = chips if has_other_host else 4
   hosts = chips // chips_per_host
-  machine = f'{facts.gke_machines}-{chips_per_host}t'
-  accelerator = facts.gke_accelerator
-  if (generation, hosts) == ('v3', 1):  # GKE's other product
-    machine, accelerator = 'ct3-hightpu-4t', 'tpu-v3-device'
   options = facts.aot_options
   if has_other_host:
     options = (('chips_per_host_bounds', (*bounds, 1)),)
-  cpus, memory = _MACHINES[machine]
+  accelerator = facts.gke_accelerator
+  if (generation, hosts) == ('v3', 1):  # GKE's other product
+    accelerator = 'tpu-v3-device'
   name = f'{facts.prefix}-{chips * facts.counted_per_chip}'
   return Topology(
     name=name,
@@ -195,9 +167,6 @@ def _make_topology(generation: str, grid: str) -> Topology:
     usable_bytes=int(facts.usable_gib * GIB),
     peak_flops=facts.peak_flops / facts.devices_per_chip,
     hbm_bandwidth=facts.hbm_bandwidth / facts.devices_per_chip,
-    host_memory_bytes=memory * GB,
-    host_cpus=cpus,
-    gke_machine=machine,
     gke_accelerator=accelerator,
   )
 

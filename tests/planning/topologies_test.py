@@ -27,20 +27,17 @@ def test_numbers_of_a_row_agree(row):
   assert row.devices == row.chips * (2 if row.generation == 'v3' else 1)
   assert row.hosts * row.devices_per_host == row.devices
   assert row.hosts * row.chips_per_host == row.chips
-  assert row.gke_machine.endswith(f'-{row.chips_per_host}t')
   # The order of magnitude. 95 GiB is rounded, the compiler's number is not.
   assert 16e9 < row.hbm_bytes < 110e9
   assert 0.9 * row.hbm_bytes < row.usable_bytes < 1.01 * row.hbm_bytes
   assert 5e13 < row.peak_flops < 1e15
   assert 4e11 < row.hbm_bandwidth < 3e12
-  assert row.host_cpus in range(24, 256)
-  assert 40e9 < row.host_memory_bytes < 2e12
 
 
 def test_the_paper_pod():
   pod = topologies.find_topology('v3-512')
   assert (pod.devices, pod.hosts, pod.chips) == (512, 64, 256)
-  assert (pod.devices_per_host, pod.host_cpus) == (8, 48)
+  assert pod.devices_per_host == 8
   assert pod.hbm_bytes == 16 * 2**30
   assert pod.gke_accelerator == 'tpu-v3-slice'
   assert topologies.find_topology('v3-8').gke_accelerator == 'tpu-v3-device'
@@ -97,14 +94,12 @@ def test_the_table_needs_only_the_standard_library():
   subprocess.run([sys.executable, '-c', code], check=True)
 
 
-def compiled(code):
-  """Output of code after `isolate`, in a process that libtpu may spoil."""
+def run_with_libtpu(code):
+  """Returns the printed words of code that runs in another process."""
   head = """
-from byol_jax.planning import topologies
-from byol_jax.planning import plan
-plan.isolate(topologies.find_topology('v3-512'))
+from byol_jax.planning import compile, topologies
+compile.isolate_libtpu(topologies.find_topology('v3-512'))
 import jax, jax.numpy as jnp
-from byol_jax.planning import compile
 rows = topologies.TOPOLOGIES.values()
 """
   done = subprocess.run(
@@ -116,26 +111,26 @@ rows = topologies.TOPOLOGIES.values()
 
 @pytest.mark.libtpu
 @needs_libtpu
-def test_what_a_program_may_use_is_what_the_compiler_says():
+def test_usable_bytes_are_the_limit_of_the_compiler():
   """Of each generation, by a program that cannot fit."""
   code = """
-def sorted_twice(x):
+def sort_twice(x):
   y = jnp.sort(jnp.outer(x, x), axis=1)
   return jnp.sum(y * jnp.sort(y, axis=0))
 for row in {row.generation: row for row in rows if row.hosts == 1}.values():
-  devices = plan_step.devices_of(row)
+  devices = compile.describe_devices(row)
   shape = jax.ShapeDtypeStruct((len(devices), 300_000), jnp.float32)
   try:
-    jax.pmap(sorted_twice, devices=devices).lower(shape).compile()
+    jax.pmap(sort_twice, devices=devices).lower(shape).compile()
   except jax.errors.JaxRuntimeError as error:
-    assert plan_step.needed_bytes(str(error)) > row.hbm_bytes
     print(row.name, str(error).partition('available HBM (')[2].split('G')[0])
 """
-  words = compiled(code)
+  words = run_with_libtpu(code)
   found = dict(zip(words[::2], map(float, words[1::2]), strict=True))
   assert len(found) == 5
   for name, gib in found.items():
-    assert topologies.find_topology(name).usable_bytes == int(gib * 2**30)
+    row = topologies.find_topology(name)
+    assert row.usable_bytes == int(gib * 2**30)
 
 
 @pytest.mark.libtpu
@@ -143,11 +138,11 @@ for row in {row.generation: row for row in rows if row.hosts == 1}.values():
 def test_each_row_is_what_the_compiler_describes():
   code = """
 for row in rows:
-  devices = plan_step.devices_of(row)
+  devices = compile.describe_devices(row)
   assert len({device.device_kind for device in devices}) == 1
   hosts = {device.process_index for device in devices}
   print(row.name, len(devices), len(hosts))
 """
-  words = compiled(code)
+  words = run_with_libtpu(code)
   expected = [(row.name, str(row.devices), str(row.hosts)) for row in ROWS]
   assert list(zip(*[iter(words)] * 3, strict=True)) == expected

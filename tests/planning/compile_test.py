@@ -1,0 +1,66 @@
+"""What a plan compiles is what training compiles."""
+
+import jax
+import numpy as np
+import pytest
+
+from byol_jax.data import from_config
+from byol_jax.distributed import packing, placement
+from byol_jax.planning import compile
+from byol_jax.training import multi_step
+from tests.helpers import tiny_config, tiny_folder
+
+
+class Mapped(Exception):
+  """The function was mapped over the devices; the test needs no more."""
+
+
+class RecordingPmap:
+  """Replaces `pmap`: records the function and its arguments' shapes."""
+
+  def __init__(self):
+    self.calls = []
+
+  def __call__(self, function, *, donate_argnums, devices=None):
+    def record(*arguments):
+      shapes = jax.tree.map(
+        lambda x: (tuple(x.shape), np.dtype(x.dtype).name), arguments
+      )
+      self.calls.append((function, donate_argnums, shapes))
+      raise Mapped
+
+    record.lower = record
+    return record
+
+
+@pytest.mark.parametrize('resident', (False, True))
+@pytest.mark.parametrize('labelled', (False, True))
+def test_what_is_compiled_is_what_training_compiles(
+  monkeypatch, tmp_path, resident, labelled
+):
+  """The function, what it donates, and the shapes of all its arguments."""
+  tiny_folder.write(tmp_path, labelled)
+  config = tiny_config.tiny(
+    dataset=str(tmp_path), data__resident=resident, input__steps_per_call=3
+  )
+  run = compile.open_run(config)
+  assert run.num_classes == (3 if labelled else None)
+  pmap = RecordingPmap()
+  monkeypatch.setattr(placement, 'pmap', pmap)
+  with pytest.raises(Mapped):
+    compile.compile_step(run, jax.devices(), 8)
+  update = run.experiment.update
+  steps = multi_step.of(config, from_config.image_set(config, 'train'))
+  train = steps.compile(update)
+  state = jax.tree.map(
+    lambda x: np.zeros((1, *x.shape), x.dtype),
+    jax.eval_shape(lambda: packing.pack(run.experiment.initial_state())),
+  )
+  batches = steps.batches(8, range(run.experiment.num_steps))
+  with pytest.raises(Mapped):
+    train(state, next(iter(batches)))
+  (planned, *planned_facts), (trained, *trained_facts) = pmap.calls
+  assert planned_facts == trained_facts
+  # With a resident set each call wraps the update in its own loop.
+  if not resident:
+    assert planned.__wrapped__ is update and trained.__wrapped__ is update

@@ -1,0 +1,264 @@
+"""The verb `plan`: with a stand-in for the compiler, and with libtpu."""
+
+import importlib.util
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from byol_jax import __main__ as command
+from byol_jax.planning import compile, cost
+from tests.helpers import tiny_folder
+from tests.helpers.step_cost import make_cost
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+RESULTS = ROOT / 'benchmarks' / 'results'
+PAPER = ('--config=pretrain:1000', '--topology=v3-512')
+
+# Figures of the official code's step, the limits of ours; bytes of one core.
+# FLOPs and traffic of ResNet-200 2x are unknown.
+LIMITS = {
+  'resnet50_v3-512': {
+    'optimal_seconds': 38.3e-3,
+    'temp_bytes': 1.48e9,
+    'argument_bytes': 0.465e9,
+    'output_bytes': 0.455e9,
+    'flops': 512e9,
+    'bytes_accessed': 16.2e9,
+  },
+  'resnet200x2_v3-512': {
+    'optimal_seconds': 237e-3,
+    'temp_bytes': 7.05e9,
+    'argument_bytes': 3.35e9,
+    'output_bytes': 3.35e9,
+  },
+}
+
+
+class FakeCompiler:
+  """Replaces `compile_step`: memory grows with the images, up to a limit."""
+
+  def __init__(self, max_images, **changes):
+    self.max_images = max_images
+    self.changes = changes
+    self.compiled = []
+
+  def __call__(self, run, devices, per_device):
+    self.compiled.append(per_device)
+    if per_device > self.max_images:
+      raise compile.StepTooLarge('needs 20.0G, has 15.48G')
+    memory = {'temp_bytes': per_device * 100_000_000}
+    return compile.CompiledStep(make_cost(**memory | self.changes), 1.0, 2.0)
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+  """compiler(max_images, **changes of the cost) replaces the compiler."""
+  devices = lambda topology: [None] * topology.devices
+  monkeypatch.setattr(compile, 'describe_devices', devices)
+  monkeypatch.setattr(compile, 'libtpu_version', lambda: '0.0.1')
+  monkeypatch.setattr(compile, 'require_libtpu', lambda: None)
+
+  def replace(max_images, **changes):
+    fake = FakeCompiler(max_images, **changes)
+    monkeypatch.setattr(compile, 'compile_step', fake)
+    return fake
+
+  return replace
+
+
+@pytest.fixture
+def plan(capsys, monkeypatch):
+  """plan(*arguments) -> (exit code, standard output, standard error)."""
+  # It changes JAX's configuration for the rest of the process.
+  monkeypatch.setattr(compile, 'isolate_libtpu', lambda topology: None)
+
+  def call(*arguments):
+    code = command.main(['plan', *map(str, arguments)])
+    return code, *capsys.readouterr()
+
+  return call
+
+
+def test_a_plan_is_text_and_one_line_of_json(plan, compiler):
+  fake = compiler(1000)
+  code, output, error = plan(
+    '--config=pretrain:1000', '--topology=v3:16x16', '--json', '--share=0.25'
+  )
+  assert (code, error) == (0, '')
+  *lines, last = output.splitlines()
+  found = json.loads(last)
+  kept = json.loads((RESULTS / 'plan_resnet50_v3-512.json').read_text())
+  assert found.keys() == kept.keys()
+  assert fake.compiled[0] == 8 and len(fake.compiled) == 2
+  assert (found['devices'], found['hosts']) == (512, 64)
+  assert (found['steps'], found['per_device_batch']) == (312_784, 8)
+  # 560 MB of fixed size, 100 MB an image, 15.48 GiB.
+  assert found['largest_batch'] == 512 * 160
+  assert found['hours'] == pytest.approx(0.041 * 312_784 / 3600)
+  assert found['at_share']['hours'] == pytest.approx(4 * found['hours'])
+  assert found['optimal_seconds_from'] == cost.OPTIMUM
+  text = '\n'.join(lines)
+  for part in (
+    'v3-512 (16x16): 512 devices, 64 hosts; batch 4,096, 8 images a device',
+    'of the 16,622 that a program may use of 17,180',
+    'largest batch: about 81,920, 160 images a device; an estimate',
+    "41.0 ms, from the compiler's optimum",
+    'all-reduce: 50 operations, 152.0 MB',
+    'libtpu 0.0.1',
+  ):
+    assert part in text, part
+
+
+def test_the_second_compilation_lies_far_out_but_fits(plan, compiler):
+  """Half of what would fit if temporaries grew; twice the images at least."""
+  fake = compiler(1000)
+  assert plan(*PAPER)[0] == 0
+  assert fake.compiled == [8, 80]  # of 160
+  fake = compiler(1000, temp_bytes=16_000_000_000)
+  assert plan(*PAPER)[0] == 0
+  assert fake.compiled == [8, 16]
+
+
+def test_a_batch_that_barely_fits_takes_a_smaller_second_one(plan, compiler):
+  compiler(8)
+  code, output, _ = plan(*PAPER, '--json')
+  assert code == 0
+  found = json.loads(output.splitlines()[-1])
+  assert found['largest_batch_from'] == [[8, 1_360_000_000], [4, 960_000_000]]
+
+
+def test_one_compilation_leaves_the_largest_batch_out(plan, compiler):
+  fake = compiler(1000)
+  code, output, _ = plan(*PAPER, '--once', '--json')
+  assert code == 0 and fake.compiled == [8]
+  assert 'largest' not in output
+
+
+def test_a_step_that_does_not_fit_is_one_line(plan, compiler):
+  compiler(7)
+  code, output, error = plan(*PAPER)
+  assert code == 1
+  assert error.count('\n') == 1 and 'Traceback' not in output
+  assert '8 images a device do not fit v3-512' in error
+  assert 'needs 20.0G, has 15.48G' in error
+
+
+def test_the_roofline_is_named_where_it_is_used(plan, compiler):
+  compiler(1000, optimal_seconds=-3.0, temp_bytes=10**9)
+  code, output, _ = plan(*PAPER, '--json')
+  assert code == 0
+  found = json.loads(output.splitlines()[-1])
+  assert found['optimal_seconds'] == found['roofline_seconds'] > 0
+  assert found['compiler_optimal_seconds'] == -3.0
+  assert found['optimal_seconds_from'] == cost.ROOFLINE
+  assert 'from the roofline of FLOPs and bytes (compiler -3000.0 ms' in output
+  # Two compilations of equal memory.
+  assert found['largest_batch'] is None
+  assert 'largest batch: unknown' in output
+
+
+@pytest.mark.parametrize(
+  'code, arguments, message',
+  (
+    (2, ('--topology=v3-511',), 'nearest: .*v3-512'),
+    (
+      *(2, ('--topology=v3-512', '--config.batch_size=4000')),
+      'batch_size: expected a multiple of the 512 devices .* 4000; .*: 4096',
+    ),
+    (2, ('--topology=v3-512', '--config.batch_size=8'), 'nearest: 512'),
+    (2, ('--topology=v3-512', '--share=0'), r'--share: expected .* \(0, 1\]'),
+    (2, ('--topology=v3-512', '--share=2'), 'found 2'),
+    (2, ('--topology=v3-512', '--config.epochs=-1'), 'epochs: expected a pos'),
+    (2, ('--topology=v3-512', '--check'), "unknown argument '--check'"),
+    (2, (), 'required: --topology'),
+    (3, ('--topology=v3-512', '--config.dataset=/no/such'), '/no/such'),
+    (2, ('--topology=v3-512',), f'pip install {compile.LIBTPU}$'),
+  ),
+)
+def test_an_unusable_argument_is_one_line(
+  plan, monkeypatch, code, arguments, message
+):
+  """The last one is the missing compiler."""
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  found, _, error = plan('--config=pretrain', *arguments)
+  assert found == code
+  assert error.count('\n') == 1
+  assert re.search(message, error), error
+
+
+def test_the_named_compiler_is_the_pinned_one():
+  pinned = (ROOT / 'requirements-plan.txt').read_text()
+  assert compile.LIBTPU in pinned.splitlines()
+
+
+@pytest.mark.parametrize(
+  'path', sorted(RESULTS.glob('plan_*.json')), ids=lambda p: p.stem
+)
+def test_kept_plans_are_within_the_limits(path):
+  found = json.loads(path.read_text())
+  name = path.stem.removeprefix('plan_')
+  for key, limit in LIMITS.get(name, {}).items():
+    assert 0 < found[key] <= limit, key
+  assert set(found['collectives']) == {'all-reduce'}
+  assert found['memory_bytes'] < found['hbm_bytes']
+  # The state, all but the scalars, is written over the donated one.
+  assert found['alias_bytes'] > 0.99 * found['output_bytes']
+  assert found['batch_size'] == 4096
+  if 'largest_batch' in found:  # made without --once
+    assert found['largest_batch'] % found['devices'] == 0
+    assert found['largest_batch'] >= found['batch_size']
+
+
+def run_plan(*arguments):
+  """Runs the verb in another process."""
+  return subprocess.run(
+    [sys.executable, '-m', 'byol_jax', 'plan', *arguments],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+
+
+@pytest.mark.libtpu
+@pytest.mark.skipif(
+  importlib.util.find_spec('libtpu') is None, reason='libtpu is missing'
+)
+class TestLibtpu:
+  """With the compiler for TPUs."""
+
+  @pytest.mark.parametrize('case', ('small', 'resident', 'paper'))
+  def test_a_plan_end_to_end(self, tmp_path, case):
+    arguments = ['--config=shapes', '--topology=v3-8']
+    if case == 'resident':
+      tiny_folder.write(tmp_path)
+      arguments += [*tiny_folder.SMALLEST, f'--config.dataset={tmp_path}']
+      arguments += ['--config.data.resident=True', '--once']
+    elif case == 'paper':
+      arguments = [*PAPER, '--once']
+    done = run_plan(*arguments, '--json')
+    assert (done.returncode, done.stderr) == (0, '')
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found['collectives']) == {'all-reduce'}
+    if case == 'small':
+      assert found['largest_batch'] > 64
+      assert found['alias_bytes'] > 0.95 * found['output_bytes']
+    if case == 'paper':
+      assert found['alias_bytes'] > 0.99 * found['output_bytes']
+      for key, limit in LIMITS['resnet50_v3-512'].items():
+        assert 0 < found[key] <= limit, key
+
+  def test_a_step_that_is_too_large_is_one_line(self):
+    done = run_plan(
+      *('--once', '--config=shapes', '--topology=v3-8', '--config.epochs=10'),
+      *tiny_folder.SMALLEST,
+      *('--config.image_size=1024', '--config.batch_size=4000'),
+    )
+    assert done.returncode == 1
+    assert done.stderr.count('\n') == 1
+    assert '500 images a device do not fit v3-8' in done.stderr
+    # The compiler's own numbers.
+    assert re.search(r'\d+\.\d+G\) exceeds available HBM', done.stderr)
