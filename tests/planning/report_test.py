@@ -172,7 +172,7 @@ def test_the_roofline_is_named_where_it_is_used(plan, compiler):
     (2, ('--topology=v3-512', '--config.batch_size=8'), 'nearest: 512'),
     (2, ('--topology=v3-512', '--share=0'), r'--share: expected .* \(0, 1\]'),
     (2, ('--topology=v3-512', '--share=2'), 'found 2'),
-    (2, ('--topology=v3-512', '--config.epochs=-1'), 'epochs: expected a pos'),
+    (2, ('--topology=v3-512', '--config.epochs=-1'), 'epochs.*: expected .*-1'),
     (2, ('--topology=v3-512', '--check'), "unknown argument '--check'"),
     (2, (), 'required: --topology'),
     (3, ('--topology=v3-512', '--config.dataset=/no/such'), '/no/such'),
