@@ -51,7 +51,7 @@ SMALL_SAVES = 50
 def random_state() -> Any:
   """The whole state of the run, as host arrays."""
   config = configuration.load(CONFIG)
-  facts = catalog.find(config.dataset)
+  facts = catalog.find_facts(config.dataset)
   built = experiment.build(config, facts.num_train, facts.num_classes)
   generator = np.random.default_rng(0)
 

@@ -107,7 +107,7 @@ def schedule(
   key: str, kind: str, epochs: str, arrays: Arrays
 ) -> Iterator[Comparison]:
   """Learning rate or tau of an ImageNet preset at the steps of the file."""
-  facts = catalog.find('imagenet2012')
+  facts = catalog.find_facts('imagenet2012')
   if 'steps' not in arrays or facts is None:
     return
   config = configuration.load(f'configs/pretrain.py:{epochs}')

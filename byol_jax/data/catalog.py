@@ -1,18 +1,18 @@
-"""Facts of known image sets: names, splits, sizes, hold-outs (spec 5.1, 5.3).
+"""Lists known image sets: splits, sizes, hold-outs (method.md 5.1, 5.3).
 
 Counts are images. A set that is not listed works too: its prepared directory
-says what it holds, `train` is trained on and `test`, else `validation`, is
-the test set.
+says what it holds; `train` is trained on and `test`, else `validation`, is the
+test set.
 """
 
 from typing import NamedTuple
 
 
 class Facts(NamedTuple):
-  """What is known of a set before it is opened.
+  """Facts of a set that are known before it is opened.
 
   num_valid is the size of the paper's hold-out from train (table 10), None
-  for a set that it does not use.
+  for a set that the paper does not use.
   """
 
   num_train: int
@@ -34,6 +34,6 @@ _FACTS = {
 HOLDOUTS = {'paper': ('last', 10_009), 'official': ('first', 10_000)}
 
 
-def find(name: str) -> Facts | None:
-  """Facts of a TFDS name such as 'imagenette/160px-v2:1.0.0', or None."""
+def find_facts(name: str) -> Facts | None:
+  """Returns facts of a TFDS name, 'imagenette/160px-v2:1.0.0', or None."""
   return _FACTS.get(name.partition(':')[0].partition('/')[0])

@@ -104,7 +104,7 @@ def open_run(config: config_dict.ConfigDict) -> PlannedRun:
       missing and not in the catalog, or missing and resident.
   """
   dataset = None
-  facts = catalog.find(config.dataset)
+  facts = catalog.find_facts(config.dataset)
   if config.data.resident:
     dataset = from_config.image_set(config, 'train')
     size, num_classes = dataset.num_examples, dataset.num_classes

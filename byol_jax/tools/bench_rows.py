@@ -58,7 +58,7 @@ class Synthetic:
   num_classes: int | None = 1
 
   def __len__(self) -> int:
-    facts = catalog.find('imagenet2012')
+    facts = catalog.find_facts('imagenet2012')
     return facts.num_train if facts else 0
 
   def read(self, index: int) -> tuple[Any, int]:

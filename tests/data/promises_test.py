@@ -261,5 +261,5 @@ def test_promise_2_an_index_of_tfrecords_is_built_once(prepared, monkeypatch):
   def walk(*_):
     raise AssertionError('walked again')
 
-  monkeypatch.setattr(record_files, '_walk', walk)
+  monkeypatch.setattr(record_files, '_build_index', walk)
   assert len(opened(path)) == 40

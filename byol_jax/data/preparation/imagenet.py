@@ -15,7 +15,7 @@ import numpy as np
 
 from byol_jax import errors
 from byol_jax.data import catalog
-from byol_jax.data.sources import archives, base, layouts
+from byol_jax.data.sources import archives, base, image_folder
 
 NAME = 'imagenet2012'
 TARS = {
@@ -68,7 +68,7 @@ def splits(folder: pathlib.Path) -> dict[str, base.Source]:
   Raises:
     DataError: a tar is cut, or holds something else.
   """
-  facts = catalog.find(NAME)
+  facts = catalog.find_facts(NAME)
   assert facts
   expected = {'train': facts.num_train, 'test': facts.num_test}
   found: dict[str, base.Source] = {}
@@ -78,7 +78,9 @@ def splits(folder: pathlib.Path) -> dict[str, base.Source]:
       _LOG.warning('%s: not found; the set will have no such split', path)
       continue
     archive = archives.Archive(path)
-    names = [n for n in archive.names if n.lower().endswith(layouts.EXTENSIONS)]
+    names = [
+      n for n in archive.names if n.lower().endswith(image_folder.EXTENSIONS)
+    ]
     if len(names) != expected[split]:
       _LOG.warning(
         '%s: %s images, ImageNet has %s: the hold-outs will not be the'

@@ -78,4 +78,4 @@ def _splits(
 
 
 def _folder() -> pathlib.Path:
-  return index_cache.folder() / 'manifests'
+  return index_cache.cache_folder() / 'manifests'

@@ -18,7 +18,7 @@ import tqdm
 from byol_jax import errors
 from byol_jax.data.loading import batch_buffer, decode, threads
 from byol_jax.data.preparation import imagenet, shrink, survey
-from byol_jax.data.sources import base, storage, tfds as records
+from byol_jax.data.sources import base, paths, tfds as records
 
 _VERSIONS = {imagenet.NAME: '5.1.0'}  # TFDS's own, of that order
 _VERSION = '1.0.0'
@@ -81,7 +81,7 @@ def write(splits: Mapping[str, base.Source], plan: Plan) -> dict[str, Written]:
       f'{path} exists: remove it, or choose another OUTPUT or --name'
     )
   try:
-    with storage.tidied(path):
+    with paths.remove_new_folders_on_error(path):
       plan.folder.mkdir(parents=True, exist_ok=True)
       _check_space(splits, plan)
       return _made(path, _builder(splits, plan))
@@ -107,8 +107,8 @@ def _made(path: pathlib.Path, builder: Any) -> dict[str, Written]:
 def _written(path: pathlib.Path, builder: Any) -> dict[str, Written]:
   """Opens what was written: a full disk is not always an error."""
   try:
-    prepared = records.Prepared(path)
-    shards = {name: prepared.shards(name) for name in prepared.split_names}
+    prepared = records.PreparedDataset(path)
+    shards = {name: prepared.open_files(name) for name in prepared.split_names}
   except errors.DataError:
     shutil.rmtree(path)
     raise

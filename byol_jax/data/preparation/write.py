@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
   )
   for path in plan.path.parent.glob(f'incomplete.*_{plan.version}'):
     _LOG.warning('%s: left by a job that was killed; remove it', path)
-  known = catalog.find(name)
+  known = catalog.find_facts(name)
   names = {'valid': 'validation', 'test': known.test_split if known else 'test'}
   splits = {names.get(split, split): found[split] for split in found}
   for split, written in prepare.write(splits, plan).items():

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from byol_jax import errors
-from byol_jax.data.sources import index_cache, storage
+from byol_jax.data.sources import index_cache, paths
 
 _PACKED = {
   b'\x1f\x8b': 'gzip',
@@ -45,13 +45,12 @@ class Archive:
   def __init__(self, path: str | os.PathLike[str]) -> None:
     self.root = pathlib.Path(path)
     try:
-      stamp = storage.stamp(self.root)
-      index = index_cache.cached(
+      stamp = paths.stat_file(self.root)
+      index = index_cache.load_or_build(
         'tar-1',
         self.root,
         stamp,
         build=lambda: _listed(self.root, stamp.size),
-        holds=lambda index: True,
       )
     except OSError as error:
       raise errors.DataError(
@@ -69,7 +68,7 @@ class Archive:
   def read(self, name: str) -> bytes:
     """The bytes of a file; safe from any thread."""
     place = self._places[name]
-    return storage.read_at(
+    return paths.read_range(
       self.root, int(self._sizes[place]), int(self._offsets[place])
     )
 

@@ -1,8 +1,7 @@
-"""Images that are pixels already: arrays in memory, or in an .npz file.
+"""Serves images from arrays in memory, or from an .npz file.
 
-The file holds `images`, uint8 [N, H, W, 3], and, where there are labels,
-`labels`, int [N], from 0; also `test_images` and `test_labels`, if there is a
-test set.
+The file holds `images`, uint8 [N, H, W, 3], `labels`, int [N] from 0, if there
+are any, and `test_images` and `test_labels` if there is a test set.
 """
 
 from collections.abc import Sequence
@@ -56,27 +55,28 @@ class ArraySource:
     return len(self._images)
 
   def read(self, index: int) -> tuple[np.ndarray, int]:
-    """Pixels, uint8 [H, W, 3], and label."""
+    """Returns pixels, uint8 [H, W, 3], and the label, -1 if there is none."""
     label = -1 if self._labels is None else int(self._labels[index])
     return self._images[index], label
 
   def file_name(self, index: int) -> str:
-    """A name for reports; no such file exists."""
+    """Returns a name for reports; no such file exists."""
     return f'{self.name}/{index:08d}'
 
 
-def read(path: pathlib.Path) -> dict[str, ArraySource]:
-  """'train', and 'test' where the file has it.
+def read_npz(path: pathlib.Path) -> dict[str, ArraySource]:
+  """Returns 'train', and 'test' if the file has it.
 
   Raises:
-    DataError: no .npz file, or an array is missing or of another kind.
+    DataError: no .npz file, or an array is missing or of another type.
   """
   try:
     with np.load(path, allow_pickle=False) as file:
       found = dict(file)
   except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-    first = str(error).partition('\n')[0]
-    raise errors.DataError(f'{path}: no readable .npz file: {first}') from error
+    raise errors.DataError(
+      f'{path}: no readable .npz file: {errors.first_line(error)}'
+    ) from error
   sources = {}
   for split, prefix in (('train', ''), ('test', 'test_')):
     if f'{prefix}images' in found:

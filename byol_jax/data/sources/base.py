@@ -1,4 +1,4 @@
-"""What a source is, and sources made of parts of others."""
+"""The interface of a source of images, and sources composed of others."""
 
 from collections.abc import Sequence
 import hashlib
@@ -11,8 +11,9 @@ class Source(Protocol):
   """A set of images with random access.
 
   num_classes and class_names are None where there are no labels. fingerprint
-  is a hex digest that changes when the set does. `read` gives encoded bytes or
-  uint8 [H, W, 3], and the label, -1 if none; it may be called from any thread.
+  is a hex digest that changes when the set does. `read` returns encoded bytes
+  or uint8 [H, W, 3], and the label, -1 if there is none; it may be called from
+  any thread.
   """
 
   name: str
@@ -44,15 +45,15 @@ class Subset:
     return len(self._ids)
 
   def read(self, index: int) -> tuple[bytes | np.ndarray, int]:
-    """As the source reads its image ids[index]."""
+    """Reads image ids[index] of the source."""
     return self._source.read(int(self._ids[index]))
 
   def file_name(self, index: int) -> str:
-    """As the source names its image ids[index]."""
+    """Returns the name of image ids[index] of the source."""
     return self._source.file_name(int(self._ids[index]))
 
 
-class Joined:
+class Concatenation:
   """Sources with the same classes, one after the other."""
 
   def __init__(self, parts: Sequence[Source]) -> None:
@@ -68,34 +69,34 @@ class Joined:
   def __len__(self) -> int:
     return int(self._ends[-1])
 
-  def _find(self, index: int) -> tuple[Source, int]:
+  def _locate_image(self, index: int) -> tuple[Source, int]:
     part = int(np.searchsorted(self._ends, index, side='right'))
     return self._parts[part], index - int(self._ends[part - 1] if part else 0)
 
   def read(self, index: int) -> tuple[bytes | np.ndarray, int]:
-    """As the part reads it."""
-    part, place = self._find(index)
-    return part.read(place)
+    """Reads the image from its part."""
+    part, row = self._locate_image(index)
+    return part.read(row)
 
   def file_name(self, index: int) -> str:
-    """As the part names it."""
-    part, place = self._find(index)
-    return part.file_name(place)
+    """Returns the name of the image in its part."""
+    part, row = self._locate_image(index)
+    return part.file_name(row)
 
 
 def read_many(
   source: Source, indices: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Encoded images at indices, [K]: object [K], and labels, int32 [K].
+  """Reads the images at indices [K]: object [K], and labels, int32 [K].
 
-  One that cannot be read is empty bytes, which no decoder takes.
+  An image that cannot be read is empty bytes, which no decoder accepts.
   """
   images: list = []
   labels = np.full(len(indices), -1, np.int32)
   for i, index in enumerate(indices):
     try:
       image, labels[i] = source.read(int(index))
-    except Exception:  # a source may raise anything; a second look tells
+    except Exception:  # of any type; the image is read again to report it
       image = b''
     images.append(image)
   return np.array(images, object), labels

@@ -1,60 +1,202 @@
-"""The images of a folder, or of a tar file as a folder.
+"""Reads a folder of images, or a tar file of one: files, splits and classes.
 
-Every file with the extension of an image is a record, whatever it holds: what
-cannot be read or decoded is seen, counted and replaced when it is read.
+  DATA/CLASS/**.jpg               labelled; a share is held out as test
+  DATA/train/CLASS/**.jpg         labelled; DATA/val (valid, validation, test)
+                                  is the test set where it exists
+  DATA/*.jpg, DATA/train/*.jpg    unlabelled
+
+Whether an image is held out depends only on its path below DATA, so adding
+files moves no other file between the splits. Hidden files are ignored. If all
+of this lies in one folder, as in most tar files, that folder counts as DATA.
+
+Every file with the extension of an image is a record, whatever it holds: a
+file that cannot be read or decoded is counted and replaced when it is read.
 """
 
 from collections.abc import Sequence
 import hashlib
+import logging
+from typing import NamedTuple
 
 import numpy as np
 
-from byol_jax.data.sources import layouts
+from byol_jax import errors
+from byol_jax.data.sources import paths
+
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif')
+_TRAIN = 'train'
+_TEST = ('val', 'valid', 'validation', 'test')
+_LOG = logging.getLogger(__name__)
+
+
+class Layout(NamedTuple):
+  """The images among files, by split, as sorted posix paths below `prefix`.
+
+  prefix is '', or the one folder around the set with its slash. split_folders
+  are the top folders that are splits and not classes.
+  """
+
+  files: paths.Files
+  prefix: str
+  class_names: tuple[str, ...] | None
+  split_folders: tuple[str, ...]
+  splits: dict[str, list[str]]
 
 
 class FolderSource:
-  """The images of one split of a folder, sorted by path.
+  """The images of one split of a layout, sorted by path."""
 
-  Args:
-    layout: from `layouts.scan`.
-    split: a key of layout.splits.
-  """
-
-  def __init__(self, layout: layouts.Layout, split: str) -> None:
-    self._files = layout.files
+  def __init__(self, layout: Layout, split: str) -> None:
+    self._files, self._prefix = layout.files, layout.prefix
     self._names = layout.splits[split]
-    self.name = layout.files.root.name
+    self.name = (layout.files.root / layout.prefix).name
     self.class_names = layout.class_names
     self.num_classes = len(layout.class_names) if layout.class_names else None
-    self._labels = _labels(self._names, layout)
-    self.fingerprint = self._digest()
-
-  def _digest(self) -> str:
-    """Covers names, sizes and labels, not the pixels."""
+    rows = {name: i for i, name in enumerate(layout.class_names or ())}
+    self._labels = np.array(
+      [rows.get(_class_of(n, layout.split_folders), -1) for n in self._names],
+      np.int32,
+    )
+    # Covers names, sizes and labels, not the pixels.
     digest = hashlib.sha256(repr(self.class_names).encode(errors='replace'))
     for name, label in zip(self._names, self._labels):
-      size = self._files.size(name)
+      size = self._files.size(self._prefix + name)
       digest.update(f'{name}\n{size} {label}\n'.encode(errors='replace'))
-    return digest.hexdigest()
+    self.fingerprint = digest.hexdigest()
 
   def __len__(self) -> int:
     return len(self._names)
 
   def read(self, index: int) -> tuple[bytes, int]:
-    """Encoded image and label, -1 if there is none."""
-    return self._files.read(self._names[index]), int(self._labels[index])
+    """Returns the encoded image and the label, -1 if there is none."""
+    data = self._files.read(self._prefix + self._names[index])
+    return data, int(self._labels[index])
 
   def file_name(self, index: int) -> str:
-    """The path below the folder."""
+    """Returns the path below the folder."""
     return self._names[index]
 
 
-def _labels(files: Sequence[str], layout: layouts.Layout) -> np.ndarray:
-  """Classes of files, int32 [N], -1 for none."""
-  number = {name: i for i, name in enumerate(layout.class_names or ())}
-  labels = np.full(len(files), -1, np.int32)
-  for i, file in enumerate(files):
-    top = file.partition('/')[0]
-    base = f'{top}/' if top in layout.split_folders else ''
-    labels[i] = number.get(layouts.class_of(file, base) or '', -1)
-  return labels
+def find_splits(files: paths.Files, heldout_share: float) -> Layout:
+  """Returns the images among files, by split; a function of paths alone.
+
+  Raises:
+    DataError: fewer than two images, or folders that contradict each other.
+  """
+  images = sorted(name for name in files.names if _is_image(name))
+  prefix = _outer_folder(images)
+  images = [image.removeprefix(prefix) for image in images]
+  root = str(files.root / prefix)
+  if len(images) < 2:
+    raise errors.DataError(
+      f'{root}: {len(images)} image files found, expected at least 2 with one'
+      f' of the extensions {" ".join(EXTENSIONS)}'
+    )
+  folders = _split_folders(root, images)
+  train = _images_below(_TRAIN, images) if folders else images
+  names = {name for name in (_class_of(i, folders) for i in train) if name}
+  class_names = tuple(sorted(names)) or None
+  train = _drop_unlabelled(root, train, class_names, folders)
+  splits = {'all': images, 'train': train}
+  tests = []
+  for name in folders[1:]:
+    found = _images_below(name, images)
+    found = _drop_unlabelled(f'{root}/{name}', found, class_names, folders)
+    unknown = sorted({str(_class_of(i, folders)) for i in found} - names)
+    if class_names is not None and unknown:
+      raise errors.DataError(
+        f'{root}/{name}: {len(unknown)} class folders that {root}/{_TRAIN} does'
+        f' not have: {", ".join(unknown[:3])}; expected the same classes'
+      )
+    if found:
+      tests.append(found)
+  if tests:
+    splits['test'] = tests[-1]
+    if len(tests) > 1:
+      splits['fit'], splits['valid'] = train, tests[0]
+  elif class_names is not None:
+    splits['train'], splits['test'] = _hold_out(train, heldout_share, 'test')
+  if 'valid' not in splits:
+    splits['fit'], splits['valid'] = _hold_out(
+      splits['train'], heldout_share, 'valid'
+    )
+  return Layout(files, prefix, class_names, folders, splits)
+
+
+def _is_image(name: str) -> bool:
+  hidden = name.startswith('.') or '/.' in name
+  return not hidden and name.lower().endswith(EXTENSIONS)
+
+
+def is_heldout(file: str, share: float, salt: str) -> bool:
+  """Returns whether a hash of the path, uniform in [0, 1), is below share."""
+  digest = hashlib.sha256(f'{salt}\n{file}'.encode(errors='replace')).digest()
+  return int.from_bytes(digest[:8], 'big') < share * 2**64
+
+
+def _hold_out(
+  files: Sequence[str], share: float, salt: str
+) -> tuple[list[str], list[str]]:
+  kept: list[str] = []
+  heldout: list[str] = []
+  for file in files:
+    (heldout if is_heldout(file, share, salt) else kept).append(file)
+  return kept, heldout
+
+
+def _outer_folder(images: Sequence[str]) -> str:
+  """'NAME/' if one folder holds several others, or train/, and all images."""
+  tops = {image.partition('/')[0] for image in images}
+  inner = {_class_of(image, tops) for image in images}
+  if len(tops) != 1 or '' in inner or tops & {_TRAIN, *_TEST}:
+    return ''
+  return f'{tops.pop()}/' if len(inner) > 1 or _TRAIN in inner else ''
+
+
+def _split_folders(root: str, images: Sequence[str]) -> tuple[str, ...]:
+  """('train', and of val, valid, validation, test those that exist), or ().
+
+  A folder `train` among others, with images directly in it, is a class: the
+  vehicle.
+  """
+  tops = {image.partition('/')[0] for image in images if '/' in image}
+  tests = tuple(name for name in _TEST if name in tops)
+  if _TRAIN not in tops:
+    if tests and tops == set(tests):
+      raise errors.DataError(
+        f'{root}: {tests[0]}/ found without {_TRAIN}/; expected {_TRAIN}/'
+        ' beside it, or folders named after classes'
+      )
+    return ()
+  nested = any(i.count('/') > 1 for i in _images_below(_TRAIN, images))
+  return (_TRAIN, *tests) if nested or tops <= {_TRAIN, *_TEST} else ()
+
+
+def _images_below(folder: str, images: Sequence[str]) -> list[str]:
+  return [image for image in images if image.startswith(f'{folder}/')]
+
+
+def _class_of(image: str, split_folders: Sequence[str] | set[str]) -> str:
+  """The folder of an image below its split; '' if it lies in none."""
+  top, _, rest = image.partition('/')
+  name, separator, _ = (rest if top in split_folders else image).partition('/')
+  return name if separator else ''
+
+
+def _drop_unlabelled(
+  folder: str,
+  images: list[str],
+  class_names: tuple[str, ...] | None,
+  split_folders: tuple[str, ...],
+) -> list[str]:
+  """Leaves out images beside the class folders, with a warning."""
+  if class_names is None:
+    return images
+  kept = [image for image in images if _class_of(image, split_folders)]
+  if len(kept) < len(images):
+    _LOG.warning(
+      '%s: %d images in no class folder are left out',
+      folder,
+      len(images) - len(kept),
+    )
+  return kept

@@ -1,32 +1,32 @@
-"""Indexes of large files, kept in a folder of the user's.
+"""Keeps indexes of large data files in a cache folder of the user.
 
-Data folders may be read-only, so nothing is written there. One file for each
-indexed file: a sha256, then named arrays as numpy saves them. The digest also
-covers kind, path, size and time of the indexed file, so an index that is
-damaged, cut or out of date is simply none.
+Data folders may be read-only, so nothing is written there. Each indexed file
+has one file in the cache: a SHA-256 digest, then named arrays as .npz. The
+digest also covers kind, path, size and time of the indexed file, so an index
+that is damaged, truncated or outdated does not verify and is built again.
 """
 
 from collections.abc import Callable
+import contextlib
+import functools
 import hashlib
 import io
 import logging
 import os
 import pathlib
-import tempfile
-import threading
+import uuid
 
 import numpy as np
 
-from byol_jax.data.sources import storage
+from byol_jax.data.sources import paths
 
 Arrays = dict[str, np.ndarray]
 
-_DIGEST = hashlib.sha256().digest_size
+_DIGEST_SIZE = hashlib.sha256().digest_size
 _LOG = logging.getLogger(__name__)
-_warned = threading.Event()
 
 
-def folder() -> pathlib.Path:
+def cache_folder() -> pathlib.Path:
   """$BYOL_JAX_CACHE, else $XDG_CACHE_HOME/byol_jax, else ~/.cache/byol_jax."""
   own = os.environ.get('BYOL_JAX_CACHE')
   if own:
@@ -36,87 +36,74 @@ def folder() -> pathlib.Path:
   return home / 'byol_jax'
 
 
-def cached(
+def load_or_build(
   kind: str,
-  path: storage.Path,
-  stamp: storage.Stamp,
+  path: paths.Path,
+  stamp: paths.FileStamp,
   build: Callable[[], Arrays],
-  holds: Callable[[Arrays], bool],
+  fits: Callable[[Arrays], bool] = lambda _: True,
 ) -> Arrays:
-  """The index of a file: the one that is kept, else built and kept.
+  """Returns the cached index of a file, or builds it and stores it.
 
   Args:
-    kind: names the sort and the version of index.
+    kind: name and version of the format of the index.
     path: the indexed file.
-    stamp: its size and time, taken before it is built from.
-    build: makes the index; what it raises passes.
-    holds: a cheap look at the file, whether the index that was kept fits it.
+    stamp: its size and time, taken before the index is built.
+    build: makes the index; its errors pass.
+    fits: a cheap test whether a cached index matches the file.
   """
-  found = load(kind, path, stamp)
-  if found is not None and holds(found):
+  text = str(path) if paths.is_bucket(str(path)) else os.path.abspath(path)
+  name = hashlib.sha256(f'{kind}\n{text}'.encode(errors='replace')).hexdigest()
+  target = cache_folder() / f'{kind}-{name[:40]}'
+  salt = f'{kind}\n{text}\n{stamp.size} {stamp.mtime_ns}\n'
+  found = _load(target, salt)
+  if found is not None and fits(found):
     return found
   arrays = build()
-  store(kind, path, stamp, arrays)
+  try:
+    _store(target, salt, arrays)
+  except OSError as error:
+    _warn_once(target.parent, error.strerror or str(error))
   return arrays
 
 
-def load(kind: str, path: storage.Path, stamp: storage.Stamp) -> Arrays | None:
-  """What `store` was given for the same three; None if it does not verify."""
+def _load(target: pathlib.Path, salt: str) -> Arrays | None:
   try:
-    data = _place(kind, path).read_bytes()
+    data = target.read_bytes()
   except OSError:
     return None
-  digest, body = data[:_DIGEST], data[_DIGEST:]
-  if not body or _digest(kind, path, stamp, body) != digest:
+  digest, body = data[:_DIGEST_SIZE], data[_DIGEST_SIZE:]
+  if not body or _digest(salt, body) != digest:
     return None
   with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
     return dict(arrays)
 
 
-def store(
-  kind: str, path: storage.Path, stamp: storage.Stamp, arrays: Arrays
-) -> None:
-  """Keeps an index; a folder that cannot be written costs only time."""
+def _store(target: pathlib.Path, salt: str, arrays: Arrays) -> None:
   buffer = io.BytesIO()
   np.savez(buffer, **arrays)  # type: ignore[arg-type]
   body = buffer.getvalue()
-  place = _place(kind, path)
+  target.parent.mkdir(parents=True, exist_ok=True)
+  # Renamed when complete: other processes may index the same file.
+  temporary = target.with_name(f'.new-{uuid.uuid4().hex}')
   try:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    # Renamed when whole: other processes index the same files.
-    file, temporary = tempfile.mkstemp(dir=place.parent, prefix='.new-')
-    try:
-      with open(file, 'wb') as stream:
-        stream.write(_digest(kind, path, stamp, body) + body)
-      os.replace(temporary, place)
-    except BaseException:
-      os.unlink(temporary)
-      raise
-  except OSError as error:
-    if not _warned.is_set():
-      _warned.set()
-      _LOG.warning(
-        '%s: indexes of data files cannot be kept: %s; they are built again'
-        ' each time; point $BYOL_JAX_CACHE at a folder that can be written',
-        place.parent,
-        error.strerror or error,
-      )
+    temporary.write_bytes(_digest(salt, body) + body)
+    os.replace(temporary, target)
+  except BaseException:
+    with contextlib.suppress(OSError):
+      temporary.unlink()
+    raise
 
 
-def _place(kind: str, path: storage.Path) -> pathlib.Path:
-  name = hashlib.sha256(f'{kind}\n{_named(path)}'.encode(errors='replace'))
-  return folder() / f'{kind}-{name.hexdigest()[:40]}'
+def _digest(salt: str, body: bytes) -> bytes:
+  return hashlib.sha256(salt.encode(errors='replace') + body).digest()
 
 
-def _named(path: storage.Path) -> str:
-  text = str(path)
-  return text if storage.in_bucket(text) else os.path.abspath(text)
-
-
-def _digest(
-  kind: str, path: storage.Path, stamp: storage.Stamp, body: bytes
-) -> bytes:
-  head = f'{kind}\n{_named(path)}\n{stamp.size} {stamp.mtime_ns}\n'
-  digest = hashlib.sha256(head.encode(errors='replace'))
-  digest.update(body)
-  return digest.digest()
+@functools.cache
+def _warn_once(folder: pathlib.Path, reason: str) -> None:
+  _LOG.warning(
+    '%s: indexes of data files cannot be stored: %s; they are built again at'
+    ' each start; set $BYOL_JAX_CACHE to a folder that can be written',
+    folder,
+    reason,
+  )

@@ -1,16 +1,21 @@
-"""Random access to encoded images: what a run can learn from.
+"""Opens a split of a data set by name or path.
 
-A source gives the bytes of image `index` and its label, in any order, from any
-thread, without TensorFlow. Splits of every set:
+A source returns the bytes of image `index` and its label, in any order, from
+any thread, without TensorFlow. Splits of every set:
 
   train   everything that pretraining may use
   fit     train without valid
-  valid   held out of train, for choices
+  valid   held out of train, to choose hyperparameters
   test    read once, at the end
   all     every image, for embedding
+
+Prepared TFDS sets may lie in a bucket, gs://; folders and tar files may not.
 """
 
+from collections.abc import Mapping
+import os
 import pathlib
+import re
 
 import numpy as np
 
@@ -21,16 +26,14 @@ from byol_jax.data.sources import (
   arrays,
   base,
   image_folder,
-  layouts,
-  locate,
   paths,
   shapes,
-  storage,
   tfds,
 )
 
-Source = base.Source
 SPLITS = ('train', 'fit', 'valid', 'test', 'all')
+_INFO = 'dataset_info.json'
+_NAME = re.compile(r'\w+(/[\w.+-]+)?(:[\w.*]+)?')
 
 
 def open_source(
@@ -40,7 +43,7 @@ def open_source(
   data_dir: str | None,
   holdout: str,
   heldout_share: float,
-) -> Source:
+) -> base.Source:
   """Opens a split of a data set; nothing is ever downloaded.
 
   Args:
@@ -61,22 +64,131 @@ def open_source(
     ConfigError: an argument is none of the above.
     DataError: the set is missing, broken, or has no such split.
   """
-  _check(split, holdout, heldout_share)
+  if split not in SPLITS:
+    raise errors.ConfigError(f'split: {split!r} is none of {SPLITS}')
+  if holdout not in catalog.HOLDOUTS:
+    raise errors.ConfigError(
+      f'data.holdout: {holdout!r} is none of {tuple(catalog.HOLDOUTS)}'
+    )
+  if not 0 <= heldout_share < 1:
+    raise errors.ConfigError(
+      f'data.heldout_share: {heldout_share} is not in [0, 1)'
+    )
   if dataset == 'shapes':
-    return _open_shapes(split, heldout_share)
-  root = locate.find(dataset, data_dir)
-  if locate.is_prepared(root):
-    return _open_records(root, split, holdout, heldout_share)
+    parts = {name: shapes.ShapesSource(name) for name in shapes.COUNTS}
+    return _open_part(dataset, parts, split, heldout_share)
+  root = locate_dataset(dataset, data_dir)
+  if is_prepared(root):
+    return _open_prepared(root, split, holdout, heldout_share)
+  root = pathlib.Path(root)  # only a prepared set may be in a bucket
   if root.suffix == '.npz':
-    return _open_arrays(pathlib.Path(root), split, heldout_share)
-  layout = layouts.scan(_files(root), heldout_share)
+    return _open_part(str(root), arrays.read_npz(root), split, heldout_share)
+  return _open_folder(root, split, heldout_share)
+
+
+def locate_dataset(dataset: str, data_dir: str | None) -> paths.Path:
+  """Returns the path of a data set: a path, or a TFDS name below data_dir.
+
+  Returns:
+    A prepared TFDS directory, on the disk or in a bucket, or a folder or a file
+    on the disk.
+
+  Raises:
+    DataError: there is no such path, or a bucket does not answer.
+  """
+  path = paths.parse_path(dataset)
+  if not isinstance(path, pathlib.Path):
+    return _locate_in_bucket(path)
+  if path.is_dir():
+    return _newest_version(path) or path
+  if path.exists():
+    return path
+  if not _NAME.fullmatch(dataset):
+    raise errors.DataError(
+      f'{path}: no such folder; dataset is a folder of images, a tar file of'
+      ' them, an .npz of arrays, a prepared TFDS directory, the name of a TFDS'
+      " set, or 'shapes'"
+    )
+  folder = paths.parse_path(
+    data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
+  )
+  return paths.call_with_timeout(
+    folder, f'looking for {dataset}', lambda: _locate_by_name(dataset, folder)
+  )
+
+
+def is_prepared(folder: paths.Path) -> bool:
+  """Returns whether a folder is what TFDS writes for one version of a set."""
+  return paths.call_with_timeout(
+    folder, f'looking for {_INFO}', (folder / _INFO).exists
+  )
+
+
+def _locate_in_bucket(path: paths.Path) -> paths.Path:
+  found = path if is_prepared(path) else None
+  found = found or paths.call_with_timeout(
+    path, f'looking for {_INFO}', lambda: _newest_version(path)
+  )
+  if found is None:
+    raise errors.DataError(
+      f'{path}: no prepared TFDS directory found; images and tar files in a'
+      ' bucket are not read as they are: prepare the set, mount the bucket, or'
+      ' copy it to a local path'
+    )
+  return found
+
+
+def _newest_version(path: paths.Path, version: str = '*') -> paths.Path | None:
+  """The prepared directory of the highest version of a set at `path`."""
+  found = [
+    info.parent
+    for info in path.glob(f'{version}/{_INFO}')
+    if re.fullmatch(r'\d+\.\d+\.\d+', info.parent.name)
+  ]
+  return max(
+    found,
+    key=lambda folder: [int(part) for part in folder.name.split('.')],
+    default=None,
+  )
+
+
+def _locate_by_name(dataset: str, data_dir: paths.Path) -> paths.Path:
+  name, _, version = dataset.partition(':')
+  found = _newest_version(data_dir / name, version or '*')
+  if found:
+    return found
+  configs = [
+    folder
+    for path in sorted((data_dir / name).glob('*'))
+    if (folder := _newest_version(path, version or '*'))
+  ]
+  if len(configs) == 1:
+    return configs[0]
+  if configs:
+    choices = ', '.join(f'{name}/{path.parent.name}' for path in configs)
+    raise errors.DataError(
+      f'dataset {dataset}: {data_dir / name} holds several: {choices}; choose'
+      ' one'
+    )
+  missing = '' if data_dir.exists() else ', a folder that does not exist'
+  raise errors.DataError(
+    f'dataset {dataset}: no such folder, and no TFDS set of that name is'
+    f' prepared in {data_dir}{missing}; prepare it with: tfds build {dataset}'
+    f' --data_dir={data_dir}, or with data prepare, or set data_dir to the'
+    ' folder that holds it'
+  )
+
+
+def _open_folder(path: pathlib.Path, split: str, share: float) -> base.Source:
+  files = paths.Directory(path) if path.is_dir() else archives.Archive(path)
+  layout = image_folder.find_splits(files, share)
   if not layout.splits.get(split):
     raise errors.DataError(
-      f'{root}: no image for {split!r}: '
+      f'{path}: no image for {split!r}: '
       + (
         'a folder without class folders has no labels, so no test set'
         if layout.class_names is None
-        else f'the held-out share is {heldout_share} of'
+        else f'the held-out share is {share} of'
         f' {len(layout.splits["all"])} images; raise data.heldout_share or'
         ' add train/ and val/'
       )
@@ -84,51 +196,26 @@ def open_source(
   return image_folder.FolderSource(layout, split)
 
 
-def _files(root: storage.Path) -> paths.Files:
-  path = pathlib.Path(root)  # only a prepared set may be in a bucket
-  return paths.Directory(path) if path.is_dir() else archives.Archive(path)
-
-
-def _check(split: str, holdout: str, share: float) -> None:
-  if split not in SPLITS:
-    raise errors.ConfigError(f'split: {split!r} is none of {SPLITS}')
-  if holdout not in catalog.HOLDOUTS:
-    raise errors.ConfigError(
-      f'data.holdout: {holdout!r} is none of {tuple(catalog.HOLDOUTS)}'
-    )
-  if not 0 <= share < 1:
-    raise errors.ConfigError(f'data.heldout_share: {share} is not in [0, 1)')
-
-
-def _open_arrays(path: pathlib.Path, split: str, share: float) -> Source:
-  held = arrays.read(path)
+def _open_part(
+  name: str, parts: Mapping[str, base.Source], split: str, share: float
+) -> base.Source:
+  """Opens a split of a set that consists of 'train' and perhaps 'test'."""
   if split == 'all':
-    return base.Joined(list(held.values()))
+    return base.Concatenation(list(parts.values()))
   if split in ('train', 'test'):
-    if split not in held:
+    if split not in parts:
       raise errors.DataError(
-        f'{path}: no test set; add the arrays test_images and test_labels'
+        f'{name}: no test set; add the arrays test_images and test_labels'
       )
-    return held[split]
-  return _held_out(held['train'], split, round(share * len(held['train'])))
+    return parts[split]
+  return _hold_out(parts['train'], split, round(share * len(parts['train'])))
 
 
-def _open_shapes(split: str, share: float) -> Source:
-  test, train = shapes.ShapesSource('test'), shapes.ShapesSource('train')
-  if split == 'all':
-    return base.Joined([train, test])
-  if split == 'test':
-    return test
-  if split == 'train':
-    return train
-  return _held_out(train, split, round(share * len(train)))
-
-
-def _open_records(
-  root: storage.Path, split: str, holdout: str, share: float
-) -> Source:
-  prepared = tfds.Prepared(root)
-  facts = catalog.find(prepared.name)
+def _open_prepared(
+  root: paths.Path, split: str, holdout: str, share: float
+) -> base.Source:
+  prepared = tfds.PreparedDataset(root)
+  facts = catalog.find_facts(prepared.name)
   names = prepared.split_names
   if facts:
     tests = [facts.test_split]
@@ -148,20 +235,22 @@ def _open_records(
     )
   if split == 'test':
     return tfds.RecordSource(prepared, tests[:1])
-  own_valid = len(tests) == 2  # not the test set: made for choices
+  own_valid = len(tests) == 2  # a validation split beside the test split
   if split == 'valid' and own_valid:
     return tfds.RecordSource(prepared, ['validation'])
   train = tfds.RecordSource(prepared, ['train'])
   if split == 'train' or (split == 'fit' and own_valid):
     return train
   if prepared.name.startswith('imagenet2012'):
-    return _imagenet(train, split, holdout)
+    return _hold_out_imagenet(train, split, holdout)
   count = facts.num_valid if facts else None
-  return _held_out(train, split, count or round(share * len(train)))
+  return _hold_out(train, split, count or round(share * len(train)))
 
 
-def _imagenet(train: Source, split: str, holdout: str) -> Source:
-  """ImageNet's hold-out by place in the official order (spec 5.1)."""
+def _hold_out_imagenet(
+  train: base.Source, split: str, holdout: str
+) -> base.Source:
+  """ImageNet's hold-out by position in the official order (method.md 5.1)."""
   end, count = catalog.HOLDOUTS[holdout]
   _check_count(train, count)
   ids = np.arange(len(train), dtype=np.int64)
@@ -169,8 +258,8 @@ def _imagenet(train: Source, split: str, holdout: str) -> Source:
   return base.Subset(train, ids[heldout if split == 'valid' else ~heldout])
 
 
-def _held_out(train: Source, split: str, count: int) -> Source:
-  """A fixed random part of train, the same for every seed of a run."""
+def _hold_out(train: base.Source, split: str, count: int) -> base.Source:
+  """A fixed random part of train, the same for all seeds of a run."""
   _check_count(train, count)
   words = np.random.Philox(key=0).random_raw(len(train))
   order = np.argsort(words, kind='stable')
@@ -178,7 +267,7 @@ def _held_out(train: Source, split: str, count: int) -> Source:
   return base.Subset(train, np.sort(chosen))
 
 
-def _check_count(train: Source, count: int) -> None:
+def _check_count(train: base.Source, count: int) -> None:
   if not 0 < count < len(train):
     raise errors.DataError(
       f'{train.name}: {count:,} images cannot be held out of the'

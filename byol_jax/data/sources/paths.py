@@ -1,9 +1,171 @@
-"""Files with random access by name: those of a folder, of a part of others."""
+"""Reads files on a disk or in a bucket, and lists the files of a folder.
 
-from collections.abc import Iterable, Iterator
+A local path is a `pathlib.Path`; a path that starts with gs:// is an
+`epath.Path` of etils, the library through which TFDS reads buckets.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+import contextlib
+import functools
 import os
 import pathlib
-from typing import Protocol
+import threading
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+
+from etils import epath
+
+from byol_jax import errors
+
+Path: TypeAlias = pathlib.Path | epath.Path
+ReadRange = Callable[[int, int], bytes]  # length and offset in bytes -> bytes
+T = TypeVar('T')
+
+# Seconds for the first answer of a bucket. The client of TensorFlow retries
+# for minutes; that of array_record was seen to block without an end.
+BUCKET_TIMEOUT = 30.0
+_BLOCK = 2**23  # bytes a request while an index is built; latency dominates
+
+
+class FileStamp(NamedTuple):
+  """Size in bytes and time of the last change in ns, 0 where unknown."""
+
+  size: int
+  mtime_ns: int
+
+
+def is_bucket(text: str) -> bool:
+  """Returns whether a path names a bucket and not a place on the disk."""
+  return '://' in text
+
+
+def parse_path(text: str) -> Path:
+  """Returns a local path, with ~ expanded, or the path of a bucket.
+
+  Raises:
+    DataError: the path is a URL of another scheme than gs://.
+  """
+  if not is_bucket(text):
+    return pathlib.Path(text).expanduser()
+  if not text.startswith('gs://'):
+    raise errors.DataError(
+      f'{text}: expected gs:// or a local path; mount or copy the set'
+    )
+  return epath.Path(text)
+
+
+def stat_file(path: Path) -> FileStamp:
+  """Returns size and time of a file; raises OSError if it is missing."""
+  if isinstance(path, pathlib.Path):
+    status = path.stat()
+    return FileStamp(status.st_size, status.st_mtime_ns)
+  found = path.stat()
+  return FileStamp(found.length, found.mtime * 10**9)
+
+
+@contextlib.contextmanager
+def open_ranges(path: Path, *, sequential: bool = False) -> Iterator[ReadRange]:
+  """Opens a file and yields a function that reads ranges of it.
+
+  The function takes length and offset, and returns fewer bytes at the end of
+  the file.
+
+  Args:
+    path: a local file or a file in a bucket.
+    sequential: requests large blocks from a bucket, for reads that mostly go
+      forward.
+  """
+  if isinstance(path, pathlib.Path):
+    file = os.open(path, os.O_RDONLY)
+    try:
+      yield functools.partial(os.pread, file)
+    finally:
+      os.close(file)
+    return
+  with path.open('rb') as stream:
+    read = functools.partial(_seek_and_read, stream)
+    yield _buffer_blocks(read) if sequential else read
+
+
+def read_range(path: Path, length: int, offset: int) -> bytes:
+  """Returns bytes [offset, offset + length) of a file; safe from any thread.
+
+  The file is opened for each read: ImageNet has 1,024 shards, as many as the
+  files that a process may by default hold open.
+  """
+  with open_ranges(path) as read:
+    return read(length, offset)
+
+
+def _seek_and_read(stream: Any, length: int, offset: int) -> bytes:
+  stream.seek(offset)
+  return stream.read(length)
+
+
+def _buffer_blocks(read: ReadRange) -> ReadRange:
+  """Serves reads from one block, which moves forward with them."""
+  start, block = 0, b''
+
+  def read_buffered(length: int, offset: int) -> bytes:
+    nonlocal start, block
+    if not start <= offset <= offset + length <= start + len(block):
+      start, block = offset, read(max(length, _BLOCK), offset)
+    return block[offset - start : offset - start + length]
+
+  return read_buffered
+
+
+@contextlib.contextmanager
+def remove_new_folders_on_error(path: pathlib.Path) -> Iterator[None]:
+  """If the block raises, removes the empty folders above `path` it made."""
+  missing = [folder for folder in path.parents if not folder.exists()]
+  try:
+    yield
+  except BaseException:
+    for folder in missing:
+      with contextlib.suppress(OSError):  # not empty
+        folder.rmdir()
+    raise
+
+
+def call_with_timeout(path: Path, action: str, call: Callable[[], T]) -> T:
+  """Returns call(); for a bucket, raises if it takes over BUCKET_TIMEOUT.
+
+  Args:
+    path: what `call` reads; if it is local, nothing is added to the call.
+    action: names the call in an error, as in 'reading dataset_info.json'.
+    call: the first access to `path`.
+
+  Raises:
+    DataError: the bucket did not answer in time, or answered with an error.
+      UserError, FileNotFoundError and every error of a local path pass.
+  """
+  if isinstance(path, pathlib.Path):
+    return call()
+  answer: list[T] = []
+  failure: list[BaseException] = []
+
+  def attempt() -> None:
+    try:
+      answer.append(call())
+    except BaseException as error:
+      failure.append(error)
+
+  # A daemon: a call that never returns must not keep the process alive.
+  thread = threading.Thread(target=attempt, daemon=True)
+  thread.start()
+  thread.join(BUCKET_TIMEOUT)
+  if answer:
+    return answer[0]
+  if failure and isinstance(failure[0], errors.UserError | FileNotFoundError):
+    raise failure[0]
+  reason = f'no answer within {BUCKET_TIMEOUT:g} s'
+  if failure:
+    reason = f'failed: {errors.first_line(failure[0])}'
+  raise errors.DataError(
+    f'{path}: {action}: {reason}; check the network, the name of the bucket'
+    ' and the credentials (gcloud auth application-default login), or mount'
+    ' the bucket or copy the set to a local path'
+  )
 
 
 class Files(Protocol):
@@ -23,14 +185,14 @@ class Files(Protocol):
 
 
 class Directory:
-  """The files below a folder of the disk."""
+  """The files below a local folder."""
 
   def __init__(self, root: pathlib.Path) -> None:
     self.root = root
 
   @property
   def names(self) -> Iterator[str]:
-    """Each real folder once, links followed, hidden folders left out."""
+    """Follows links, enters each real folder once, skips hidden folders."""
     seen = set()
     for folder, folders, names in os.walk(self.root, followlinks=True):
       status = os.stat(folder)
@@ -43,36 +205,12 @@ class Directory:
       yield from (f'{base}/{name}'.removeprefix('./') for name in names)
 
   def size(self, name: str) -> int:
-    """Bytes of a file; -1 where it has none, as a link to nothing."""
+    """Returns the bytes of a file, -1 if it has none: a link to nothing."""
     try:
       return (self.root / name).stat().st_size
     except OSError:
       return -1
 
   def read(self, name: str) -> bytes:
-    """The bytes of a file."""
+    """Returns the content of a file."""
     return (self.root / name).read_bytes()
-
-
-class Inside:
-  """The files in one folder of others, by path below that folder."""
-
-  def __init__(self, files: Files, folder: str) -> None:
-    self._files = files
-    self._base = f'{folder}/'
-    self.root = files.root / folder
-
-  @property
-  def names(self) -> Iterator[str]:
-    """The names that lie in the folder."""
-    for name in self._files.names:
-      if name.startswith(self._base):
-        yield name.removeprefix(self._base)
-
-  def size(self, name: str) -> int:
-    """Bytes of a file."""
-    return self._files.size(self._base + name)
-
-  def read(self, name: str) -> bytes:
-    """The bytes of a file."""
-    return self._files.read(self._base + name)

@@ -1,8 +1,9 @@
-"""Files of records, each readable on its own at any place.
+"""Reads single records of TFRecord and ArrayRecord files, in any order.
 
-A TFRecord file is a row of (8-byte length, 4-byte crc, payload, 4-byte crc).
-Its lengths are walked over once and kept in the cache of indexes; a record is
-then one positioned read. ArrayRecord files bring their own index.
+A TFRecord file is a sequence of records: length (8 bytes), CRC of the length
+(4), payload, CRC of the payload (4). Its lengths are followed once and the
+offsets kept in the index cache; reading a record is then one positioned read.
+An ArrayRecord file holds its own index.
 """
 
 from collections.abc import Callable
@@ -14,80 +15,75 @@ from typing import Any, Protocol
 import numpy as np
 
 from byol_jax import errors
-from byol_jax.data.sources import index_cache, storage
+from byol_jax.data.sources import index_cache, paths
 
-_HEAD = struct.Struct('<Q4x')
-_BETWEEN = struct.Struct('<IQ4x')  # a payload's crc, the next record's header
+_HEADER = struct.Struct('<Q4x')
 _CRC = 4
-_MASK = 0xA282EAD8  # added to checksums
-# Readers of ArrayRecord files that stay open; each holds a file, of which a
-# process may by default have 1,024. Opening one takes 0.2 ms.
-_SAMPLES, _SAMPLE = 8, 4096  # blocks of a file, and bytes of each
-_READERS = 512
-# Without these, threads of its own read ahead, as for a pass in order.
+_CRC_MASK = 0xA282EAD8  # added to a checksum that is stored
+# Positions and bytes of the parts of an ArrayRecord file that its digest covers
+_SAMPLES, _SAMPLE_SIZE = 8, 4096
+# Readers of ArrayRecord files that are kept open. Each holds a file, of which
+# a process may by default have 1,024, as many as ImageNet has shards: the
+# reason not to use `as_data_source` of TFDS, which keeps them all open.
+# Opening one takes 0.2 ms.
+_MAX_READERS = 512
+# Without these, threads of the reader prefetch as for a pass in order.
 _RANDOM_ACCESS = 'readahead_buffer_size:0,max_parallelism:0'
 
 
-class Shard(Protocol):
-  """One file of records: how many, their digest, and their bytes."""
+class RecordFile(Protocol):
+  """A file of records: their number, a digest, and random access to them.
+
+  `read` returns the payload of a record, and `verify` raises DataError if a
+  record does not match its checksums; both are safe from any thread. Opening a
+  file raises what the system or the library raises, FileNotFoundError if there
+  is none, and EOFError if a TFRecord file ends within a record.
+  """
 
   num_records: int
   digest: bytes
 
-  def record(self, index: int) -> bytes:
-    """The payload of a record."""
-    ...
+  def read(self, index: int) -> bytes: ...
 
-  def verify(self, index: int) -> None:
-    """Compares a record with its checksums; DataError if they differ."""
-    ...
+  def verify(self, index: int) -> None: ...
 
 
-class TfrecordShard:
-  """A TFRecord file with its offsets, int64 [N], and lengths, int64 [N].
+class TfrecordFile:
+  """A TFRecord file. The digest covers length and checksum of all records."""
 
-  Raises:
-    FileNotFoundError: there is none.
-    DataError: it cannot be read, or ends within a record.
-  """
-
-  def __init__(self, path: storage.Path) -> None:
+  def __init__(self, path: paths.Path) -> None:
     self._path = path
-    try:
-      stamp = storage.contact(path, 'size', lambda: storage.stamp(path))
-      index = index_cache.cached(
-        'tfrecord-1',
-        path,
-        stamp,
-        build=lambda: _walk(path, stamp.size),
-        holds=lambda index: _fits(path, stamp.size, index),
-      )
-    except FileNotFoundError:
-      raise
-    except OSError as error:
-      raise errors.DataError(f'{path}: cannot be read: {error}') from error
+    stamp = paths.stat_file(path)
+    index = index_cache.load_or_build(
+      'tfrecord-1',
+      path,
+      stamp,
+      build=lambda: _build_index(path, stamp.size),
+      fits=lambda index: _index_fits(path, stamp.size, index),
+    )
     self._offsets, self._lengths = index['offsets'], index['lengths']
     self.digest = index['digest'].tobytes()
     self.num_records = len(self._offsets)
 
-  def record(self, index: int) -> bytes:
-    """The payload of a record; safe from any thread."""
-    return storage.read_at(
+  def read(self, index: int) -> bytes:
+    """Returns the payload of a record."""
+    return paths.read_range(
       self._path, int(self._lengths[index]), int(self._offsets[index])
     )
 
   def verify(self, index: int) -> None:
-    """Compares the masked CRC-32C of length and payload; any thread."""
+    """Compares length and payload with their masked CRC-32C."""
     import google_crc32c  # only a check of the whole set needs it
 
-    start, length = int(self._offsets[index]) - _HEAD.size, self._lengths[index]
-    data = storage.read_at(self._path, _HEAD.size + int(length) + _CRC, start)
-    parts = data[: _HEAD.size], data[_HEAD.size :]
-    for name, part in zip(('length', 'content'), parts):
+    start, length = int(self._offsets[index]), int(self._lengths[index])
+    size = _HEADER.size + length + _CRC
+    data = paths.read_range(self._path, size, start - _HEADER.size)
+    parts = {'length': data[: _HEADER.size], 'content': data[_HEADER.size :]}
+    for name, part in parts.items():
       (stored,) = struct.unpack('<I', part[-_CRC:])
-      # Rotated and shifted, as the format wants a checksum to be stored.
+      # The format stores a checksum rotated by 15 bits, plus a constant.
       crc = google_crc32c.value(part[:-_CRC])
-      found = ((crc >> 15 | crc << 17) + _MASK) & 0xFFFFFFFF
+      found = ((crc >> 15 | crc << 17) + _CRC_MASK) & 0xFFFFFFFF
       if found != stored:
         raise errors.DataError(
           f'{self._path}: checksum of the {name} of record {index:,}: expected'
@@ -95,25 +91,27 @@ class TfrecordShard:
         )
 
 
-def _walk(path: storage.Path, size: int) -> index_cache.Arrays:
-  """Offsets and lengths of the payloads, and a digest of length and crc."""
+def _build_index(path: paths.Path, size: int) -> index_cache.Arrays:
+  """Offsets and lengths of the payloads, int64 [N], and the digest."""
   offsets, lengths = [], []
   digest = hashlib.sha256()
-  with storage.reading(path, in_order=True) as read:
-    start, head = 0, read(_HEAD.size, 0)
-    while start < size:
-      if len(head) < _HEAD.size:
-        raise _truncated(path, start, start + _HEAD.size, size)
-      (length,) = _HEAD.unpack(head)
-      payload = start + _HEAD.size
-      start = payload + length + _CRC
-      if start > size:
-        raise _truncated(path, payload, start, size)
+  with paths.open_ranges(path, sequential=True) as read:
+    end, header = 0, read(_HEADER.size, 0)
+    while end < size:
+      payload = end + _HEADER.size
+      (length,) = _HEADER.unpack(header) if payload <= size else (0,)
+      if payload + length + _CRC > size:
+        raise EOFError(
+          f'truncated: the record at byte {end:,} needs'
+          f' {payload + length + _CRC:,} bytes, the file has {size:,}'
+        )
+      end = payload + length + _CRC
       offsets.append(payload)
       lengths.append(length)
-      between = read(_BETWEEN.size, payload + length)
+      # One read for the checksum and the next record's header.
+      between = read(_CRC + _HEADER.size, payload + length)
       digest.update(struct.pack('<Q', length) + between[:_CRC])
-      head = between[_CRC:]
+      header = between[_CRC:]
   return {
     'offsets': np.array(offsets, np.int64),
     'lengths': np.array(lengths, np.int64),
@@ -121,99 +119,67 @@ def _walk(path: storage.Path, size: int) -> index_cache.Arrays:
   }
 
 
-def _fits(path: storage.Path, size: int, index: index_cache.Arrays) -> bool:
+def _index_fits(path: paths.Path, size: int, index: index_cache.Arrays) -> bool:
   """Whether the last record of an index is the last one of the file."""
   if not len(index['offsets']):
     return size == 0
   offset, length = int(index['offsets'][-1]), int(index['lengths'][-1])
-  head = storage.read_at(path, _HEAD.size, offset - _HEAD.size)
+  header = paths.read_range(path, _HEADER.size, offset - _HEADER.size)
   return (
-    len(head) == _HEAD.size
-    and _HEAD.unpack(head) == (length,)
+    len(header) == _HEADER.size
+    and _HEADER.unpack(header) == (length,)
     and offset + length + _CRC == size
   )
 
 
-def _truncated(
-  path: storage.Path, start: int, expected: int, found: int
-) -> errors.DataError:
-  return errors.DataError(
-    f'{path}: truncated or no TFRecord file: the record at byte {start}'
-    f' needs {expected:,} bytes, the file has {found:,}; copy or prepare it'
-    ' again'
-  )
+class ArrayRecordFile:
+  """An ArrayRecord file, read through the package array_record.
 
-
-class ArrayrecordShard:
-  """An ArrayRecord file, read through the package of that name.
-
-  Raises:
-    FileNotFoundError: there is none.
-    DataError: no package, or it finds the file broken.
+  The digest covers number of records, size and some blocks of the file.
   """
 
-  def __init__(self, path: storage.Path) -> None:
-    try:
-      self._stamp, self.num_records = storage.contact(
-        path, 'opening an ArrayRecord file', lambda: _first_look(path)
-      )
-    except ImportError as error:
-      raise errors.DataError(
-        f'{path}: reading ArrayRecord files needs the package array_record:'
-        ' pip install array_record, or prepare the set as tfrecord'
-      ) from error
-    except FileNotFoundError:
-      raise
-    except (OSError, RuntimeError, ValueError) as error:
-      first = str(error).splitlines()[0]
-      raise errors.DataError(
-        f'{path}: truncated or no ArrayRecord file: {first}; copy or prepare'
-        ' it again'
-      ) from error
+  def __init__(self, path: paths.Path) -> None:
     self._path = path
-    self.digest = self._sampled()
-
-  def _sampled(self) -> bytes:
-    """Covers number, size and some blocks: the file is not read whole."""
+    self._stamp, self.num_records = paths.call_with_timeout(
+      path, 'opening an ArrayRecord file', lambda: _stat_and_count(path)
+    )
     size = self._stamp.size
     digest = hashlib.sha256(f'{self.num_records} {size}'.encode())
-    with storage.reading(self._path) as read:
+    with paths.open_ranges(path) as read:
       for i in range(_SAMPLES):
-        digest.update(
-          read(_SAMPLE, max(0, size - _SAMPLE) * i // (_SAMPLES - 1))
-        )
-    return digest.digest()
+        offset = max(0, size - _SAMPLE_SIZE) * i // (_SAMPLES - 1)
+        digest.update(read(_SAMPLE_SIZE, offset))
+    self.digest = digest.digest()
 
-  def record(self, index: int) -> bytes:
-    """The payload of a record; safe from any thread.
+  def read(self, index: int) -> bytes:
+    """Returns the payload of a record.
 
-    No lock: the package's own data source shares a reader between threads too.
+    Threads share a reader without a lock, as in array_record's data source.
     """
-    return _reader(str(self._path), self._stamp).read([index])[0]
+    return _open_reader(str(self._path), self._stamp).read([index])[0]
 
   def verify(self, index: int) -> None:
-    """Nothing: the package compares checksums whenever it reads."""
+    """Does nothing: the package compares checksums whenever it reads."""
 
 
-def _first_look(path: storage.Path) -> tuple[storage.Stamp, int]:
-  """Stamp and number of records, after one of them has been read."""
-  stamp = storage.stamp(path)
-  reader = _reader(str(path), stamp)
+def _stat_and_count(path: paths.Path) -> tuple[paths.FileStamp, int]:
+  stamp = paths.stat_file(path)
+  reader = _open_reader(str(path), stamp)
   count = reader.num_records()
   if count or not reader.ok():
-    reader.read([0])  # a broken file has no records, and says why here
+    reader.read([0])  # a broken file counts no records, and raises here
   return stamp, count
 
 
-@functools.lru_cache(_READERS)
-def _reader(path: str, stamp: storage.Stamp) -> Any:
+@functools.lru_cache(_MAX_READERS)
+def _open_reader(path: str, stamp: paths.FileStamp) -> Any:
   """A reader of a file as it was at `stamp`."""
   from array_record.python import array_record_module
 
   return array_record_module.ArrayRecordReader(path, _RANDOM_ACCESS)
 
 
-KINDS: dict[str, Callable[[storage.Path], Shard]] = {
-  'tfrecord': TfrecordShard,
-  'array_record': ArrayrecordShard,
+FILE_FORMATS: dict[str, Callable[[paths.Path], RecordFile]] = {
+  'tfrecord': TfrecordFile,
+  'array_record': ArrayRecordFile,
 }

@@ -1,179 +1,176 @@
-"""Prepared TFDS directories: random access to their encoded images.
+"""Reads encoded images of prepared TFDS directories, in any order.
 
-`tensorflow_datasets` reads the description of a set and parses its records
-with numpy: neither loads TensorFlow.
+`tensorflow_datasets` reads the description of a set and parses its examples
+with numpy; neither imports TensorFlow.
 """
 
 from collections.abc import Sequence
 from concurrent import futures
 import hashlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from byol_jax import errors
-from byol_jax.data.sources import record_files as shards_lib, storage
+from byol_jax.data.sources import paths, record_files
 
-_THREADS = 16  # opening is bound by the latency of the disk
-
-
-class Features(NamedTuple):
-  """How to read an example: names of the fields, and TFDS's parser."""
-
-  image: str
-  label: str | None
-  class_names: tuple[str, ...] | None
-  num_classes: int | None
-  parser: Any
-  decoders: dict[str, Any]
+_THREADS = 16  # opening files is bound by the latency of the disk
 
 
-class Prepared:
-  """A prepared TFDS directory, opened without reading an image."""
+class PreparedDataset:
+  """The description of a prepared TFDS directory; reads no image.
 
-  def __init__(self, folder: storage.Path) -> None:
-    import tensorflow_datasets as tfds  # half a second, and only here
+  Attributes: `name` of the set with its config, `split_names` that hold an
+  example, keys of image and label in an example, `num_classes` and
+  `class_names`. Label key and classes are None where there are no labels.
+
+  Raises:
+    DataError: the directory cannot be read, is of another file format, or does
+      not hold one image an example.
+  """
+
+  def __init__(self, folder: paths.Path) -> None:
+    import tensorflow_datasets as tfds  # takes half a second
 
     self.folder = folder
     try:
-      builder = storage.contact(
+      builder = paths.call_with_timeout(
         folder,
         'reading dataset_info.json',
         lambda: tfds.builder_from_directory(str(folder)),
       )
       self._format = builder.info.file_format.value
       self._splits = dict(builder.info.splits)
-      self.features = _features(folder, builder.info.features, tfds)
+      self._features = builder.info.features
+      kinds = {key: type(feature) for key, feature in self._features.items()}
     except errors.DataError:
       raise
-    except Exception as error:  # TFDS raises many kinds
-      first = (str(error) or type(error).__name__).splitlines()[0]
+    except Exception as error:  # TFDS raises many types
       raise errors.DataError(
-        f'{folder}: not a readable prepared TFDS directory: {first}'
+        f'{folder}: not a readable prepared TFDS directory:'
+        f' {errors.first_line(error)}'
       ) from error
     config = builder.builder_config.name if builder.builder_config else ''
     self.name = f'{builder.name}/{config}' if config else str(builder.name)
-    if self._format not in shards_lib.KINDS:
-      raise errors.DataError(
-        f'{folder}: file format {self._format!r} found, expected one of'
-        f' {sorted(shards_lib.KINDS)}; prepare it again as tfrecord'
-      )
-
-  @property
-  def split_names(self) -> tuple[str, ...]:
-    """The splits of the directory that hold an example."""
-    return tuple(
+    self.split_names = tuple(
       sorted(name for name, info in self._splits.items() if info.num_examples)
     )
+    if self._format not in record_files.FILE_FORMATS:
+      raise errors.DataError(
+        f'{folder}: file format {self._format!r} found, expected one of'
+        f' {sorted(record_files.FILE_FORMATS)}; prepare it again as tfrecord'
+      )
+    images = [key for key in kinds if kinds[key] is tfds.features.Image]
+    if len(images) != 1:
+      raise errors.DataError(
+        f'{folder}: expected one image an example, found {sorted(images)} among'
+        f' the features {sorted(kinds)}'
+      )
+    labels = [
+      key for key in kinds if issubclass(kinds[key], tfds.features.ClassLabel)
+    ]
+    self.image_key = images[0]
+    self.label_key = 'label' if 'label' in labels else None
+    if len(labels) == 1:
+      self.label_key = labels[0]
+    label = self._features[self.label_key] if self.label_key else None
+    self.num_classes: int | None = label.num_classes if label else None
+    self.class_names = tuple(label.names) if label else None
+    self._decoders = {self.image_key: tfds.decode.SkipDecoding()}
 
-  def shards(self, split: str) -> list[shards_lib.Shard]:
-    """Opens a split; a file missing, cut or of another count is refused."""
+  def parse_example(self, record: bytes) -> Any:
+    """Returns the features of a record by name; the image stays encoded."""
+    return self._features.deserialize_example_np(
+      record, decoders=self._decoders
+    )
+
+  def open_files(self, split: str) -> list[record_files.RecordFile]:
+    """Opens the files of a split.
+
+    Raises:
+      DataError: a file is missing, truncated or has another number of records.
+    """
     info = self._splits[split]
-    paths = [storage.make_path(str(path)) for path in info.filepaths]
+    places = [paths.parse_path(str(path)) for path in info.filepaths]
 
-    def opened(path: storage.Path, count: int) -> shards_lib.Shard:
+    def open_file(path: paths.Path, count: int) -> record_files.RecordFile:
       try:
-        return shards_lib.KINDS[self._format](path)
-      except errors.DataError as error:
-        raise errors.DataError(
-          f'{error} (expected {count:,} records)'
-        ) from None
+        file = record_files.FILE_FORMATS[self._format](path)
+      except errors.DataError:
+        raise
       except FileNotFoundError as error:
         raise errors.DataError(
           f'{path}: missing; dataset_info.json of {self.folder} expects'
-          f' {len(paths)} files for split {split!r}; copy or prepare it again'
+          f' {len(places)} files for split {split!r}; copy or prepare it again'
         ) from error
-
-    with futures.ThreadPoolExecutor(_THREADS) as pool:
-      shards = list(pool.map(opened, paths, info.shard_lengths))
-    for path, count, shard in zip(
-      paths, info.shard_lengths, shards, strict=True
-    ):
-      if shard.num_records != count:
+      except ImportError as error:
         raise errors.DataError(
-          f'{path}: {shard.num_records:,} records found, dataset_info.json'
+          f'{path}: reading ArrayRecord files needs the package array_record:'
+          ' pip install array_record, or prepare the set as tfrecord'
+        ) from error
+      except Exception as error:  # array_record raises many types
+        raise errors.DataError(
+          f'{path}: no readable {self._format} file of {count:,} records:'
+          f' {errors.first_line(error)}; copy or prepare it again'
+        ) from error
+      if file.num_records != count:
+        raise errors.DataError(
+          f'{path}: {file.num_records:,} records found, dataset_info.json'
           f' expects {count:,}; copy or prepare it again'
         )
-    return shards
+      return file
 
-
-def _features(folder: storage.Path, features: Any, tfds: Any) -> Features:
-  """Finds the one image and, if there is one, the class label."""
-  images = [k for k, f in features.items() if type(f) is tfds.features.Image]
-  labels = [
-    k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)
-  ]
-  if len(images) != 1:
-    raise errors.DataError(
-      f'{folder}: expected one image an example, found {sorted(images)} among'
-      f' the features {sorted(features)}'
-    )
-  label = 'label' if 'label' in labels else None
-  if label is None and len(labels) == 1:
-    label = labels[0]
-  return Features(
-    image=images[0],
-    label=label,
-    class_names=tuple(features[label].names) if label else None,
-    num_classes=features[label].num_classes if label else None,
-    parser=features,
-    decoders={images[0]: tfds.decode.SkipDecoding()},
-  )
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+      return list(pool.map(open_file, places, info.shard_lengths))
 
 
 class RecordSource:
-  """Splits of a prepared directory, in the order of their records.
+  """Splits of a prepared directory, in the order of their records."""
 
-  The fingerprint covers number, length and checksum of all TFRecords; of an
-  ArrayRecord file number, size and some blocks.
-  """
-
-  def __init__(self, prepared: Prepared, splits: Sequence[str]) -> None:
-    self._features = prepared.features
-    self._shards = [s for name in splits for s in prepared.shards(name)]
-    self._ends = np.cumsum([shard.num_records for shard in self._shards])
-    self.name = prepared.name
-    self.class_names = prepared.features.class_names
-    self.num_classes = prepared.features.num_classes
-    self._label = f'{prepared.name}/{"+".join(splits)}'
+  def __init__(self, dataset: PreparedDataset, splits: Sequence[str]) -> None:
+    self._dataset = dataset
+    self._files = [file for name in splits for file in dataset.open_files(name)]
+    self._ends = np.cumsum([file.num_records for file in self._files])
+    self.name = dataset.name
+    self.class_names = dataset.class_names
+    self.num_classes = dataset.num_classes
+    self._label = f'{dataset.name}/{"+".join(splits)}'
     digest = hashlib.sha256(self._label.encode())
-    for shard in self._shards:
-      digest.update(shard.digest)
+    for file in self._files:
+      digest.update(file.digest)
     self.fingerprint = digest.hexdigest()
 
   def __len__(self) -> int:
     return int(self._ends[-1])
 
   def read(self, index: int) -> tuple[bytes, int]:
-    """Encoded image and label, -1 if there is none."""
-    example = self._example(index)
-    label = self._features.label
-    return example[self._features.image], int(example[label]) if label else -1
+    """Returns the encoded image and the label, -1 if there is none."""
+    example = self._read_example(index)
+    key = self._dataset.label_key
+    return example[self._dataset.image_key], int(example[key]) if key else -1
 
   def verify(self, index: int) -> None:
-    """Compares a record with its checksums; DataError if they differ."""
-    shard, place = self._place(index)
-    shard.verify(place)
+    """Raises DataError if a record does not match its checksums."""
+    file, row = self._locate_record(index)
+    file.verify(row)
 
   def file_name(self, index: int) -> str:
-    """The stored file name, else split and number."""
+    """Returns the stored file name, or split and number if there is none."""
     try:
-      name = self._example(index).get('file_name')
-    except Exception:  # also asked for records that cannot be parsed
+      name = self._read_example(index).get('file_name')
+    except Exception:  # reports also name records that cannot be parsed
       name = None
     if isinstance(name, bytes) and name:
       return name.decode('utf-8', 'replace')
     return f'{self._label}/{index:08d}'
 
-  def _place(self, index: int) -> tuple[shards_lib.Shard, int]:
+  def _locate_record(self, index: int) -> tuple[record_files.RecordFile, int]:
     if not 0 <= index < len(self):
       raise IndexError(index)
-    shard = int(np.searchsorted(self._ends, index, side='right'))
-    start = int(self._ends[shard - 1]) if shard else 0
-    return self._shards[shard], index - start
+    row = int(np.searchsorted(self._ends, index, side='right'))
+    start = int(self._ends[row - 1]) if row else 0
+    return self._files[row], index - start
 
-  def _example(self, index: int) -> Any:
-    shard, place = self._place(index)
-    return self._features.parser.deserialize_example_np(
-      shard.record(place), decoders=self._features.decoders
-    )
+  def _read_example(self, index: int) -> Any:
+    file, row = self._locate_record(index)
+    return self._dataset.parse_example(file.read(row))

@@ -28,7 +28,7 @@ def write(made, output=None):
 def test_a_split_is_found_by_its_fingerprint():
   assert manifest.find('whole train') is None
   path = write(made(train=7, test=3))
-  assert index_cache.folder() in path.parents
+  assert index_cache.cache_folder() in path.parents
   write(made('other', train=5))
   assert manifest.find('whole train')['num_images'] == 7
   assert manifest.find('whole test')['num_images'] == 3
@@ -62,7 +62,7 @@ def test_an_output_is_written_where_it_was_asked_for(tmp_path):
   assert write(made(train=7), str(path)) == path
   found = json.loads(path.read_text())
   assert found['dataset'] == 'toy' and found['format'] == manifest.FORMAT
-  assert not index_cache.folder().exists()
+  assert not index_cache.cache_folder().exists()
   # Nothing of another set is mixed in.
   write(made('other', test=5), str(path))
   assert list(json.loads(path.read_text())['splits']) == ['test']

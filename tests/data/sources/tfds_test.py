@@ -1,0 +1,121 @@
+import shutil
+import struct
+import sys
+
+import pytest
+
+from byol_jax.data.sources import record_files, tfds
+from tests.helpers import tiny_run
+from tests.helpers.made import opened, refused
+
+FORMATS = ('tfrecord', 'array_record')
+
+
+def read_with_tfds(builder, split, file_format):
+  """What TFDS itself reads from a prepared set, in its order."""
+  import tensorflow_datasets
+
+  decoders = {'image': tensorflow_datasets.decode.SkipDecoding()}
+  if file_format == 'tfrecord':
+    found = builder.as_dataset(split=split, decoders=decoders)
+    found = found.as_numpy_iterator()
+  else:
+    pytest.importorskip('array_record')
+    found = builder.as_data_source(split=split, decoders=decoders)
+  return [(e['image'], int(e['label']), e['file_name'].decode()) for e in found]
+
+
+@pytest.mark.parametrize('file_format', FORMATS)
+@pytest.mark.parametrize('split', ['train', 'validation'])
+def test_records_are_those_that_tfds_reads(prepared, file_format, split):
+  builder, folder = prepared[file_format]
+  source = opened(folder, 'train' if split == 'train' else 'test')
+  found = [(*source.read(i), source.file_name(i)) for i in range(len(source))]
+  assert found == read_with_tfds(builder, split, file_format)
+  assert source.class_names == ('a', 'b', 'c') and source.num_classes == 3
+  for index in range(len(source)):
+    source.verify(index)
+  with pytest.raises(IndexError):
+    source.read(len(source))
+
+
+def test_reading_records_does_not_import_tensorflow(prepared):
+  code = """
+import sys
+from tests.helpers.made import lookup, STANDARD
+for folder in sys.argv[1:]:
+  source = lookup.open_source(folder, 'train', **STANDARD)
+  assert source.read(3)[0] and source.file_name(3)
+loaded = [f'tensorflow{end}' in sys.modules for end in ('', '_datasets')]
+print('found', *loaded)
+"""
+  folders = [str(prepared[file_format][1]) for file_format in FORMATS]
+  output = tiny_run.finish(tiny_run.start_python('-c', code, *folders))
+  assert 'found False True' in output
+
+
+@pytest.fixture(params=FORMATS)
+def copy(request, prepared, tmp_path):
+  """A copy of a prepared set, and its file of 'train'."""
+  if request.param == 'array_record':
+    pytest.importorskip('array_record')
+  folder = tmp_path / 'copy'
+  shutil.copytree(prepared[request.param][1], folder)
+  (file,) = folder.glob('*-train.*')
+  return folder, file
+
+
+@pytest.mark.parametrize('left', [0, 1, -500, -10, -1])
+def test_a_truncated_file_is_refused(copy, left):
+  folder, file = copy
+  file.write_bytes(file.read_bytes()[:left])
+  text = refused(folder)
+  assert str(file) in text and 'copy or prepare it again' in text
+  assert 'of 30 records' in text or 'expects 30;' in text
+
+
+def test_a_file_of_another_count_and_a_missing_one_are_refused(copy):
+  folder, file = copy
+  (other,) = folder.glob('*-validation.*')
+  shutil.copy(other, file)
+  text = refused(folder)
+  assert f'{file}: 10 records found' in text and 'expects 30' in text
+  file.unlink()
+  assert f'{file}: missing' in refused(folder)
+  info = folder / 'dataset_info.json'
+  info.write_text(info.read_text().replace('"validation"', '"extra"'))
+  assert 'test or validation' in refused(folder, 'test')
+  info.write_text('{')
+  assert f'{folder}: not a readable' in refused(folder)
+
+
+@pytest.mark.parametrize('copy', ['tfrecord'], indirect=True)
+@pytest.mark.parametrize('part', ['header', 'payload', 'checksum'])
+def test_a_changed_record_is_found_by_its_checksums(copy, part):
+  folder, file = copy
+  before = opened(folder)
+  data = bytearray(file.read_bytes())
+  (length,) = struct.unpack('<Q', data[:8])
+  data[{'header': 8, 'payload': 20, 'checksum': 12 + length}[part]] ^= 1
+  file.write_bytes(data)
+  after = opened(folder)
+  changes = after.fingerprint != before.fingerprint
+  assert changes == (part == 'checksum')  # goes with other content
+  with pytest.raises(Exception, match='copy or prepare it again') as info:
+    after.verify(0)
+  assert ('length' if part == 'header' else 'content') in str(info.value)
+  after.verify(1)
+
+
+def test_a_package_that_is_missing_is_named(prepared, monkeypatch):
+  record_files._open_reader.cache_clear()
+  monkeypatch.setitem(sys.modules, 'array_record.python', None)
+  assert 'pip install array_record' in refused(prepared['array_record'][1])
+
+
+def test_a_prepared_directory_is_described_without_its_files(copy):
+  folder, file = copy
+  file.unlink()
+  found = tfds.PreparedDataset(folder)
+  assert (found.name, found.split_names) == ('toy', ('train', 'validation'))
+  assert (found.image_key, found.label_key) == ('image', 'label')
