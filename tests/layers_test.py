@@ -82,7 +82,7 @@ MAX_FILE, MAX_FUNCTION, MAX_ROOT = 400, 60, 20
 TRANSITION = {
   *('api', 'data.loading.cache', 'encode'),
   *('data.preparation.check', 'data.preparation.write', 'experiment'),
-  *('distributed.processes', 'parallel'),
+  'parallel',
   *('data.loading.preprocess', 'evals.knn', 'evals.linear', 'training.loop'),
   *('training.multi_step', 'training.train', 'convert.stand_ins'),
   *('cli.arguments', 'networks'),

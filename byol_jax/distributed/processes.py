@@ -1,14 +1,10 @@
-"""The processes of one job: finding them, a roll call, and agreeing.
+"""Joins the processes of a job, and keeps them in agreement afterwards.
 
-Every process runs the same program. Before JAX joins them (which ends a
-process without a word where another one is missing or unlike it) each reports
-to process 0 what it is, over the coordinator's own port; process 0 answers
-all of them with a verdict. After that, what one process cannot do, none does.
+All processes run the same program. They are compared before JAX joins them
+(see `rendezvous`); after that an error of one process is raised on all.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-import dataclasses
-import functools
+from collections.abc import Callable, Mapping
 import json
 import socket
 from typing import Any, TypeVar
@@ -20,72 +16,73 @@ from byol_jax.distributed import rendezvous
 
 T = TypeVar('T')
 
-# --distributed -> JAX's name of the way to find the other processes.
-DETECTED = {
+# --distributed -> JAX's name of the method that finds the other processes.
+CLUSTERS = {
   'auto': None,
   'gce': 'gcetpu',
   'gke': 'gketpu',
   'slurm': 'slurm',
 }
-# A data set may be read into memory first; who dies meanwhile is noticed by
-# its heartbeat, not by this.
-_PATIENCE_MS = 24 * 3600_000
+# Another process may first read a data set into memory; JAX's heartbeat, not
+# this timeout, notices a process that has died.
+_GATHER_TIMEOUT_MS = 24 * 3600_000
 
 
-@dataclasses.dataclass(frozen=True)
-class ProcessAddress:
-  """One process of a job."""
-
-  address: str  # of process 0, HOST:PORT
-  count: int
-  index: int
-  local_device_ids: Sequence[int] | None = None
-
-
-def find(distributed: str, seconds: float) -> ProcessAddress | None:
-  """Where this process stands in its job; None for a job of one.
+def find_address(
+  distributed: str, seconds: float
+) -> rendezvous.ProcessAddress | None:
+  """Returns the address of this process in its job; None if it is alone.
 
   Args:
     distributed: 'none'; 'gce' (Cloud TPU's metadata), 'gke', 'slurm', or
-      'auto' for the first of them that is there; or 'HOST:PORT,PROCESSES,
+      'auto' for the first of them that is present; or 'HOST:PORT,PROCESSES,
       INDEX'.
-    seconds: how long a cluster's name server may take.
+    seconds: timeout of a cluster's name server.
 
   Raises:
     ConfigError: another form, or no such cluster here.
   """
   if distributed == 'none':
     return None
-  if distributed in DETECTED:
-    from jax._src import clusters
-
-    reason = ''
-    try:
-      found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-        None, None, None, None, DETECTED[distributed], int(seconds)
-      )
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
-      found = (None, None, None, None)
-      reason = f' ({errors.first_line(error)})'
-    address, count, index, devices = found
-    if address is None or count is None or index is None:
-      raise errors.ConfigError(
-        f'--distributed={distributed}: no cluster found here{reason}; give'
-        " 'none' or 'HOST:PORT,PROCESSES,INDEX'"
-      )
-    return ProcessAddress(address, count, index, devices)
+  if distributed in CLUSTERS:
+    return _detect_address(distributed, seconds)
   try:
-    where, processes, number = distributed.split(',')
-    host, port = where.rsplit(':', 1)
-    place = ProcessAddress(f'{host}:{int(port)}', int(processes), int(number))
-    if not 0 <= place.index < place.count:
+    coordinator, count, index = distributed.split(',')
+    host, port = coordinator.rsplit(':', 1)
+    process = rendezvous.ProcessAddress(
+      f'{host}:{int(port)}', int(count), int(index)
+    )
+    if not 0 <= process.index < process.count:
       raise ValueError
   except ValueError:
     raise errors.ConfigError(
-      f"--distributed: expected 'none', {sorted(DETECTED)} or 'HOST:PORT,"
+      f"--distributed: expected 'none', {sorted(CLUSTERS)} or 'HOST:PORT,"
       f"PROCESSES,INDEX' with 0 <= INDEX < PROCESSES, found {distributed!r}"
     ) from None
-  return place
+  return process
+
+
+def _detect_address(name: str, seconds: float) -> rendezvous.ProcessAddress:
+  # jax.distributed.initialize detects the same, but joins the processes at
+  # once; there is no public call that only detects. Tried with jax 0.10.2.
+  from jax._src import clusters
+
+  reason = ''
+  address, count, index, local_device_ids = None, None, None, None
+  try:
+    address, count, index, local_device_ids = (
+      clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        None, None, None, None, CLUSTERS[name], int(seconds)
+      )
+    )
+  except (RuntimeError, ValueError, KeyError, OSError) as error:
+    reason = f' ({errors.first_line(error)})'
+  if address is None or count is None or index is None:
+    raise errors.ConfigError(
+      f'--distributed={name}: no cluster found here{reason}; give'
+      " 'none' or 'HOST:PORT,PROCESSES,INDEX'"
+    )
+  return rendezvous.ProcessAddress(address, count, index, local_device_ids)
 
 
 def join_job(
@@ -95,92 +92,88 @@ def join_job(
   startup_seconds: float = 300,
   heartbeat_seconds: int = 100,
 ) -> tuple[T, str]:
-  """Joins the processes of one job. Call before anything touches a device.
+  """Joins the processes of one job. Call before anything uses a device.
 
   Args:
-    distributed: see `find`.
-    load: what this process runs, and facts that must be the same on all:
-      (result, {what: value}).
-    startup_seconds: for all processes to report.
-    heartbeat_seconds: after so long without a sign of life a process counts
-      as dead, and JAX ends all the others.
+    distributed: see `find_address`.
+    load: returns what this process runs, and facts that must be the same on
+      all processes, {what: value}.
+    startup_seconds: timeout for all processes to report.
+    heartbeat_seconds: a process without a heartbeat for this long counts as
+      dead, and JAX ends all the others.
 
   Returns:
-    What `load` returned first, and a line that says who takes part.
+    What `load` returned first, and a line that describes the job.
 
   Raises:
-    ConfigError: the processes are not alike; or `find`'s.
-    CheckFailed: one is missing, or has another number of devices.
-    UserError: what `load` raised on any of them.
+    ConfigError: the processes differ; or see `find_address`.
+    CheckFailed: a process is missing, or has another number of devices.
+    UserError: what `load` raised on any process.
   """
-  place = find(distributed, startup_seconds)
-  if place is None:
-    return load()[0], f'1 process, {_devices()}'
-  result = rendezvous.hold(place, load, startup_seconds)
+  process = find_address(distributed, startup_seconds)
+  if process is None:
+    return load()[0], f'1 process, {_describe_devices()}'
+  result = rendezvous.exchange_reports(process, load, startup_seconds)
   jax.distributed.initialize(
-    place.address,
-    place.count,
-    place.index,
-    local_device_ids=place.local_device_ids,
+    process.address,
+    process.count,
+    process.index,
+    local_device_ids=process.local_device_ids,
     cluster_detection_method='deactivate',
     initialization_timeout=max(1, int(startup_seconds)),
     heartbeat_timeout_seconds=heartbeat_seconds,
   )
-  names = gather('host', socket.gethostname())
-  counts = gather('devices', str(jax.local_device_count()))
+  hosts = gather_strings('host', socket.gethostname())
+  counts = gather_strings('devices', str(jax.local_device_count()))
   if len(set(counts)) > 1:
     listed = ', '.join(
-      f'process {i} ({name}) has {count}'
-      for i, (name, count) in enumerate(zip(names, counts, strict=True))
+      f'process {i} ({host}) has {count}'
+      for i, (host, count) in enumerate(zip(hosts, counts, strict=True))
     )
     raise mark_collective(
       errors.CheckFailed(
         f'the processes differ in their number of devices: {listed}; pmap needs'
-        ' the same everywhere'
+        ' the same number on all of them'
       )
     )
   return result, (
-    f'{place.count} processes, {_devices()}; the same configuration, code and'
-    f' versions on {", ".join(dict.fromkeys(names))}'
+    f'{process.count} processes, {_describe_devices()}; the same configuration,'
+    f' code and versions on {", ".join(dict.fromkeys(hosts))}'
   )
 
 
-def _devices() -> str:
-  kind = jax.devices()[0].device_kind
-  return f'{jax.device_count()} devices ({kind})'
-
-
-def gather(name: str, value: str) -> list[str]:
-  """The values of all processes, by index; `name` is used only once."""
+def gather_strings(name: str, value: str) -> list[str]:
+  """Returns the values of all processes by index; `name` is used once only."""
   if jax.process_count() == 1:
     return [value]
-  client = _client()
+  client = _key_value_client()
   client.key_value_set(f'byol_jax/{name}/{jax.process_index()}', value)
   return [
-    client.blocking_key_value_get(f'byol_jax/{name}/{i}', _PATIENCE_MS)
+    client.blocking_key_value_get(f'byol_jax/{name}/{i}', _GATHER_TIMEOUT_MS)
     for i in range(jax.process_count())
   ]
 
 
 def broadcast_json(name: str, value: Any) -> Any:
-  """Process 0's value, which JSON can carry; `name` is used only once."""
+  """Returns process 0's value, made of JSON types; `name` is used once only."""
   if jax.process_count() == 1:
     return value
-  client, key = _client(), f'byol_jax/{name}'
+  client, key = _key_value_client(), f'byol_jax/{name}'
   if jax.process_index() == 0:
     client.key_value_set(key, json.dumps(value))
-  return json.loads(client.blocking_key_value_get(key, _PATIENCE_MS))
+  return json.loads(client.blocking_key_value_get(key, _GATHER_TIMEOUT_MS))
 
 
 def raise_on_all(name: str, work: Callable[[], T]) -> T:
-  """`work`, whose error on one process is raised on all of them.
+  """Returns what `work` does; raises the error of one process on all of them.
 
   Args:
-    name: of the work, once in a job.
-    work: differs between processes, if at all, in whether it fails.
+    name: of the work, used once only.
+    work: takes part in nothing that other processes wait for.
 
   Raises:
-    UserError: the first process's; elsewhere its text with that process named.
+    UserError: this process's own, else the first other one's, with its process
+      named.
   """
   error = None
   try:
@@ -189,43 +182,45 @@ def raise_on_all(name: str, work: Callable[[], T]) -> T:
     if jax.process_count() == 1:
       raise
     error = caught
-  report = rendezvous.describe(error, socket.gethostname())
-  for index, text in enumerate(gather(name, json.dumps(report))):
-    found = rendezvous.revive(json.loads(text), index)
+  report = json.dumps(rendezvous.make_report(error))
+  for index, text in enumerate(gather_strings(name, report)):
+    found = rendezvous.read_error(json.loads(text), index)
     if found is not None:
       raise mark_collective(error or found)
   return result
 
 
 def require_agreement(name: str, facts: Mapping[str, str]) -> None:
-  """Refuses, on all processes, facts that are not the same on all of them.
+  """Raises, on all processes, if facts are not the same on all of them.
 
   Args:
-    name: of this occasion, once in a job.
+    name: of this comparison, used once only.
     facts: {what: value}.
 
   Raises:
     ConfigError: names the first fact, both values and both hosts.
   """
-  report = {
-    'facts': dict(facts),
-    **rendezvous.describe(None, socket.gethostname()),
-  }
-  texts = gather(name, json.dumps(report))
-  found = rendezvous.differences(dict(enumerate(map(json.loads, texts))))
-  if found is not None:
-    raise mark_collective(found)
+  report = rendezvous.make_report(None) | {'facts': dict(facts)}
+  texts = gather_strings(name, json.dumps(report))
+  error = rendezvous.find_difference(dict(enumerate(map(json.loads, texts))))
+  if error is not None:
+    raise mark_collective(error)
 
 
 def mark_collective(error: errors.UserError) -> errors.UserError:
-  """Says of an error that every process raises it at this point."""
+  """Marks an error as one that every process raises at this point."""
   error.is_everywhere = True
   return error
 
 
-@functools.cache
-def _client() -> Any:
-  # JAX has no public name for the store that all its processes share.
+def _describe_devices() -> str:
+  kind = jax.devices()[0].device_kind
+  return f'{jax.device_count()} devices ({kind})'
+
+
+def _key_value_client() -> Any:
+  # The store that all processes of a job share; JAX has no public name for it.
+  # Tried with jax 0.10.2.
   from jax._src import distributed
 
   return distributed.global_state.client

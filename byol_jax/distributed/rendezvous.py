@@ -1,59 +1,60 @@
-"""Before a job: all processes report to process 0, which compares them.
+"""Compares all processes of a job before JAX joins them.
 
-One JSON line each way over TCP. Process 0 listens on the coordinator's port,
-which JAX takes over afterwards.
+JAX aborts where a process is missing, without naming it, and does not notice
+one that runs something else. So each process first reports what it runs to
+process 0, which answers all of them with the same result: one JSON line each
+way over TCP, on the coordinator's port, which JAX takes over afterwards.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
+import dataclasses
 import json
 import socket
 import time
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from byol_jax import errors
 
 T = TypeVar('T')
 Report = dict[str, Any]
 
-_LONGEST = 1 << 20  # bytes of a report
-_RETRY = 0.2  # seconds
-_LAST_CALL = 10.0
-_STRANGERS = 64  # who may wait to be heard beside the processes
+_MAX_REPORT_BYTES = 1 << 20
+_RETRY_SECONDS = 0.2
+_READ_SECONDS = 5.0  # for one report, once its process has connected
+# After a failure: for processes that are about to report, to answer them too.
+_LAST_REPORTS_SECONDS = 10.0
+# Connections that are not from our processes and may wait beside them.
+_EXTRA_BACKLOG = 64
 
 
-class Place(Protocol):
-  """One process of a job; see `hosts.Place`."""
+@dataclasses.dataclass(frozen=True)
+class ProcessAddress:
+  """One process of a job, and where process 0 is."""
 
-  @property
-  def address(self) -> str:
-    """HOST:PORT of process 0."""
-
-  @property
-  def count(self) -> int:
-    """Processes."""
-
-  @property
-  def index(self) -> int:
-    """Of this process."""
+  address: str  # of process 0, HOST:PORT
+  count: int
+  index: int
+  local_device_ids: Sequence[int] | None = None
 
 
-def hold(
-  place: Place,
+def exchange_reports(
+  process: ProcessAddress,
   load: Callable[[], tuple[T, Mapping[str, str]]],
   seconds: float,
 ) -> T:
-  """Loads, reports, and returns once all processes are there and alike.
+  """Returns what `load` does, once all processes have loaded the same.
 
   Args:
-    place: of this process.
-    load: (what this process runs, facts that must be the same on all).
-    seconds: for all to report. A difference is known as soon as the last one
-      did.
+    process: this one.
+    load: returns what this process runs, and facts that must be the same on
+      all processes, {what: value}.
+    seconds: timeout for all processes to report. A difference is reported
+      before that.
 
   Raises:
-    CheckFailed: processes are missing, which are named.
-    ConfigError: two differ: names the fact, both values and both hosts.
+    CheckFailed: processes are missing; names them.
+    ConfigError: two processes differ; names the fact, both values and hosts.
     UserError: what `load` raised here or elsewhere.
   """
   deadline = time.monotonic() + seconds
@@ -63,30 +64,27 @@ def hold(
     facts = dict(found)
   except errors.UserError as caught:
     error = caught
-  report = {
-    'index': place.index,
-    'facts': facts,
-    **describe(error, socket.gethostname()),
-  }
-  if place.index == 0:
-    verdict = _preside(place, report, deadline, seconds)
-  else:
-    verdict = _attend(place, report, deadline, seconds)
-  refusal = revive(verdict, None)
-  if error is not None or refusal is not None:
-    raise error or refusal  # type: ignore[misc]
+  report = make_report(error) | {'index': process.index, 'facts': facts}
+  exchange = _run_coordinator if process.index == 0 else _report_to_coordinator
+  answer = exchange(process, report, deadline, seconds)
+  error = error or read_error(answer)
+  if error is not None:
+    raise error
   return result  # type: ignore[return-value]
 
 
-def describe(error: errors.UserError | None, host: str) -> Report:
-  """An error, or none, as JSON has it."""
+def make_report(error: errors.UserError | None) -> Report:
+  """Returns this host's name and an error, if any, as JSON values."""
+  host = socket.gethostname()
   if error is None:
     return {'host': host, 'error': None}
   return {'host': host, 'error': str(error), 'code': error.exit_code}
 
 
-def revive(report: Report, index: int | None) -> errors.UserError | None:
-  """The error of a report, with its process named unless `index` is None."""
+def read_error(
+  report: Report, index: int | None = None
+) -> errors.UserError | None:
+  """Returns the error of a report; names its process if `index` is given."""
   if report['error'] is None:
     return None
   kinds = {kind.exit_code: kind for kind in errors.UserError.__subclasses__()}
@@ -94,119 +92,123 @@ def revive(report: Report, index: int | None) -> errors.UserError | None:
   return kinds[report['code']](where + report['error'])
 
 
-def differences(reports: Mapping[int, Report]) -> errors.UserError | None:
-  """What is wrong between those who reported; None if nothing is."""
-  for index, report in sorted(reports.items()):
-    found = revive(report, index)
-    if found is not None:
-      return found
+def find_difference(reports: Mapping[int, Report]) -> errors.UserError | None:
+  """Returns the first error of the processes, or the first fact that differs.
+
+  Args:
+    reports: by process; that of process 0 is present.
+  """
   first = reports[0]
   for index, report in sorted(reports.items()):
+    error = read_error(report, index)
+    if error is not None:
+      return error
+  for index, report in sorted(reports.items()):
     for key in first['facts'] | report['facts']:
-      here, there = first['facts'].get(key), report['facts'].get(key)
-      if here != there:
+      expected, found = first['facts'].get(key), report['facts'].get(key)
+      if expected != found:
         return errors.ConfigError(
-          f'the processes differ: {key} is {here} on process 0'
-          f' ({first["host"]}) and {there} on process {index}'
+          f'the processes differ: {key} is {expected} on process 0'
+          f' ({first["host"]}) and {found} on process {index}'
           f' ({report["host"]}); start the same command, code and packages'
           ' on all of them'
         )
   return None
 
 
-def absence(
+def _find_missing(
   reports: Mapping[int, Report], count: int, seconds: float
 ) -> errors.UserError | None:
-  """Who is missing; None if nobody is."""
   missing = [str(index) for index in range(count) if index not in reports]
   if not missing:
     return None
   present = ', '.join(f'{i} ({r["host"]})' for i, r in sorted(reports.items()))
   return errors.CheckFailed(
     f'after {seconds:g} s {len(missing)} of {count} processes have not'
-    f' reported: process {", ".join(missing)}; here are {present}'
+    f' reported: process {", ".join(missing)}; present are {present}'
   )
 
 
-def _preside(
-  place: Place, report: Report, deadline: float, seconds: float
+def _run_coordinator(
+  process: ProcessAddress, report: Report, deadline: float, seconds: float
 ) -> Report:
-  """Process 0: hears all, answers all."""
-  reports, error = {0: report}, revive(report, 0)
+  """Receives the reports of all processes and answers each of them."""
+  reports, error = {0: report}, read_error(report, 0)
   with contextlib.ExitStack() as stack:
-    listener = stack.enter_context(_listen(place, deadline))
-    waiting = []
-    while len(reports) < place.count:
-      if error is not None:  # Whoever is about to report is to hear it too.
-        deadline = min(deadline, time.monotonic() + _LAST_CALL)
+    listener = stack.enter_context(_listen(process, deadline))
+    connections = []
+    while len(reports) < process.count:
+      if error is not None:
+        deadline = min(deadline, time.monotonic() + _LAST_REPORTS_SECONDS)
       listener.settimeout(max(0.01, deadline - time.monotonic()))
       try:
-        line = stack.enter_context(listener.accept()[0])
-        line.settimeout(5)
-        heard = _hear(line)
-        reports[int(heard['index'])] = heard
-        waiting.append(line)
+        connection = stack.enter_context(listener.accept()[0])
+        connection.settimeout(_READ_SECONDS)
+        received = _receive_json(connection)
+        reports[int(received['index'])] = received
+        connections.append(connection)
       except TimeoutError:
         if time.monotonic() >= deadline:
           break
       except (OSError, ValueError, KeyError, TypeError):
-        continue  # a stranger at the port
-      error = error or differences(reports)
-    error = error or absence(reports, place.count, seconds)
-    verdict = describe(error, report['host'])
-    for line in waiting:
+        continue  # not one of our processes
+      error = error or find_difference(reports)
+    error = error or _find_missing(reports, process.count, seconds)
+    answer = make_report(error)
+    for connection in connections:
       with contextlib.suppress(OSError):
-        _say(line, verdict)
-  return verdict
+        _send_json(connection, answer)
+  return answer
 
 
-def _attend(
-  place: Place, report: Report, deadline: float, seconds: float
+def _report_to_coordinator(
+  process: ProcessAddress, report: Report, deadline: float, seconds: float
 ) -> Report:
-  """The others: report, and wait for the verdict."""
-  host, port = place.address.rsplit(':', 1)
+  """Sends this process's report and returns the answer to all processes."""
+  host, port = process.address.rsplit(':', 1)
   while time.monotonic() < deadline:
     try:
-      with socket.create_connection((host, int(port)), timeout=2) as line:
-        _say(line, report)
+      with socket.create_connection((host, int(port)), timeout=2) as connection:
+        _send_json(connection, report)
         # Process 0 waits for the others until its own deadline.
-        line.settimeout(seconds + 5)
-        return _hear(line)
+        connection.settimeout(seconds + 5)
+        return _receive_json(connection)
     except (OSError, ValueError):
-      time.sleep(_RETRY)
+      time.sleep(_RETRY_SECONDS)
   raise errors.CheckFailed(
-    f'process {place.index} ({report["host"]}): process 0 did not answer at'
-    f' {place.address} within {seconds:g} s; is it running, and its port open?'
+    f'process {process.index} ({report["host"]}): process 0 did not answer at'
+    f' {process.address} within {seconds:g} s; check that it runs and that its'
+    ' port is open'
   )
 
 
-def _listen(place: Place, deadline: float) -> socket.socket:
-  port = int(place.address.rsplit(':', 1)[1])
+def _listen(process: ProcessAddress, deadline: float) -> socket.socket:
+  port = int(process.address.rsplit(':', 1)[1])
   while True:
     try:
-      # Of both address families, like JAX's own service.
+      # For both address families, as JAX's own service.
       return socket.create_server(
         ('', port),
         family=socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET,
         dualstack_ipv6=socket.has_dualstack_ipv6(),
-        backlog=place.count + _STRANGERS,
+        backlog=process.count + _EXTRA_BACKLOG,
       )
     except OSError as error:
       if time.monotonic() > deadline:
         raise errors.CheckFailed(
-          f'process 0 cannot listen at {place.address}: {error.strerror}; give'
-          ' a free port'
+          f'process 0 cannot listen at {process.address}: {error.strerror};'
+          ' give a free port'
         ) from error
-      time.sleep(_RETRY)
+      time.sleep(_RETRY_SECONDS)
 
 
-def _say(line: socket.socket, report: Report) -> None:
-  line.sendall(json.dumps(report).encode() + b'\n')
+def _send_json(connection: socket.socket, report: Report) -> None:
+  connection.sendall(json.dumps(report).encode() + b'\n')
 
 
-def _hear(line: socket.socket) -> Report:
-  with line.makefile('rb') as stream:
-    text = stream.readline(_LONGEST)
+def _receive_json(connection: socket.socket) -> Report:
+  with connection.makefile('rb') as stream:
+    text = stream.readline(_MAX_REPORT_BYTES)
   report = json.loads(text)
   if not isinstance(report, dict) or 'host' not in report:
     raise ValueError('not a report')

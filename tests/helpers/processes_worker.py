@@ -1,6 +1,7 @@
-"""One process that joins a job, as `hosts_test` starts it.
+"""One process of a job, as `distributed/processes_test.py` starts it.
 
-python hosts_worker.py DISTRIBUTED FACT=VALUE [fail] [startup=SECONDS]
+python processes_worker.py join DISTRIBUTED [fail]
+python processes_worker.py find DISTRIBUTED ...
 """
 
 import os
@@ -17,27 +18,22 @@ from byol_jax import errors
 from byol_jax.distributed import placement, processes
 
 
-def main(distributed, fact, *options):
-  key, value = fact.split('=')
-  startup = next((o for o in options if o.startswith('startup=')), 'startup=60')
+def find(*ways):
+  for way in ways:
+    print(way, processes.find_address(way, 10))
+
+
+def join(distributed, fail=None):
   _, described = processes.join_job(
     distributed,
-    lambda: (None, {key: value}),
-    startup_seconds=float(startup.partition('=')[2]),
+    lambda: (None, {'a': '1'}),
+    startup_seconds=60,
     heartbeat_seconds=10,
   )
   print(described)
   index = jax.process_index()
-
-  def work():
-    if 'fail' in options:
-      raise errors.DataError('no data here')
-
-  processes.raise_on_all('work', work)
-  gathered = processes.gather('index', str(index))
-  print(
-    f'gathered {gathered}; first says {processes.broadcast_json("x", index)}'
-  )
+  gathered = processes.gather_strings('index', str(index))
+  print(f'gathered {gathered}; first {processes.broadcast_json("x", index)}')
   odd = np.array([-0.0, 1.5, 0], np.float32)
   odd.view(np.uint32)[2] = 0x7FC01234
   tree = {
@@ -51,10 +47,17 @@ def main(distributed, fact, *options):
     assert np.asarray(found[name]).tobytes() == x.tobytes(), name
   print('the same bits')
 
+  def work():
+    if fail:
+      raise errors.DataError('no data here')
+
+  processes.require_agreement('alike', {'b': '2'})
+  processes.raise_on_all('work', work)
+
 
 if __name__ == '__main__':
   try:
-    main(*sys.argv[1:])
+    {'find': find, 'join': join}[sys.argv[1]](*sys.argv[2:])
   except errors.UserError as error:
-    print(f'byol_jax: {error}')
+    print(f'byol_jax: {error}; everywhere: {error.is_everywhere}')
     sys.exit(error.exit_code)
