@@ -48,7 +48,10 @@ def resized(
   view = views.random_crop(crop_range_of(config), 8)
   windows = np.array(
     [
-      [view.place(*decode.header(image)[1:], n).window for n in numbers]
+      [
+        view.resample_window(*decode.header(image)[1:], n).window
+        for n in numbers
+      ]
       for image, numbers in zip(images, drawn)
     ],
     np.int32,

@@ -159,8 +159,10 @@ def _rate(results: Iterator[Any], images_each: int) -> float:
 def _drawn(config: Any, count: int) -> np.ndarray:
   """What is drawn for two views of each image, float64 [N, 2, 4]."""
   ids = np.arange(count)
-  uniforms = crops.uniform(0, crops.PRETRAIN_STREAM, np.zeros_like(ids), ids, 2)
-  return crops.draw(uniforms, [bench_graphs.crop_range_of(config)] * 2)
+  uniforms = crops.draw_uniform(
+    0, crops.PRETRAIN_STREAM, np.zeros_like(ids), ids, 2
+  )
+  return crops.draw_crops(uniforms, [bench_graphs.crop_range_of(config)] * 2)
 
 
 def _batches(
@@ -198,5 +200,7 @@ def _interpolated(config: Any, held: Held, drawn: np.ndarray) -> float:
     image, _ = held.read(index)
     height, width, _ = image.shape
     for i in range(2):
-      resize.resample(image, view.place(height, width, numbers[i]), out)
+      resize.resample(
+        image, view.resample_window(height, width, numbers[i]), out
+      )
   return len(drawn) / (time.perf_counter() - began)

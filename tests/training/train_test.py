@@ -512,7 +512,7 @@ def test_a_stopped_resident_run_resumes_bit_for_bit(
 
 
 def test_a_skipped_step_within_a_call_is_named(tmp_path, capsys):
-  ids, _ = order.ids_at(0, np.arange(32), 32)
+  ids, _ = order.example_ids(0, np.arange(32), 32)
   poisoned = int(ids[22])  # in the batch of step 2, once in an epoch
   resident_run(tmp_path, poisoned=poisoned)
   assert 'warning: steps 2 were not finite' in capsys.readouterr().out

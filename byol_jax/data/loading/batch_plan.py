@@ -46,7 +46,7 @@ class Job(NamedTuple):
     """(y, x, height, width) of each view in an image, int32 [V, 4]."""
     height, width = (int(side) for side in sides)
     places = [
-      view.place(height, width, numbers)
+      view.resample_window(height, width, numbers)
       for view, numbers in zip(self.views.values(), drawn)
     ]
     return np.array([place.window for place in places], np.int32)
@@ -71,11 +71,11 @@ class Job(NamedTuple):
       if sides is None:
         image = images[0]
         height, width, _ = image.shape
-        place = view.place(height, width, drawn[i])
+        place = view.resample_window(height, width, drawn[i])
       else:
         image = images[i]
         height, width, _ = image.shape
-        place = view.place(int(sides[0]), int(sides[1]), drawn[i])
+        place = view.resample_window(int(sides[0]), int(sides[1]), drawn[i])
         place = place._replace(window=(0, 0, height, width))
       resize.resample(image, place, row[name])
 

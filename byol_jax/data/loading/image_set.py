@@ -31,7 +31,7 @@ class ImageSet:
       without TensorFlow.
     image_size: of every picture, pixels.
     crop_ranges: of each view's random crop; None is the evaluation crop.
-    eval_crop: 'resize', 'crop' or 'whole', see `resize.evaluation`.
+    eval_crop: 'resize', 'crop' or 'whole', see `resize.evaluation_window`.
     transfer: 'float32', exact, in [0, 1]; 'uint8', rounded, 0 to 255.
     max_bad_share: see `assemble.Failures`.
     seed: of order and crops.
@@ -121,13 +121,13 @@ class ImageSet:
     view = self._views[0]
 
     def draw(ids: np.ndarray, epochs: np.ndarray) -> np.ndarray:
-      uniforms = crops.uniform(
+      uniforms = crops.draw_uniform(
         self._seed, crops.SUPERVISED_STREAM, epochs, ids, 2
       )
-      numbers = crops.draw(uniforms[:, :1], [view.crop_range])
+      numbers = crops.draw_crops(uniforms[:, :1], [view.crop_range])
       return np.concatenate([numbers, uniforms[:, 1:, :1]], axis=-1)
 
-    named = {'images': views.flipped(view)}
+    named = {'images': views.random_flip(view)}
     steps = range(start_step, start_step + num_steps)
     return self._training(named, draw, batch_size, steps)
 
@@ -140,7 +140,7 @@ class ImageSet:
     """
 
     def wanted(step: int) -> np.ndarray:
-      positions = order.positions_of(step, batch_size, *self._process)
+      positions = order.batch_positions(step, batch_size, *self._process)
       return positions[positions < self.num_examples]
 
     job = self._job(
@@ -177,10 +177,10 @@ class ImageSet:
   def drawn_pair(self, ids: np.ndarray, epochs: np.ndarray) -> np.ndarray:
     """What is drawn for the views of pretraining, float64 [N, V, 4]."""
     count = len(self._views)
-    uniforms = crops.uniform(
+    uniforms = crops.draw_uniform(
       self._seed, crops.PRETRAIN_STREAM, epochs, ids, count
     )
-    return crops.draw(uniforms, [view.crop_range for view in self._views])
+    return crops.draw_crops(uniforms, [view.crop_range for view in self._views])
 
   def _training(
     self,
@@ -193,8 +193,10 @@ class ImageSet:
       named,
       batch_size,
       steps,
-      wanted=lambda step: order.positions_of(step, batch_size, *self._process),
-      ids=lambda at: order.ids_at(self._seed, at, self.num_examples),
+      wanted=lambda step: order.batch_positions(
+        step, batch_size, *self._process
+      ),
+      ids=lambda at: order.example_ids(self._seed, at, self.num_examples),
       draw=draw,
     )
 
@@ -222,7 +224,9 @@ class ImageSet:
     canvas = batch_buffer.Canvas(
       dict.fromkeys(named, (shape, self._dtype)),
       local,
-      lambda position: order.place_of(position, batch_size, *self._process),
+      lambda position: order.locate_position(
+        position, batch_size, *self._process
+      ),
     )
     return batch_plan.Job(steps, local, views=named, canvas=canvas, **functions)
 
@@ -248,7 +252,9 @@ class ImageSet:
 
   def local_batch(self, batch_size: int) -> int:
     """This process's part of a batch; ConfigError if it is uneven."""
-    return order.local_batch(batch_size, self._local_devices, self._process[1])
+    return order.local_batch_size(
+      batch_size, self._local_devices, self._process[1]
+    )
 
   def shaped(self, batch: Batch) -> Batch:
     """[L * P, ...] -> [L, P, ...]."""

@@ -125,11 +125,11 @@ class ImageSet(image_set.ImageSet):
     self.local_batch(batch_size)
 
     def plan(step: int) -> Batch:
-      positions = order.positions_of(step, batch_size, *self._process)
-      ids, epochs = order.ids_at(self._seed, positions, self.num_examples)
+      positions = order.batch_positions(step, batch_size, *self._process)
+      ids, epochs = order.example_ids(self._seed, positions, self.num_examples)
       sides = self.decoded.sizes[ids].astype(np.float64)
       drawn = np.moveaxis(self.drawn_pair(ids, epochs), -1, 0)
-      window = crops.window(sides[:, :1], sides[:, 1:], drawn)
+      window = crops.crop_window(sides[:, :1], sides[:, 1:], drawn)
       windows = np.stack(window, axis=-1).astype(np.int32)
       return self.shaped({'ids': ids.astype(np.int32), 'windows': windows})
 

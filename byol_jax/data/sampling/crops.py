@@ -1,10 +1,10 @@
-"""Random crops without TensorFlow: what is drawn, and which window it means.
+"""Draws random crops with numpy, and computes their windows.
 
 The crop of a view is a function of (seed, stream, epoch, example id, view) by
 a counter-based generator: Philox 4x32-10 (Salmon et al. 2011), keyed as
-`tf.random.stateless_uniform(alg='philox')` keys it, whose numbers these are
-bit for bit. A whole batch is drawn at once in numpy, so the stream on the host
-and the set that lives on the device see the same windows.
+`tf.random.stateless_uniform(alg='philox')` keys it, so the numbers are the same
+bit for bit. A whole batch is drawn at once, so batches from the host and sets
+that are resident on the device have the same windows.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-PRETRAIN_STREAM, SUPERVISED_STREAM = (
-  0,
-  1,
-)  # streams: of the two views, of a supervised crop
-_EPOCH_BITS = 40  # room for an example id below the epoch in a key
+# Of the two views, and of the crop of supervised training.
+PRETRAIN_STREAM, SUPERVISED_STREAM = 0, 1
+_EPOCH_BITS = 40  # bits of a key below the epoch, for the example id
 _ROUNDS = 10
 _FACTORS = np.array([0xD2511F53, 0xCD9E8D57], np.uint64)
 _WEYL = np.array([0x9E3779B9, 0xBB67AE85], np.uint64)
@@ -27,7 +25,7 @@ _HALF = np.uint64(32)
 
 
 class CropRange(NamedTuple):
-  """The nominal range of a crop, (low, high) each; spec 3.2."""
+  """The nominal range of a crop, (low, high) each; method.md 3.2."""
 
   area: Sequence[float]  # share of the image's area
   ratio: Sequence[float]  # width / height
@@ -49,17 +47,17 @@ def _philox(counters: np.ndarray, keys: np.ndarray) -> np.ndarray:
   return np.stack([x0, x1, x2, x3], axis=-1)
 
 
-def uniform(
+def draw_uniform(
   seed: int, stream: int, epochs: np.ndarray, ids: np.ndarray, count: int
 ) -> np.ndarray:
-  """Uniform float64 [N, count, 4] in [0, 1), by nothing but the arguments.
+  """Returns float64 [N, count, 4] in [0, 1), a function of the arguments.
 
   Args:
-    seed: of the run.
-    stream: PRETRAIN_STREAM or SUPERVISED_STREAM, for two uses of one seed.
+    seed: of the run, taken modulo 2^63.
+    stream: PRETRAIN_STREAM or SUPERVISED_STREAM, independent for a seed.
     epochs: int64 [N].
-    ids: of the examples, int64 [N].
-    count: rows, one for each view.
+    ids: of the examples, int64 [N], below 2^40.
+    count: number of views.
   """
   first = np.full(len(ids), (2 * seed + stream) % 2**64, np.uint64)
   second = (epochs.astype(np.uint64) << np.uint64(_EPOCH_BITS)) + ids.astype(
@@ -78,14 +76,17 @@ def uniform(
   return mantissa * 2.0**-52
 
 
-def draw(
+def draw_crops(
   uniforms: np.ndarray, crop_ranges: Sequence[CropRange | None]
 ) -> np.ndarray:
-  """What was drawn, float64 [N, V, 4]: area share, ratio, and the two places.
+  """Scales uniform numbers to crops, float64 [N, V, 4] both.
+
+  The four numbers of a crop are its share of the area (uniform), its ratio
+  width / height (log-uniform), and its offsets down and right in [0, 1).
 
   Args:
     uniforms: [N, V, 4] in [0, 1).
-    crop_ranges: of each view; None leaves its numbers as they are.
+    crop_ranges: of each view; None leaves the numbers unchanged.
   """
   drawn = uniforms.copy()
   for i, crop_range in enumerate(crop_ranges):
@@ -98,15 +99,15 @@ def draw(
   return drawn
 
 
-def window(height: Any, width: Any, drawn: Any) -> tuple:
-  """(y, x, h, w) of a crop, spec 3.2; all float64 and whole.
+def crop_window(height: Any, width: Any, drawn: Any) -> tuple:
+  """Returns (y, x, h, w) of a crop, whole numbers as float64; method.md 3.2.
 
-  The sides are clamped to the image, without rejection; a side of no pixel is
-  made one, where the official code would fail.
+  Sides are clamped to the image, without rejection, and are at least one
+  pixel, where the official code would fail.
 
   Args:
     height, width: of the image, or arrays of them.
-    drawn: the four numbers of `draw`, in an order that indexing takes.
+    drawn: [4, ...], the four numbers of `draw_crops`.
   """
   share, ratio, down, right = drawn[0], drawn[1], drawn[2], drawn[3]
   target = height * width * share

@@ -1,11 +1,11 @@
-"""Parts of images resized on the host, of any size each.
+"""Resizes windows of images on the host, each to its own size.
 
-Keys' bicubic (a = -0.5), half-pixel centres, no antialiasing, its coefficients
-from a table of 1,024 places between two pixels: `tf.image.resize` of the
-official code (spec 3.2), to rounding. That op spends 16 products on each
-number; rows first and columns then are 8, and its crop, division and clip are
-done on the way: a third of the time. Compiled by numba, with the global lock
-released, in IEEE arithmetic without contraction: the same bits on any machine.
+Keys' bicubic (a = -0.5), half-pixel centres, no antialiasing, coefficients from
+a table of 1,024 positions between two pixels: `tf.image.resize` of the official
+code (method.md 3.2), up to rounding. That op computes 16 products for each
+number; rows first and then columns are 8, and crop, division and clip are part
+of the same pass: a third of the time. Numba compiles it without the global
+lock, in IEEE arithmetic without contraction: the same bits on every machine.
 """
 
 from collections.abc import Callable
@@ -18,18 +18,18 @@ import numpy as np
 from byol_jax import errors
 
 _F = np.float32
-_U = np.uint64  # numba asks of a signed index whether it is negative
+_U = np.uint64  # numba tests whether a signed index is negative
 
-METHODS = ('resize', 'crop', 'whole')  # of `evaluation`
-_PLACES = 1024  # of TensorFlow's table
+METHODS = ('resize', 'crop', 'whole')  # of `evaluation_window`
+_TABLE_SIZE = 1024  # of TensorFlow's coefficients
 _ELONGATED = 4  # beyond this ratio of the sides only the middle is resized
 
 
 def to_float(image: np.ndarray) -> np.ndarray:
-  """uint8 [H, W, 3] to float32 in [0, 1]; floats must be there already.
+  """Returns uint8 or float [H, W, 3] as float32 in [0, 1].
 
   Raises:
-    DataError: another shape, dtype or range.
+    DataError: another shape or dtype, or floats that are not in [0, 1].
   """
   image = np.asarray(image)
   if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
@@ -53,7 +53,7 @@ def to_float(image: np.ndarray) -> np.ndarray:
 
 
 def cubic(distance: np.ndarray) -> np.ndarray:
-  """Keys' kernel at distances in [0, 2] pixels."""
+  """Returns Keys' kernel at distances in [0, 2] pixels."""
   x = np.asarray(distance, np.float64)
   near = (1.5 * x - 2.5) * x * x + 1
   far = ((-0.5 * x + 2.5) * x - 4) * x + 2
@@ -61,7 +61,7 @@ def cubic(distance: np.ndarray) -> np.ndarray:
 
 
 def taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray]:
-  """What each new pixel of a line is made of.
+  """Returns the pixels of a line that each new pixel combines.
 
   Args:
     size: pixels of the line.
@@ -69,14 +69,16 @@ def taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray]:
 
   Returns:
     Indices int64 [new_size, 4] in [0, size), and weights float32
-    [new_size, 4]: rows sum to 1, a place beyond the line weighs 0.
+    [new_size, 4]: rows sum to 1; a pixel beyond the line has weight 0.
   """
-  # In float32, as TensorFlow: which place of the table is next may hang on it.
+  # In float32 as in TensorFlow: the nearest entry of the table can depend on
+  # it.
   half = np.float32(0.5)
   scale = np.float32(size) / np.float32(new_size)
-  places = (np.arange(new_size, dtype=np.float32) + half) * scale - half
-  first = np.floor(places).astype(np.int64)
-  part = np.rint((places - np.floor(places)) * np.float32(_PLACES)) / _PLACES
+  centres = (np.arange(new_size, dtype=np.float32) + half) * scale - half
+  first = np.floor(centres).astype(np.int64)
+  part = np.rint((centres - np.floor(centres)) * np.float32(_TABLE_SIZE))
+  part /= _TABLE_SIZE
   offsets = np.arange(-1, 3)
   weights = cubic(np.abs(part[:, None] - offsets))
   indices = first[:, None] + offsets
@@ -86,72 +88,86 @@ def taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _compiled(function: Callable) -> Callable:
-  """Compiled at its first call, and kept for the next process."""
+  """Compiles at the first call, and caches the result on disk."""
   try:
     return numba.njit(nogil=True, cache=True)(function)
-  except RuntimeError:  # no folder that it could be kept in
+  except RuntimeError:  # no folder can hold the cache
     return numba.njit(nogil=True)(function)
 
 
-class Lines(NamedTuple):
-  """What each new line is made of; see `taps`."""
+class Taps(NamedTuple):
+  """Source lines and weights of each new line; see `taps`."""
 
   indices: np.ndarray  # uint64 [n, 4]
   weights: np.ndarray  # float32 [n, 4]
 
-  def part(self, start: int, count: int) -> 'Lines':
-    """The new lines from `start`."""
-    return Lines(*(array[start : start + count] for array in self))
+  def part(self, start: int, count: int) -> 'Taps':
+    """Returns the new lines [start, start + count)."""
+    return Taps(*(array[start : start + count] for array in self))
 
-  def reversed(self) -> 'Lines':
-    """The new lines the other way round: a flip."""
-    return Lines(*(np.ascontiguousarray(array[::-1]) for array in self))
+  def reversed(self) -> 'Taps':
+    """Returns the new lines in reverse order: a flip."""
+    return Taps(*(np.ascontiguousarray(array[::-1]) for array in self))
 
 
-class Place(NamedTuple):
-  """A picture of an image: its window, and how that is resized."""
+class ResampleWindow(NamedTuple):
+  """A window of an image, and the taps that resize it."""
 
   window: tuple[int, int, int, int]  # y, x, height, width, in pixels
-  rows: Lines
-  columns: Lines
+  rows: Taps
+  columns: Taps
 
 
 @functools.lru_cache(maxsize=4096)  # 10 KB each
-def lines(size: int, new_size: int) -> Lines:
-  """`taps`, kept: the sides of windows come again."""
+def cached_taps(size: int, new_size: int) -> Taps:
+  """Returns `taps` from a cache: the sides of windows recur."""
   indices, weights = taps(size, new_size)
-  return Lines(indices.astype(_U), weights)
+  return Taps(indices.astype(_U), weights)
 
 
-def square(window: tuple[int, int, int, int], new_size: int) -> Place:
-  """The whole of a window as [new_size, new_size]."""
+def square_window(
+  window: tuple[int, int, int, int], new_size: int
+) -> ResampleWindow:
+  """Returns a window (y, x, h, w) resized to [new_size, new_size]."""
   _, _, height, width = window
-  return Place(window, lines(height, new_size), lines(width, new_size))
+  return ResampleWindow(
+    window, cached_taps(height, new_size), cached_taps(width, new_size)
+  )
 
 
 @_compiled
-def _resized_line(above, weights, columns, along, row, line):  # type: ignore
-  """One new line: four rows of bytes or floats, [W * 3] each, and the taps."""
-  a, b, c, d = above
-  p, q, r, s = weights
-  for j in range(len(a)):
-    row[j] = p * _F(a[j]) + q * _F(b[j]) + r * _F(c[j]) + s * _F(d[j])
+def _resize_line(  # type: ignore
+  above, row_weights, columns, column_weights, row, line
+):
+  """One new line from the four image rows above, [W * 3] bytes or floats."""
+  row0, row1, row2, row3 = above
+  w0, w1, w2, w3 = row_weights
+  for i in range(len(row0)):
+    row[i] = (
+      w0 * _F(row0[i]) + w1 * _F(row1[i]) + w2 * _F(row2[i]) + w3 * _F(row3[i])
+    )
   for x in range(len(columns)):
-    i, j = _U(3) * columns[x, 0], _U(3) * columns[x, 1]
-    k, m = _U(3) * columns[x, 2], _U(3) * columns[x, 3]
-    t, u, v, w = along[x, 0], along[x, 1], along[x, 2], along[x, 3]
-    at = _U(3) * _U(x)
-    # Four at once, where a pixel has three: so they are one instruction. The
+    c0, c1 = _U(3) * columns[x, 0], _U(3) * columns[x, 1]
+    c2, c3 = _U(3) * columns[x, 2], _U(3) * columns[x, 3]
+    w0, w1 = column_weights[x, 0], column_weights[x, 1]
+    w2, w3 = column_weights[x, 2], column_weights[x, 3]
+    start = _U(3) * _U(x)
+    # Four numbers, where a pixel has three, compile to one instruction. The
     # next pixel overwrites the fourth.
-    for n in range(_U(4)):
-      line[at + n] = (
-        t * row[i + n] + u * row[j + n] + v * row[k + n] + w * row[m + n]
+    for i in range(_U(4)):
+      line[start + i] = (
+        w0 * row[c0 + i]
+        + w1 * row[c1 + i]
+        + w2 * row[c2 + i]
+        + w3 * row[c3 + i]
       )
 
 
 @_compiled
-def _resample(pixels, window, rows, down, columns, along, unit, out):  # type: ignore
-  """Into floats: what `unit` is in the image is 1 in the picture."""
+def _resample(  # type: ignore
+  pixels, window, rows, row_weights, columns, column_weights, unit, out
+):
+  """Resizes a window to floats [h, w * 3]; `unit` in the image becomes 1."""
   y, x, _, width = window
   left, right = 3 * x, 3 * (x + width)
   row = np.zeros(3 * width + 1, _F)
@@ -163,9 +179,14 @@ def _resample(pixels, window, rows, down, columns, along, unit, out):  # type: i
       pixels[_U(y) + rows[i, 2], left:right],
       pixels[_U(y) + rows[i, 3], left:right],
     )
-    weights = (down[i, 0], down[i, 1], down[i, 2], down[i, 3])
-    _resized_line(above, weights, columns, along, row, line)
-    # Bicubic overshoots, so we clip, here and not later.
+    weights = (
+      row_weights[i, 0],
+      row_weights[i, 1],
+      row_weights[i, 2],
+      row_weights[i, 3],
+    )
+    _resize_line(above, weights, columns, column_weights, row, line)
+    # Bicubic overshoots, so values are clipped.
     for j in range(out.shape[1]):
       out[i, j] = min(max(line[j] / unit, _F(0)), _F(1))
 
@@ -177,30 +198,34 @@ def _to_bytes(floats, out):  # type: ignore
       out[i, j] = np.uint8(np.rint(floats[i, j] * _F(255)))
 
 
-def resample(image: np.ndarray, place: Place, out: np.ndarray) -> None:
-  """Resizes a window of an image into a picture.
+def resample(
+  image: np.ndarray, window: ResampleWindow, out: np.ndarray
+) -> None:
+  """Resizes a window of an image, clips to [0, 1] and writes it to `out`.
 
   Args:
     image: [H, W, 3], uint8, or float32 in [0, 1].
-    place: its window and lines.
-    out: [h, w, 3], float32 for values in [0, 1], or uint8 for those rounded.
+    window: from `square_window` or `evaluation_window`.
+    out: [h, w, 3], float32 in [0, 1], or uint8: 255 times that, rounded.
   """
   height, width, _ = image.shape
   pixels = np.ascontiguousarray(image).reshape(height, 3 * width)
   unit = _F(255 if image.dtype == np.uint8 else 1)
   flat = out.reshape(len(out), -1)
   floats = flat if out.dtype == _F else np.empty(flat.shape, _F)
-  _resample(pixels, place.window, *place.rows, *place.columns, unit, floats)
+  _resample(pixels, window.window, *window.rows, *window.columns, unit, floats)
   if floats is not flat:
     _to_bytes(floats, flat)
 
 
-def evaluation(height: int, width: int, size: int, method: str) -> Place:
-  """The picture of an image that is evaluated, spec 5.1 and 3.2.
+def evaluation_window(
+  height: int, width: int, size: int, method: str
+) -> ResampleWindow:
+  """Returns the window of an image for evaluation; method.md 5.1 and 3.2.
 
   Args:
     height, width: of the image.
-    size: of the picture, pixels.
+    size: of the result, pixels.
     method: 'resize' (shorter side to size * 256 / 224, centre crop; paper),
       'crop' (centre square of 0.875 of the shorter side, then resized;
       official code) or 'whole' (shorter side to size, centre crop).
@@ -208,30 +233,33 @@ def evaluation(height: int, width: int, size: int, method: str) -> Place:
   shorter = min(height, width)
   if method == 'crop':
     side = max(1, int(0.875 * shorter))
-    return square((*_centre(height, width, side), side, side), size)
+    return square_window((*_centre(height, width, side), side, side), size)
   target = round(size * 256 / 224) if method == 'resize' else size
   # Resizing 1 x 500 pixels to 256 rows would take 128,000 columns. The margin
-  # is more than the two pixels that bicubic looks beyond.
-  most = max(_ELONGATED * shorter, shorter + 8)
-  top, left = (max(side - most, 0) // 2 for side in (height, width))
+  # is more than the two pixels that bicubic reads beyond the window.
+  longest = max(_ELONGATED * shorter, shorter + 8)
+  top, left = (max(side - longest, 0) // 2 for side in (height, width))
   height, width = height - 2 * top, width - 2 * left
   down, along = (round(side * (target / shorter)) for side in (height, width))
   y, x = _centre(down, along, size)
-  return Place(
+  return ResampleWindow(
     (top, left, height, width),
-    lines(height, down).part(y, size),
-    lines(width, along).part(x, size),
+    cached_taps(height, down).part(y, size),
+    cached_taps(width, along).part(x, size),
   )
 
 
 def _centre(height: int, width: int, size: int) -> tuple[int, int]:
-  """Of an odd remainder more is cut before than after."""
+  """Top and left of the centre; more of an odd margin is cut before it."""
   return (height - size + 1) // 2, (width - size + 1) // 2
 
 
 def evaluation_crop(image: np.ndarray, size: int, method: str) -> np.ndarray:
-  """That picture, [H, W, 3] in [0, 1] or uint8 -> float32 [size, size, 3]."""
+  """Returns the crop for evaluation, float32 [size, size, 3] in [0, 1].
+
+  image: [H, W, 3], uint8, or float32 in [0, 1]. See `evaluation_window`.
+  """
   out = np.empty((size, size, 3), _F)
   height, width, _ = image.shape
-  resample(image, evaluation(height, width, size, method), out)
+  resample(image, evaluation_window(height, width, size, method), out)
   return out

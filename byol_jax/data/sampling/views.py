@@ -1,4 +1,4 @@
-"""Which part of an image makes a picture, and how large that is."""
+"""Defines views: which window of an image is resized to which size."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,43 +9,51 @@ from byol_jax.data.sampling import crops, resize
 
 
 class View(NamedTuple):
-  """One picture of an image.
+  """One picture made of an image.
 
-  crop_range: what is drawn for it; None if nothing is.
-  place: (height, width, drawn float64 [4 or more]) -> its place in the image.
+  Attributes:
+    crop_range: of its random crop; None if it has none.
+    resample_window: maps height and width of an image, and the numbers drawn
+      for it, float64 [4 or more], to the window.
   """
 
   crop_range: crops.CropRange | None
-  place: Callable[[int, int, np.ndarray], resize.Place]
+  resample_window: Callable[[int, int, np.ndarray], resize.ResampleWindow]
 
 
 def random_crop(crop_range: crops.CropRange, size: int) -> View:
-  """The crop of both augmentations (spec 3.2), as [size, size] pixels."""
+  """Returns the random crop of method.md 3.2, as [size, size] pixels."""
 
-  def place(height: int, width: int, drawn: np.ndarray) -> resize.Place:
-    found = crops.window(height, width, drawn)
-    y, x, h, w = (int(number) for number in found)
-    return resize.square((y, x, h, w), size)
+  def resample_window(
+    height: int, width: int, drawn: np.ndarray
+  ) -> resize.ResampleWindow:
+    window = crops.crop_window(height, width, drawn)
+    y, x, h, w = (int(number) for number in window)
+    return resize.square_window((y, x, h, w), size)
 
-  return View(crop_range, place)
+  return View(crop_range, resample_window)
 
 
-def flipped(view: View) -> View:
-  """The same view, mirrored where a fifth number is below one half."""
+def random_flip(view: View) -> View:
+  """Returns the view, mirrored if a fifth number is below one half."""
 
-  def place(height: int, width: int, drawn: np.ndarray) -> resize.Place:
-    found = view.place(height, width, drawn)
+  def resample_window(
+    height: int, width: int, drawn: np.ndarray
+  ) -> resize.ResampleWindow:
+    window = view.resample_window(height, width, drawn)
     if drawn[4] >= 0.5:
-      return found
-    return found._replace(columns=found.columns.reversed())
+      return window
+    return window._replace(columns=window.columns.reversed())
 
-  return view._replace(place=place)
+  return view._replace(resample_window=resample_window)
 
 
 def evaluation(method: str, size: int) -> View:
-  """The picture that is evaluated; see `resize.evaluation`."""
+  """Returns the view for evaluation; see `resize.evaluation_window`."""
 
-  def place(height: int, width: int, _: np.ndarray) -> resize.Place:
-    return resize.evaluation(height, width, size, method)
+  def resample_window(
+    height: int, width: int, _: np.ndarray
+  ) -> resize.ResampleWindow:
+    return resize.evaluation_window(height, width, size, method)
 
-  return View(None, place)
+  return View(None, resample_window)

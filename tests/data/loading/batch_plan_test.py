@@ -19,20 +19,20 @@ def job(batch_size=4):
   shape = ((10, 10, 3), np.dtype(np.float32))
 
   def draw(ids, epochs):
-    uniforms = crops.uniform(1, crops.PRETRAIN_STREAM, epochs, ids, 2)
-    return crops.draw(uniforms, [CROP_RANGE, None])
+    uniforms = crops.draw_uniform(1, crops.PRETRAIN_STREAM, epochs, ids, 2)
+    return crops.draw_crops(uniforms, [CROP_RANGE, None])
 
   return batch_plan.Job(
     steps=range(3),
     local=local,
-    wanted=lambda step: order.positions_of(step, batch_size, *place),
-    ids=lambda positions: order.ids_at(1, positions, 6),
+    wanted=lambda step: order.batch_positions(step, batch_size, *place),
+    ids=lambda positions: order.example_ids(1, positions, 6),
     draw=draw,
     views=named,
     canvas=batch_buffer.Canvas(
       dict.fromkeys(named, shape),
       local,
-      lambda position: order.place_of(position, batch_size, *place),
+      lambda position: order.locate_position(position, batch_size, *place),
     ),
   )
 
@@ -41,7 +41,7 @@ def test_a_plan_is_of_this_process_and_by_position():
   made = job()
   positions, ids, drawn = made.plan(2)
   assert positions.tolist() == [10, 11]
-  np.testing.assert_array_equal(ids, order.ids_at(1, positions, 6)[0])
+  np.testing.assert_array_equal(ids, order.example_ids(1, positions, 6)[0])
   assert drawn.shape == (2, 2, 4)
   for i in range(2):
     for found, all_ in zip(made.plan_of(positions[i : i + 1]), made.plan(2)):

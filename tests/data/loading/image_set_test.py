@@ -51,7 +51,7 @@ def test_a_batch_has_the_shapes_of_the_contract(varied):
 def test_labels_are_those_of_the_order(varied):
   batches = image_set(varied).view_batches(8, 3, 9)
   for step, batch in zip(range(3, 12), batches, strict=True):
-    ids, _ = order.example_ids(5, step, 8, 23)
+    ids, _ = order.example_ids(5, order.batch_positions(step, 8, 0, 1), 23)
     np.testing.assert_array_equal(batch['labels'][0], ids)
 
 
@@ -206,7 +206,7 @@ def test_broken_images_are_replaced_without_shifting_the_others(
   data = image_set(damaged)
   with caplog.at_level(logging.WARNING):
     batches = list(data.view_batches(8, 0, 10))
-  ids, _ = order.ids_at(5, np.arange(80), 20)
+  ids, _ = order.example_ids(5, np.arange(80), 20)
   labels = np.concatenate([batch['labels'][0] for batch in batches])
   expected = np.array([{3: 5, 4: 5, 11: 12}.get(int(i), int(i)) for i in ids])
   np.testing.assert_array_equal(labels, expected)

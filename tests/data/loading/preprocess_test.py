@@ -13,11 +13,11 @@ from tests.helpers.made import CROP_RANGE, encode, smooth
 def draws(count, seed=1):
   """What is drawn for `count` crops, float64 [count, 4]."""
   uniforms = np.random.default_rng(seed).uniform(size=(count, 1, 4))
-  return crops.draw(uniforms, [CROP_RANGE])[:, 0]
+  return crops.draw_crops(uniforms, [CROP_RANGE])[:, 0]
 
 
 def window(height, width, drawn):
-  return [int(n) for n in crops.window(float(height), float(width), drawn)]
+  return [int(n) for n in crops.crop_window(float(height), float(width), drawn)]
 
 
 @pytest.mark.parametrize('subsampling', [0, 1, 2])

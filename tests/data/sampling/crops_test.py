@@ -1,31 +1,31 @@
 import numpy as np
 import pytest
 from scipy import stats
+import tensorflow as tf
 
-from byol_jax.data.loading.preprocess import tf
 from byol_jax.data.sampling import crops
 
 CROP_RANGE = crops.CropRange((0.08, 1.0), (3 / 4, 4 / 3))
 SIZES = [(1, 1), (1, 500), (500, 1), (2, 2), (37, 53), (375, 500)]
 
 
-def drawn(
+def draw(
   count, seed=0, stream=crops.PRETRAIN_STREAM, epoch=0, first=0, views=2
 ):
   ids = np.arange(first, first + count)
   epochs = np.full(count, epoch)
-  return crops.uniform(seed, stream, epochs, ids, views)
+  return crops.draw_uniform(seed, stream, epochs, ids, views)
 
 
-def windows(height, width, uniforms, law=CROP_RANGE):
+def windows(height, width, uniforms, crop_range=CROP_RANGE):
   """int64 [N, 4] of the first view."""
-  numbers = crops.draw(uniforms, [law] * uniforms.shape[1])[:, 0].T
-  found = crops.window(float(height), float(width), numbers)
+  numbers = crops.draw_crops(uniforms, [crop_range] * uniforms.shape[1])[:, 0].T
+  found = crops.crop_window(float(height), float(width), numbers)
   return np.stack(np.broadcast_arrays(*found), -1).astype(np.int64)
 
 
 def reference_window(height, width, uniform):
-  """The law of spec 3.2, as an independent sampler writes it."""
+  """The crop of method.md 3.2, written independently."""
   area = (0.08 + 0.92 * uniform[0]) * height * width
   ratio = (3 / 4) * (16 / 9) ** uniform[1]
   w = min(max(round(float(np.sqrt(area * ratio))), 1), width)
@@ -38,12 +38,12 @@ def reference_window(height, width, uniform):
   )
 
 
-def test_the_numbers_are_those_of_tensorflow_bit_for_bit():
+def test_numbers_are_those_of_tensorflow_bit_for_bit():
   generator = np.random.default_rng(0)
   for seed in (0, 1, 2**32 - 1, 2**62 + 5):
     ids = generator.integers(0, 2**40, 6)
     epochs = generator.integers(0, 2**20, 6)
-    found = crops.uniform(seed, crops.SUPERVISED_STREAM, epochs, ids, 3)
+    found = crops.draw_uniform(seed, crops.SUPERVISED_STREAM, epochs, ids, 3)
     word = (2 * seed + crops.SUPERVISED_STREAM) % 2**64
     word -= 2**64 * (word >= 2**63)
     for i in range(6):
@@ -55,24 +55,24 @@ def test_the_numbers_are_those_of_tensorflow_bit_for_bit():
 
 
 def test_numbers_depend_on_each_argument_and_on_nothing_else():
-  first = drawn(1)
-  np.testing.assert_array_equal(drawn(5)[:1], first)
-  np.testing.assert_array_equal(drawn(1, views=3)[:, :2], first)
+  first = draw(1)
+  np.testing.assert_array_equal(draw(5)[:1], first)
+  np.testing.assert_array_equal(draw(1, views=3)[:, :2], first)
   others = [
-    drawn(1, seed=2),
-    drawn(1, seed=-1),
-    drawn(1, seed=2**70),
-    drawn(1, stream=crops.SUPERVISED_STREAM),
-    drawn(1, first=1),
-    drawn(1, epoch=1),
-    drawn(1, first=1, epoch=1),
+    draw(1, seed=2),
+    draw(1, seed=-1),
+    draw(1, seed=2**70),
+    draw(1, stream=crops.SUPERVISED_STREAM),
+    draw(1, first=1),
+    draw(1, epoch=1),
+    draw(1, first=1, epoch=1),
   ]
   # 2^70 is the seed 0 again: a key has 64 bits.
   assert len({array.tobytes() for array in (first, *others)}) == 7
 
 
 def test_numbers_are_uniform_and_views_are_independent():
-  columns = drawn(20_000).reshape(-1, 8)
+  columns = draw(20_000).reshape(-1, 8)
   assert columns.min() >= 0 and columns.max() < 1
   for column in columns.T:
     assert stats.kstest(column, 'uniform').pvalue > 0.01
@@ -80,51 +80,42 @@ def test_numbers_are_uniform_and_views_are_independent():
   assert np.abs(correlation).max() < 0.028  # 4 deviations of 1 / sqrt(20000)
 
 
-@pytest.mark.parametrize('height, width', SIZES)
-def test_windows_follow_the_reference(height, width):
+@pytest.mark.parametrize('height, width', [*SIZES, (5, 3000)])
+def test_windows_follow_the_reference_and_stay_inside(height, width):
+  most = 1 - 2.0**-52
+  extreme = np.stack(np.meshgrid(*[[0.0, most]] * 4), -1).reshape(-1, 1, 4)
   uniforms = np.random.default_rng(0).uniform(size=(200, 1, 4))
+  uniforms = np.concatenate([uniforms, extreme])
   for uniform, found in zip(uniforms, windows(height, width, uniforms)):
     y, x, h, w = found
     assert tuple(found) == reference_window(height, width, uniform[0])
-    assert h >= 1 and w >= 1 and y + h <= height and x + w <= width
+    assert 1 <= h <= height - y and 1 <= w <= width - x and min(x, y) >= 0
 
 
 @pytest.mark.parametrize('height, width', SIZES)
-def test_promise_4_the_crop_range_of_crops_is_the_papers(height, width):
-  """20,000 draws against an independent sampler with numbers of its own."""
-  found = windows(height, width, drawn(20_000, seed=3))
+def test_promise_4_crops_have_the_distribution_of_the_paper(height, width):
+  """20,000 draws against an independent sampler with other numbers."""
+  found = windows(height, width, draw(20_000, seed=3))
   generator = np.random.default_rng(7)
   expected = np.array(
     [reference_window(height, width, generator.uniform(size=4))
      for _ in range(20_000)]
   )  # fmt: skip
-  for name, of in {
+  for name, measure in {
     'area': lambda v: v[:, 2] * v[:, 3] / (height * width),
     'ratio': lambda v: v[:, 3] / v[:, 2],
     'y': lambda v: v[:, 0] / np.maximum(height - v[:, 2], 1),
     'x': lambda v: v[:, 1] / np.maximum(width - v[:, 3], 1),
   }.items():
-    test = stats.ks_2samp(of(found), of(expected))
+    test = stats.ks_2samp(measure(found), measure(expected))
     assert test.pvalue > 0.01, (name, test)
 
 
-def test_extreme_numbers_stay_inside_the_image():
-  most = 1 - 2.0**-52
-  uniforms = np.stack(np.meshgrid(*[[0.0, most]] * 4), -1).reshape(-1, 1, 4)
-  for height, width in ((1, 1), (5, 3000), (32, 32)):
-    y, x, h, w = windows(height, width, uniforms).T
-    assert np.all((y >= 0) & (y <= height - h) & (h >= 1))
-    assert np.all((x >= 0) & (x <= width - w) & (w >= 1))
-
-
-def test_an_area_of_one_with_a_square_ratio_is_the_whole_square():
-  law = crops.CropRange((1.0, 1.0), (1.0, 1.0))
-  found = windows(40, 40, np.full((1, 1, 4), 0.3), law)
+def test_ranges_of_one_value_and_none():
+  square = crops.CropRange((1.0, 1.0), (1.0, 1.0))
+  found = windows(40, 40, np.full((1, 1, 4), 0.3), square)
   np.testing.assert_array_equal(found, [[0, 0, 40, 40]])
-
-
-def test_without_a_law_the_numbers_stay():
-  uniforms = drawn(3)
-  found = crops.draw(uniforms, [CROP_RANGE, None])
-  np.testing.assert_array_equal(found[:, 1], uniforms[:, 1])
-  assert found[:, 0, 0].min() >= 0.08
+  uniforms = draw(3)
+  scaled = crops.draw_crops(uniforms, [CROP_RANGE, None])
+  np.testing.assert_array_equal(scaled[:, 1], uniforms[:, 1])
+  assert scaled[:, 0, 0].min() >= 0.08

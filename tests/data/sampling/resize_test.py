@@ -1,14 +1,14 @@
-"""The evaluation crop in numpy against TensorFlow's, and by itself."""
+"""Resizing with numba against `tf.image.resize`, and its invariants."""
 
 import ml_dtypes
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from byol_jax import errors
-from byol_jax.data.loading.preprocess import tf
 from byol_jax.data.sampling import resize
 
-# Sums in another order, of numbers to 255 there and to 1 here.
+# Sums in another order, of numbers up to 255 there and up to 1 here.
 TOLERANCE = 2e-6
 SHAPES = (
   (32, 32),
@@ -35,8 +35,8 @@ def smooth_image(height, width):
   return np.round(255 * wave[..., None] * (1, 0.5, 0.2)).astype(np.uint8)
 
 
-def by_tensorflow(image, size, method):
-  """The crop of the evaluation as the paper and the official code say it."""
+def evaluate_with_tensorflow(image, size, method):
+  """The evaluation crop as the paper and the official code define it."""
   height, width, _ = image.shape
   if method == 'crop':
     side = max(1, int(0.875 * min(height, width)))
@@ -55,15 +55,15 @@ def by_tensorflow(image, size, method):
 
 @pytest.mark.parametrize('method', resize.METHODS)
 @pytest.mark.parametrize('height, width', SHAPES)
-def test_it_is_the_crop_of_the_evaluation(method, height, width):
-  # Of a thin image only the middle is resized, so its length rounds another
-  # way, by a fraction of a pixel that noise would not forgive.
+def test_the_evaluation_crop_is_that_of_tensorflow(method, height, width):
+  # Of a thin image only the middle is resized, so its length is rounded
+  # differently, by a fraction of a pixel, which noise would amplify.
   thin = max(height, width) > 4 * min(height, width) and method != 'crop'
   image = (smooth_image if thin else random_image)(height, width)
   for size in (32, 29):
     found = resize.evaluation_crop(image, size, method)
     assert found.dtype == np.float32 and found.shape == (size, size, 3)
-    expected = by_tensorflow(image, size, method)
+    expected = evaluate_with_tensorflow(image, size, method)
     atol = 0.01 if thin else TOLERANCE
     np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
     floats = resize.evaluation_crop(resize.to_float(image), size, method)
@@ -81,17 +81,17 @@ def test_a_window_is_resized_as_by_tensorflow(window, size):
   y, x, h, w = window
   part = tf.image.resize(image[y : y + h, x : x + w], (size, size), 'bicubic')
   expected = np.clip(part.numpy() / 255, 0, 1)
-  place = resize.square(window, size)
+  resampled = resize.square_window(window, size)
   found = np.empty((size, size, 3), np.float32)
-  resize.resample(image, place, found)
+  resize.resample(image, resampled, found)
   np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
   rounded = np.empty((size, size, 3), np.uint8)
-  resize.resample(image, place, rounded)
+  resize.resample(image, resampled, rounded)
   np.testing.assert_array_equal(rounded, np.rint(found * np.float32(255)))
-  resize.resample(np.asfortranarray(image), place, found)  # any layout
+  resize.resample(np.asfortranarray(image), resampled, found)  # any layout
   np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
   mirrored = np.empty_like(found)
-  flip = place._replace(columns=place.columns.reversed())
+  flip = resampled._replace(columns=resampled.columns.reversed())
   resize.resample(image, flip, mirrored)
   np.testing.assert_array_equal(mirrored, found[:, ::-1])
 
@@ -101,19 +101,16 @@ def test_a_straight_ramp_stays_straight():
   ramp = np.linspace(0.2, 0.8, 30, dtype=np.float32)
   image = np.broadcast_to(ramp[None, :, None], (30, 30, 3))
   wide = np.empty((90, 90, 3), np.float32)
-  resize.resample(image, resize.square((0, 0, 30, 30), 90), wide)
-  # The place of a new pixel is rounded to 1 / 1024 of an old one.
+  resize.resample(image, resize.square_window((0, 0, 30, 30), 90), wide)
+  # The centre of a new pixel is rounded to 1 / 1024 of an old one.
   steps = np.diff(wide[15, 10:-10, 0])
   assert np.abs(steps - 0.6 / 29 / 3).max() < 2 * 0.6 / 29 / 1024
 
 
-def test_an_image_of_the_right_size_is_left_alone():
+def test_the_same_size_is_the_identity_and_overshoot_is_clipped():
   image = resize.to_float(random_image(16, 16))
   found = resize.evaluation_crop(image, 16, 'whole')
   np.testing.assert_allclose(found, image, rtol=0, atol=1e-6)
-
-
-def test_the_result_stays_in_range_where_the_kernel_overshoots():
   image = np.zeros((8, 8, 3), np.float32)
   image[:, 4:] = 1
   raw = tf.image.resize(image, (32, 32), 'bicubic').numpy()
@@ -122,17 +119,9 @@ def test_the_result_stays_in_range_where_the_kernel_overshoots():
   assert found.min() == 0 and found.max() == 1
 
 
-def test_weights_of_each_pixel_sum_to_one():
-  for size, new_size in ((1, 5), (2, 7), (50, 3), (224, 224)):
-    indices, weights = resize.taps(size, new_size)
-    np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
-    assert indices.min() >= 0 and indices.max() < size
-
-
 @pytest.mark.parametrize('dtype', (np.float16, np.float64, ml_dtypes.bfloat16))
-def test_any_float_is_taken(dtype):
-  image = np.full((4, 4, 3), 0.5, dtype)
-  found = resize.to_float(image)
+def test_floats_become_float32(dtype):
+  found = resize.to_float(np.full((4, 4, 3), 0.5, dtype))
   assert found.dtype == np.float32
   np.testing.assert_array_equal(found, 0.5)
 
@@ -151,7 +140,7 @@ def test_any_float_is_taken(dtype):
     (np.full((4, 4, 3), 'x'), 'found <U1'),
   ),
 )
-def test_what_is_no_image_is_refused_in_one_line(image, words):
+def test_an_array_that_is_no_image_is_refused(image, words):
   with pytest.raises(errors.DataError, match=words) as caught:
     resize.to_float(image)
   assert '\n' not in str(caught.value)

@@ -4,41 +4,39 @@ from byol_jax.data.sampling import crops, resize, views
 from tests.helpers.made import CROP_RANGE, smooth
 
 
-def drawn(seed):
+def draw(seed):
   uniforms = np.random.default_rng(seed).uniform(size=(1, 1, 4))
-  return crops.draw(uniforms, [CROP_RANGE])[0, 0]
+  return crops.draw_crops(uniforms, [CROP_RANGE])[0, 0]
 
 
-def picture(image, place, size):
+def render(view, image, numbers, size=16):
   out = np.empty((size, size, 3), np.float32)
-  resize.resample(image, place, out)
+  height, width, _ = image.shape
+  resize.resample(image, view.resample_window(height, width, numbers), out)
   return out
 
 
 def test_a_random_crop_is_the_window_that_was_drawn():
   view = views.random_crop(CROP_RANGE, 12)
   for seed in range(20):
-    numbers = drawn(seed)
-    place = view.place(40, 60, numbers)
-    assert place.window == crops.window(40.0, 60.0, numbers)
-    assert len(place.rows.indices) == len(place.columns.indices) == 12
+    found = view.resample_window(40, 60, draw(seed))
+    assert found.window == crops.crop_window(40.0, 60.0, draw(seed))
+    assert len(found.rows.indices) == len(found.columns.indices) == 12
 
 
-def test_a_flip_is_decided_by_the_fifth_number():
+def test_a_fifth_number_decides_the_flip():
   image, plain = smooth(3, 30, 40), views.random_crop(CROP_RANGE, 16)
-  view = views.flipped(plain)
-  numbers = drawn(1)
-  expected = picture(image, plain.place(30, 40, numbers), 16)
+  expected = render(plain, image, draw(1))
   for fifth, step in ((0.0, -1), (0.499, -1), (0.5, 1), (0.999, 1)):
-    place = view.place(30, 40, np.append(numbers, fifth))
-    found = picture(image, place, 16)
+    numbers = np.append(draw(1), fifth)
+    found = render(views.random_flip(plain), image, numbers)
     np.testing.assert_array_equal(found, expected[:, ::step])
 
 
 def test_an_evaluation_draws_nothing():
   view = views.evaluation('whole', 16)
-  assert view.law is None
+  assert view.crop_range is None
   image = smooth(3, 30, 40)
-  found = picture(image, view.place(30, 40, np.zeros(4)), 16)
-  expected = resize.evaluation_crop(image, 16, 'whole')
-  np.testing.assert_array_equal(found, expected)
+  np.testing.assert_array_equal(
+    render(view, image, np.zeros(4)), resize.evaluation_crop(image, 16, 'whole')
+  )
