@@ -1,8 +1,8 @@
-"""Augmentation on the device, in pure JAX.
+"""Augments images on the device (paper appendix B; method.md 3).
 
-Images are float32 RGB in [0, 1], [H, W, 3], and stay in that range. Every
-operation acts on one image with its own key and is vmapped over the batch.
-Spec 3; paper appendix B; official `utils/augmentations.py`. Crops: `data/`.
+Images are float32 RGB in [0, 1], [H, W, 3]. Every operation acts on one image
+with its own key and is vmapped over the batch. Random crops are drawn on the
+host, in `data/sampling`.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,40 +14,41 @@ import jax.numpy as jnp
 
 GRAY_WEIGHTS = (0.2989, 0.5870, 0.1140)
 
-# The jitter operations; their order is drawn for each image.
+# Operations of the colour jitter; their order is drawn for each image.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
+# (image or images, key or keys) -> the same shape.
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def to_float(images: jax.Array) -> jax.Array:
-  """uint8 to float32 in [0, 1]; floats stay."""
+  """Converts uint8 to float32 in [0, 1]; leaves floats as they are."""
   return images / jnp.float32(255) if images.dtype == jnp.uint8 else images
 
 
 def clip(image: jax.Array) -> jax.Array:
-  """Back into [0, 1]."""
+  """Clips to [0, 1]."""
   return jnp.clip(image, 0.0, 1.0)
 
 
 def adjust_brightness(image: jax.Array, delta: jax.Array) -> jax.Array:
-  """Adds one number to all pixels; not clipped."""
+  """Adds one number to all pixels, without clipping."""
   return image + delta
 
 
 def adjust_contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
-  """Scales the distance from the mean of each channel; not clipped."""
+  """Scales the distance from the mean of each channel, without clipping."""
   center = jnp.mean(image, axis=(-3, -2), keepdims=True)
   return factor * (image - center) + center
 
 
 def rgb_to_hsv(image: jax.Array) -> jax.Array:
-  """[..., 3] RGB to hue in [0, 1) turns, saturation and value in [0, 1]."""
+  """Converts RGB [..., 3] to hue in [0, 1) turns, saturation and value."""
   red, green, blue = (image[..., i] for i in range(3))
   value = jnp.max(image, axis=-1)
   spread = value - jnp.min(image, axis=-1)
   coloured = spread > 0
-  # Guarded divisors: both branches of a `where` are computed.
+  # Divisors are made non-zero: both branches of a `where` are computed.
   sixth = 1.0 / (6.0 * jnp.where(coloured, spread, 1.0))
   from_red = sixth * (green - blue)
   from_green = sixth * (blue - red) + 2.0 / 6.0
@@ -61,7 +62,7 @@ def rgb_to_hsv(image: jax.Array) -> jax.Array:
 
 
 def hsv_to_rgb(image: jax.Array) -> jax.Array:
-  """The inverse of `rgb_to_hsv`."""
+  """Converts hue, saturation and value [..., 3] to RGB."""
   sixths = image[..., 0] * 6.0
   saturation, value = image[..., 1, None], image[..., 2, None]
   red = jnp.abs(sixths - 3.0) - 1.0
@@ -72,7 +73,13 @@ def hsv_to_rgb(image: jax.Array) -> jax.Array:
 
 
 def adjust_hsv(image: jax.Array, factor: Any, delta: Any) -> jax.Array:
-  """Scales the saturation, turns the hue by `delta` (1 is a whole turn)."""
+  """Scales the saturation, clipped to [0, 1], and turns the hue.
+
+  Args:
+    image: [..., 3].
+    factor: of the saturation.
+    delta: of the hue, in turns.
+  """
   hsv = rgb_to_hsv(image)
   hue = jnp.mod(hsv[..., 0] + delta, 1.0)
   saturation = clip(hsv[..., 1] * factor)
@@ -80,7 +87,7 @@ def adjust_hsv(image: jax.Array, factor: Any, delta: Any) -> jax.Array:
 
 
 def adjust_saturation(image: jax.Array, factor: jax.Array) -> jax.Array:
-  """Scales the saturation, which is clipped to [0, 1]."""
+  """Scales the saturation and clips it to [0, 1]."""
   return adjust_hsv(image, factor, 0.0)
 
 
@@ -90,26 +97,30 @@ def adjust_hue(image: jax.Array, delta: jax.Array) -> jax.Array:
 
 
 def to_grayscale(image: jax.Array) -> jax.Array:
-  """Luma in all three channels."""
-  # A sum, not `@`: accelerators round the factors of a product of matrices.
+  """Returns the luma in all three channels."""
+  # A sum rather than `@`: accelerators round the operands of matrix products.
   luma = jnp.sum(image * jnp.asarray(GRAY_WEIGHTS, image.dtype), axis=-1)
   return jnp.broadcast_to(luma[..., None], image.shape)
 
 
 def invert_above(image: jax.Array, threshold: float) -> jax.Array:
-  """Solarisation: inverts what is not below the threshold."""
+  """Inverts the values from the threshold up (solarisation)."""
   return jnp.where(image < threshold, image, 1.0 - image)
 
 
 def blur_radius(size: int) -> int:
-  """Half of a tenth of the image: the kernel is 2 * radius + 1 wide."""
+  """Returns the blur's radius for an image of `size` pixels (method.md 3.2)."""
   return int((size / 10) / 2)
 
 
 def gaussian_blur(image: jax.Array, sigma: jax.Array) -> jax.Array:
-  """Separable blur of [H, W, 3], sigma in pixels; the kernel follows from H.
+  """Blurs [H, W, 3] with a separable kernel of 2 * blur_radius(H) + 1 pixels.
 
-  Zeros beyond the border, which therefore darkens.
+  Pixels beyond the border count as zeros, so the border darkens.
+
+  Args:
+    image: float32 [H, W, 3].
+    sigma: float32 [], in pixels.
   """
   radius = blur_radius(image.shape[0])
   offsets = jnp.arange(-radius, radius + 1, dtype=image.dtype)
@@ -121,9 +132,10 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array) -> jax.Array:
 
 
 def convolve(image: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
-  """Symmetric kernel along one axis as a sum of shifted copies.
+  """Convolves [H, W, 3] along one axis with a symmetric kernel [2 r + 1].
 
-  They fuse into one loop in float32; a grouped convolution is slow everywhere.
+  The sum of shifted copies fuses into one loop in float32; a grouped
+  convolution with one kernel per image is slow on every backend.
   """
   radius = weights.shape[0] // 2
   padded = jnp.pad(image, [(radius * (i == axis),) * 2 for i in range(3)])
@@ -136,10 +148,10 @@ def convolve(image: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
 
 
 class Jitter(NamedTuple):
-  """What was drawn for one image."""
+  """Random values of the colour jitter of one image, float32 [] each."""
 
   order: jax.Array  # int32 [4], a permutation of the operations
-  brightness: jax.Array  # added
+  brightness: jax.Array  # added to all pixels
   contrast: jax.Array  # factor
   saturation: jax.Array  # factor
   hue: jax.Array  # turns
@@ -152,7 +164,18 @@ def draw_jitter(
   saturation: float,
   hue: float,
 ) -> Jitter:
-  """Uniform within +-strength (around 1 for factors), any of 24 orders."""
+  """Draws the values of the colour jitter and their order.
+
+  Args:
+    key: uint32 [2].
+    brightness: the added value is uniform in +-brightness.
+    contrast: the factor is uniform in 1 +- contrast.
+    saturation: the factor is uniform in 1 +- saturation.
+    hue: the turn is uniform in +-hue.
+
+  Returns:
+    The values; each of the 24 orders is equally likely.
+  """
   order_key, key = jax.random.split(key)
   centers = jnp.asarray([0.0, 1.0, 1.0, 0.0])
   strengths = jnp.asarray([brightness, contrast, saturation, hue])
@@ -161,11 +184,12 @@ def draw_jitter(
 
 
 def apply_jitter(image: jax.Array, jitter: Jitter) -> jax.Array:
-  """The four operations in the drawn order, clipped after each.
+  """Applies the four operations in the drawn order and clips after each.
 
-  Four places, each with one pass that can be any affine operation and one
-  RGB-HSV round trip that can be either of the others: under `vmap` a branch
-  computes all its sides, which made 16 transforms of the official code's 4.
+  Under `vmap` a branch computes all its sides. So each of the four positions
+  has one affine operation (brightness or contrast) and one RGB-HSV round trip
+  (saturation or hue) and selects: 4 round trips instead of the official code's
+  8 (method.md 8.2).
   """
   for place in range(4):
     operation = jitter.order[place]
@@ -182,7 +206,10 @@ def apply_jitter(image: jax.Array, jitter: Jitter) -> jax.Array:
 
 
 def maybe(function: Augment, probability: float) -> Augment:
-  """`function` with a probability; 1 draws nothing."""
+  """Returns `function`, applied to an image with a probability.
+
+  With probability 1 no random number is drawn.
+  """
   if probability >= 1:
     return function
 
@@ -202,7 +229,10 @@ def make_augment(
   blur: Mapping[str, Any] | None,
   solarize: Mapping[str, Any] | None,
 ) -> Augment:
-  """One view's recipe, in the paper's order. An absent operation is `None`.
+  """Returns the augmentation of one view (paper appendix B; method.md 3.1).
+
+  The operations act in the order of the arguments. None, or a probability of
+  0, leaves an operation out of the compiled function.
 
   Args:
     flip: `probability`.
@@ -213,7 +243,8 @@ def make_augment(
     solarize: `probability` and `threshold`.
 
   Returns:
-    A function (images [B, H, W, 3], keys [B, 2]) -> images, without gradient.
+    A function (images [B, H, W, 3] uint8 or float32 in [0, 1], keys uint32
+    [B, 2]) -> float32 [B, H, W, 3] in [0, 1], without gradient.
   """
 
   def blurred(image: jax.Array, key: jax.Array) -> jax.Array:

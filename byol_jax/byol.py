@@ -1,9 +1,9 @@
-"""The method: state, loss, update (paper 3.1, algorithm 1; spec 1).
+"""Defines BYOL's state, loss and update (paper 3.1; method.md 1).
 
-Pure functions; no config, file, clock or host. `update` runs inside `pmap`
-over `parallel.AXIS`. Two networks of one architecture: the online one learns
-to predict the target's projection of the other view, the target follows by a
-moving average.
+Two networks have the same architecture: the online network learns to predict
+the target network's projection of the other view, and the target network is a
+moving average of the online one. All functions are pure and read no
+configuration, file or clock. `update` runs inside `pmap` over `parallel.AXIS`.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,10 +31,10 @@ LossFn = Callable[..., tuple[jax.Array, tuple[dict[str, Any], Scalars]]]
 
 
 class ByolState(NamedTuple):
-  """All that a resumed run needs."""
+  """Holds everything that a resumed run needs."""
 
-  step: jax.Array  # int32 [], updates done
-  rng: jax.Array  # uint32 [2], the run's key, never advanced
+  step: jax.Array  # int32 [], completed updates
+  rng: jax.Array  # uint32 [2], key of the run, never advanced
   online_params: networks.Params
   target_params: networks.Params
   online_state: networks.NetState  # batch-norm averages
@@ -48,13 +48,14 @@ def init(
   rng: jax.Array,
   images: jax.Array,
 ) -> ByolState:
-  """The state before step 0; runs under `parallel.AXIS`.
+  """Returns the state before step 0; runs under `parallel.AXIS`.
 
   Args:
     forward: the network.
-    optimizer: sees the online parameters only.
-    rng: uint32 [2]; both networks take keys of their own from it (spec 1.3).
-    images: [B, H, W, 3], for their shape.
+    optimizer: of the online parameters.
+    rng: uint32 [2], key of the run. The two networks are initialised with two
+      different keys split from it (method.md 1.3).
+    images: float32 [B, H, W, 3]; only the shape is used.
   """
   online_key, target_key = jax.random.split(rng)
   online_params, online_state = forward.init(online_key, images, True)
@@ -75,10 +76,20 @@ def make_loss(
   augments: tuple[augmentation.Augment, augmentation.Augment],
   objective: losses.Objective,
 ) -> LossFn:
-  """The loss of one device's images under the online parameters.
+  """Returns the loss of one device's images (method.md 1.2 to 1.4).
 
-  Each view is a forward pass of its own: views never share batch statistics.
-  Both networks run in training mode, the target's included (spec 1.3).
+  Each view is a separate forward pass, so the views never share batch
+  statistics. Both networks run in training mode (method.md 1.3).
+
+  Args:
+    forward: the network, its batch statistics averaged over `parallel.AXIS`.
+    augments: of view 1 and of view 2.
+    objective: a value of `losses.OBJECTIVES`.
+
+  Returns:
+    A function (online_params, state, batch) -> (loss float32 [], (network
+    states, scalars)). The states are a dict with `online_state` and
+    `target_state`.
   """
 
   def loss_fn(
@@ -105,7 +116,7 @@ def make_loss(
       ),
     }
     if online[0].logits is not None:
-      # The probe sees view 1 only (spec 1.4).
+      # The classifier is trained on view 1 only (method.md 1.4).
       scalars |= probe(online[0].logits, batch['labels'])
     scalars['loss'] = repr_loss + scalars.get('classif_loss', 0.0)
     states = {'online_state': online_state, 'target_state': target_state}
@@ -120,14 +131,23 @@ def both(
   state: networks.NetState,
   views: list[jax.Array],
 ) -> tuple[tuple[networks.Outputs, networks.Outputs], networks.NetState]:
-  """View 1, then view 2; the batch-norm averages move at each."""
+  """Applies the network to view 1, then view 2, in training mode.
+
+  Returns the outputs of both and the network state after both: each pass moves
+  the batch-norm averages.
+  """
   first, state = forward.apply(params, state, views[0], is_training=True)
   second, state = forward.apply(params, state, views[1], is_training=True)
   return (first, second), state
 
 
 def probe(logits: jax.Array, labels: jax.Array) -> Scalars:
-  """Loss and accuracy of the online classifier, means over the batch."""
+  """Returns loss and accuracy of the online classifier, means over the batch.
+
+  Args:
+    logits: float32 [B, classes].
+    labels: int32 [B].
+  """
   return {
     'classif_loss': jnp.mean(losses.cross_entropy(logits, labels)),
     'top1_accuracy': jnp.mean(metrics.in_top_k(logits, labels, 1)),
@@ -141,16 +161,20 @@ def make_update(
   tau: optax.Schedule,
   learning_rate: optax.Schedule,
 ) -> Callable[[ByolState, Batch], tuple[ByolState, Scalars]]:
-  """One step: gradient of the online network, then the moving average.
+  """Returns one training step: optimizer, then moving average (method.md 1.3).
 
-  A step in which anything is not finite leaves the state as it was but for its
-  number, and says so by the scalar `skipped` (see `guard`).
+  A step with a value that is not finite changes nothing in the state except
+  the counts of steps, and reports the scalar `skipped` as 1 (see `finite`).
 
   Args:
     loss_fn: from `make_loss`.
     optimizer: its updates are added to the online parameters.
-    tau: decay of the target at a step, in [0, 1].
-    learning_rate: for the log; the optimiser has its own.
+    tau: step -> decay of the target parameters, in [0, 1].
+    learning_rate: step -> rate, for the log; the optimizer has its own.
+
+  Returns:
+    A function (state, batch of one device) -> (state, scalars float32 []),
+    averaged over devices.
   """
 
   def update(state: ByolState, batch: Batch) -> tuple[ByolState, Scalars]:
@@ -162,7 +186,7 @@ def make_update(
       grads, state.opt_state, state.online_params
     )
     online_params = optax.apply_updates(state.online_params, updates)
-    # After the optimiser, with the new online parameters.
+    # After the optimizer, with the new online parameters (method.md 1.3).
     decay = tau(state.step)
     target_params = optax.incremental_update(
       online_params, state.target_params, step_size=1 - decay

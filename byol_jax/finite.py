@@ -1,9 +1,9 @@
-"""No number that is none enters a state.
+"""Skips a step that produced a value that is not finite.
 
-One step with a value that is not finite, in any image or on any device, would
-spread: gradients are averaged over all devices, momentum, batch-norm averages
-and the target remember. So each step decides, on the devices and for all of
-them alike, whether its result is taken.
+One such value, in any image on any device, would spread: gradients are
+averaged over all devices and kept in momentum, batch-norm averages and target
+parameters. So each step decides on the devices, the same on all of them,
+whether its result replaces the state.
 """
 
 from typing import Any
@@ -13,20 +13,23 @@ import jax.numpy as jnp
 
 from byol_jax import parallel
 
-SKIPPED = 'skipped'  # the scalar: 1 for a step that left the state as it was
+SKIPPED = 'skipped'  # name of the scalar that is 1 for a skipped step
 
 
 def is_finite(large: Any, small: Any) -> jax.Array:
-  """Whether every number is finite, on every device; bool []. Inside `pmap`.
+  """Returns whether all values are finite on all devices; inside `pmap`.
 
-  One all-reduce of one number, no word with the host.
+  Costs one all-reduce of one number and no transfer to the host.
 
   Args:
-    large: gradients and the parameters that they are of: the sum of each
-      array's squares must be finite, so no element above 1.8e19. Then momentum,
-      parameters and target after the step are finite too, without another
-      pass over them: what is added to them is a few times larger at most.
-    small: scalars and batch-norm averages, each element looked at.
+    large: gradients and the parameters they belong to. The sum of squares of
+      each array must be finite, which bounds its elements by 1.8e19. Momentum,
+      parameters and target after the step are then finite too, without another
+      pass over them: the step adds at most a few times these values.
+    small: scalars and batch-norm averages; each element is checked.
+
+  Returns:
+    bool [].
   """
   sums = [jnp.sum(jnp.square(x)) for x in jax.tree.leaves(large)]
   flags = [
@@ -34,24 +37,24 @@ def is_finite(large: Any, small: Any) -> jax.Array:
     for x in jax.tree.leaves((sums, small))
     if jnp.issubdtype(x.dtype, jnp.inexact)
   ]
-  # Counted by a dot product: on one device a compiler repeats a chain of
-  # hundreds of ands in the loop of every leaf that `select` chooses, and then
-  # takes seven times as long to compile; a product it computes once.
+  # Counted by a dot product, which XLA computes once. A chain of hundreds of
+  # logical ands is repeated, on one device, in the loop of every leaf that
+  # `select` writes, and takes seven times as long to compile.
   found = jnp.stack(flags).astype(jnp.float32)
   count = jnp.dot(found, jnp.ones_like(found))
   return parallel.all_true(count == len(flags))
 
 
 def select(is_finite: jax.Array, new: Any, old: Any) -> Any:
-  """`new` or, bit for bit, `old` with the counts of `new`.
+  """Returns `new`, or `old` bit for bit with the counts of `new`.
 
-  `step` goes on, which data and schedules follow, and so do the optimiser's
-  own counts, so that its rate stays that of the step.
+  `step`, which data and schedules follow, always advances. So do the integer
+  leaves of `opt_state`, so that the learning rate stays that of the step.
 
   Args:
     is_finite: bool [].
     new: a state with the fields `step` and `opt_state`.
-    old: the one before the step.
+    old: the state before the step.
   """
 
   def choose(new: jax.Array, old: jax.Array) -> jax.Array:

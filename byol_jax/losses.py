@@ -1,7 +1,7 @@
-"""Objectives: from the outputs of both networks to one loss an image.
+"""Defines the losses of BYOL (paper eq. 2; method.md 1.2).
 
-An objective is a function (online, target) -> [B], each argument the pair of
-outputs for view 1 and view 2. Spec 1.2; official file `utils/helpers.py`.
+An objective is a function (online, target) -> float32 [B], one loss per image.
+Each argument is the pair of a network's outputs for view 1 and view 2.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 
 class View(Protocol):
-  """What a network made of one view: a `networks.Outputs`."""
+  """Outputs of a network for one view, as in `networks.Outputs`."""
 
   @property
   def projection(self) -> jax.Array: ...
@@ -27,14 +27,20 @@ Objective = Callable[[Pair, Pair], jax.Array]
 
 
 def l2_normalize(x: jax.Array) -> jax.Array:
-  """Unit vectors along the last axis; a zero vector stays zero."""
+  """Returns x scaled to unit length along the last axis, [..., D].
+
+  A zero vector stays zero. The epsilon of 1e-12 is on the squared norm, as in
+  the official code.
+  """
   square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-  # The epsilon is on the squared norm, as in the official code.
   return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
 
 
 def regression_loss(prediction: jax.Array, projection: jax.Array) -> jax.Array:
-  """Squared distance of the unit vectors, [B, D] and [B, D] -> [B]. Eq. 2."""
+  """Returns the squared distance of the unit vectors, [B, D] twice -> [B].
+
+  This is 2 - 2 cos(prediction, projection), paper eq. 2.
+  """
   chex.assert_rank([prediction, projection], 2)
   chex.assert_equal_shape([prediction, projection])
   difference = l2_normalize(prediction) - l2_normalize(projection)
@@ -42,7 +48,10 @@ def regression_loss(prediction: jax.Array, projection: jax.Array) -> jax.Array:
 
 
 def regression(online: Pair, target: Pair) -> jax.Array:
-  """BYOL's symmetric loss: the sum of both directions, [B] in [0, 8]."""
+  """Returns BYOL's loss, the sum of both directions, [B] in [0, 8].
+
+  No gradient flows into the target's projections.
+  """
   projections = [jax.lax.stop_gradient(view.projection) for view in target]
   return regression_loss(
     online[0].prediction, projections[1]
@@ -50,7 +59,7 @@ def regression(online: Pair, target: Pair) -> jax.Array:
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Softmax cross-entropy, [B, classes] and int [B] -> [B]."""
+  """Returns the softmax cross-entropy, [B, classes] and int [B] -> [B]."""
   chex.assert_rank([logits, labels], [2, 1])
   log_probabilities = jax.nn.log_softmax(logits)
   chosen = jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)

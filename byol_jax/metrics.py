@@ -1,4 +1,4 @@
-"""Metrics: pure functions of scores and labels."""
+"""Computes metrics from scores and labels."""
 
 import chex
 import jax
@@ -6,10 +6,18 @@ import jax.numpy as jnp
 
 
 def in_top_k(scores: jax.Array, labels: jax.Array, k: int) -> jax.Array:
-  """Whether the label is among the k best, [B, C] and int [B] -> bool [B].
+  """Returns whether the label is among the k best scores.
 
-  With fewer than k classes every label is. Of equal scores the lower class
-  wins; a score that is not a number beats nothing.
+  Of equal scores the lower class ranks higher. With at most k classes every
+  label is among the best; a label whose score is NaN never is.
+
+  Args:
+    scores: [B, C].
+    labels: int [B].
+    k: at least 1.
+
+  Returns:
+    bool [B].
   """
   chex.assert_rank([scores, labels], [2, 1])
   chosen = jnp.take_along_axis(scores, labels[:, None], axis=-1)
@@ -24,7 +32,7 @@ def in_top_k(scores: jax.Array, labels: jax.Array, k: int) -> jax.Array:
 def count_in_top_k(
   scores: jax.Array, labels: jax.Array, mask: jax.Array, k: int
 ) -> jax.Array:
-  """How many labels are among the k best, as an integer.
+  """Counts the labels that are among the k best scores.
 
   Args:
     scores: [B, C].
@@ -33,7 +41,7 @@ def count_in_top_k(
     k: at least 1.
 
   Returns:
-    int32 []: counts of batches add up exactly, means of batches do not.
+    int32 []. Counts of batches add up exactly; means of batches do not.
   """
   chex.assert_equal_shape([labels, mask])
   hits = in_top_k(scores, labels, k) & mask

@@ -1,4 +1,4 @@
-"""Signs of collapse."""
+"""Computes a sign of collapse: the spread of the projections."""
 
 from collections.abc import Callable
 
@@ -11,15 +11,15 @@ from byol_jax import losses
 def projection_std(
   projection: jax.Array, mean: Callable[[jax.Array], jax.Array]
 ) -> jax.Array:
-  """Spread of the unit projections over the global batch, in [0, 1].
+  """Returns the spread of the unit projections over the global batch.
 
   Args:
-    projection: [B, D], one device's share.
-    mean: average over the devices.
+    projection: float32 [B, D], of one device.
+    mean: average over the devices, such as `parallel.mean`.
 
   Returns:
-    Root mean square over dimensions of the deviation, times sqrt(D): 0 when
-    all projections point the same way, 1 when their mean is zero.
+    float32 [] in [0, 1], the square root of the summed variances: 0 when all
+    projections have the same direction (collapse), 1 when their mean is zero.
   """
   unit = losses.l2_normalize(projection)
   first = mean(jnp.mean(unit, axis=0))

@@ -1,8 +1,8 @@
-"""The whole network: encoder, projector, predictor and online classifier.
+"""Defines the network: encoder, projector, predictor and online classifier.
 
-Images enter as float32 in [0, 1]; mean and deviation are applied inside, so
-that every caller sees the same range. Spec 2 and 3.1; module names are those
-of the published weights (spec 9.3).
+Images are in [0, 1]; mean and deviation are applied inside, so that every
+caller uses the same range (method.md 2 and 3.1). Module names are those of the
+published weights (method.md 9.3).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,45 +16,51 @@ import jax.numpy as jnp
 
 from byol_jax import augment, errors, resnet
 
-# ImageNet's statistics, on [0, 1] (official `utils/dataset.py`).
+# Of ImageNet's training images in [0, 1] (method.md 3.1).
 MEAN_RGB = (0.485, 0.456, 0.406)
 STD_RGB = (0.229, 0.224, 0.225)
-
-# What is not part of the encoder.
-HEADS = ('projector', 'predictor', 'classifier')
 
 Params = Mapping[str, Mapping[str, jax.Array]]
 NetState = Mapping[str, Mapping[str, jax.Array]]
 
 
 class Outputs(NamedTuple):
-  """One forward pass of B images."""
+  """Outputs of one forward pass, float32."""
 
   representation: jax.Array  # y, [B, D]
   projection: jax.Array  # z, [B, P]
   prediction: jax.Array  # q(z), [B, P]
-  logits: jax.Array | None  # [B, classes]; None without labels
+  logits: jax.Array | None  # [B, classes]; None without a classifier
 
 
 class Forward(NamedTuple):
-  """The network as two pure functions."""
+  """The network as two pure functions.
 
-  # (rng, images [B, H, W, 3], is_training) -> params, state
+  Images are [B, H, W, 3], uint8 or float32 in [0, 1].
+  """
+
+  # (rng, images, is_training) -> params, state
   init: Callable[..., tuple[Params, NetState]]
-  # (params, state, images [B, H, W, 3], is_training) -> Outputs, state
+  # (params, state, images, is_training) -> Outputs, state
   apply: Callable[..., tuple[Outputs, NetState]]
 
 
 def normalize(images: jax.Array) -> jax.Array:
-  """Images in [0, 1] to zero mean and unit deviation, by channel."""
+  """Subtracts ImageNet's mean and divides by its deviation, per channel."""
   return (images - jnp.asarray(MEAN_RGB)) / jnp.asarray(STD_RGB)
 
 
 class MLP(hk.Module):
-  """Linear (bias), batch norm, ReLU; ...; Linear without bias (spec 2.3).
+  """Computes a projector or predictor (method.md 2.3).
 
-  `sizes` holds the hidden widths and the output width: its length is the
-  depth of the paper's table 14. An empty one is the identity.
+  Every hidden layer is a linear layer with bias, batch norm and ReLU; the
+  output layer is linear without bias.
+
+  Args:
+    sizes: the hidden widths and the output width. Its length is the depth in
+      the paper's table 14; an empty one is the identity.
+    make_norm: builds the batch norms.
+    name: of the module.
   """
 
   def __init__(
@@ -65,7 +71,7 @@ class MLP(hk.Module):
     self.make_norm = make_norm
 
   def __call__(self, x: jax.Array, is_training: bool) -> jax.Array:
-    """[B, any] -> [B, sizes[-1]]."""
+    """Maps [B, inputs] to [B, sizes[-1]]."""
     for i, size in enumerate(self.sizes):
       last = i == len(self.sizes) - 1
       x = hk.Linear(size, with_bias=not last)(x)
@@ -88,24 +94,24 @@ def make_forward(
   bn_epsilon: float,
   axis_name: str | None,
 ) -> Forward:
-  """Builds the network of one config section `network`.
+  """Returns the network of the config section `network`.
 
   Args:
     num_classes: width of the online classifier; None builds none.
     encoder: a key of `resnet.ENCODERS`.
     width: multiplier of the encoder's channels.
-    version: ResNet 1 or 2.
-    gamma_init: 'ones' or 'zeros', the last scale of each block.
+    version: of the ResNet, 1 or 2.
+    gamma_init: 'ones' or 'zeros', initial last scale of each block.
     stem: a key of `resnet.STEMS`.
-    projector: hidden and output widths of g.
-    predictor: hidden and output widths of q; its output must be g's.
-    bn_decay: decay of the moving statistics.
+    projector: hidden and output widths of the projector.
+    predictor: of the predictor; its output width is the projector's.
+    bn_decay: decay of the moving averages.
     bn_epsilon: added to the variance.
-    axis_name: batch statistics are averaged over this axis in training mode;
+    axis_name: axis over which batch statistics are averaged in training mode;
       None keeps them local.
 
   Raises:
-    ConfigError: a value is outside its table or the heads do not meet.
+    ConfigError: a value is not allowed, or the heads do not fit together.
   """
   check_network(encoder, width, version, gamma_init, stem, projector, predictor)
   make_norm = functools.partial(
@@ -116,25 +122,40 @@ def make_forward(
     eps=bn_epsilon,
     cross_replica_axis=axis_name,
   )
+  make_encoder = functools.partial(
+    resnet.ResNet,
+    encoder,
+    width=width,
+    version=version,
+    gamma_init=gamma_init,
+    stem=stem,
+    make_norm=make_norm,
+  )
+  return _transform_modules(
+    make_encoder,
+    lambda: MLP(projector, make_norm, name='projector'),
+    lambda: MLP(predictor, make_norm, name='predictor'),
+    num_classes,
+  )
+
+
+def _transform_modules(
+  make_encoder: Callable[[], resnet.ResNet],
+  make_projector: Callable[[], MLP],
+  make_predictor: Callable[[], MLP],
+  num_classes: int | None,
+) -> Forward:
+  """Connects the modules and returns them as pure functions."""
 
   def forward(images: jax.Array, is_training: bool) -> Outputs:
     chex.assert_rank(images, 4)
-    torso = resnet.ResNet(
-      encoder,
-      width=width,
-      version=version,
-      gamma_init=gamma_init,
-      stem=stem,
-      make_norm=make_norm,
-    )
-    representation = torso(normalize(augment.to_float(images)), is_training)
-    project = MLP(projector, make_norm, name='projector')
-    predict = MLP(predictor, make_norm, name='predictor')
-    projection = project(representation, is_training)
-    prediction = predict(projection, is_training)
+    images = normalize(augment.to_float(images))
+    representation = make_encoder()(images, is_training)
+    projection = make_projector()(representation, is_training)
+    prediction = make_predictor()(projection, is_training)
     logits = None
     if num_classes is not None:
-      # The labels never reach the encoder (spec 1.4).
+      # The labels never reach the encoder (method.md 1.4).
       frozen = jax.lax.stop_gradient(representation)
       logits = hk.Linear(num_classes, name='classifier')(frozen)
     return Outputs(representation, projection, prediction, logits)
@@ -157,7 +178,11 @@ def check_network(
   projector: Sequence[int],
   predictor: Sequence[int],
 ) -> None:
-  """Refuses what the tables do not hold, with the key and the choices."""
+  """Checks the config section `network`; see `make_forward`.
+
+  Raises:
+    ConfigError: names the key, the allowed values and the value found.
+  """
   choices: tuple[tuple[str, Any, tuple], ...] = (
     ('encoder', encoder, tuple(resnet.ENCODERS)),
     ('version', version, (1, 2)),
@@ -185,11 +210,16 @@ def check_network(
 def represent(
   forward: Forward, params: Params, state: NetState, images: jax.Array
 ) -> jax.Array:
-  """The encoder in evaluation mode, [B, H, W, 3] -> [B, D]; uint8 or [0, 1]."""
+  """Returns the representations in evaluation mode, with moving averages.
+
+  Args:
+    forward: the network.
+    params: of the network.
+    state: of the network; it is not updated.
+    images: [B, H, W, 3], uint8 or float32 in [0, 1].
+
+  Returns:
+    float32 [B, D].
+  """
   outputs, _ = forward.apply(params, state, images, is_training=False)
   return outputs.representation
-
-
-def is_head(module: str) -> bool:
-  """Whether a module path belongs to a head rather than to the encoder."""
-  return module.split('/')[0] in HEADS

@@ -1,6 +1,6 @@
-"""Optimisers, as chains of optax parts in the order in which they act.
+"""Builds optimizers as chains of optax parts in the order in which they act.
 
-Spec 4.1; official file `utils/optimizers.py`.
+LARS follows the official code (method.md 4.1).
 """
 
 from collections.abc import Callable
@@ -14,15 +14,15 @@ from byol_jax import errors
 
 
 def kernels(params: Any) -> Any:
-  """True for the leaves that get weight decay and trust ratio.
+  """Returns a mask of the leaves that get weight decay and trust ratio.
 
-  Biases and everything in a module with 'norm' in its name are left out.
+  Biases and all leaves of modules with 'norm' in their name are left out.
 
   Args:
     params: {module: {leaf: array}}.
 
   Returns:
-    The same tree of bools.
+    The same tree with bools as leaves.
   """
   return {
     module: {name: name != 'b' and 'norm' not in module for name in leaves}
@@ -37,10 +37,16 @@ def lars(
   momentum: float,
   trust_coefficient: float,
 ) -> optax.GradientTransformation:
-  """LARS with the learning rate outside the momentum buffer.
+  """Returns LARS with the learning rate outside the momentum buffer.
 
-  Not `optax.lars`, which applies the rate before the trace: under a changing
-  rate the two differ.
+  It differs from `optax.lars`, which applies the rate before the momentum, as
+  soon as the rate changes (method.md 4.1).
+
+  Args:
+    learning_rate: step -> rate.
+    weight_decay: added to the gradient of `kernels`, before the trust ratio.
+    momentum: decay of the momentum buffer, in [0, 1).
+    trust_coefficient: eta of the paper.
   """
   return optax.chain(
     optax.add_decayed_weights(weight_decay, kernels),
@@ -54,10 +60,10 @@ def lars(
 
 
 def scale_by_trust_ratio(coefficient: float) -> optax.GradientTransformation:
-  """Each leaf times coefficient * norm of the parameter / norm of the update.
+  """Scales each leaf by coefficient * |parameter| / |update|.
 
-  As optax's, which reads everything twice for the sake of the gradient of a
-  norm at zero: 4 % of a step on a TPU. Nobody differentiates an optimiser.
+  The factor is 1 where either norm is 0. optax's part reads every array twice,
+  to make the norm differentiable at zero, which costs 4 % of a step on a TPU.
   """
 
   def scale(update: jax.Array, param: jax.Array) -> jax.Array:
@@ -74,14 +80,17 @@ def scale_by_trust_ratio(coefficient: float) -> optax.GradientTransformation:
 def adamw(
   learning_rate: optax.Schedule, *, weight_decay: float
 ) -> optax.GradientTransformation:
-  """AdamW; not the paper's, for presets too short for LARS."""
+  """Returns AdamW with decay on `kernels`, for presets too short for LARS.
+
+  The paper does not use it.
+  """
   return optax.adamw(learning_rate, weight_decay=weight_decay, mask=kernels)
 
 
 def sgd(
   learning_rate: optax.Schedule, *, momentum: float, weight_decay: float
 ) -> optax.GradientTransformation:
-  """SGD with momentum (not Nesterov), decay on the same leaves as LARS."""
+  """Returns SGD with momentum (not Nesterov) and decay on `kernels`."""
   return optax.chain(
     optax.add_decayed_weights(weight_decay, kernels),
     optax.trace(momentum),
@@ -99,10 +108,15 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 def make_optimizer(
   name: str, learning_rate: optax.Schedule, **settings: float
 ) -> optax.GradientTransformation:
-  """The optimiser of one config section `optimizer`.
+  """Returns the optimizer of the config section `optimizer`.
+
+  Args:
+    name: a key of `OPTIMIZERS`.
+    learning_rate: step -> rate.
+    **settings: keyword arguments of that optimizer.
 
   Raises:
-    ConfigError: an unknown name, or settings that it does not take.
+    ConfigError: the name is unknown, or the optimizer does not take a setting.
   """
   if name not in OPTIMIZERS:
     raise errors.ConfigError(
@@ -112,22 +126,3 @@ def make_optimizer(
     return OPTIMIZERS[name](learning_rate, **settings)
   except TypeError as error:
     raise errors.ConfigError(f'optimizer: {error}') from error
-
-
-def momentum_of(opt_state: Any) -> Any:
-  """The trace of LARS or SGD, a tree like the parameters."""
-  return next(part.trace for part in opt_state if hasattr(part, 'trace'))
-
-
-def with_momentum(opt_state: Any, momentum: Any, step: int) -> Any:
-  """`opt_state` of LARS as it stands before `step`, with this momentum."""
-
-  def replace(part: Any) -> Any:
-    if hasattr(part, 'trace'):
-      return part._replace(trace=momentum)
-    # Not by attribute: every tuple has a method `count`.
-    if isinstance(part, optax.ScaleByScheduleState):
-      return part._replace(count=jax.numpy.asarray(step, part.count.dtype))
-    return part
-
-  return tuple(replace(part) for part in opt_state)

@@ -1,4 +1,4 @@
-"""Inside the mapped step: the axis of the devices and what crosses it."""
+"""Names the device axis and defines what crosses it inside a mapped step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,28 +10,28 @@ AXIS = 'i'
 
 
 def mean(tree: Any) -> Any:
-  """Mean over all devices; inside `pmap`."""
+  """Returns the mean over all devices; inside `pmap`."""
   return jax.lax.pmean(tree, AXIS)
 
 
 def total(tree: Any) -> Any:
-  """Sum over all devices; inside `pmap`."""
+  """Returns the sum over all devices; inside `pmap`."""
   return jax.lax.psum(tree, AXIS)
 
 
 def all_true(flag: jax.Array) -> jax.Array:
-  """Whether a bool [] holds on all devices; inside `pmap`."""
+  """Returns whether a bool [] is true on all devices; inside `pmap`."""
   return jax.lax.psum(1.0 - flag, AXIS) == 0
 
 
 def image_keys(rng: jax.Array, step: jax.Array, per_device: int) -> jax.Array:
-  """One key an image, from (seed, step, place in the global batch).
+  """Returns one key per image from (rng, step, position in the global batch).
 
-  Inside `pmap`. The device enters only through the place, so any number of
-  devices gives an image the same key.
+  Inside `pmap`. The position is the same for any number of devices, so an
+  image has the same key on any number of them.
 
   Args:
-    rng: the run's key, uint32 [2].
+    rng: uint32 [2], key of the run.
     step: int32 [].
     per_device: images on this device.
 
@@ -44,7 +44,7 @@ def image_keys(rng: jax.Array, step: jax.Array, per_device: int) -> jax.Array:
 
 
 def on_one_device(function: Callable) -> Callable:
-  """`function` under the axis `AXIS` of size one, for initialisation."""
+  """Returns `function`, compiled, under `AXIS` with size one."""
 
   def call(*args: Any) -> Any:
     lifted = jax.tree.map(lambda x: x[None], args)

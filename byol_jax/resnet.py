@@ -1,10 +1,11 @@
-"""ResNet torsos, v1 and v2, with the names of the published weights.
+"""Defines ResNet encoders, v1 and v2 (method.md 2.1, 2.2).
 
-Images are NHWC float32; padding is TF-style SAME everywhere; no convolution
-has a bias. Spec 2.1, 2.2, 9.3; official file `utils/networks.py`.
+Module names are those of the published weights (method.md 9.3). Images are
+float32 NHWC, padding is TensorFlow-style SAME, no convolution has a bias.
 
-Own blocks rather than Haiku's: the paper initialises every scale (gamma) with
-ones, Haiku's v1 block hard-codes zeros in the last one.
+The blocks are our own because the paper initialises every batch-norm scale
+(gamma) with ones, while Haiku's bottleneck v1 block initialises its last one
+with zeros and cannot be told otherwise.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +20,15 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-  """Facts of one torso: module name, blocks a group, channels a group."""
+  """Describes one encoder.
+
+  Attributes:
+    module_name: prefix of the parameter names.
+    blocks: blocks per group.
+    bottleneck: whether a block is 1x1, 3x3, 1x1 rather than 3x3, 3x3.
+    channels: output channels per group, at width 1.
+    initial_channels: of the first convolution, at width 1.
+  """
 
   module_name: str
   blocks: tuple[int, ...]
@@ -30,7 +39,7 @@ class Encoder:
 
 @dataclasses.dataclass(frozen=True)
 class Stem:
-  """The first convolution, and whether a max pool follows."""
+  """Describes the first convolution and whether a max pool follows it."""
 
   kernel: int
   stride: int
@@ -46,9 +55,9 @@ ENCODERS: Mapping[str, Encoder] = {
   'ResNet101': Encoder('res_net101', (3, 4, 23, 3)),
   'ResNet152': Encoder('res_net152', (3, 8, 36, 3)),
   'ResNet200': Encoder('res_net200', (3, 24, 36, 3)),
-  # The reference's own test network.
+  # The official code's test network.
   'TinyResNet': Encoder('tiny_res_net', (1, 1, 1, 1), False, (8, 8, 8, 8)),
-  # Ours, for CPUs: three groups, so that 32 pixels end at 4x4 or more.
+  # Not in the paper, for CPUs: three groups, so that 32 pixels end at 4x4.
   'MiniResNet': Encoder('mini_res_net', (1, 1, 1), False, (16, 32, 64), 16),
 }
 
@@ -58,12 +67,13 @@ STEMS: Mapping[str, Stem] = {
   'small_stride2': Stem(kernel=3, stride=2, pool=False),
 }
 
-# (inputs [B, H, W, C], is_training) -> the same shape.
+# Builds a batch norm, which maps (inputs [B, H, W, C], is_training) to the
+# shape of the inputs. Takes `name` and `scale_init`.
 MakeNorm = Callable[..., hk.BatchNorm]
 
 
 def conv(channels: int, kernel: int, stride: int, name: str) -> hk.Conv2D:
-  """A convolution without bias, SAME padding."""
+  """Returns a square convolution without bias, with SAME padding."""
   return hk.Conv2D(
       channels, kernel, stride=stride, with_bias=False, padding='SAME',
       name=name,
@@ -71,11 +81,22 @@ def conv(channels: int, kernel: int, stride: int, name: str) -> hk.Conv2D:
 
 
 class Block(hk.Module):
-  """One residual block: bottleneck (1x1, 3x3, 1x1) or basic (3x3, 3x3).
+  """Computes one residual block (method.md 2.1).
 
-  The 3x3 convolution of a bottleneck carries the stride. v1 normalises after
-  each convolution and adds before the last ReLU; v2 normalises before each
-  convolution and projects the shortcut after the first ReLU.
+  A bottleneck has convolutions 1x1, 3x3, 1x1, a basic block 3x3, 3x3; the
+  first 3x3 carries the stride. v1 normalises after each convolution and adds
+  the shortcut before the last ReLU; v2 normalises before each convolution and
+  projects the shortcut after the first ReLU.
+
+  Args:
+    channels: of the output; a bottleneck has a quarter inside.
+    stride: 1 or 2.
+    project: whether the shortcut is a 1x1 convolution rather than the input.
+    bottleneck: which kind of block.
+    version: 1 or 2.
+    make_norm: builds the batch norms.
+    last_gamma: initial scale of the block's last batch norm.
+    name: of the module.
   """
 
   def __init__(
@@ -113,7 +134,7 @@ class Block(hk.Module):
     return (self.v1 if self.version == 1 else self.v2)(x, is_training)
 
   def v1(self, x: jax.Array, is_training: bool) -> jax.Array:
-    """Post-activation."""
+    """Computes the post-activation form, [B, H, W, C] -> as `__call__`."""
     shortcut = x
     if self.project:
       shortcut = self.shortcut_conv(x)
@@ -125,7 +146,7 @@ class Block(hk.Module):
     return jax.nn.relu(x + shortcut)
 
   def v2(self, x: jax.Array, is_training: bool) -> jax.Array:
-    """Pre-activation."""
+    """Computes the pre-activation form, [B, H, W, C] -> as `__call__`."""
     shortcut = x
     for i, (convolve, norm) in enumerate(self.layers):
       x = jax.nn.relu(norm(x, is_training))
@@ -136,7 +157,10 @@ class Block(hk.Module):
 
 
 class BlockGroup(hk.Module):
-  """Blocks of one size; the first carries the stride and the projection."""
+  """Applies `num_blocks` blocks of the same channels.
+
+  The first block carries the stride and projects its shortcut.
+  """
 
   def __init__(
     self,
@@ -167,15 +191,14 @@ class BlockGroup(hk.Module):
 
 
 class ResNet(hk.Module):
-  """The encoder f: images to representations (paper 3.3; spec 2.1).
+  """Computes representations of images (paper 3.3; method.md 2.1).
 
   Args:
     encoder: a key of `ENCODERS`.
-    width: multiplies every channel count; 1-4 in the paper, 0.25 and 0.5 for
-      CPU presets.
+    width: multiplies every channel count; 1 to 4 in the paper.
     version: 1 (post-activation, the paper) or 2 (pre-activation).
-    gamma_init: 'ones' (the paper) or 'zeros', for the last batch norm of each
-      block.
+    gamma_init: 'ones' (the paper) or 'zeros': initial scale of the last batch
+      norm of each block (method.md 2.2).
     stem: a key of `STEMS`.
     make_norm: builds the batch norms.
   """
@@ -221,7 +244,7 @@ class ResNet(hk.Module):
     """Normalised images [B, H, W, 3] -> representation [B, D]."""
     chex.assert_rank(images, 4)
     stem = self.after_first
-    if self.pool:  # Made again for the gradient: the largest activations.
+    if self.pool:  # Recomputed for the gradient: the largest activations.
       stem = hk.remat(stem, policy=is_reduced, static_argnums=1)
     x = stem(self.initial_conv(images), is_training)
     for group in self.groups:
@@ -231,7 +254,7 @@ class ResNet(hk.Module):
     return jnp.mean(x, axis=(1, 2))
 
   def after_first(self, x: jax.Array, is_training: bool) -> jax.Array:
-    """The rest of the stem: [B, H, W, C] -> the same, or halved by a pool."""
+    """Applies norm, ReLU and pool of the stem, [B, H, W, C] -> [B, h, w, C]."""
     if self.version == 1:
       x = jax.nn.relu(self.outer_norm(x, is_training))
     if self.pool:
@@ -240,10 +263,10 @@ class ResNet(hk.Module):
 
 
 def is_reduced(primitive: Any, *unused: Any, **options: Any) -> bool:
-  """Whether a value came from other devices: kept, not asked for again."""
+  """Whether `jax.checkpoint` keeps a value: those reduced over devices."""
   return 'psum' in primitive.name
 
 
 def scaled(channels: int, width: float) -> int:
-  """Channels at a width multiplier, at least one."""
+  """Returns the channels at a width multiplier, at least one."""
   return max(1, round(channels * width))

@@ -1,7 +1,6 @@
-"""Schedules: functions of the 0-based global step. Spec 4.2.
+"""Defines schedules as functions of the 0-based step (method.md 4.2).
 
-Official file `utils/schedules.py`. Steps are exact in float32 up to 2^24; the
-longest preset has 2.5 million.
+Steps are exact in float32 up to 2^24; the longest preset has 2.5 million.
 """
 
 import math
@@ -12,14 +11,23 @@ import optax
 
 
 def num_steps(epochs: float, num_examples: int, batch_size: int) -> int:
-  """Whole steps in `epochs` passes: floor(epochs * examples / batch)."""
+  """Returns floor(epochs * num_examples / batch_size)."""
   return math.floor(epochs * num_examples / batch_size)
 
 
 def warmup_cosine(
   peak: float, warmup_steps: int, total_steps: int
 ) -> optax.Schedule:
-  """0 -> peak linearly over the warm-up, then a cosine to 0 at the end."""
+  """Returns a linear warm-up from 0 to `peak`, then a cosine to 0.
+
+  Args:
+    peak: value after the warm-up.
+    warmup_steps: 0 begins at `peak`.
+    total_steps: the value at this step is 0.
+
+  Returns:
+    step -> float32 [].
+  """
 
   def schedule(step: jax.typing.ArrayLike) -> jax.Array:
     step = jnp.asarray(step, jnp.float32)
@@ -32,7 +40,15 @@ def warmup_cosine(
 
 
 def tau(base_tau: float, total_steps: int, schedule: str) -> optax.Schedule:
-  """The target's decay: base_tau -> 1 on a cosine, or constant.
+  """Returns the decay of the target parameters.
+
+  Args:
+    base_tau: value at step 0, in [0, 1].
+    total_steps: the cosine is 1 at this step.
+    schedule: 'cosine' (base_tau to 1) or 'constant'.
+
+  Returns:
+    step -> float32 [].
 
   Raises:
     KeyError: `schedule` is neither 'cosine' nor 'constant'.
@@ -50,5 +66,5 @@ def tau(base_tau: float, total_steps: int, schedule: str) -> optax.Schedule:
 
 
 def cosine(progress: jax.Array) -> jax.Array:
-  """Half a cosine: 1 at progress 0, 0 at progress 1."""
+  """Returns half a cosine: 1 at progress 0, 0 at progress 1."""
   return 0.5 * (1.0 + jnp.cos(jnp.pi * progress))

@@ -1,6 +1,4 @@
-"""A step that is not finite leaves no trace, on any device."""
-
-from typing import NamedTuple
+"""Tests that a step that is not finite changes nothing, on any device."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +14,7 @@ BATCH_SIZE = 8
 
 @pytest.fixture(scope='module')
 def step():
-  """One step of four devices, as an axis; and a state after two steps."""
+  """(update of four devices as a vmapped axis, state after two steps)."""
   rate, tau = tiny_run.warmup()
   _, _, optimizer, update = tiny_run.make_experiment(rate=rate, tau=tau)
   update = jax.jit(jax.vmap(update, axis_name=parallel.AXIS))
@@ -34,16 +32,15 @@ def batch(number):
 
 
 def counts(name):
-  """The leaves that go on: the step and the optimiser's own count."""
+  """Whether a leaf advances: the step and the optimizer's count."""
   return name == '.step' or (
     name.startswith('.opt_state') and name.endswith('.count')
   )
 
 
-@pytest.mark.parametrize('device', range(DEVICES))
-@pytest.mark.parametrize('value', (np.nan, np.inf, 3e38))
+# 3e38 is finite itself; its square, in a variance, is not.
+@pytest.mark.parametrize('device, value', [(0, np.nan), (3, np.inf), (1, 3e38)])
 def test_one_bad_value_on_one_device_changes_no_bit_on_any(step, device, value):
-  """3e38 is finite itself: its square, in a variance, is not."""
   update, state = step
   poisoned = batch(2)
   poisoned['view2'] = poisoned['view2'].copy()
@@ -62,36 +59,35 @@ def test_one_bad_value_on_one_device_changes_no_bit_on_any(step, device, value):
 @pytest.mark.parametrize(
   'field', ('online_params', 'online_state', 'target_state')
 )
-def test_a_bad_state_is_seen_wherever_it_is(step, field):
-  """Not by what the images did: every part of the state is looked at.
+def test_a_bad_state_is_found_wherever_it_is(step, field):
+  """Every part of the state is checked, whatever the images do to it.
 
-  But for the target's parameters, which mix two that were looked at.
+  Except the target's parameters, a mixture of two trees that are checked.
   """
   update, state = step
   tree = getattr(state, field)
-  leaves, structure = jax.tree.flatten(tree)
-  seen = 0
-  for number, leaf in enumerate(leaves):
-    if not np.issubdtype(leaf.dtype, np.floating):
+  paths, structure = jax.tree.flatten_with_path(tree)
+  leaves = [leaf for _, leaf in paths]
+  found_bad = 0
+  for number, (path, leaf) in enumerate(paths):
+    is_float = np.issubdtype(leaf.dtype, np.floating)
+    # 'average' is derived from 'hidden'. Every seventh leaf is enough.
+    if not is_float or path[-1].key == 'average' or number % 7:
       continue
-    name = jax.tree_util.tree_leaves_with_path(tree)[number][0]
-    if name[-1].key == 'average' or number % 7:
-      continue  # made anew from 'hidden'; and a part of the rest is enough
     bad = leaf.copy()
     bad.reshape(-1)[0] = np.nan
     changed = [*leaves[:number], bad, *leaves[number + 1 :]]
     poisoned = state._replace(**{field: structure.unflatten(changed)})
     found, scalars = update(poisoned, batch(2))
     np.testing.assert_array_equal(scalars[finite.SKIPPED], np.ones(DEVICES))
-    seen += 1
     kept = tiny_run.flat(found.opt_state)
     for key, x in tiny_run.flat(state.opt_state).items():
       assert counts(f'.opt_state{key}') or np.array_equal(kept[key], x)
-  assert seen >= 2
+    found_bad += 1
+  assert found_bad >= 2
 
 
-def test_after_a_skipped_step_the_rate_is_that_of_the_step(step):
-  """Data, tau and the rate follow the step; none of them falls behind."""
+def test_after_a_skipped_step_rate_and_tau_follow_the_step(step):
   update, state = step
   poisoned = batch(2)
   poisoned['view1'] = np.full_like(poisoned['view1'], np.nan)
@@ -104,24 +100,8 @@ def test_after_a_skipped_step_the_rate_is_that_of_the_step(step):
   assert all((x == 3).all() for x in count)
 
 
-def test_a_sound_step_is_taken_as_it_is():
-  old = State(jnp.int32(1), jnp.ones(3), {'count': jnp.int32(1)})
-  new = State(jnp.int32(2), jnp.full(3, 2.0), {'count': jnp.int32(2)})
-  kept = finite.select(jnp.bool_(True), new, old)
-  for found, expected in zip(jax.tree.leaves(kept), jax.tree.leaves(new)):
-    np.testing.assert_array_equal(found, expected)
-
-
-class State(NamedTuple):
-  """The fields that matter."""
-
-  step: jax.Array
-  params: jax.Array
-  opt_state: dict
-
-
 def program_lines(leaves):
-  """Of a compiled step of one device with this many leaves."""
+  """Lines of the compiled step of one device with this many leaves."""
 
   def step(state, grads):
     new = jax.tree.map(lambda x, y: x + 2 * y, state, grads)
@@ -134,5 +114,5 @@ def program_lines(leaves):
 
 
 def test_a_program_grows_no_faster_than_its_leaves():
-  """Five times for four; were the flag made in each leaf's loop, twelve."""
-  assert program_lines(80) < 7 * program_lines(20)
+  # 4.3 was measured; with a chain of logical ands as the flag, 10.3.
+  assert program_lines(40) < 7 * program_lines(10)

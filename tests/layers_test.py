@@ -85,7 +85,7 @@ TRANSITION = {
   'parallel',
   *('data.loading.preprocess', 'evals.knn', 'evals.linear', 'training.loop'),
   *('training.multi_step', 'training.train', 'convert.stand_ins'),
-  *('cli.arguments', 'networks'),
+  *('cli.arguments',),
 }
 
 

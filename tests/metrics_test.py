@@ -1,4 +1,4 @@
-"""Top-k against sorting, and the arithmetic of counts."""
+"""Tests top-k against sorting, and that counts of batches add up."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +8,7 @@ from byol_jax import metrics
 
 
 def best(scores, k):
-  """The k best classes of each row by a stable sort: ties to the lower."""
+  """The k best classes of each row; of equal scores the lower class."""
   return np.argsort(-scores, axis=-1, kind='stable')[:, :k]
 
 
@@ -29,14 +29,12 @@ def test_with_fewer_than_k_classes_every_label_is_among_the_best():
   assert metrics.in_top_k(scores, jnp.arange(20) % 3, 5).all()
 
 
-def test_a_score_that_is_not_a_number_beats_nothing():
+def test_a_nan_score_ranks_below_all():
   scores = jnp.asarray([[np.nan, 0.0, 1.0], [np.nan] * 3])
   labels = jnp.asarray([0, 0])
   assert not metrics.in_top_k(scores, labels, 3).any()
-  assert metrics.in_top_k(scores, jnp.asarray([2, 0]), 1).tolist() == [
-    True,
-    False,
-  ]
+  found = metrics.in_top_k(scores, jnp.asarray([2, 0]), 1)
+  assert found.tolist() == [True, False]
 
 
 def test_counts_of_padded_parts_add_up_to_that_of_the_whole():

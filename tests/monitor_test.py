@@ -1,4 +1,4 @@
-"""The spread of the projections."""
+"""Tests the spread of the projections."""
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,13 @@ def spread(x):
   return float(monitor.projection_std(jnp.asarray(x), lambda value: value))
 
 
-def test_one_direction_is_no_spread_whatever_the_lengths():
+def test_one_direction_has_no_spread_whatever_the_lengths():
   lengths = np.linspace(0.1, 9, 20)[:, None]
   # float32: the variance is a difference of numbers near 1/D.
   assert spread(lengths * np.ones((1, 6))) < 1e-3
 
 
-def test_opposite_directions_are_full_spread():
+def test_opposite_directions_have_full_spread():
   x = np.random.default_rng(0).normal(size=(10, 6))
   np.testing.assert_allclose(spread(np.concatenate([x, -x])), 1, atol=1e-6)
 

@@ -23,6 +23,13 @@ from configs import pretrain
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NUM_CLASSES = 10
+# Arguments of `make_forward` for the paper's heads and stem.
+PAPER_HEADS = {
+  'num_classes': 1000,
+  'projector': (4096, 256),
+  'predictor': (4096, 256),
+  'stem': 'imagenet',
+}
 
 
 def make_forward(**overrides):
