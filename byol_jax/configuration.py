@@ -27,53 +27,29 @@ PREFIX = '--config.'
 
 _PACKAGE = Path(__file__).resolve().parent
 
-# The interval that a number, or each number of a tuple, must lie in. The same
-# rules hold for both views, `augment.view1` and `augment.view2`.
+# Interval -> the keys whose number, or numbers in a tuple, must lie in it. Keys
+# of a view are given without `augment.view1.`.
 _RANGES = {
-  'epochs': '(0, inf)',
-  'batch_size': '[1, inf)',
-  'image_size': '[8, inf)',
-  'seed': f'[0, {2**32})',
-  'network.bn_decay': '[0, 1)',
-  'network.bn_epsilon': '(0, inf)',
-  'target.base_tau': '[0, 1]',
-  'optimizer.weight_decay': '[0, inf)',
-  'optimizer.momentum': '[0, 1)',
-  'optimizer.trust_coefficient': '(0, inf)',
-  'schedule.base_rate': '[0, inf)',
-  'schedule.warmup_epochs': '[0, inf)',
-  'input.threads': '[0, inf)',
-  'input.cache_gib': '[0, inf)',
-  'input.max_bad_share': '[0, 1]',
-  'input.resident_gib': '(0, inf)',
-  'input.steps_per_call': '[0, inf)',
-  'log.every_steps': '[1, inf)',
-  'faults.max_skips': '[0, inf)',
-  'faults.max_rollbacks': '[0, inf)',
-  'faults.stall_seconds': '[0, inf)',
-  'checkpoint.keep': '[1, inf)',
-  'checkpoint.every_steps': '[0, inf)',
-  'checkpoint.every_minutes': '[0, inf)',
-  # One view.
-  'crop.area': '(0, 1]',
-  'crop.ratio': '(0, inf)',
-  'flip.probability': '[0, 1]',
-  'jitter.probability': '[0, 1]',
-  'jitter.brightness': '[0, 1]',
-  'jitter.contrast': '[0, 1]',
-  'jitter.saturation': '[0, 1]',
-  'jitter.hue': '[0, 0.5]',
-  'grayscale.probability': '[0, 1]',
-  'blur.probability': '[0, 1]',
-  'blur.sigma': '(0, inf)',
-  'solarize.probability': '[0, 1]',
-  'solarize.threshold': '[0, 1]',
-  # Evaluations.
-  'ks': '[1, inf)',
-  'temperature': '(0, inf)',
-  'rates': '(0, inf)',
-  'momentum': '[0, 1)',
+  '[0, 1)': 'network.bn_decay optimizer.momentum momentum',
+  '[0, 1]': """
+    target.base_tau input.max_bad_share flip.probability jitter.probability
+    jitter.brightness jitter.contrast jitter.saturation grayscale.probability
+    blur.probability solarize.probability solarize.threshold""",
+  '[0, 0.5]': 'jitter.hue',
+  '(0, 1]': 'crop.area',
+  '(0, inf)': """
+    epochs network.bn_epsilon optimizer.trust_coefficient input.resident_gib
+    crop.ratio blur.sigma temperature rates""",
+  '[0, inf)': """
+    optimizer.weight_decay schedule.base_rate schedule.warmup_epochs
+    input.threads input.cache_gib input.steps_per_call faults.max_skips
+    faults.max_rollbacks faults.stall_seconds checkpoint.every_steps
+    checkpoint.every_minutes""",
+  '[1, inf)': 'batch_size log.every_steps checkpoint.keep ks',
+  '[8, inf)': 'image_size',
+  f'[0, {2**32})': 'seed',
 }
+_RANGE_OF = {k: span for span, keys in _RANGES.items() for k in keys.split()}
 # Tuples of a lower and an upper bound.
 _PAIRS = ('crop.area', 'crop.ratio', 'blur.sigma')
 _CHOICES = {
@@ -105,7 +81,7 @@ def load(
   config = read_preset(spec)
   if isinstance(overrides, Mapping):
     for key, value in overrides.items():
-      _set_value(config, key, value, shown=key)
+      _set_value(config, key, value)
   else:
     for argument in overrides:
       name, equals, text = argument.partition('=')
@@ -114,8 +90,7 @@ def load(
           f'unknown argument {argument!r}: expected {PREFIX}section.key=value;'
           ' see --help'
         )
-      key = name.removeprefix(PREFIX)
-      _set_value(config, key, text, shown=name, parse=True)
+      _set_value(config, name.removeprefix(PREFIX), text, prefix=PREFIX)
   check_ranges(config)
   return config
 
@@ -176,11 +151,11 @@ def check_ranges(config: config_dict.ConfigDict) -> None:
     rule = re.sub(r'^augment\.view\d\.', '', key)
     if rule in choices and value not in choices[rule]:
       expected = f'one of {list(choices[rule])}'
-    elif rule in _RANGES and not _is_in_range(rule, value):
+    elif rule in _RANGE_OF and not _is_in_range(rule, value):
       is_number = isinstance(value, int | float)
       what = 'a number' if is_number else 'different numbers'
       what = 'two rising numbers' if rule in _PAIRS else what
-      expected = f'{what} in {_RANGES[rule]}'
+      expected = f'{what} in {_RANGE_OF[rule]}'
     else:
       continue
     raise errors.ConfigError(f'{key}: expected {expected}, found {value!r}')
@@ -191,7 +166,7 @@ def _is_in_range(rule: str, value: Any) -> bool:
     is_pair = rule in _PAIRS and len(value) == 2 and value[0] <= value[1]
     is_set = rule not in _PAIRS and 0 < len(value) == len({*value})
     return (is_pair or is_set) and all(_is_in_range(rule, x) for x in value)
-  interval = _RANGES[rule]
+  interval = _RANGE_OF[rule]
   low, high = map(float, interval[1:-1].split(','))
   # Written so that NaN is in no interval.
   above = value >= low if interval[0] == '[' else value > low
@@ -199,77 +174,66 @@ def _is_in_range(rule: str, value: Any) -> bool:
 
 
 def _set_value(
-  config: config_dict.ConfigDict,
-  key: str,
-  value: Any,
-  *,
-  shown: str,
-  parse: bool = False,
+  config: config_dict.ConfigDict, key: str, value: Any, prefix: str = ''
 ) -> None:
   """Sets one value of a configuration, in place.
 
   Args:
     config: any.
     key: with dots.
-    value: of the type of the key, or text if `parse`.
-    shown: the key as the user wrote it.
-    parse: whether the value comes from a command line.
+    value: of the type of the key, or text after a prefix.
+    prefix: of the key on the command line.
   """
   known = flatten(config)
   if key not in known:
     inside = [name for name in known if name.startswith(key + '.')]
     near = inside or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-    problem = (
-      'is a section; one of its keys' if inside else ('no such key; nearest')
-    )
-    prefix = shown.removesuffix(key)
-    raise errors.ConfigError(f'{shown}: {problem}: {prefix}{near[0]}')
+    problem = 'is a section; a key of it' if inside else 'no such key; nearest'
+    raise errors.ConfigError(f'{prefix}{key}: {problem}: {prefix}{near[0]}')
   path, _, name = key.rpartition('.')
   section = config[path] if path else config
   kind, old = section.get_type(name), known[key]
-  found = _parse_text(value, kind) if parse else value
-  if isinstance(found, os.PathLike):
-    found = os.fspath(found)
-  if not _has_type(found, kind, old):
+  try:
+    parsed = _parse_text(value, kind) if prefix else value
+    section[name] = _convert(parsed, kind, old)
+  except TypeError:
     raise errors.ConfigError(
-      f'{shown}: expected {kind.__name__} like {old!r}, found {value!r}'
-    )
-  if kind is tuple:
-    found = tuple(_element_type(old)(x) for x in found)
-  section[name] = found  # ConfigDict makes a float of an int
+      f'{prefix}{key}: expected {kind.__name__} like {old!r}, found {value!r}'
+    ) from None
 
 
 def _parse_text(text: str, kind: type) -> Any:
   """Returns what a text means where a type is expected, or the text."""
   if kind is str:
     return None if text == 'None' else text
-  with contextlib.suppress(ValueError, SyntaxError):
+  try:
     text = text.capitalize() if kind is bool else text.strip()
     value = ast.literal_eval(text)
-    return (value,) if kind is tuple and _is_number(value, float) else value
-  return text
+  except (ValueError, SyntaxError):
+    return text
+  is_item = kind is tuple and not isinstance(value, tuple | list)
+  return (value,) if is_item else value
 
 
-def _has_type(value: Any, kind: type, old: Any) -> bool:
-  """Whether a value may replace `old`: stricter than ConfigDict."""
-  if value is None:
-    return old is None
+def _convert(value: Any, kind: type, old: Any) -> Any:
+  """Returns a value in exactly the type of the old one, or raises TypeError.
+
+  ConfigDict would take a bool for an int, anything within a tuple, and None.
+  """
   if kind is tuple:
-    is_sequence = isinstance(value, list | tuple)
-    return is_sequence and all(_is_number(x, _element_type(old)) for x in value)
-  if kind in (int, float):
-    return _is_number(value, kind)
-  # An empty text would be the folder of the command.
-  return isinstance(value, kind) and (value != '' or old == '')
-
-
-def _is_number(value: Any, kind: type) -> bool:
-  number = int if kind is int else int | float
-  return isinstance(value, number) and not isinstance(value, bool)
-
-
-def _element_type(old: tuple) -> type:
-  return float if any(isinstance(x, float) for x in old) else int
+    element = float if any(isinstance(x, float) for x in old) else int
+    return tuple(_convert(x, element, 0) for x in value)
+  if value is old is None:
+    return None
+  if isinstance(value, os.PathLike):
+    value = os.fspath(value)
+  if kind is float and type(value) is int:
+    value = float(value)
+  is_kind = isinstance(value, kind)
+  is_empty = value == '' and old != ''  # would mean the current folder
+  if not is_kind or isinstance(value, bool) != (kind is bool) or is_empty:
+    raise TypeError
+  return value
 
 
 def _find_root() -> Path:

@@ -141,6 +141,7 @@ def test_texts_and_values_of_python_are_the_same():
     ('network.projector', ('a', 'b')),
     ('network.projector', (1.5, 2)),
     ('network.projector', ((1, 2), 3)),
+    ('network.projector', (None, 3)),
     ('augment.view1.crop.area', 'wide'),
   ),
 )
@@ -247,7 +248,7 @@ def test_every_range_is_of_a_key_of_a_configuration():
   known = {k for p in presets for k in configuration.flatten(
     configuration.read_preset(p))}  # fmt: skip
   known |= {key.removeprefix('augment.view1.') for key in known}
-  ruled = {*configuration._RANGES, *configuration._CHOICES}
+  ruled = {*configuration._RANGE_OF, *configuration._CHOICES}
   assert ruled | {*configuration._PAIRS} <= known
 
 

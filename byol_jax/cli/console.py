@@ -1,47 +1,148 @@
-"""What a verb says on the terminal, besides its results."""
+"""The terminal: arguments in, one line for an error, exit codes out."""
 
+import argparse
+from collections.abc import Mapping, Sequence
+import inspect
 import logging
 import os
 import select
 import sys
+from typing import Any, NoReturn
 
-_SIGPIPE = 141  # as a shell reports it
+from byol_jax import errors
+from byol_jax.cli import verbs
+
+_TOP_HELP = """BYOL (Grill et al. 2020) in JAX and Haiku.
+
+a first run: python -m byol_jax pretrain --config=shapes --workdir=runs/demo
+             python -m byol_jax report --workdir=runs/demo
+each verb:   python -m byol_jax VERB --help
+
+From Python: byol_jax.pretrain(...), byol_jax.load_encoder(workdir).
+"""
+_BROKEN_PIPE = 128 + 13  # as a shell reports SIGPIPE
 
 
-class Once(logging.Filter):
-  """Lets a message pass the first time: several splits may open a folder."""
+class _Parser(argparse.ArgumentParser):
+  """Raises errors in one line; the help lists the values of a preset."""
+
+  def __init__(self, *, preset: str | None = None, **options: Any) -> None:
+    super().__init__(
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      allow_abbrev=False,
+      **options,
+    )
+    self.preset = preset
+
+  def error(self, message: str) -> NoReturn:
+    """Raises ConfigError instead of printing the usage."""
+    raise errors.ConfigError(f'{message}; see {self.prog} --help')
+
+  def format_help(self) -> str:
+    """Returns the usual help and what --config.section.key=value may change."""
+    text = super().format_help()
+    if self.preset:
+      from byol_jax import configuration
+
+      text += f'\nvalues, as in {self.preset}:\n'
+      config = configuration.read_preset(self.preset)
+      for key, value in configuration.flatten(config).items():
+        text += f'  {configuration.PREFIX}{key}={value}\n'
+    return text
+
+
+def parse(
+  argv: Sequence[str], known: Mapping[str, verbs.Verb]
+) -> tuple[verbs.Verb, argparse.Namespace]:
+  """Returns the verb of a command line and its arguments.
+
+  Args:
+    argv: without the program's name.
+    known: verbs by name, of one word or two.
+
+  Returns:
+    The verb, and its arguments with `overrides`: those left for its
+    configuration.
+
+  Raises:
+    ConfigError: no such verb, or an argument is missing or unknown.
+  """
+  top = _Parser(prog='python -m byol_jax', description=_TOP_HELP)
+  groups = {'': _add_subparsers(top)}
+  for name, verb in known.items():
+    group, _, word = name.rpartition(' ')
+    if group not in groups:
+      text = verbs.GROUPS[group]
+      parser = groups[''].add_parser(group, help=text, description=text)
+      groups[group] = _add_subparsers(parser)
+    text = inspect.cleandoc(verb.run.__doc__ or '')
+    parser = groups[group].add_parser(
+      word,
+      help=text.partition('\n')[0],
+      description=text,
+      preset=verb.preset,
+    )
+    for argument in verb.arguments:
+      _add_argument(parser, *argument)
+    parser.set_defaults(verb=verb, parser=parser)
+  arguments, overrides = top.parse_known_args(argv)
+  arguments.overrides = overrides
+  if overrides and arguments.verb.preset is None:
+    arguments.parser.error(f'unknown argument {overrides[0]!r}')
+  return arguments.verb, arguments
+
+
+def _add_subparsers(parser: argparse.ArgumentParser) -> Any:
+  return parser.add_subparsers(metavar='VERB', required=True)
+
+
+def _add_argument(
+  parser: argparse.ArgumentParser,
+  name: str,
+  default: Any,
+  text: str,
+  kind: Any = None,
+) -> None:
+  """Adds an argument as `verbs.Argument` describes it."""
+  if not name.startswith('--'):
+    parser.add_argument(name, help=text, metavar=name.upper())
+  elif default is ...:
+    parser.add_argument(name, help=text, required=True)
+  elif default is False:
+    parser.add_argument(name, help=text, action='store_true')
+  else:
+    kind = kind or (str if default is None else type(default))
+    text = text if default is None else f'{text} (default: {default})'
+    parser.add_argument(name, help=text, default=default, type=kind)
+
+
+class WarnOnce(logging.Filter):
+  """Drops repeated messages: several splits may open the same folder."""
 
   def __init__(self) -> None:
     super().__init__()
-    self.seen: set[str] = set()
+    self._seen: set[str] = set()
 
   def filter(self, record: logging.LogRecord) -> bool:
-    """False for what was said before."""
+    """Returns whether a message is new."""
     text = record.getMessage()
-    new = text not in self.seen
-    self.seen.add(text)
-    return new
+    is_new = text not in self._seen
+    self._seen.add(text)
+    return is_new
 
 
-def start() -> None:
-  """Warnings go to standard error, each once."""
+def show_warnings() -> None:
+  """Sends warnings to standard error, each once."""
   handler = logging.StreamHandler()
-  handler.addFilter(Once())
+  handler.addFilter(WarnOnce())
   logging.basicConfig(format='%(message)s', handlers=[handler])
 
 
-def has_reader() -> bool:
-  """Whether standard output still leads somewhere."""
-  poll = select.poll()
-  poll.register(sys.stdout.fileno(), 0)
-  return not any(event & select.POLLERR for _, event in poll.poll(0))
+def exit_without_barrier(code: int) -> None:
+  """Ends one process of several at once; returns in a job of one process.
 
-
-def part(code: int) -> None:
-  """Ends one process of several at once, with this exit code.
-
-  For an error of its own: JAX would have it wait for the others to end, while
-  they wait for it in a sum over all devices.
+  For an error that the other processes do not have: at a usual exit JAX would
+  wait for them, while they wait for this process in an all-reduce.
   """
   jax = sys.modules.get('jax')
   if jax is not None and jax.distributed.is_initialized():
@@ -50,8 +151,18 @@ def part(code: int) -> None:
     os._exit(code)
 
 
-def reader_left() -> int:
-  """The exit code when whoever read our output has gone (`... | head`)."""
-  # Python flushes at its end, into the same broken pipe.
+def has_reader() -> bool:
+  """Returns whether standard output is still open at its other end."""
+  poll = select.poll()
+  poll.register(sys.stdout.fileno(), 0)
+  return not any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def broken_pipe_exit_code() -> int:
+  """Returns the exit code after the reader of our output has gone (`| head`).
+
+  Also redirects standard output, which Python flushes at its end, away from
+  the broken pipe.
+  """
   os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-  return _SIGPIPE
+  return _BROKEN_PIPE

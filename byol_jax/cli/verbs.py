@@ -1,0 +1,374 @@
+"""The verbs of `python -m byol_jax`: a function each, its arguments beside it.
+
+A verb's docstring is its `--help`. It opens data and calls a run; heavy
+packages are imported inside, so that `--help` needs none of them.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+# Name or --flag; default, `...` for none; help; type, if not the default's.
+Argument = tuple[str, Any, str] | tuple[str, Any, str, Callable[[str], Any]]
+
+
+class Verb(NamedTuple):
+  """A verb, of one word or two."""
+
+  run: Callable[[argparse.Namespace], None]
+  arguments: tuple[Argument, ...]
+  preset: str | None  # whose keys --help lists; None: takes no configuration
+  is_resumable: bool  # the same command continues, or repeats, after SIGTERM
+
+
+VERBS: dict[str, Verb] = {}
+
+# The first words of verbs of two.
+GROUPS = {
+  'data': 'Make a set of images ready for training, or check one.',
+  'bench': 'Measure what this machine can do.',
+}
+
+
+def _add_verb(
+  name: str,
+  *arguments: Argument,
+  preset: str | None = None,
+  is_resumable: bool = False,
+) -> Callable[[Callable], Callable]:
+  def add(run: Callable) -> Callable:
+    VERBS[name] = Verb(run, arguments, preset, is_resumable)
+    return run
+
+  return add
+
+
+def positive(text: str) -> int:
+  """Returns a whole number from 1, or raises ValueError."""
+  if int(text) < 1:
+    raise ValueError
+  return int(text)
+
+
+_CONFIG_HELP = (
+  'FILE[:ARGUMENT], a path or the name of a preset (pretrain:300, shapes);'
+  ' --config.section.key=value changes one value'
+)
+_CONFIG = ('--config', ..., _CONFIG_HELP)
+_RUN = ('--workdir', ..., 'of the pretraining')
+_JSON = ('--json', False, 'print the results as JSON in the last line')
+_THREADS = ('--threads', 0, '0: one for each core')
+_PROCESSES: tuple[Argument, ...] = (
+  (
+    '--distributed',
+    'none',
+    "'gce' (Cloud TPU), 'gke', 'slurm', 'auto' for the one of them that is"
+    ' there; or HOST:PORT,PROCESSES,INDEX',
+  ),
+  ('--startup_seconds', 300, 'timeout for processes to report', positive),
+  (
+    '--heartbeat_seconds',
+    100,
+    'a process without a heartbeat for this long is dead',
+    positive,
+  ),
+)
+
+
+@_add_verb(
+  'pretrain',
+  _CONFIG,
+  ('--workdir', ..., 'made if missing'),
+  *_PROCESSES,
+  preset='pretrain',
+  is_resumable=True,
+)
+def pretrain(arguments: argparse.Namespace) -> None:
+  """Pretrain BYOL into a workdir, or resume what it holds.
+
+  presets: pretrain:{40,100,300,1000,1000_batch512,EPOCHS} for ImageNet;
+  imagenette, cifar10 (for a GPU), imagenette:cpu, cifar10:cpu, shapes (for two
+  CPU cores). --config.dataset is 'shapes', a folder of images or a .tar of it,
+  an .npz of arrays, a prepared TFDS directory, or a TFDS name (with
+  --config.data_dir).
+
+  examples: python -m byol_jax pretrain --config=shapes --workdir=runs/demo
+            python -m byol_jax pretrain --config=imagenette:cpu
+                --config.dataset=~/Pictures --workdir=runs/pictures
+
+  exit codes: 0 done, 2 configuration, 3 data or workdir, 4 diverged, 42
+  stopped by a signal after saving (the same command resumes).
+  """
+  config, log = _join_job(arguments)
+  from byol_jax import api
+
+  last = api.pretrain(config, arguments.workdir)
+  if last['unusable_images']:
+    log(f'{last["unusable_images"]} images could not be used; see above')
+  if 'loss' in last:
+    log(
+      f'done: step {last["step"]}, loss {last["loss"]:.4f},'
+      f' {last["seconds"]:.0f} s; {arguments.workdir}'
+    )
+  else:
+    log(f'done before: step {last["step"]}; {arguments.workdir}')
+
+
+@_add_verb(
+  'knn',
+  _RUN,
+  ('--config', 'evals/knn', _CONFIG_HELP),
+  *_PROCESSES,
+  preset='evals/knn',
+  is_resumable=True,
+)
+def knn(arguments: argparse.Namespace) -> None:
+  """Nearest-neighbour accuracy of a frozen encoder.
+
+  Cosine similarity, weights exp(similarity / 0.1), k = 1, 20 and 200; the bank
+  is the training split, the queries the test split. --config.dataset takes
+  another set than the run's own; --config.weights is online, target, random
+  or random_calibrated.
+
+  example: python -m byol_jax knn --workdir=runs/demo
+  """
+  _evaluate('knn', arguments)
+
+
+@_add_verb(
+  'linear',
+  _RUN,
+  ('--config', 'evals/linear', _CONFIG_HELP),
+  *_PROCESSES,
+  preset='evals/linear',
+  is_resumable=True,
+)
+def linear(arguments: argparse.Namespace) -> None:
+  """Linear accuracy of a frozen encoder (paper, appendix C.1).
+
+  SGD with Nesterov momentum; all learning rates are trained side by side in
+  one pass, the best on the held-out part of the training split is reported on
+  the test split. --config=evals/linear.py:cpu caches centre-crop features.
+
+  example: python -m byol_jax linear --workdir=runs/demo
+           --config=evals/linear.py:cpu
+  """
+  _evaluate('linear', arguments)
+
+
+@_add_verb(
+  'embed',
+  _RUN,
+  ('--images', ..., 'a folder, or any dataset'),
+  ('--output', ..., 'an .npz file'),
+  ('--weights', 'online', 'or target, random, random_calibrated'),
+  *_PROCESSES,
+)
+def embed(arguments: argparse.Namespace) -> None:
+  """Write the representations and file names of a folder of images.
+
+  The .npz holds `representations`, float32 [N, D], and `names`, the files'
+  paths below the folder, in the same order.
+
+  example: python -m byol_jax embed --workdir=runs/demo --images=~/Pictures
+           --output=pictures.npz
+  """
+  _, log = _join_job(arguments)
+  from byol_jax import api
+
+  count = api.embed(
+    arguments.workdir, arguments.images, arguments.output, arguments.weights
+  )
+  log(f'{count} representations in {arguments.output}')
+
+
+@_add_verb(
+  'report',
+  _RUN,
+  ('--knn', 'evals/knn', _CONFIG_HELP),
+  ('--linear', 'evals/linear:cpu', _CONFIG_HELP),
+  is_resumable=True,
+)
+def report(arguments: argparse.Namespace) -> None:
+  """Print kNN and linear accuracy of a run beside its random encoders.
+
+  Rows: the encoder as initialised, the same with its batch-norm averages
+  estimated on training images, and BYOL. Also written to WORKDIR/report.json.
+
+  example: python -m byol_jax report --workdir=runs/demo
+  """
+  from byol_jax.tools import report as report_tool
+
+  report_tool.run(arguments.workdir, linear=arguments.linear, knn=arguments.knn)
+
+
+@_add_verb('conformance', ('dir', ..., 'vectors of the reference'))
+def conformance(arguments: argparse.Namespace) -> None:
+  """Compare with the numbers of the reference implementation.
+
+  DIR holds primitives.npz and, for each tag, TAG.config.json, TAG.pkl and
+  TAG.npz. Prints the largest error of each quantity; exit code 1 above the
+  tolerances.
+  """
+  from byol_jax.conformance import run as conformance_run
+
+  conformance_run.run(arguments.dir)
+
+
+@_add_verb(
+  'data prepare',
+  ('source', ..., 'images, see above'),
+  ('output', ..., 'a data_dir; others may share it'),
+  ('--name', None, 'of the set; default: that of SOURCE'),
+  ('--shorter_side', None, 'at most this many pixels', int),
+  ('--quality', 95, 'of resized JPEGs'),
+  ('--max_bad_share', 0.001, 'of images that may be left out, beyond ten'),
+  _THREADS,
+)
+def prepare_data(arguments: argparse.Namespace) -> None:
+  """Write a folder of images, a .tar of one, or ImageNet's tars as records.
+
+  SOURCE is a folder as `--config.dataset` takes it, a .tar of one, or a folder
+  that holds ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar or both. Written
+  is a TFDS directory of ArrayRecord files below OUTPUT, or nothing. Images
+  keep their bytes; --shorter_side makes larger ones smaller (bicubic with
+  antialiasing, JPEG 4:2:0) and leaves the others as they are.
+
+  example: python -m byol_jax data prepare ~/Pictures prepared --name=pictures
+           python -m byol_jax pretrain --config=imagenette:cpu
+               --config.dataset=pictures --config.data_dir=prepared
+               --workdir=runs/pictures
+  """
+  from byol_jax.data.preparation import write
+
+  write.run(arguments)
+
+
+@_add_verb(
+  'data check',
+  (
+    'dataset',
+    ...,
+    'a folder of images, a .tar of it, a TFDS directory or name',
+  ),
+  ('--data_dir', None, 'where TFDS prepared its sets'),
+  ('--split', 'all', 'or train, test, ...'),
+  ('--output', None, 'the manifest; default: in the cache'),
+  _THREADS,
+)
+def check_data(arguments: argparse.Namespace) -> None:
+  """Read and decode every image of a set, and write a manifest of it.
+
+  Prints counts, sizes, kinds, duplicates and what is broken; exit code 1 if
+  anything is. The manifest is JSON, kept in the cache unless --output says.
+
+  example: python -m byol_jax data check ~/Pictures
+  """
+  from byol_jax.data.preparation import check
+
+  check.run(arguments)
+
+
+@_add_verb(
+  'bench input',
+  _CONFIG,
+  _JSON,
+  ('--rounds', 5, 'each result is their median'),
+  ('--cores', 0, 'measure on this many cores alone, as JSON'),
+  preset='pretrain',
+)
+def bench_input(arguments: argparse.Namespace) -> None:
+  """Measure how fast this machine makes views, and what a pod would need.
+
+  On one core, two and all: decoding alone, the floor (decoding and two
+  interpolations), the official recipe, and ours from memory, from the source
+  and from the decoded cache, as ratios taken in one run. Ends with the cores
+  and hosts for 44,485 images/s, the paper's rate, and for twice that.
+
+  example: python -m byol_jax bench input --config=pretrain:1000
+               --config.dataset=DATA/imagenet_sample/1.0.0
+  """
+  from byol_jax.tools import bench_input as bench_input_tool
+
+  bench_input_tool.run(arguments, arguments.overrides)
+
+
+@_add_verb(
+  'plan',
+  _CONFIG,
+  ('--topology', ..., 'v3-512 or v3:16x16, v4-512, v5e-256, v5p-8, v6e-256'),
+  _JSON,
+  ('--once', False, 'compile once: no largest batch'),
+  ('--share', 0.5, 'of the best speed, for a second estimate of the hours'),
+  preset='pretrain',
+)
+def plan(arguments: argparse.Namespace) -> None:
+  """Compile the step of a run for a TPU slice, and say what it would take.
+
+  Needs no TPU but the package libtpu, and minutes. Prints memory by kind, the
+  largest batch, FLOPs, bytes, the shortest time of a step, images/s, hours,
+  input rates, collectives.
+
+  example: python -m byol_jax plan --config=pretrain:1000 --topology=v3-512
+
+  exit codes: 1 does not fit, 2 configuration or no libtpu, 3 data.
+  """
+  from byol_jax.planning import report as planning_report
+
+  planning_report.run(
+    arguments.config,
+    arguments.overrides,
+    topology=arguments.topology,
+    share=arguments.share,
+    once=arguments.once,
+    as_json=arguments.json,
+  )
+
+
+def _join_job(
+  arguments: argparse.Namespace,
+) -> tuple[Any, Callable[[str], None]]:
+  """Loads the configuration and joins the other processes of the job.
+
+  Returns:
+    The configuration (None for a verb without one), and a function that
+    prints a line on the first process only.
+  """
+  import jax
+
+  from byol_jax import configuration
+  from byol_jax.distributed import processes
+  from byol_jax.training import provenance
+
+  def load() -> tuple[Any, dict[str, str]]:
+    if 'config' not in arguments:
+      return None, provenance.facts({})
+    config = configuration.load(arguments.config, arguments.overrides)
+    return config, provenance.facts(config.to_dict())
+
+  config, description = processes.join_job(
+    arguments.distributed,
+    load,
+    startup_seconds=arguments.startup_seconds,
+    heartbeat_seconds=arguments.heartbeat_seconds,
+  )
+  if jax.process_index() != 0:
+    return config, lambda text: None
+  if jax.process_count() > 1:
+    print(description, flush=True)
+  return config, print
+
+
+def _evaluate(name: str, arguments: argparse.Namespace) -> None:
+  """Evaluates the run of a workdir and prints the results."""
+  config, log = _join_job(arguments)
+  from byol_jax import api, pretrained
+
+  run = pretrained.open_run(arguments.workdir)
+  encoder = pretrained.open_encoder(
+    run, config.weights, calibration_batches=config.calibration_batches
+  )
+  for key, value in api.evaluate(name, config, run, encoder, note=log).items():
+    log(
+      f'{key}: {value:.4g}' if isinstance(value, float) else f'{key}: {value}'
+    )
