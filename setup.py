@@ -46,7 +46,6 @@ setup(
     'google-crc32c>=1.5,<2',
     'etils[epath]>=1.9.1,<2',
     'array_record>=0.5,<1; platform_system == "Linux"',
-    'absl-py>=2.1,<3',
     'tensorboardX>=2.6.5,<3',
     'tqdm>=4.66,<5',
   ],

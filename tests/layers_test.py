@@ -209,11 +209,11 @@ def test_the_method_reads_no_config_file_clock_or_host(name):
 def test_pmap_pickle_and_config_defaults_have_one_place(name):
   tree = sources()[name]
   assert name.split('.')[-1] not in ('utils', 'helpers')
-  if name != 'parallel':
+  if name != 'distributed.placement':
     assert not {'jax.pmap', 'jax.experimental.shard_map'} & set(imports(tree))
     for node in ast.walk(tree):
       if isinstance(node, ast.Attribute) and node.attr == 'pmap':
-        assert ast.unparse(node.value) == 'parallel'
+        assert ast.unparse(node.value) == 'placement'
   if name not in ('convert.deepmind', 'convert.safe_pickle'):
     heads = {imported.partition('.')[0] for imported in imports(tree)}
     assert not heads & PICKLES
