@@ -84,8 +84,7 @@ TRANSITION = {
   *('data.preparation.check', 'data.preparation.write', 'experiment'),
   'parallel',
   *('data.loading.preprocess', 'evals.knn', 'evals.linear', 'training.loop'),
-  *('training.multi_step', 'training.train', 'convert.stand_ins'),
-  *('cli.arguments',),
+  *('cli.arguments', 'training.multi_step', 'training.train'),
 }
 
 

@@ -1,17 +1,18 @@
-"""Reads a checkpoint of the official implementation; runs none of its code.
+"""Reads a checkpoint of the official code; executes nothing of the file.
 
 The file is a dill pickle of {'experiment_state', 'step', 'rng'}, the first a
-named tuple of five trees. Spec 9.2; names of modules in spec 9.3.
+named tuple of five trees: method.md 9.2; names of modules in method.md 9.3.
 """
 
 from collections.abc import Iterator, Mapping
+import itertools
 import re
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from byol_jax import errors
-from byol_jax.convert import safe_pickle, stand_ins
+from byol_jax.convert import safe_pickle
 
 Tree = dict[str, dict[str, np.ndarray]]
 
@@ -20,12 +21,13 @@ TREES = ('online_params', 'target_params', 'online_state', 'target_state')
 FIELDS = (*TREES, 'opt_state')
 # Some files number the first layers.
 NUMBERED = re.compile(r'/(initial_conv|initial_batchnorm)_1(?=/|$)')
-# ResNet-200 has 2,000; a file may repeat one leaf without limit.
+# ResNet-200 has 2,000; a file may refer to one leaf any number of times.
 MAX_LEAVES = 20_000
+MAX_CANDIDATES = 100  # trees in `opt_state` that may be the momentum
 
 
 class OfficialCheckpoint(NamedTuple):
-  """One checkpoint: the trees as they stand before `step`."""
+  """One checkpoint: the state before `step`."""
 
   step: int
   rng: np.ndarray  # uint32 [2]
@@ -33,56 +35,57 @@ class OfficialCheckpoint(NamedTuple):
   target_params: Tree
   online_state: Tree
   target_state: Tree
-  momentum: Tree | None  # like online_params; None if the file tells none
+  momentum: Tree | None  # like online_params; None if it was not found
 
 
 def read_checkpoint(path: str) -> OfficialCheckpoint:
-  """Reads a file of the official implementation.
+  """Reads a checkpoint of the official code.
 
   Args:
-    path: the `.pkl` file; trusted in no way.
+    path: the `.pkl` file; it may be hostile.
 
   Returns:
-    Trees {module: {leaf: array}} of read-only numpy arrays.
+    The step, the key and trees {module: {leaf: array}} of read-only arrays.
 
   Raises:
     DataError: the file is missing or damaged, asks for something outside its
-      format (nothing is executed), or a part of the checkpoint is absent.
+      format (nothing is executed), or lacks a part of a checkpoint.
   """
-  content = safe_pickle.load(path)
+  content = safe_pickle.load_pickle(path)
   if not isinstance(content, dict) or any(key not in content for key in KEYS):
     raise errors.DataError(
       f'{path}: expected a checkpoint with the keys {list(KEYS)}, found'
       f' {describe(content)}'
     )
-  fields = experiment_fields(content['experiment_state'], path)
-  trees = {name: read_tree(fields[name], f'{path}: {name}') for name in TREES}
+  fields = _read_fields(content['experiment_state'], path)
+  trees = {name: _read_tree(fields[name], f'{path}: {name}') for name in TREES}
   for kind in ('params', 'state'):
-    check_alike(trees[f'online_{kind}'], trees[f'target_{kind}'], kind, path)
+    _check_same_shapes(
+      trees[f'online_{kind}'], trees[f'target_{kind}'], kind, path
+    )
   return OfficialCheckpoint(
-    step=read_step(content['step'], path),
-    rng=read_rng(content['rng'], path),
-    momentum=find_momentum(fields['opt_state'], trees['online_params']),
+    step=_read_step(content['step'], path),
+    rng=_read_rng(content['rng'], path),
+    momentum=_find_momentum(fields['opt_state'], trees['online_params']),
     **trees,
   )
 
 
-def experiment_fields(state: Any, path: str) -> Mapping[str, Any]:
-  """The named tuple's fields; those of a class given by name, by position."""
-  if isinstance(state, stand_ins.Record):
-    names = [name for name, _ in state.items]
-    if names == [str(i) for i in range(len(FIELDS))]:
-      names = list(FIELDS)
-    if set(FIELDS) <= set(names):
-      return dict(zip(names, (value for _, value in state.items), strict=True))
+def _read_fields(state: Any, path: str) -> Mapping[str, Any]:
+  """Returns a named tuple's fields; by position if only its class is named."""
+  if isinstance(state, safe_pickle.Record):
+    names = state.fields
+    if names is None and len(state) == len(FIELDS):
+      names = FIELDS
+    if names is not None and set(FIELDS) <= set(names):
+      return dict(zip(names, state, strict=True))
   raise errors.DataError(
     f'{path}: expected experiment_state with the fields {list(FIELDS)}, found'
     f' {describe(state)}'
   )
 
 
-def read_tree(value: Any, what: str) -> Tree:
-  """A two-level dict of arrays."""
+def _read_tree(value: Any, what: str) -> Tree:
   tree = as_tree(value)
   if tree is None:
     raise errors.DataError(
@@ -92,7 +95,7 @@ def read_tree(value: Any, what: str) -> Tree:
 
 
 def as_tree(value: Any) -> Tree | None:
-  """`value` as a tree of arrays, or None if it is none."""
+  """Returns a dict of dicts of `Array`s with plain arrays, else None."""
   if not isinstance(value, dict) or not value:
     return None
   if not all(isinstance(leaves, dict) for leaves in value.values()):
@@ -101,7 +104,7 @@ def as_tree(value: Any) -> Tree | None:
     return None
   tree: Tree = {}
   for module, leaves in value.items():
-    arrays = {name: as_array(leaf) for name, leaf in leaves.items()}
+    arrays = {name: _as_array(leaf) for name, leaf in leaves.items()}
     present = {k: leaf for k, leaf in arrays.items() if leaf is not None}
     if not leaves or len(present) != len(leaves):
       return None
@@ -109,13 +112,13 @@ def as_tree(value: Any) -> Tree | None:
   return tree
 
 
-def as_array(value: Any) -> np.ndarray | None:
-  """The numbers of an array, None for anything else."""
-  return value.value if isinstance(value, stand_ins.Array) else None
+def _as_array(value: Any) -> np.ndarray | None:
+  return value.value if isinstance(value, safe_pickle.Array) else None
 
 
-def check_alike(online: Tree, target: Tree, kind: str, path: str) -> None:
-  """Both networks have the same names and shapes."""
+def _check_same_shapes(
+  online: Tree, target: Tree, kind: str, path: str
+) -> None:
   ours, theirs = shapes(online), shapes(target)
   for name in sorted(ours.keys() | theirs.keys()):
     if ours.get(name) != theirs.get(name):
@@ -127,7 +130,7 @@ def check_alike(online: Tree, target: Tree, kind: str, path: str) -> None:
 
 
 def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
-  """{'module|leaf': shape}."""
+  """Returns {'module|leaf': shape}."""
   return {
     f'{module}|{name}': leaf.shape
     for module, leaves in tree.items()
@@ -135,40 +138,46 @@ def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
   }
 
 
-def read_step(value: Any, path: str) -> int:
-  """A Python or numpy integer that is not negative."""
-  array = as_array(value)
+def _read_step(value: Any, path: str) -> int:
+  """Returns a Python or numpy integer that is not negative."""
+  array = _as_array(value)
   step = value if array is None or array.size != 1 else array.item()
   if type(step) is not int or step < 0:
     raise errors.DataError(
-      f'{path}: expected step to be a count, found {describe(value)}'
+      f'{path}: expected step to be an integer from 0, found {describe(value)}'
     )
   return step
 
 
-def read_rng(value: Any, path: str) -> np.ndarray:
-  """A key, or one per device, of which the first is taken."""
-  array = as_array(value)
-  if array is None or array.dtype != np.uint32 or array.shape[-1:] != (2,):
+def _read_rng(value: Any, path: str) -> np.ndarray:
+  """Returns a key, or the first of one key for each device."""
+  array = _as_array(value)
+  if (
+    array is None
+    or array.dtype != np.uint32
+    or array.shape[-1:] != (2,)
+    or not array.size
+  ):
     raise errors.DataError(
       f'{path}: expected rng to be uint32 [2], found {describe(value)}'
     )
   return array.reshape(-1, 2)[0]
 
 
-def find_momentum(opt_state: Any, params: Tree) -> Tree | None:
-  """The one tree in the optimiser's state that is shaped like the parameters.
+def _find_momentum(opt_state: Any, params: Tree) -> Tree | None:
+  """Returns the only tree in the optimizer's state with the params' shapes.
 
-  None if there is no such tree or more than one: an unknown optimiser.
+  None if there is no such tree or more than one: an unknown optimizer.
   """
   expected = shapes(params)
-  trees = (as_tree(part) for part in walk(opt_state))
-  found = [tree for tree in trees if tree and shapes(tree) == expected]
+  candidates = itertools.islice(outermost_dicts(opt_state), MAX_CANDIDATES)
+  trees = [tree for tree in map(as_tree, candidates) if tree]
+  found = [tree for tree in trees if shapes(tree) == expected]
   return found[0] if len(found) == 1 else None
 
 
-def walk(value: Any) -> Iterator[dict]:
-  """The outermost dicts of nested tuples, lists and named tuples, once each."""
+def outermost_dicts(value: Any) -> Iterator[dict]:
+  """Yields the outermost dicts of nested tuples and lists, each once."""
   waiting, seen = [value], set()
   while waiting:
     part = waiting.pop()
@@ -177,20 +186,18 @@ def walk(value: Any) -> Iterator[dict]:
     seen.add(id(part))
     if isinstance(part, dict):
       yield part
-    elif isinstance(part, stand_ins.Record):
-      waiting.extend(item for _, item in part.items)
     elif isinstance(part, tuple | list):
       waiting.extend(part)
 
 
 def describe(value: Any) -> str:
-  """What a value is, in a few words; never its contents."""
-  array = as_array(value)
+  """Returns a short description of a value, without its contents."""
+  array = _as_array(value)
   if array is not None:
     return f'an array {array.dtype} {array.shape}'
   if isinstance(value, dict):
-    return f'a dict of {[str(key)[:60] for key in list(value)[:8]]}'
-  if isinstance(value, stand_ins.Record):
-    names = [name[:60] for name, _ in value.items[:8]]
-    return f'a named tuple {value.name[:60]!r} of {names}'
+    return f'a dict of {[key[:60] for key in list(value)[:8]]}'
+  if isinstance(value, safe_pickle.Record):
+    names = value.fields or map(str, range(len(value)))
+    return f'a named tuple of {[name[:60] for name in names][:8]}'
   return f'a {type(value).__name__}'

@@ -1,171 +1,278 @@
-"""Reads pickles of the official checkpoints without running anything.
+"""Reads pickles of the official checkpoints; runs nothing that they name.
 
-A pickle is a program. This interpreter knows the opcodes, functions and classes
-that the reference's files use (dill, protocol 2) and refuses every other one by
-name. What a file calls a function or a class is a label here: nothing is
-imported, no attribute is looked up or set, no foreign object is made. Out come
-None, bools, numbers, strings, bytes, tuples, lists, dicts and `stand_ins`.
-
-Memory stays within a constant of the file's size: copies draw on a budget, and
-what the file repeats by reference stays a reference.
+A pickle is a program. A first pass refuses opcodes outside the format (protocol
+2, written by dill), programs that are too long, keys that are not strings and
+memo indices that would allocate memory. The second pass is `pickle.Unpickler`
+with an allow-list: every function and class that a file may name becomes an
+object of this module, which checks its arguments and calls nothing. The result
+is None, bools, numbers, strings, bytes, tuples, lists, dicts, `Array`s and
+`Record`s; memory stays within a constant of the file's size.
 """
 
 from collections.abc import Callable, Mapping
-import mmap
+import io
+import math
+from pathlib import Path
+import pickle
 import pickletools
+import re
 from typing import Any
 
+import numpy as np
+
 from byol_jax import errors
-from byol_jax.convert import stand_ins
-from byol_jax.convert.stand_ins import need
 
-# Bytes that a file may have copied, in multiples of its size. One of the
-# reference's needs one multiple: text to bytes.
+# ResNet-200 2x has 4,500 arrays of 40 opcodes.
+MAX_OPCODES = 2_000_000
+# Bytes that a file may have copied, in multiples of its size. An official file
+# needs one: protocol 2 writes bytes as text.
 MAX_COPIES = 4
+MAX_RECORD_TYPES = 100  # an official file has four
+OPCODES = {
+  *('PROTO', 'STOP', 'MARK', 'NONE', 'NEWTRUE', 'NEWFALSE', 'BINFLOAT'),
+  *('BININT', 'BININT1', 'BININT2', 'LONG1', 'BINUNICODE'),
+  *('EMPTY_TUPLE', 'TUPLE', 'TUPLE1', 'TUPLE2', 'TUPLE3'),
+  *('EMPTY_LIST', 'APPEND', 'APPENDS', 'EMPTY_DICT', 'SETITEM', 'SETITEMS'),
+  *('BINGET', 'LONG_BINGET', 'BINPUT', 'LONG_BINPUT'),
+  *('GLOBAL', 'REDUCE', 'NEWOBJ', 'BUILD'),
+}
+# Little-endian floats of 2, 4, 8 bytes and integers. Nothing holds objects.
+DTYPE = re.compile(r'f[248]|[iu][1248]')
+# Named tuples of the official code and of its optimizer library, by name.
+RECORD = re.compile(r'(byol|optax|deepmind_research)(\.\w+)* \w*State')
 
 
-def load(path: str) -> Any:
-  """The value in a pickle file.
+def load_pickle(path: str) -> Any:
+  """Returns the value in a pickle file.
 
   Raises:
     DataError: the file is missing, damaged, or holds an opcode, function or
       class outside the format; nothing of it was executed.
   """
   try:
-    with (
-      open(path, 'rb') as file,
-      # As memory: lengths that lie end with the file, nothing is allocated.
-      mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-    ):
-      return Machine(MAX_COPIES * len(content)).run(content)
+    content = Path(path).read_bytes()
   except OSError as error:
     raise errors.DataError(
       f'{path}: cannot be read: {error.strerror}'
     ) from error
-  except (ValueError, OverflowError) as error:
+  try:
+    check_opcodes(content)
+    return _Unpickler(content).load()
+  except Exception as error:  # a hostile file can cause any
     raise errors.DataError(
-      f'{path}: refused, nothing of it was executed: {error}'
+      f'{path}: refused, nothing of it was executed: {errors.first_line(error)}'
     ) from error
 
 
-class Machine:
-  """A stack, a memo, and a budget of bytes that may be copied."""
-
-  def __init__(self, budget: int):
-    self.stack: list[Any] = []
-    self.marks: list[int] = []
-    self.memo: dict[int, Any] = {}
-    self.budget = stand_ins.Budget(budget)
-
-  def run(self, content: Any) -> Any:
-    """Follows the opcodes up to STOP."""
-    for opcode, argument, position in pickletools.genops(content):
-      if opcode.name not in OPCODES:
-        raise stand_ins.Refused(
-          f'opcode {opcode.name} at byte {position} is not part of the'
-          ' format (pickle protocol 2, written by dill)'
-        )
-      try:
-        OPCODES[opcode.name](self, argument)
-      except stand_ins.Refused as error:
-        raise stand_ins.Refused(f'{error} (byte {position})') from None
-    need(len(self.stack) == 1 and not self.marks, 'one value at the end')
-    return self.stack[0]
-
-  def push(self, value: Any) -> None:
-    self.stack.append(value)
-
-  def pop(self) -> Any:
-    floor = self.marks[-1] if self.marks else 0
-    need(len(self.stack) > floor, 'a value on the stack')
-    return self.stack.pop()
-
-  def pop_many(self, count: int) -> tuple[Any, ...]:
-    return tuple(self.pop() for _ in range(count))[::-1]
-
-  def mark(self, _: None) -> None:
-    self.marks.append(len(self.stack))
-
-  def pop_mark(self) -> tuple[Any, ...]:
-    need(bool(self.marks), 'a mark on the stack')
-    start = self.marks.pop()
-    items = tuple(self.stack[start:])
-    del self.stack[start:]
-    return items
-
-  def top(self, kind: type) -> Any:
-    value = self.pop()
-    need(isinstance(value, kind), f'a {kind.__name__} on the stack')
-    self.push(value)
-    return value
-
-  def get(self, index: int) -> None:
-    need(index in self.memo, f'memo {index} to be set before it is used')
-    self.push(self.memo[index])
-
-  def put(self, index: int) -> None:
-    self.memo[index] = self.top(object)
-
-  def set_items(self, items: tuple[Any, ...]) -> None:
-    target = self.top(dict)
-    need(len(items) % 2 == 0, 'keys with values')
-    for key, value in zip(items[::2], items[1::2], strict=True):
-      # Only text: hashing what a file nests or makes collide takes for ever.
-      need(type(key) is str, 'strings as keys')
-      target[key] = value
-
-  def append(self, items: tuple[Any, ...]) -> None:
-    self.top(list).extend(items)
-
-  def find(self, name: str) -> None:
-    self.push(stand_ins.find(name))
-
-  def call(self, _: None) -> None:
-    function, args = self.pop_many(2)
-    self.push(stand_ins.call(self.budget, function, args))
-
-  def new(self, _: None) -> None:
-    kind, values = self.pop_many(2)
-    need(isinstance(kind, stand_ins.RecordType), 'a named tuple to be made')
-    self.push(stand_ins.call(self.budget, kind, values))
-
-  def build(self, _: None) -> None:
-    state = self.pop()
-    stand_ins.build(self.budget, self.top(object), state)
-
-  def check_protocol(self, protocol: int) -> None:
-    need(protocol <= 2, f'pickle protocol 2, not {protocol}')
-
-  def stop(self, _: None) -> None:
-    pass
+def need(condition: bool, expected: str) -> None:
+  """Raises UnpicklingError unless `condition` holds."""
+  if not condition:
+    raise pickle.UnpicklingError(f'expected {expected}')
 
 
-PUSHED = ('BININT', 'BININT1', 'BININT2', 'LONG1', 'BINFLOAT', 'BINUNICODE')
-OPCODES: Mapping[str, Callable[[Machine, Any], None]] = {
-  'PROTO': Machine.check_protocol,
-  'STOP': Machine.stop,
-  'MARK': Machine.mark,
-  **dict.fromkeys(PUSHED, Machine.push),
-  'NONE': lambda machine, _: machine.push(None),
-  'NEWTRUE': lambda machine, _: machine.push(True),
-  'NEWFALSE': lambda machine, _: machine.push(False),
-  'EMPTY_TUPLE': lambda machine, _: machine.push(()),
-  'EMPTY_LIST': lambda machine, _: machine.push([]),
-  'EMPTY_DICT': lambda machine, _: machine.push({}),
-  'TUPLE': lambda machine, _: machine.push(machine.pop_mark()),
-  'TUPLE1': lambda machine, _: machine.push(machine.pop_many(1)),
-  'TUPLE2': lambda machine, _: machine.push(machine.pop_many(2)),
-  'TUPLE3': lambda machine, _: machine.push(machine.pop_many(3)),
-  'BINGET': Machine.get,
-  'LONG_BINGET': Machine.get,
-  'BINPUT': Machine.put,
-  'LONG_BINPUT': Machine.put,
-  'SETITEM': lambda machine, _: machine.set_items(machine.pop_many(2)),
-  'SETITEMS': lambda machine, _: machine.set_items(machine.pop_mark()),
-  'APPEND': lambda machine, _: machine.append(machine.pop_many(1)),
-  'APPENDS': lambda machine, _: machine.append(machine.pop_mark()),
-  'GLOBAL': Machine.find,
-  'REDUCE': Machine.call,
-  'NEWOBJ': Machine.new,
-  'BUILD': Machine.build,
+def check_opcodes(content: bytes) -> None:
+  """Follows a pickle with the types on its stack in place of the values.
+
+  Hashing a nested tuple takes exponential time or overflows the C stack, and
+  integers can be made to collide, so the keys of dicts must be strings.
+
+  Raises:
+    UnpicklingError: an opcode is outside the format, or its operands are.
+    ValueError: an operand is damaged or the end is missing.
+  """
+  stack: list[Any] = []
+  marks: list[int] = []
+  memo: dict[Any, Any] = {}
+  operations: Any = pickletools.genops(content)
+  for count, (opcode, argument, _) in enumerate(operations):
+    name = opcode.name
+    need(name in OPCODES, f'pickle protocol 2 of dill, found opcode {name}')
+    need(count < MAX_OPCODES, f'at most {MAX_OPCODES:,} opcodes')
+    before, after = opcode.stack_before, opcode.stack_after
+    start = len(stack) - len(before)
+    if pickletools.markobject in before:
+      need(bool(marks), f'a mark before {name}')
+      start = marks.pop() - before.index(pickletools.markobject)
+    floor = marks[-1] + 1 if marks else 0
+    need(start >= floor, f'operands of {name}')
+    operands = stack[start:]
+    del stack[start:]
+    if name == 'MARK':
+      marks.append(start)
+    elif name.startswith('SETITEM'):
+      keys = operands[1:2] if name == 'SETITEM' else operands[2::2]
+      is_text = all(key is pickletools.pyunicode for key in keys)
+      need(is_text, 'strings as keys')
+    elif name.endswith('PUT'):
+      need(start > floor and argument <= count, 'a memo index in order')
+      memo[argument] = stack[-1]
+    elif name.endswith('GET'):
+      need(argument in memo, 'a memo index that is set')
+      after = [memo[argument]]
+    stack += after
+  need(not stack, 'one value at the end')
+
+
+class Array:
+  """An array or numpy scalar; `value` is None until its data has come."""
+
+  __slots__ = ('value',)
+
+  def __init__(self, value: np.ndarray | None = None) -> None:
+    self.value = value
+
+  def __setstate__(self, state: Any) -> None:
+    need(self.value is None, 'an array to get its data once')
+    self.value = _read_array(state)
+
+
+class Record(tuple):
+  """A named tuple; `fields` is None if the file only names its class."""
+
+  __slots__ = ()
+  fields: tuple[str, ...] | None = None
+
+  def __new__(cls, *values: Any) -> 'Record':
+    count = len(values) if cls.fields is None else len(cls.fields)
+    need(len(values) == count, f'{count} fields, found {len(values)}')
+    return super().__new__(cls, values)
+
+  def __setstate__(self, state: Any) -> None:
+    need(False, 'no state of a named tuple')
+
+
+class _DType:
+  """A numeric type such as 'f4'; BUILD gives its byte order."""
+
+  __slots__ = ('code',)
+
+  def __init__(self, code: str) -> None:
+    self.code = code
+
+  def __setstate__(self, state: Any) -> None:
+    need(type(state) is tuple and len(state) >= 5, "a dtype's state")
+    order, *structure = state[1:5]
+    need(order in ('<', '=', '|'), 'little-endian numbers')
+    need(structure == [None] * 3, 'a dtype without fields')
+
+
+class _Function:
+  """What a function's name becomes: checks arguments, runs nothing of them."""
+
+  __slots__ = ('make',)
+
+  def __init__(self, make: Callable[..., Any]) -> None:
+    self.make = make
+
+  def __call__(self, *args: Any) -> Any:
+    return self.make(*args)
+
+  def __setstate__(self, state: Any) -> None:
+    need(False, 'no state of a function')
+
+
+class _Unpickler(pickle.Unpickler):
+  """Looks every global up in the allow-list; counts copies and types."""
+
+  def __init__(self, content: bytes) -> None:
+    super().__init__(io.BytesIO(content))
+    self._copies_left = MAX_COPIES * len(content)
+    self._record_types_left = MAX_RECORD_TYPES
+
+  def find_class(self, module: str, name: str) -> Any:
+    full = f'{module} {name}'
+    if full == 'numpy ndarray':
+      return None  # only an argument of functions that make arrays
+    if RECORD.fullmatch(full):
+      return Record
+    if full == '_codecs encode':
+      return _Function(self._encode)
+    if full in (
+      'dill.dill _create_namedtuple',
+      'dill._dill _create_namedtuple',
+    ):
+      return _Function(self._make_record_type)
+    need(full in FUNCTIONS, f'only globals of the format, found {full[:99]!r}')
+    return _Function(FUNCTIONS[full])
+
+  def _encode(self, text: str, codec: str) -> bytes:
+    """Protocol 2 writes bytes as text."""
+    need(type(text) is str and codec in ('latin1', 'latin-1'), 'latin1 text')
+    self._copies_left -= len(text)
+    need(self._copies_left >= 0, 'fewer copies of the same data')
+    return text.encode('latin1')
+
+  def _make_record_type(
+    self, name: str, fields: tuple[str, ...], *module_and_defaults: Any
+  ) -> type[Record]:
+    """dill writes the fields of named tuples."""
+    need(type(fields) is tuple, 'fields of a named tuple')
+    need(all(type(field) is str for field in fields), 'names of fields')
+    self._record_types_left -= 1
+    need(self._record_types_left >= 0, f'{MAX_RECORD_TYPES} named tuples')
+    return type('Record', (Record,), {'__slots__': (), 'fields': fields})
+
+
+def _read_array(state: Any) -> np.ndarray:
+  """(version, shape, dtype, Fortran order, bytes) -> a read-only array."""
+  need(type(state) is tuple and len(state) == 5, "an array's five items")
+  _, shape, dtype, fortran, data = state
+  need(type(shape) is tuple and len(shape) <= 32, 'a shape')
+  need(all(type(n) is int and n >= 0 for n in shape), 'a shape of integers')
+  need(type(dtype) is _DType and type(data) is bytes, 'numbers as bytes')
+  flat = np.frombuffer(data, f'<{dtype.code}')
+  need(math.prod(shape) == flat.size, f'{flat.size} numbers, found {shape}')
+  return flat.reshape(shape, order='F' if fortran is True else 'C')
+
+
+def _make_dtype(code: str, *align_and_copy: Any) -> _DType:
+  need(type(code) is str and bool(DTYPE.fullmatch(code)), 'a dtype of numbers')
+  return _DType(code)
+
+
+def _make_bytes() -> bytes:
+  """Protocol 2 writes empty bytes as a call without arguments."""
+  return b''
+
+
+def _make_array(*kind_shape_and_code: Any) -> Array:
+  """(ndarray, (0,), b'b'): the data comes with BUILD."""
+  return Array()
+
+
+def _make_scalar(dtype: Any, data: Any) -> Array:
+  return Array(_read_array((1, (), dtype, False, data)))
+
+
+def _make_whole_array(
+  function: Any, args: Any, state: Any, *attributes: Any
+) -> Array:
+  """Arrays of dill and JAX."""
+  need(getattr(function, 'make', None) is _make_array, 'an array of numpy')
+  return Array(_read_array(state))
+
+
+def _return_dict(mapping: Any) -> dict:
+  """Haiku's immutable mappings, called with a dict."""
+  need(type(mapping) is dict, 'a mapping of a dict')
+  return mapping  # not a copy: a file may call often
+
+
+HAIKU = 'haiku._src.data_structures'
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+  '__builtin__ bytes': _make_bytes,
+  'numpy dtype': _make_dtype,
+  'numpy.core.multiarray _reconstruct': _make_array,
+  'numpy._core.multiarray _reconstruct': _make_array,
+  'numpy.core.multiarray scalar': _make_scalar,
+  'numpy._core.multiarray scalar': _make_scalar,
+  'dill.dill _create_array': _make_whole_array,
+  'dill._dill _create_array': _make_whole_array,
+  # JAX arrays: May 2022 to early 2023, and since. Before, they were numpy's.
+  'jax._src.device_array reconstruct_device_array': _make_whole_array,
+  'jax._src.array _reconstruct_array': _make_whole_array,
+  # Until July 2020; since August 2020; the present name.
+  f'{HAIKU} frozendict': _return_dict,
+  f'{HAIKU} FlatMapping': _return_dict,
+  f'{HAIKU} FlatMap': _return_dict,
 }
