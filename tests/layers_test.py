@@ -217,7 +217,8 @@ def test_pmap_pickle_and_config_defaults_have_one_place(name):
     heads = {imported.partition('.')[0] for imported in imports(tree)}
     assert not heads & PICKLES
   assert not calls(tree, 'eval') and not calls(tree, 'exec')
-  if not name.startswith('distributed.'):
+  # The pickles of JAX name its modules.
+  if not name.startswith('distributed.') and name != 'convert.safe_pickle':
     assert 'jax._src' not in ast.unparse(tree)
   for node in ast.walk(tree):
     get = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
