@@ -90,6 +90,7 @@ def test_resnet50(version):
     ('ResNet34', 'res_net34', (3, 4, 6, 3)),
     ('ResNet101', 'res_net101', (3, 4, 23, 3)),
     ('TinyResNet', 'tiny_res_net', (1, 1, 1, 1)),
+    ('MiniResNet', 'mini_res_net', (1, 1, 1)),
   ],
 )
 def test_the_encoder_is_named_after_its_class(encoder, name, blocks):
