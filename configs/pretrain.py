@@ -1,17 +1,17 @@
 """BYOL pretraining on ImageNet: `configs/pretrain.py:1000`.
 
-Presets (spec 4.3, 4.4), all with ResNet-50, warm-up 10 epochs, LARS:
+Presets (method.md 4.3, 4.4), all with ResNet-50, warm-up 10 epochs, LARS:
 
   40 100 300 1000   batch 4096; 300 and 1000 are the paper's, 40 and 100 only
                     in the official code
   1000_batch512     batch 512 (paper, appendix G)
 
-Any other number of epochs takes the values of the published preset that is
-nearest on a logarithmic scale, and the log of the run says so; its warm-up is
-a quarter of the run at most.
+Any other number of epochs takes the values of the published preset with the
+nearest ratio, and the log of the run says so; its warm-up is at most a quarter
+of the run.
 
-On 512 TPU v3 cores `1000` took its authors about 8 hours and reached 74.3 %
-top-1 of linear evaluation; `300` on 64 cores 72.5 %.
+The authors report 74.3 % top-1 by linear evaluation for `1000`, about 8 hours
+on 512 TPU v3 cores, and 72.5 % for `300`.
 """
 
 import math
@@ -29,7 +29,7 @@ PRESETS = {
 
 
 def nearest(epochs: float) -> str:
-  """The batch-4096 preset whose length is nearest in ratio."""
+  """Returns the batch-4096 preset whose length is nearest in ratio."""
   names = ('40', '100', '300', '1000')
   return min(names, key=lambda name: abs(math.log(epochs / float(name))))
 
@@ -37,9 +37,9 @@ def nearest(epochs: float) -> str:
 def view(
   blur_probability: float, solarize_probability: float
 ) -> config_dict.ConfigDict:
-  """One of the paper's two augmentation recipes (table 6).
+  """Returns one of the paper's two augmentations (table 6; method.md 3.1).
 
-  A probability of 0 takes an operation out of the compiled step.
+  A probability of 0 leaves an operation out of the compiled step.
   """
   return config_dict.ConfigDict(
     {
@@ -60,7 +60,7 @@ def view(
 
 
 def get_config(preset: str = '1000') -> config_dict.ConfigDict:
-  """The configuration of a preset, or of any number of epochs."""
+  """Returns the configuration of a preset, or of any number of epochs."""
   if preset in PRESETS:
     name = preset
     epochs = PRESETS[name][0]
@@ -76,7 +76,7 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
   _, batch_size, base_rate, weight_decay, base_tau = PRESETS[name]
   return config_dict.ConfigDict(
     {
-      'preset': name,  # where the rates come from; the log quotes it
+      'preset': name,  # source of the rates, named in the log
       'preset_epochs': PRESETS[name][0],
       'preset_batch_size': batch_size,
       'seed': 0,
@@ -107,7 +107,7 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
       },
       'schedule': {
         'base_rate': base_rate,
-        # A quarter at most, as in the shortest published preset.
+        # At most a quarter, as in the shortest published preset.
         'warmup_epochs': min(10.0, epochs / 4),
         'scale_with_batch': True,
       },
@@ -115,41 +115,44 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
         'holdout': 'paper',
         'heldout_share': 0.1,
         'eval_crop': 'resize',
-        # A JPEG once for both views, or 'crops': each view's window alone.
+        # 'once': an image is decoded once for both views; 'crops': each view's
+        # window on its own.
         'decoding': 'once',
-        # 'uint8' is a quarter of the bytes to the device, rounded to 1/255.
+        # 'uint8' sends a quarter of the bytes, rounded to 1/255.
         'transfer': 'float32',
-        # The set on the devices, its views made there, without TensorFlow:
-        # for sets that fit. Pixels differ in their last bits; the two keys
-        # above have no say then.
+        # Keeps the set on the devices and makes its views there, without
+        # TensorFlow, for sets that fit. Pixels differ in their last bits; the
+        # two keys above are ignored.
         'resident': False,
       },
-      # From here on nothing changes the result; a resumed run may differ.
+      # Nothing below changes the result; a resumed run may change it.
       'input': {
-        'threads': 0,  # 0: one for each core
-        # 'encoded' or 'decoded': the whole set in memory, up to so many GiB;
-        # 0: four fifths of what is free.
+        'threads': 0,  # 0: one per core
+        # 'none', 'encoded' or 'decoded': keeps the whole set in memory, up to
+        # cache_gib (0: four fifths of the free memory).
         'cache': 'none',
         'cache_gib': 0.0,
+        # More unusable images than max(10, this share) stop the run.
         'max_bad_share': 0.001,
         'resident_gib': 8.0,  # on each device, for a resident set
-        # Of a resident set, at most; 0: 25, on a CPU 1, where loops are slow.
-        # Last bits hang on it.
+        # Most steps per device call of a resident set. 0: 25, on a CPU 1,
+        # where compiled loops are slow. Changes the last bits of the result.
         'steps_per_call': 0,
       },
       'checkpoint': {
         'every_steps': 1000,
         'every_minutes': 10.0,
         'keep': 3,
-        # Elsewhere than in the workdir: a folder, or gs://BUCKET/RUN.
+        # A folder or gs://BUCKET/RUN; '' is a folder in the workdir.
         'folder': '',
       },
       'faults': {
-        # Steps in a row that may come out not finite, each without effect;
-        # then back to the last checkpoint, at most so often, with new images.
+        # More than max_skips steps in a row that are not finite: back to the
+        # last checkpoint, with other images, at most max_rollbacks times.
         'max_skips': 10,
         'max_rollbacks': 2,
-        'stall_seconds': 600.0,  # without a step the run ends; 0: never
+        # A run ends after this time without a step; 0: never.
+        'stall_seconds': 600.0,
       },
       'log': {'every_steps': 50, 'tensorboard': True},
     }

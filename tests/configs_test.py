@@ -10,7 +10,7 @@ from configs import pretrain
 from tests.helpers import tiny_run
 
 IMAGENET = 1_281_167
-# Spec 4.3, 4.4: epochs, batch, base rate, weight decay, tau, K, W.
+# method.md 4.3, 4.4: epochs, batch, base rate, weight decay, tau, K, W.
 SPEC = {
   '40': (40, 4096, 0.45, 1e-6, 0.97, 12_511, 3_127),
   '100': (100, 4096, 0.45, 1e-6, 0.99, 31_278, 3_127),
@@ -60,7 +60,7 @@ def test_small_configs_have_their_variants(name, variant):
 def test_imagenette_is_the_quick_setup_of_the_official_readme():
   module = pytest.importorskip('configs.small.imagenette')
   config = module.get_config()
-  # Spec 4.5.
+  # method.md 4.5.
   assert (config.batch_size, config.epochs, config.image_size) == (
     256,
     1000,

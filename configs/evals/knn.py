@@ -1,9 +1,10 @@
-"""Nearest neighbours of a frozen encoder: `--config=evals/knn.py`.
+"""Nearest neighbours in a frozen encoder's features: `--config=evals/knn.py`.
 
     python -m byol_jax knn --workdir=DIR
 
-Cosine, weights exp(cosine / 0.1); seconds after the features, which take one
-forward pass over the training and the test split.
+Cosine similarity; each neighbour votes with the weight exp(similarity /
+temperature). Takes one forward pass over the training and the test split, and
+seconds.
 """
 
 from ml_collections import config_dict
@@ -13,7 +14,7 @@ def get_config() -> config_dict.ConfigDict:
   """The configuration of the verb `knn`."""
   return config_dict.ConfigDict(
     {
-      # Of the pretraining, unless given.
+      # Default: the set of the pretraining.
       'dataset': config_dict.placeholder(str),
       'data_dir': config_dict.placeholder(str),
       # 'online', 'target', 'random' or 'random_calibrated'.

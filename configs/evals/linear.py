@@ -2,11 +2,11 @@
 
     python -m byol_jax linear --workdir=DIR [--config=evals/linear.py:cpu]
 
-The default is the paper's (appendix C.1; spec 5.1): 74.3 % top-1 for ResNet-50
-after 1,000 epochs. Each of the 80 epochs is a forward pass over the training
-split, whatever the number of rates.
+The default is the paper's (appendix C.1; method.md 5.1): 74.3 % top-1 for
+ResNet-50 after 1,000 epochs. Each of the 80 epochs is one forward pass over
+the training split for all rates together.
 
-`cpu` is not the paper's: one forward pass over centre crops, then the
+`cpu` is not the paper's: after one forward pass over centre crops the
 classifiers train on the stored features, in seconds for small sets. Features
 of small networks are small, so its rates are higher.
 """
@@ -20,7 +20,7 @@ def get_config(name: str = 'paper') -> config_dict.ConfigDict:
     raise ValueError(f"unknown argument {name!r}: expected 'paper' or 'cpu'")
   config = config_dict.ConfigDict(
     {
-      # Of the pretraining, unless given.
+      # Default: the set of the pretraining.
       'dataset': config_dict.placeholder(str),
       'data_dir': config_dict.placeholder(str),
       # 'online', 'target', 'random' or 'random_calibrated'.
@@ -29,13 +29,14 @@ def get_config(name: str = 'paper') -> config_dict.ConfigDict:
       'seed': 0,
       'batch_size': 1024,
       'epochs': 80.0,
-      # Base rates, times batch_size / 256.
+      # Base rates; each is multiplied by batch_size / 256.
       'rates': (0.4, 0.3, 0.2, 0.1, 0.05),
       'momentum': 0.9,
-      # 'augmented': a random crop and flip at each step; 'cached': centre
-      # crops, encoded once.
+      # 'augmented': a random crop and flip at each step; 'cached': features of
+      # centre crops, computed once.
       'features': 'augmented',
-      # Of cached features, by the mean and deviation of the training part.
+      # Whether cached features are standardised by the mean and deviation of
+      # the training part.
       'standardize': False,
     }
   )

@@ -1,11 +1,11 @@
 """Imagenette at 128 pixels: `configs/small/imagenette.py[:cpu]`.
 
-The default is the official README's quick setup (spec 4.5): ResNet-18, batch
-256, LARS with base rate 2.0, 1000 epochs; about 92.3 % online top-1 after 4
-hours on one V100 by its authors.
+The default is the official code's quick setup (method.md 4.5): ResNet-18, batch
+256, LARS with base rate 2.0, 1000 epochs; its authors report about 92.3 %
+online top-1 after 4 hours on one V100.
 
-`cpu` is ours, for two CPU cores and a quarter of an hour; a folder of your own
-pictures takes it too:
+`cpu` is not the paper's: it takes two CPU cores a quarter of an hour. It also
+suits a folder of your own images:
   --config=configs/small/imagenette.py:cpu --config.dataset=FOLDER
 """
 
@@ -16,7 +16,7 @@ from configs.small import shapes
 
 
 def get_config(variant: str = 'gpu') -> config_dict.ConfigDict:
-  """`gpu` (the official quick setup) or `cpu`."""
+  """Returns the variant `gpu` (the official quick setup) or `cpu`."""
   if variant not in ('gpu', 'cpu'):
     raise ValueError(f"expected 'gpu' or 'cpu', found {variant!r}")
   config = pretrain.get_config('1000')

@@ -1,14 +1,14 @@
-"""The demo: the embedded set `shapes` on two CPU cores, under four minutes.
+"""The demo: the embedded set `shapes` on two CPU cores in under four minutes.
 
-Not the paper's, because of the length (2,000 small steps) and the data:
+Differs from the paper because of the length (2,000 small steps) and the data:
 
   network    MiniResNet (16, 32, 64 channels), 3x3 stem of stride 2, 32 pixels
   heads      256 hidden, 64 out
   crops      area from 0.4: the shape stays in the picture
   colour     hue 0.5 and grayscale 0.3: with weaker ones colour is the easier
              signal than shape, and kNN falls below an untrained network
-  optimiser  AdamW at 2e-3, tau 0.97 -> 1: with LARS one seed of three stayed
-             below the demo's bar (docs/results.md)
+  optimizer  AdamW at 2e-3, tau 0.97 -> 1: with LARS one seed of three gained
+             less than 15 points (docs/results.md)
 """
 
 from ml_collections import config_dict
@@ -17,7 +17,7 @@ from configs import pretrain
 
 
 def get_config() -> config_dict.ConfigDict:
-  """The configuration of `make demo`."""
+  """Returns the configuration of `make demo`."""
   config = pretrain.get_config('300')
   config.update(
     {
@@ -34,7 +34,7 @@ def get_config() -> config_dict.ConfigDict:
     view.crop.area = (0.4, 1.0)
     view.jitter.hue = 0.5
     view.grayscale.probability = 0.3
-  # A new section: what LARS takes must not stay.
+  # A new section, without the settings of LARS.
   config.optimizer = config_dict.ConfigDict(
     {'name': 'adamw', 'weight_decay': 1e-4}
   )
@@ -44,10 +44,10 @@ def get_config() -> config_dict.ConfigDict:
 
 
 def for_cpu(config: config_dict.ConfigDict) -> None:
-  """A network and an optimiser for minutes on two cores, in place.
+  """Sets, in place, a network and an optimizer for minutes on two cores.
 
-  LARS with a trust coefficient of 0.02, twenty times the paper's: so the rate
-  can be 0.3 at batch 64 and kernels still move enough in a few thousand steps.
+  The trust coefficient of LARS is 0.02, twenty times the paper's, so that
+  kernels move enough in a few thousand steps at a rate of 0.3 (batch 64).
   """
   config.network.update(
     {
@@ -64,7 +64,7 @@ def for_cpu(config: config_dict.ConfigDict) -> None:
 
 
 def easier_views(config: config_dict.ConfigDict) -> None:
-  """Photographs for a few epochs: too few for the hardest views, in place."""
+  """Sets, in place, weaker views for a few epochs of photographs."""
   for view in config.augment.values():
     view.crop.area = (0.25, 1.0)
     view.solarize.probability = 0.0
