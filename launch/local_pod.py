@@ -1,19 +1,18 @@
 """Runs byol_jax as several processes on this machine, over loopback.
 
-  python launch/local_pod.py --processes=2 --devices=2
+  python launch/local_pod.py --processes=2 --devices=2 \
       -- pretrain --config=shapes --workdir=runs/pod
 
-Each process gets so many devices of the CPU and the same arguments, and finds
-the others as it would elsewhere: `--as=explicit` by an address, `slurm` and
-`gke` by the variables that these set. Its lines begin with its index.
-
-SIGTERM and Ctrl-C go on to all. If one process ends with an error, the others
-have --grace-seconds to end by themselves. The exit code is one for all, see
-exits.py: 0 and 42 only if all left with it.
+Every process gets the same arguments and --devices CPU devices; its output
+lines begin with its index. SIGTERM and Ctrl-C are forwarded to all. If one
+process fails, the others get --grace-seconds to exit, then SIGTERM, then
+SIGKILL. Exit code: 0 if all exited with 0; a final code (1 to 4) of any
+process, since the others fail because of it; otherwise the largest code, 128 +
+N for signal N.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import os
 import pathlib
 import signal
@@ -24,155 +23,119 @@ import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from launch import exits, job as jobs  # noqa: E402
-
-_POLL = 0.05  # seconds
-
-# --as -> (--distributed, variables), of (port, processes, index).
-Way = Callable[[int, int, int], tuple[str, dict[str, str]]]
+_POLL_SECONDS = 0.05
 
 
-def _explicit(port: int, count: int, index: int) -> tuple[str, dict[str, str]]:
-  return f'localhost:{port},{count},{index}', {}
-
-
-def _slurm(port: int, count: int, index: int) -> tuple[str, dict[str, str]]:
-  return 'slurm', {
-    'SLURM_JOB_ID': '1',
-    'SLURM_STEP_NODELIST': 'localhost',
-    'SLURM_NTASKS': str(count),
-    'SLURM_PROCID': str(index),
-    'SLURM_LOCALID': str(index),
-    'JAX_COORDINATOR_PORT': str(port),
-  }
-
-
-def _gke(port: int, count: int, index: int) -> tuple[str, dict[str, str]]:
-  return 'gke', {
-    'JAX_FORCE_TPU_INIT': '1',
-    'TPU_WORKER_HOSTNAMES': ','.join(['localhost'] * count),
-    'TPU_WORKER_ID': str(index),
-    # Else JAX asks the metadata server of Google Cloud.
-    'MEGASCALE_COORDINATOR_ADDRESS': 'localhost',
-    'MEGASCALE_NUM_SLICES': '1',
-    'MEGASCALE_SLICE_ID': '0',
-    'JAX_COORDINATOR_PORT': str(port),
-  }
-
-
-WAYS: dict[str, Way] = {'explicit': _explicit, 'slurm': _slurm, 'gke': _gke}
-
-
-def free_port() -> int:
-  """A port that nobody listens on now."""
-  with socket.socket() as listener:
-    listener.bind(('localhost', 0))
-    return listener.getsockname()[1]
-
-
-def start(
+def start_processes(
   flags: argparse.Namespace, arguments: Sequence[str]
 ) -> list[subprocess.Popen]:
-  """Starts all processes."""
-  port = free_port()
+  """Starts all processes; returns them in the order of their indices."""
+  with socket.socket() as listener:
+    listener.bind(('localhost', 0))
+    port = listener.getsockname()[1]
   verb, *rest = arguments
-  processes = []
-  for index in range(flags.processes):
-    distributed, variables = WAYS[flags.way](port, flags.processes, index)
-    processes.append(
-      subprocess.Popen(
-        [
-          *(sys.executable, '-m', flags.module, verb),
-          *(f'--distributed={distributed}', *rest),
-        ],
-        env={
-          'JAX_PLATFORMS': 'cpu',
-          **os.environ,
-          'JAX_NUM_CPU_DEVICES': str(flags.devices),
-          'PYTHONUNBUFFERED': '1',
-          'PYTHONPATH': os.pathsep.join(
-            [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
-          ),
-          **variables,
-        },
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        # A terminal's Ctrl-C comes to this program, which passes it on once.
-        start_new_session=True,
-      )
+  paths = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
+  return [
+    subprocess.Popen(
+      [
+        *(sys.executable, '-m', flags.module, verb),
+        f'--distributed=localhost:{port},{flags.processes},{index}',
+        *rest,
+      ],
+      env={
+        'JAX_PLATFORMS': 'cpu',
+        **os.environ,
+        'JAX_NUM_CPU_DEVICES': str(flags.devices),
+        'PYTHONUNBUFFERED': '1',
+        'PYTHONPATH': os.pathsep.join(paths),
+      },
+      stdin=subprocess.DEVNULL,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      # Ctrl-C of a terminal reaches this program only, which forwards it once.
+      start_new_session=True,
     )
-  return processes
+    for index in range(flags.processes)
+  ]
 
 
 def copy_lines(index: int, process: subprocess.Popen) -> None:
-  """Prints what a process prints, with its index before each line."""
+  """Prints the output of a process, with its index before each line."""
   assert process.stdout is not None
   for line in process.stdout:
-    whole = line if line.endswith(b'\n') else line + b'\n'
-    # One write, so that lines of two processes do not mix.
-    sys.stdout.buffer.write(f'[{index}] '.encode() + whole)
+    # One write a line: lines of two processes do not mix.
+    sys.stdout.buffer.write(b'[%d] %s\n' % (index, line.rstrip(b'\n')))
     sys.stdout.buffer.flush()
 
 
-def send(processes: Sequence[subprocess.Popen], number: int) -> None:
-  """A signal to all that live."""
+def send_signal(processes: Sequence[subprocess.Popen], number: int) -> None:
+  """Sends a signal to all processes that live."""
   for process in processes:
     if process.poll() is None:
       process.send_signal(number)
 
 
-def wait(
+def wait_for_all(
   processes: Sequence[subprocess.Popen], grace_seconds: float
 ) -> list[int]:
-  """Until all have ended; exit codes. After an error, not for long."""
+  """Waits for all processes; ends those that outlive a failed one.
+
+  Returns:
+    Exit codes, 128 + N for signal N.
+  """
   deadline = None
-  ending = iter((signal.SIGTERM, signal.SIGKILL))
-  # All are asked each time: one that lives must not hide one that failed.
+  number = signal.SIGTERM
+  # A list: every process is polled, so that a failed one is seen.
   while None in (codes := [process.poll() for process in processes]):
     if deadline is None and any(codes):
       deadline = time.monotonic() + grace_seconds
     if deadline is not None and time.monotonic() > deadline:
-      send(processes, next(ending, signal.SIGKILL))
+      send_signal(processes, number)
+      number = signal.SIGKILL
       deadline = time.monotonic() + grace_seconds
-    time.sleep(_POLL)
-  return [exits.of_process(process.returncode) for process in processes]
+    time.sleep(_POLL_SECONDS)
+  return [128 - code if code < 0 else code for code in codes]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """Runs all to their end; one exit code."""
+def combine_codes(codes: Sequence[int]) -> int:
+  """Returns one exit code for all processes."""
+  final = {code for code in codes if code not in (0, 42) and code < 128}
+  for code in (2, 3, 4, 1, *sorted(final)):
+    if code in final:
+      return code
+  return max(codes)
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs all processes; returns one exit code."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  add = parser.add_argument
-  add('--processes', type=int, default=2)
-  add('--devices', type=int, default=1, help='of each process')
-  add('--as', dest='way', choices=WAYS, default='explicit')
-  add('--grace-seconds', type=float, default=120.0)
-  add('--module', default='byol_jax', help='what `python -m` runs')
-  words, arguments = jobs.split(sys.argv[1:] if argv is None else argv)
-  flags = parser.parse_args(words)
+  parser.add_argument('--processes', type=int, default=2)
+  parser.add_argument('--devices', type=int, default=1, help='of each process')
+  parser.add_argument('--grace-seconds', type=float, default=120.0)
+  parser.add_argument('--module', default='byol_jax', help='for `python -m`')
+  at = argv.index('--') if '--' in argv else len(argv)
+  flags, arguments = parser.parse_args(argv[:at]), argv[at + 1 :]
   if not arguments or flags.processes < 1 or flags.devices < 1:
     parser.error('expected --processes and --devices from 1, then -- VERB ...')
-  processes = start(flags, arguments)
+  processes = start_processes(flags, arguments)
   for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, lambda got, frame: send(processes, got))
+    signal.signal(number, lambda got, frame: send_signal(processes, got))
   copiers = [
     threading.Thread(target=copy_lines, args=pair)
     for pair in enumerate(processes)
   ]
   for copier in copiers:
     copier.start()
-  codes = wait(processes, flags.grace_seconds)
+  codes = wait_for_all(processes, flags.grace_seconds)
   for copier in copiers:
     copier.join()
-  code = exits.verdict(codes)
+  code = combine_codes(codes)
   if any(codes):
     print(f'local_pod: exit codes {codes}, so {code}', file=sys.stderr)
   return code
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  sys.exit(main(sys.argv[1:]))

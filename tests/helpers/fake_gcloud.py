@@ -1,168 +1,102 @@
-"""A gcloud for tests: writes down its arguments and plays a script.
+"""A gcloud for tests: records its arguments and plays script.json.
 
-The folder FAKE_GCLOUD holds script.json, which the test wrote:
+  lives   for each slice that is created, the states that `describe` reports,
+          one after the other; the last one stays; ERROR lets describe fail
+  slice   null, or the slice that exists at first: {label, type, states}
 
-  lives      for each slice that is created, the states that `describe` tells,
-             one after the other; the last one stays
-  existing   null, or a slice that is there before: {labels, type}
-  starts     for each start of the training, the answers to the questions
-             after it: 'running', or one of each host: an exit code, 'running',
-             'stopped' or 'silent'; the last one stays
-  preflight  {host: {fact: value}} that differ from what is expected
-  failing    {verb or host command: exit code}, for ever
-  expected   what a good host answers to preflight
-
-and argv.jsonl, one line of arguments a call. With `homes`, a list of folders,
-`ssh` runs its command in a shell with each of them as home, and `scp` copies.
+argv.jsonl gets one line of arguments a call. A host is the folder home-INDEX:
+`ssh` runs its command there in a shell, `scp` copies there, and a slice that
+is lost or deleted loses its processes and folders.
 """
 
+import contextlib
 import json
 import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
 import sys
 
-FOLDER = os.environ['FAKE_GCLOUD']
+FOLDER = pathlib.Path(os.environ['FAKE_GCLOUD'])
 
 
-def value(argv, flag):
-  return next(
-    (word.partition('=')[2] for word in argv if word.startswith(flag + '=')), ''
-  )
+def end_processes():
+  for pid in FOLDER.glob('home-*/byol_jax/jobs/*/pid'):
+    with contextlib.suppress(ProcessLookupError):
+      os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
-def fail(text):
-  print(f'ERROR: (gcloud) {text}', file=sys.stderr)
-  sys.exit(1)
+def read_field(value, field):
+  """Returns a.b[0] of a dict, as --format=value(a.b[0]) prints it."""
+  for key in field.replace('[0]', '.0').split('.'):
+    value = value[int(key)] if isinstance(value, list) else value.get(key, {})
+  return value or ''
 
 
-def created(argv, state, script):
-  if state['slice']:
-    fail('ALREADY_EXISTS: it is there')
-  key, _, name = value(argv, '--labels').partition('=')
-  state['slice'] = {
-    'labels': {key: name},
-    'type': value(argv, '--accelerator-type'),
-    'states': script['lives'][state['created']],
-  }
-  state['created'] += 1
-  state['token'] = 0  # fresh hosts
-
-
-def described(state):
-  if state['slice'] is None:
-    fail('NOT_FOUND: no such resource')
-  states = state['slice']['states']
-  node = {
-    'labels': state['slice']['labels'],
-    'acceleratorType': state['slice']['type'],
-  }
-  print(
-    json.dumps(
-      {
-        'state': {
-          'state': states[0],
-          'failedData': {'error': {'message': 'no quota'}},
-        },
-        'tpu': {'nodeSpec': [{'nodeId': 'a', 'node': node}]},
-      }
-    )
-  )
-  del states[: len(states) > 1]
-
-
-def say(index, **facts):
-  # Other lines come in between, as with the real one.
-  print('SSH: Attempting to connect to worker', file=sys.stderr)
-  print('byol_jax:', json.dumps({'host': f'w-{index}', **facts}), flush=True)
-
-
-def status(state, script):
-  if not state['token']:
-    for index in range(script['hosts']):
-      say(index, token=0, state='absent', code=None)
-    return
-  answers = script['starts'][state['started'] - 1]
-  answer = answers[min(state['asked'], len(answers) - 1)]
-  state['asked'] += 1
-  if answer == 'running':
-    answer = ['running'] * script['hosts']
-  for index, each in enumerate(answer):
-    facts = {'token': state['token'], 'code': None}
-    if isinstance(each, int):
-      say(index, **facts | {'state': 'exited', 'code': each})
-    elif each != 'silent':
-      say(index, **facts | {'state': each})
-
-
-def on_hosts(command, state, script):
-  """What the hosts answer; the exit code."""
-  words = command.split()
-  verb = words[1] if words[0].endswith('on_host.sh') else words[0]
-  if verb == 'preflight':
-    for index in range(script['hosts']):
-      odd = script['preflight'].get(f'w-{index}', {})
-      say(index, **script['expected'] | odd)
-  elif verb == 'start':
-    state['started'] += 1
-    state['asked'] = 0
-    state['token'] = int(words[3])
-  elif verb == 'status':
-    status(state, script)
-  return script['failing'].get(verb, 0)
-
-
-def in_shells(command, homes):
-  """Runs it as sshd does, with one home for each host."""
-  import subprocess  # Not above: most calls need to be quick.
-
-  codes = []
-  for index, home in enumerate(homes):
-    done = subprocess.run(
-      ['bash', '-c', command],
-      cwd=home,
-      env={**os.environ, 'HOME': home, 'BYOL_JAX_HOST': f'w-{index}'},
-      stdin=subprocess.DEVNULL,
-      check=False,
-    )
-    codes.append(done.returncode)
-  return max(codes)
+def execute(script, verb, flags, argv):
+  """Plays one call; returns the exit code."""
+  made = script['slice']
+  if verb == 'create':
+    key, _, label = flags['labels'].partition('=')
+    script['slice'] = {
+      'labels': {key: label},
+      'type': flags['accelerator-type'],
+      'states': script['lives'].pop(0),
+    }
+    for index in range(2):
+      shutil.copytree(FOLDER / 'fresh', FOLDER / f'home-{index}')
+  elif verb == 'describe':
+    state = made['states'][0] if made else 'NOT_FOUND'
+    if made:
+      del made['states'][: len(made['states']) > 1]
+    if state in ('NOT_FOUND', 'ERROR'):
+      print('(gcloud)', state, file=sys.stderr)
+      return 1
+    if state == 'SUSPENDED':
+      end_processes()
+    node = {'labels': made['labels'], 'acceleratorType': made['type']}
+    resource = {
+      'state': {'state': state},
+      'tpu': {'nodeSpec': [{'node': node}]},
+    }
+    fields = re.fullmatch(r'value\[separator="\|"\]\((.*)\)', flags['format'])[
+      1
+    ]
+    print('|'.join(read_field(resource, field) for field in fields.split(',')))
+  elif verb == 'delete':
+    end_processes()
+    for folder in FOLDER.glob('home-*'):
+      shutil.rmtree(folder)
+    script['slice'] = None
+  else:
+    codes = []
+    for index in '01' if flags['worker'] == 'all' else flags['worker']:
+      home = FOLDER / f'home-{index}'
+      if verb == 'scp':
+        shutil.copy(argv[4], home)
+        continue
+      print('SSH: connecting to worker', index)  # other lines in between
+      done = subprocess.run(
+        ['bash', '-c', flags['command']],
+        cwd=home,
+        env={**os.environ, 'HOME': str(home), 'HOSTNAME': f'w-{index}'},
+        check=False,
+      )
+      codes.append(done.returncode)
+    return max(codes, default=0)
+  return 0
 
 
 def main(argv):
-  with open(f'{FOLDER}/argv.jsonl', 'a') as file:
+  with open(FOLDER / 'argv.jsonl', 'a') as file:
     print(json.dumps(argv), file=file)
-  with open(f'{FOLDER}/script.json') as file:
-    script = json.load(file)
-  existing = script['existing']
-  state = {
-    **{'created': 0, 'started': 0, 'asked': 0, 'token': 0},
-    'slice': existing and {'states': ['ACTIVE'], **existing},
-  }
-  if os.path.exists(f'{FOLDER}/state.json'):
-    with open(f'{FOLDER}/state.json') as file:
-      state = json.load(file)
-  verb = argv[3]
-  code = script['failing'].get(verb, 0)
-  if code:
-    print('ERROR: (gcloud) no luck', file=sys.stderr)
-  elif verb == 'create':
-    created(argv, state, script)
-  elif verb == 'describe':
-    described(state)
-  elif verb == 'delete':
-    state['slice'] = None
-  elif verb == 'ssh':
-    command = value(argv, '--command')
-    if script['homes']:
-      code = in_shells(command, script['homes'])
-    else:
-      code = on_hosts(command, state, script)
-  elif verb == 'scp':
-    import shutil
-
-    for home in script['homes']:
-      shutil.copy(argv[4], home)
-  with open(f'{FOLDER}/state.json', 'w') as file:
-    json.dump(state, file)
+  path = FOLDER / 'script.json'
+  script = json.loads(path.read_text())
+  flags = dict(w[2:].split('=', 1) for w in argv if w[:2] == '--' and '=' in w)
+  code = execute(script, argv[3], flags, argv)
+  path.write_text(json.dumps(script))
   return code
 
 

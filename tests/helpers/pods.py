@@ -1,106 +1,162 @@
-"""Jobs and a fake gcloud, as several tests of launch/ use them."""
+"""A TPU slice of two hosts on this machine, behind a fake gcloud."""
 
+import hashlib
 import json
 import os
 import pathlib
+import subprocess
 import sys
+import time
 
-from byol_jax.planning import topologies
-from launch import tpu_pod
-
-HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+LAUNCH = ROOT / 'launch'
 COMMIT = '0123456789abcdef0123456789abcdef01234567'
+# Any text is a valid value of some key, and must arrive unchanged.
+HOSTILE = (
+  *('--a=two words', "--b=it's", '--c="$HOME" $(HOME) $$', '--d=`id` \\'),
+  *('--e=a\nb', '--f=*;&|<>(){}!#~', '--g=Größe ☃ 😀', '', '--', ': - {x}'),
+)
 ARGUMENTS = ('pretrain', '--config=pretrain:1000', '--workdir=gs://bucket/run')
-RUNNING = 'running'
+
+# The training of a fake host: does as starts[number of the start][host] says.
+_TRAINING = """#!{python} -ES
+import json, os, pathlib, signal, sys, time
+folder, home = pathlib.Path('{folder}'), pathlib.Path(os.environ['HOME'])
+index = int(home.name[-1])
+with open(folder / f'trainings-{{index}}', 'a+') as file:
+  file.seek(0)
+  number = len(file.readlines())
+  print(json.dumps(sys.argv[1:]), file=file)
+what = json.loads((folder / 'starts.json').read_text())[number][index]
+print('training', number, os.environ['JAX_PLATFORMS'], flush=True)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(42))
+if what == 'deaf':
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if what == 'lost':  # the host, for ssh
+  (home / 'byol_jax' / 'current').unlink()
+if what == 134:  # JAX ends a process after another one has died
+  while not (folder / 'home-1/byol_jax/jobs/byol/exit_code').exists():
+    time.sleep(0.02)
+if isinstance(what, str):
+  (home / 'ready').touch()
+  time.sleep(300)
+sys.exit(what)
+"""
 
 
-def flags(
-  verb, *more, topology='v3-32', capacity='on-demand', arguments=ARGUMENTS
-):
-  """The command line of tpu_pod."""
-  return [
-    *(verb, '--name=byol', '--project=my-project', '--zone=europe-west4-a'),
-    *(f'--topology={topology}', f'--capacity={capacity}', *more),
-    *('--', *arguments),
-  ]
-
-
-def program(path, line):
-  """An executable of one line of shell."""
-  path.write_text(f'#!/bin/sh\n{line}\n')
+def write_program(path, text):
+  """Writes an executable of some lines of shell, or with another #!."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(text if text.startswith('#!') else f'#!/bin/sh\n{text}\n')
   path.chmod(0o755)
 
 
-class World:
-  """A fake gcloud on the PATH; see fake_gcloud.py."""
+def wait_until(condition):
+  deadline = time.monotonic() + 60
+  while not condition():
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
 
-  def __init__(self, folder, monkeypatch):
+
+def _read_lines(path):
+  lines = path.read_text().splitlines() if path.exists() else []
+  return [json.loads(line) for line in lines]
+
+
+class Pod:
+  """tpu_vm.sh with a fake gcloud, git and clock; see fake_gcloud.py."""
+
+  def __init__(self, folder):
     self.folder = folder
-    binaries = folder / 'bin'
-    binaries.mkdir()
-    program(
-      binaries / 'gcloud',
-      f'exec {sys.executable} -ES {HERE}/fake_gcloud.py "$@"',
-    )
-    # The tests run in a checkout that others change.
-    program(
-      binaries / 'git',
-      f'if [ "$1" = status ]; then cat {folder}/dirty; else echo {COMMIT}; fi',
-    )
+    fake = pathlib.Path(__file__).with_name('fake_gcloud.py')
+    for name, text in {
+      'gcloud': f'exec {sys.executable} -ES {fake} "$@"',
+      'git': f'case $1 in status) cat {folder}/dirty ;;'
+      f' rev-parse) echo {COMMIT} ;;'
+      f' archive) tar -czf "${{3#--output=}}" -C {ROOT} launch ;; esac',
+      'date': f'cat {folder}/clock',
+      'sleep': f'/bin/sleep 0.05; echo $(($(cat {folder}/clock) + $1))'
+      f' >{folder}/clock',
+    }.items():
+      write_program(folder / 'bin' / name, text)
     (folder / 'dirty').write_text('')
-    monkeypatch.setenv('PATH', f'{binaries}:{os.environ["PATH"]}')
-    monkeypatch.setenv('FAKE_GCLOUD', str(folder))
+    (folder / 'clock').write_text('0')
+    # What `setup_vm.sh install` leaves on a host, with a fake training.
+    lock = (LAUNCH / 'requirements-tpu.txt').read_bytes()
+    digest = hashlib.sha256(lock).hexdigest()[:12]
+    environment = folder / 'fresh' / 'byol_jax' / f'python-3.11.18-{digest}'
+    write_program(
+      environment / 'bin' / 'python',
+      _TRAINING.format(python=sys.executable, folder=folder),
+    )
+    (environment / 'complete').touch()
+    self.environment = {
+      **os.environ,
+      'PATH': f'{folder}/bin:{os.environ["PATH"]}',
+      'TMPDIR': str(folder),
+      'FAKE_GCLOUD': str(folder),
+    }
     self.play()
 
-  def play(self, topology='v3-32', **script):
-    """Says what will happen, from the beginning."""
-    tpu = topologies.find_topology(topology)
-    expected = {
-      **{'python': '3.11.18', 'jax': '0.10.2', 'jaxlib': '0.10.2'},
-      **{'libtpu': '0.0.42.1', 'code': COMMIT, 'workdir': 'writable'},
-      'devices': tpu.devices,
-      'local_devices': tpu.devices_per_host,
-    }
-    whole = {
-      **{'hosts': tpu.hosts, 'lives': [['ACTIVE']] * 9, 'existing': None},
-      **{'starts': [[[0] * tpu.hosts]], 'preflight': {}, 'failing': {}},
-      **{'expected': expected, 'homes': [], **script},
-    }
-    (self.folder / 'script.json').write_text(json.dumps(whole))
-    for name in ('state.json', 'argv.jsonl'):
-      (self.folder / name).unlink(missing_ok=True)
+  def play(self, lives=(['ACTIVE'],) * 3, starts=(), existing=None):
+    """Sets what happens: see fake_gcloud.py and _TRAINING."""
+    script = {'lives': list(lives), 'slice': existing}
+    (self.folder / 'script.json').write_text(json.dumps(script))
+    (self.folder / 'starts.json').write_text(json.dumps(starts))
 
-  def run(self, verb='run', *more, **options):
-    """The exit code of tpu_pod with short pauses."""
-    # An end in sight, should the script never come to one.
-    short = ('--wait-seconds=0.001', '--max-hours=0.01')
-    return tpu_pod.main(flags(verb, *short, *more, **options))
+  def start(self, verb, *flags, arguments=ARGUMENTS):
+    """Starts tpu_vm.sh for two hosts."""
+    return subprocess.Popen(
+      [
+        *(LAUNCH / 'tpu_vm.sh', verb, '--name=byol', '--project=my-project'),
+        *('--zone=europe-west4-a', '--topology=v4-16', *flags),
+        *('--', *arguments),
+      ],
+      env=self.environment,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
 
-  def train(self):
-    """Makes the slice and starts the training, as an earlier launcher."""
-    self.run('create')
-    path = self.folder / 'state.json'
-    state = json.loads(path.read_text())
-    path.write_text(json.dumps(state | {'started': 1, 'token': 1}))
-    (self.folder / 'argv.jsonl').unlink()
+  def run(self, verb, *flags, **options):
+    """Runs tpu_vm.sh; returns (exit code, stdout, stderr)."""
+    process = self.start(verb, *flags, **options)
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
 
-  def calls(self):
-    """The arguments of every gcloud, in order."""
-    path = self.folder / 'argv.jsonl'
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines]
+  def call_host(self, *words):
+    """Runs setup_vm.sh on the first host; returns what it prints."""
+    home = self.folder / 'home-0'
+    return subprocess.run(
+      [home / 'byol_jax' / 'current' / 'launch' / 'setup_vm.sh', *words],
+      env={**self.environment, 'HOME': str(home), 'HOSTNAME': 'w-0'},
+      stdout=subprocess.PIPE,
+      text=True,
+      timeout=60,
+      check=True,
+    ).stdout
+
+  def actions(self):
+    """Returns (verb, arguments) of each call that is no mere query."""
+    for argv in _read_lines(self.folder / 'argv.jsonl'):
+      verb = argv[3]
+      if verb == 'ssh':
+        command = next(word for word in argv if word.startswith('--command='))
+        verb = command.partition('launch/setup_vm.sh ')[2].split()[0]
+      if verb not in ('describe', 'status'):
+        yield verb, argv
 
   def verbs(self):
-    """What was done, in order, without what only asks."""
-    names = [self.name(argv) for argv in self.calls()]
-    return [name for name in names if name not in ('describe', 'status')]
+    return [verb for verb, _ in self.actions()]
 
-  def name(self, argv):
-    if argv[3] != 'ssh':
-      return argv[3]
-    command = next(word for word in argv if word.startswith('--command='))
-    words = command.removeprefix('--command=').split()
-    if words[0].endswith('on_host.sh'):
-      return words[1]
-    return 'set up' if words[-1].endswith('setup_vm.sh') else 'unpack'
+  def trainings(self, index=0):
+    """Returns the arguments of each training that a host started."""
+    return _read_lines(self.folder / f'trainings-{index}')
+
+  def is_ready(self):
+    return all((self.folder / f'home-{i}/ready').exists() for i in range(2))
+
+  def close(self):
+    """Ends what a test started."""
+    for pid in self.folder.glob('home-*/byol_jax/jobs/*/pid'):
+      subprocess.run(['kill', '-9', pid.read_text().strip()], check=False)

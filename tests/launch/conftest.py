@@ -4,6 +4,8 @@ from tests.helpers import pods
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch):
-  """A fake gcloud, in a folder of its own."""
-  return pods.World(tmp_path, monkeypatch)
+def pod(tmp_path):
+  """A slice of two hosts, behind a fake gcloud."""
+  made = pods.Pod(tmp_path)
+  yield made
+  made.close()

@@ -1,0 +1,180 @@
+"""tpu_vm.sh and setup_vm.sh against a fake gcloud and hosts that are folders.
+
+After an intended change, `python -m tests.launch.tpu_vm_test` writes
+golden/*.sh again; read the difference.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers import pods
+
+GOLDEN = pathlib.Path(__file__).with_name('golden')
+# Each with another capacity.
+SLICES = {'v3-8': 'on-demand', 'v3-512': 'reserved', 'v6e-256': 'spot'}
+VERBS = ('create', 'setup', 'run', 'status', 'logs', 'stop', 'delete')
+STARTED = ['scp', 'install', 'start']
+
+
+def dry_run(topology, binaries):
+  """Prints the commands of all verbs, with no gcloud or git on the PATH."""
+  for name in ('bash', 'dirname', 'env', 'sed', 'sort', 'tail'):
+    if not (binaries / name).exists():
+      (binaries / name).symlink_to(shutil.which(name))
+  pods.write_program(binaries / 'python3', f'exec {sys.executable} "$@"')
+  lines = []
+  for verb in VERBS:
+    done = subprocess.run(
+      [
+        *(pods.LAUNCH / 'tpu_vm.sh', verb, '--name=byol', '--zone=my-zone'),
+        *('--project=my-project', f'--topology={topology}', '--dry-run'),
+        *(f'--capacity={SLICES[topology]}', f'--commit={pods.COMMIT}'),
+        *('--', *pods.ARGUMENTS, '--config.data_dir=/it\'s "my" $DATA; é'),
+      ],
+      env={'PATH': str(binaries)},
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, '')
+    lines += [f'# tpu_vm.sh {verb}\n', done.stdout]
+  return ''.join(lines)
+
+
+@pytest.mark.parametrize('topology', SLICES)
+def test_a_dry_run_prints_the_stored_commands(tmp_path, topology):
+  assert dry_run(topology, tmp_path) == (GOLDEN / f'{topology}.sh').read_text()
+
+
+def test_a_preempted_slice_is_created_again_and_the_run_completes(pod):
+  pod.play(
+    lives=[
+      [
+        *('WAITING_FOR_RESOURCES', 'PROVISIONING', 'ACTIVE', 'ACTIVE', 'ERROR'),
+        *('ACTIVE', 'ACTIVE', 'SUSPENDING', 'SUSPENDED'),
+      ],
+      ['CREATING', 'ACTIVE'],
+    ],
+    starts=[['train', 'train'], [42, 42], [0, 0]],
+  )
+  arguments = (*pods.ARGUMENTS, *pods.HOSTILE)
+  code, _, err = pod.run(
+    'run', '--capacity=spot', '--max-attempts=3', arguments=arguments
+  )
+  assert code == 0, err
+  assert pod.verbs() == [
+    *('create', *STARTED, 'delete', 'create', *STARTED, *STARTED)
+  ]
+  first, second = (argv for verb, argv in pod.actions() if verb == 'create')
+  assert first == second
+  assert {'--labels=byol-jax-launch=byol', '--spot'} <= {*first}
+  for index in range(2):
+    verb, *rest = arguments
+    training = ['-m', 'byol_jax', verb, '--distributed=gce', *rest]
+    assert pod.trainings(index) == [training] * 3
+  log = (pod.folder / 'home-0/byol_jax/jobs/byol/log').read_text()
+  assert 'training 2 tpu,cpu' in log  # never the CPU in silence
+
+
+# A process that fails ends the others, and its exit code explains theirs.
+@pytest.mark.parametrize(
+  'codes, expected',
+  [((134, 1), 1), ((2, 2), 2), ((134, 3), 3), ((4, 137), 4), ((0, 77), 77)],
+)
+def test_a_final_exit_code_ends_the_run(pod, codes, expected):
+  pod.play(starts=[codes])
+  assert pod.run('run', '--delete-at-end')[0] == expected
+  assert pod.verbs() == ['create', *STARTED, 'delete']
+
+
+@pytest.mark.parametrize(
+  'lives, starts, flags, actions',
+  [
+    ((), [[137, 137], [42, 0]], (), ['create', *STARTED, *STARTED]),
+    ([['PROVISIONING', 'FAILED']] * 2, [], (), ['create', 'delete'] * 2),
+    ((), [['train'] * 2], ('--poll-seconds=1800',), [
+      *('create', *STARTED, 'stop')
+    ]),
+    ([['WAITING_FOR_RESOURCES']], [], ('--poll-seconds=600',), ['create']),
+  ],
+)  # fmt: skip
+def test_attempts_and_hours_are_limited(pod, lives, starts, flags, actions):
+  pod.play(lives=lives or [['ACTIVE']], starts=starts)
+  code, _, err = pod.run('run', '--max-attempts=2', '--max-hours=1', *flags)
+  assert code == 1
+  assert 'gave up after ' + ('1 hours' if flags else '2 attempts') in err
+  assert pod.verbs() == actions
+  if flags:
+    assert (pod.folder / 'clock').read_text().strip() == '3600'
+
+
+def test_a_host_that_does_not_answer_costs_the_slice(pod):
+  pod.play(starts=[['lost', 'train'], [0, 0]])
+  assert pod.run('run')[0] == 0
+  assert pod.verbs() == ['create', *STARTED, 'delete', 'create', *STARTED]
+
+
+def test_a_training_outlives_the_script_and_ends_on_request(pod):
+  pod.play(starts=[['train', 'train']])
+  first = pod.start('run')
+  pods.wait_until(pod.is_ready)
+  first.kill()
+  first.communicate()
+  assert pod.run('status')[1] == 'w-0 running\nw-1 running\n'
+  second = pod.start('run')
+  while 'runs already' not in second.stderr.readline():
+    assert second.poll() is None
+  assert pod.run('stop')[0] == 0
+  assert 'stopped on request' in second.communicate(timeout=60)[1]
+  assert second.returncode == 42
+  assert pod.verbs() == ['create', *STARTED, 'stop']
+  assert len(pod.trainings(0)) == len(pod.trainings(1)) == 1
+
+
+@pytest.mark.parametrize('verb', ['run', 'setup', 'stop', 'delete'])
+@pytest.mark.parametrize(
+  'labels, kind, state, message',
+  [
+    ({}, 'v4-16', 'SUSPENDED', 'without the label byol-jax-launch=byol'),
+    ({'byol-jax-launch': 'other'}, 'v4-16', 'ACTIVE', 'without the label'),
+    ({'byol-jax-launch': 'byol'}, 'v4-8', 'ACTIVE', 'is a v4-8, expected v4'),
+    ({'byol-jax-launch': 'byol'}, 'v4-16', 'ERROR', 'describe failed'),
+  ],
+)
+def test_other_slices_are_left_alone(pod, verb, labels, kind, state, message):
+  existing = {'labels': labels, 'type': kind, 'states': [state]}
+  pod.play(existing=existing)
+  code, _, err = pod.run(verb)
+  assert code == 2
+  assert message in err
+  assert pod.verbs() == []
+
+
+def test_only_a_commit_is_sent(pod):
+  (pod.folder / 'dirty').write_text(' M byol_jax/byol.py\n')
+  code, _, err = pod.run('run')
+  assert (code, pod.verbs()) == (2, [])
+  assert 'not committed' in err
+  pod.play(starts=[[0, 0]])
+  assert pod.run('run', '--commit=HEAD')[0] == 0
+  assert os.readlink(pod.folder / 'home-1/byol_jax/current') == pods.COMMIT
+
+
+@pytest.mark.parametrize(
+  'flag', ['--name=Byol', '--capacity=cheap', '--max-hours=x', '--topology=v3']
+)
+def test_a_wrong_flag_is_named(pod, flag):
+  code, _, err = pod.run('run', flag)
+  assert (code, pod.verbs()) == (2, [])
+  assert f'tpu_vm: {flag.partition("=")[0]}: expected ' in err
+
+
+if __name__ == '__main__':
+  folder = pathlib.Path(sys.argv[1])
+  for name in SLICES:
+    (GOLDEN / f'{name}.sh').write_text(dry_run(name, folder))
