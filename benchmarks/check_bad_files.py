@@ -57,11 +57,11 @@ class Reasons(logging.Handler):
 def outcomes(folder: pathlib.Path, decoding: str) -> dict[str, str]:
   """'used', or why it was replaced, of each file of a folder."""
   source, reasons = Files(folder), Reasons()
-  logger = logging.getLogger('byol_jax.data.loading.batch_buffer')
+  logger = logging.getLogger('byol_jax.data.loading.bad_images')
   logger.addHandler(reasons)
   data = image_set.ImageSet(
     source,
-    engine=functools.partial(tf_engine.painted, decoding=decoding),
+    engine=functools.partial(tf_engine.decode_into, decoding=decoding),
     image_size=32,
     crop_ranges=(CROP_RANGE, CROP_RANGE),
     eval_crop='resize',

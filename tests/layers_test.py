@@ -80,10 +80,10 @@ PICKLES = {'pickle', 'dill', 'cloudpickle', 'marshal', 'shelve', 'joblib'}
 MAX_FILE, MAX_FUNCTION, MAX_ROOT = 400, 60, 20
 # Modules that have moved and are still to be rewritten.
 TRANSITION = {
-  *('api', 'data.loading.cache', 'encode'),
-  *('data.preparation.check', 'data.preparation.write', 'experiment'),
+  *('api', 'encode'),
+  'experiment',
   'parallel',
-  *('data.loading.preprocess', 'evals.knn', 'evals.linear', 'training.loop'),
+  *('evals.knn', 'evals.linear', 'training.loop'),
   *('cli.arguments', 'training.multi_step', 'training.train'),
 }
 

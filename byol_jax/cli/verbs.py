@@ -226,22 +226,34 @@ def conformance(arguments: argparse.Namespace) -> None:
   _THREADS,
 )
 def prepare_data(arguments: argparse.Namespace) -> None:
-  """Write a folder of images, a .tar of one, or ImageNet's tars as records.
+  """Write a folder of images, or a .tar of one, as ArrayRecord files.
 
-  SOURCE is a folder as `--config.dataset` takes it, a .tar of one, or a folder
-  that holds ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar or both. Written
-  is a TFDS directory of ArrayRecord files below OUTPUT, or nothing. Images
-  keep their bytes; --shorter_side makes larger ones smaller (bicubic with
-  antialiasing, JPEG 4:2:0) and leaves the others as they are.
+  SOURCE is a folder as `--config.dataset` takes it, or a .tar of one. Written
+  is a TFDS directory below OUTPUT, or nothing. Images keep their bytes;
+  --shorter_side makes larger ones smaller (bicubic with antialiasing, JPEG
+  4:2:0) and leaves the others as they are. ImageNet's archives: tfds build
+  imagenet2012 --file_format=array_record --manual_dir=DIR --data_dir=OUTPUT
 
   example: python -m byol_jax data prepare ~/Pictures prepared --name=pictures
            python -m byol_jax pretrain --config=imagenette:cpu
                --config.dataset=pictures --config.data_dir=prepared
                --workdir=runs/pictures
   """
-  from byol_jax.data.preparation import write
+  from byol_jax import configuration
+  from byol_jax.data import from_config
+  from byol_jax.data.preparation import prepare
 
-  write.run(arguments)
+  path = prepare.prepare_images(
+    arguments.source,
+    arguments.output,
+    name=arguments.name,
+    shorter_side=arguments.shorter_side,
+    quality=arguments.quality,
+    max_bad_share=arguments.max_bad_share,
+    num_threads=arguments.threads,
+    **from_config.source_facts(configuration.load('pretrain')),
+  )
+  print(f'{path}\n\n{prepare.training_command(path)}')
 
 
 @_add_verb(
@@ -253,20 +265,29 @@ def prepare_data(arguments: argparse.Namespace) -> None:
   ),
   ('--data_dir', None, 'where TFDS prepared its sets'),
   ('--split', 'all', 'or train, test, ...'),
-  ('--output', None, 'the manifest; default: in the cache'),
+  ('--output', None, 'a JSON file for the whole report'),
   _THREADS,
 )
 def check_data(arguments: argparse.Namespace) -> None:
-  """Read and decode every image of a set, and write a manifest of it.
+  """Read and decode every image of a set, and report what it holds.
 
   Prints counts, sizes, kinds, duplicates and what is broken; exit code 1 if
-  anything is. The manifest is JSON, kept in the cache unless --output says.
+  anything is. --output writes all of it as JSON.
 
   example: python -m byol_jax data check ~/Pictures
   """
+  from byol_jax import configuration
+  from byol_jax.data import from_config
   from byol_jax.data.preparation import check
 
-  check.run(arguments)
+  check.check_images(
+    arguments.dataset,
+    data_dir=arguments.data_dir,
+    split=arguments.split,
+    output=arguments.output,
+    num_threads=arguments.threads,
+    **from_config.source_facts(configuration.load('pretrain')),
+  )
 
 
 @_add_verb(

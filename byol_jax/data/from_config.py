@@ -56,7 +56,9 @@ def image_set(
   # TensorFlow takes seconds to import; only what streams images needs it.
   from byol_jax.data.loading import tf_engine
 
-  engine = functools.partial(tf_engine.painted, decoding=config.data.decoding)
+  engine = functools.partial(
+    tf_engine.decode_into, decoding=config.data.decoding
+  )
   transfer = config.data.transfer
   return image_set_lib.ImageSet(
     images, engine=engine, transfer=transfer, **options
@@ -86,7 +88,9 @@ def cached(config: config_dict.ConfigDict, images: Any) -> Any:
       "input.cache: 'decoded' holds whole images, so data.decoding must be"
       f" 'once', found {config.data.decoding!r}"
     )
-  return cache.cached(
+  if config.input.cache == 'none':
+    return images
+  return cache.CachedSource(
     images, config.input.cache, config.input.cache_gib, config.input.threads
   )
 

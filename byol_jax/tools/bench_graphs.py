@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from byol_jax.data.loading import decode, preprocess
-from byol_jax.data.loading.preprocess import tf
+from byol_jax.data.loading import decode, tf_engine
+from byol_jax.data.loading.tf_engine import tf
 from byol_jax.data.sampling import crops, views
 
 BATCH = 64
@@ -32,13 +32,13 @@ def mapped(function: Callable, columns: Any, threads: int) -> Iterator[Any]:
     tf.autograph.experimental.do_not_convert(function),
     num_parallel_calls=threads,
   )
-  options = preprocess.options(threads)
+  options = tf_engine.pipeline_options(threads)
   return dataset.prefetch(threads).with_options(options).as_numpy_iterator()
 
 
 def decoded(images: list[bytes], threads: int) -> Iterator[Any]:
   """Decoding, and nothing else."""
-  return mapped(preprocess.decoded, images, threads)
+  return mapped(tf_engine.decode_image, images, threads)
 
 
 def resized(
@@ -58,7 +58,7 @@ def resized(
   )
 
   def two(image: Any, windows: Any) -> tuple:
-    pixels, found = preprocess.decoded(image), []
+    pixels, found = tf_engine.decode_image(image), []
     for i in range(2):
       y, x, h, w = tf.unstack(windows[i])
       size = [config.image_size] * 2
@@ -101,5 +101,5 @@ def official(images: list[bytes], config: Any, threads: int) -> Iterator[Any]:
     deterministic=False,
   )
   dataset = dataset.batch(BATCH, drop_remainder=True).prefetch(2)
-  options = preprocess.options(threads)
+  options = tf_engine.pipeline_options(threads)
   return dataset.with_options(options).as_numpy_iterator()

@@ -176,7 +176,7 @@ def _batches(
 ) -> Iterator[Any]:
   data = image_set.ImageSet(
     source,
-    engine=functools.partial(tf_engine.painted, decoding=decoding),
+    engine=functools.partial(tf_engine.decode_into, decoding=decoding),
     image_size=config.image_size,
     crop_ranges=[bench_graphs.crop_range_of(config)] * 2,
     eval_crop=config.data.eval_crop,

@@ -87,7 +87,7 @@ def test_promise_1_hosts_and_threads_change_no_byte(
 
 @pytest.mark.parametrize('kind', ['encoded', 'decoded'])
 def test_promise_1_a_cache_changes_no_byte(folder, expected, kind):
-  held = cache.cached(opened(folder), kind, 1.0, 2)
+  held = cache.CachedSource(opened(folder), kind, 1.0, 2)
   assert digests(image_set(held).view_batches(BATCH, 0, 7)) == expected
 
 

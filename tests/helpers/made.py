@@ -30,7 +30,7 @@ def image_set(source, *, decoding='once', engine=None, **options):
     tf_engine,  # TensorFlow, which some tests miss
   )
 
-  engine = engine or functools.partial(tf_engine.painted, decoding=decoding)
+  engine = engine or functools.partial(tf_engine.decode_into, decoding=decoding)
   standard = {
     'image_size': 16,
     'crop_ranges': (CROP_RANGE, CROP_RANGE),

@@ -527,7 +527,7 @@ def test_a_resident_set_trains_as_the_streamed_one(tmp_path):
   """
   for name, overrides in (('many', {}), ('one', {'input__steps_per_call': 1})):
     resident_run(tmp_path / name, **overrides)
-  engine = functools.partial(tf_engine.painted, decoding='once')
+  engine = functools.partial(tf_engine.decode_into, decoding='once')
   dataset = image_set.ImageSet(pictures(), engine=engine, **OPTIONS)
   train.run(tiny(), str(tmp_path / 'streamed'), dataset)
   expected, *rest = lines(tmp_path / 'streamed')

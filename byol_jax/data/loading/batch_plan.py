@@ -1,90 +1,140 @@
-"""What a stream of batches is made of, whoever makes it."""
+"""What a stream of batches is made of, whichever engine makes it."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+import dataclasses
 
 import numpy as np
 
 from byol_jax import errors
 from byol_jax.data.loading import batch_buffer
-from byol_jax.data.sampling import resize, views as views_lib
+from byol_jax.data.sampling import crops, order, resize, views as views_lib
 from byol_jax.data.sources import base
 
 
-class Job(NamedTuple):
-  """Some steps of one set, on this process.
+@dataclasses.dataclass(frozen=True)
+class BatchPlan:
+  """Some steps of one set on one process: images, crops, and where they go.
 
-  steps: the global steps.
-  local: images of a batch on this process.
-  wanted: step -> positions, int64 [N], of this process.
-  ids: positions -> ids and epochs, int64 [N] each.
-  draw: ids, epochs -> float64 [N, V, 4 or 5], what is drawn for the views.
-  views: name in the batch -> view.
-  canvas: where the pictures go.
+  A position numbers the images of a run: row r of global step s has position
+  s * batch_size + r.
+
+  Attributes:
+    steps: the global steps.
+    batch_size: of all processes.
+    process_index, process_count: the place of this process.
+    num_examples: of the set.
+    seed: of order and crops.
+    stream: `crops.PRETRAIN_STREAM` or `crops.SUPERVISED_STREAM`; None is an
+      evaluation: every image once, in its order, with no random crop.
+    views: name in the batch -> view.
+    buffer: where `write_row` writes.
   """
 
   steps: range
-  local: int
-  wanted: Callable[[int], np.ndarray]
-  ids: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-  draw: Callable[[np.ndarray, np.ndarray], np.ndarray]
-  views: dict[str, views_lib.View]
-  canvas: batch_buffer.Canvas
+  batch_size: int
+  process_index: int
+  process_count: int
+  num_examples: int
+  seed: int
+  stream: int | None
+  views: Mapping[str, views_lib.View]
+  buffer: batch_buffer.BatchBuffer
 
-  def plan(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions and ids, int64 [N] each, and what is drawn, [N, V, 4 or 5]."""
-    return self.plan_of(self.wanted(step))
+  @property
+  def rows(self) -> int:
+    """Rows of a batch on this process."""
+    return self.batch_size // self.process_count
 
-  def plan_of(
+  def positions(self, step: int) -> np.ndarray:
+    """Returns the positions of a step on this process, int64 [N]."""
+    found = order.batch_positions(
+      step, self.batch_size, self.process_index, self.process_count
+    )
+    return (
+      found if self.stream is not None else found[found < self.num_examples]
+    )
+
+  def example_ids(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns ids of the images and their epochs, int64 [N] each."""
+    if self.stream is None:
+      return positions, np.zeros_like(positions)
+    return order.example_ids(self.seed, positions, self.num_examples)
+
+  def draw_crops(self, ids: np.ndarray, epochs: np.ndarray) -> np.ndarray:
+    """Returns what is drawn for each view, float64 [N, V, 4 or 5]."""
+    if self.stream is None:
+      return np.zeros((len(ids), len(self.views), 4))
+    ranges = [view.crop_range for view in self.views.values()]
+    if self.stream == crops.PRETRAIN_STREAM:
+      uniforms = crops.draw_uniform(
+        self.seed, self.stream, epochs, ids, len(ranges)
+      )
+      return crops.draw_crops(uniforms, ranges)
+    # A fifth number decides on the flip.
+    uniforms = crops.draw_uniform(self.seed, self.stream, epochs, ids, 2)
+    drawn = crops.draw_crops(uniforms[:, :1], ranges)
+    return np.concatenate([drawn, uniforms[:, 1:, :1]], axis=-1)
+
+  def plan_rows(
     self, positions: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same of any positions, int64 [N]."""
-    ids, epochs = self.ids(positions)
-    return positions, ids, self.draw(ids, epochs)
+    """Returns positions, ids and what is drawn, for positions int64 [N]."""
+    ids, epochs = self.example_ids(positions)
+    return positions, ids, self.draw_crops(ids, epochs)
 
-  def windows(self, sides: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """(y, x, height, width) of each view in an image, int32 [V, 4]."""
+  def plan_step(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns `plan_rows` of the positions of a step."""
+    return self.plan_rows(self.positions(step))
+
+  def crop_windows(self, sides: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Returns (y, x, height, width) of each view in an image, int32 [V, 4]."""
     height, width = (int(side) for side in sides)
-    places = [
+    found = [
       view.resample_window(height, width, numbers)
       for view, numbers in zip(self.views.values(), drawn)
     ]
-    return np.array([place.window for place in places], np.int32)
+    return np.array([part.window for part in found], np.int32)
 
-  def paint(
+  def write_row(
     self,
     position: int,
     images: Sequence[np.ndarray],
     drawn: np.ndarray,
     sides: np.ndarray | None = None,
   ) -> None:
-    """Makes the pictures of a position, in its row of the batch.
+    """Crops and resizes an image into its row of the buffer, for each view.
 
     Args:
       position: of the image.
       images: uint8 [H, W, 3], one for all views, or the window of each.
-      drawn: float64 [V, 4 or 5].
-      sides: of the whole image, where `images` are windows.
+      drawn: float64 [V, 4 or 5], from `draw_crops`.
+      sides: height and width of the whole image, where `images` are windows.
     """
-    row = self.canvas.row(position)
+    row = self.buffer.row(
+      *order.locate_position(
+        position, self.batch_size, self.process_index, self.process_count
+      )
+    )
     for i, (name, view) in enumerate(self.views.items()):
+      image = images[0] if sides is None else images[i]
+      height, width, _ = image.shape
       if sides is None:
-        image = images[0]
-        height, width, _ = image.shape
-        place = view.resample_window(height, width, drawn[i])
+        window = view.resample_window(height, width, drawn[i])
       else:
-        image = images[i]
-        height, width, _ = image.shape
-        place = view.resample_window(int(sides[0]), int(sides[1]), drawn[i])
-        place = place._replace(window=(0, 0, height, width))
-      resize.resample(image, place, row[name])
+        window = view.resample_window(int(sides[0]), int(sides[1]), drawn[i])
+        window = window._replace(window=(0, 0, height, width))
+      resize.resample(image, window, row[name])
 
 
-def first_image(source: base.Source) -> bytes | np.ndarray:
-  """The first image of a source that can be read."""
+def read_first_image(source: base.Source) -> bytes | np.ndarray:
+  """Returns the first image that can be read, encoded or uint8 [H, W, 3].
+
+  Raises:
+    DataError: there is none.
+  """
   for index in range(len(source)):
     try:
       return source.read(index)[0]
-    except Exception:  # as everywhere: counted and named when its turn comes
+    except Exception:  # counted and named when its turn comes
       continue
   raise errors.DataError(f'{source.name}: no image can be read')

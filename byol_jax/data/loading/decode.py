@@ -1,4 +1,4 @@
-"""Pixels of encoded images without TensorFlow, by Pillow.
+"""Decodes images by Pillow, without TensorFlow.
 
 Three channels, an alpha channel dropped, the first frame of an animation, the
 EXIF orientation ignored. JPEG pixels equal TensorFlow's with the accurate DCT,
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 Image.init()  # or formats that are asked for by name are not known
-# Large pictures are allowed; whether too large is decided here. For the whole
+# Large images are allowed; what is too large is decided here. For the whole
 # process, since `warnings.catch_warnings` is not safe with threads.
 warnings.simplefilter('ignore', Image.DecompressionBombWarning)
 
@@ -24,10 +24,10 @@ MAX_PIXELS = 178_956_970  # where Pillow too suspects a decompression bomb
 
 
 class Unusable(ValueError):
-  """Bytes that are no image for us; says why."""
+  """Raised for bytes that cannot be used as an image, with the reason."""
 
 
-def _no_image(error: Exception) -> str:
+def _describe_header_error(error: Exception) -> str:
   if isinstance(error, UnidentifiedImageError):
     return f'is none of {", ".join(KINDS)}'
   return f'has a broken header: {error or type(error).__name__}'
@@ -42,7 +42,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
   except Image.DecompressionBombError:
     raise Unusable(f'claims more than {MAX_PIXELS:,} pixels') from None
   except Exception as error:  # Pillow raises many kinds on broken headers
-    raise Unusable(_no_image(error)) from None
+    raise Unusable(_describe_header_error(error)) from None
   with image:
     if image.width * image.height > MAX_PIXELS or not (
       image.width and image.height
@@ -52,20 +52,20 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
 
 
 def header(data: bytes) -> tuple[str, int, int]:
-  """(kind, height, width) of an image, from its header.
+  """Returns (kind, height, width) of an image, from its header.
 
   Args:
     data: the encoded image, or at least its first part.
 
   Raises:
-    Unusable: no image that we take, or one that claims too many pixels.
+    Unusable: not an image of KINDS, or one that claims too many pixels.
   """
   with _opened(data) as image:
     return str(image.format), image.height, image.width
 
 
 def rgb(data: bytes) -> np.ndarray:
-  """Pixels, uint8 [H, W, 3]; Unusable if they cannot be had."""
+  """Returns pixels, uint8 [H, W, 3]; raises Unusable if it cannot."""
   with _opened(data) as image:
     try:
       if image.mode.startswith('I'):  # 16 bits a pixel; the upper eight
@@ -78,5 +78,5 @@ def rgb(data: bytes) -> np.ndarray:
 
 
 def pixels(image: bytes | np.ndarray) -> np.ndarray:
-  """uint8 [H, W, 3] of what a source gives; Unusable if it cannot be had."""
+  """Returns uint8 [H, W, 3] of what a source gives; may raise Unusable."""
   return rgb(image) if isinstance(image, bytes) else image

@@ -1,24 +1,29 @@
 """From a source to batches [local devices, per device, H, W, 3].
 
 A batch is a pure function of set, seed and step: `order` says which examples,
-`crops` draws every crop from nothing but (seed, epoch, example id, view). An
-image that cannot be used is replaced, in training, by the next one that can,
-and left out of an evaluation by its mask; it is named once.
+`crops` draws every crop from (seed, epoch, example id, view) alone. An image
+that cannot be used is replaced, in training, by the next one that can, and
+left out of an evaluation by its mask; it is named once.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from byol_jax import errors
-from byol_jax.data.loading import batch_buffer, batch_plan, threads
+from byol_jax.data.loading import (
+  bad_images,
+  batch_buffer,
+  batch_plan,
+  thread_engine,
+)
 from byol_jax.data.sampling import crops, order, resize, views
 from byol_jax.data.sources import base
 
 Batch = batch_buffer.Batch
-# (job, source, threads) -> what is done, in the order of the positions
+# (plan, source, threads) -> which rows are done, in the order of the positions
 Engine = Callable[
-  [batch_plan.Job, base.Source, int], Generator[batch_buffer.Chunk]
+  [batch_plan.BatchPlan, base.Source, int], Generator[batch_buffer.Chunk]
 ]
 
 
@@ -27,13 +32,13 @@ class ImageSet:
 
   Args:
     source: the images.
-    engine: paints the pictures: `pipeline.painted`, or `pictures.painted`
-      without TensorFlow.
-    image_size: of every picture, pixels.
+    engine: `tf_engine.decode_into`, or `thread_engine.decode_into` without
+      TensorFlow.
+    image_size: of every crop, pixels.
     crop_ranges: of each view's random crop; None is the evaluation crop.
     eval_crop: 'resize', 'crop' or 'whole', see `resize.evaluation_window`.
     transfer: 'float32', exact, in [0, 1]; 'uint8', rounded, 0 to 255.
-    max_bad_share: see `assemble.Failures`.
+    max_bad_share: in [0, 1], see `bad_images.BadImageCounter`.
     seed: of order and crops.
     num_threads: for reading and decoding; 0 is one for each core.
     local_devices: of this process; every process has as many.
@@ -74,7 +79,7 @@ class ImageSet:
     self.fingerprint = source.fingerprint
     self._source = source
     self._engine = engine
-    self._mender = batch_buffer.Mender(source, max_bad_share)
+    self._fallback = bad_images.FallbackReader(source, max_bad_share)
     self._size = image_size
     self._eval_view = views.evaluation(eval_crop, image_size)
     self._views = [
@@ -85,179 +90,142 @@ class ImageSet:
     ]
     self._dtype = np.dtype(transfer)
     self._seed = seed
-    self._threads = threads.count(num_threads)
+    self._threads = thread_engine.count_threads(num_threads)
     self._local_devices = local_devices
     self._process = process_index, process_count
 
   @property
   def num_failures(self) -> int:
     """Distinct images that could not be used so far."""
-    return len(self._mender.failures)
+    return len(self._fallback.bad_images)
 
   def file_name(self, index: int) -> str:
-    """The name of the image with an id."""
+    """Returns the name of the image with an id."""
     return self._source.file_name(index)
 
   def view_batches(
     self, batch_size: int, start_step: int, num_steps: int
   ) -> Iterator[Batch]:
-    """Steps start_step to start_step + num_steps - 1 of pretraining.
+    """Yields steps start_step to start_step + num_steps - 1 of pretraining.
 
-    Yields dicts of 'view1', 'view2', ..., [L, P, H, W, 3], float32 in [0, 1]
-    or uint8, and 'labels', int32 [L, P], if there are labels.
+    Dicts of 'view1', 'view2', ..., [L, P, H, W, 3], float32 in [0, 1] or
+    uint8, and 'labels', int32 [L, P], if there are labels.
     """
-    named = {f'view{i + 1}': view for i, view in enumerate(self._views)}
     steps = range(start_step, start_step + num_steps)
-    return self._training(named, self.drawn_pair, batch_size, steps)
+    return self._training_batches(self.plan_views(batch_size, steps))
 
   def crop_batches(
     self, batch_size: int, start_step: int, num_steps: int
   ) -> Iterator[Batch]:
-    """Steps of a supervised training: the first view's crop, then a flip.
+    """Yields steps of a supervised training: view 1's crop, then a flip.
 
-    Yields dicts of 'images', [L, P, H, W, 3], float32 in [0, 1] or uint8, and
+    Dicts of 'images', [L, P, H, W, 3], float32 in [0, 1] or uint8, and
     'labels', int32 [L, P], if there are labels.
     """
-    view = self._views[0]
-
-    def draw(ids: np.ndarray, epochs: np.ndarray) -> np.ndarray:
-      uniforms = crops.draw_uniform(
-        self._seed, crops.SUPERVISED_STREAM, epochs, ids, 2
-      )
-      numbers = crops.draw_crops(uniforms[:, :1], [view.crop_range])
-      return np.concatenate([numbers, uniforms[:, 1:, :1]], axis=-1)
-
-    named = {'images': views.random_flip(view)}
     steps = range(start_step, start_step + num_steps)
-    return self._training(named, draw, batch_size, steps)
-
-  def eval_batches(self, batch_size: int) -> Iterator[Batch]:
-    """Every image once, over all processes, in as many batches on each.
-
-    Yields dicts of 'images', [L, P, H, W, 3], float32 in [0, 1] or uint8,
-    'labels', int32 [L, P], 'mask', bool [L, P], and 'ids', int64 [L, P]. Where
-    the mask is False there is no image: zeros, label -1, id -1.
-    """
-
-    def wanted(step: int) -> np.ndarray:
-      positions = order.batch_positions(step, batch_size, *self._process)
-      return positions[positions < self.num_examples]
-
-    job = self._job(
-      {'images': self._eval_view},
-      batch_size,
-      range(-(-self.num_examples // batch_size)),
-      wanted=wanted,
-      ids=lambda positions: (positions, np.zeros_like(positions)),
-      draw=lambda ids, epochs: np.zeros((len(ids), 1, 4)),
+    named = {'images': views.random_flip(self._views[0])}
+    return self._training_batches(
+      self._make_plan(named, crops.SUPERVISED_STREAM, batch_size, steps)
     )
 
-    def finished(step: int, done: np.ndarray, labels: np.ndarray) -> Batch:
-      positions = job.wanted(step)
+  def eval_batches(self, batch_size: int) -> Iterator[Batch]:
+    """Yields every image once, over all processes, in as many batches on each.
+
+    Dicts of 'images', [L, P, H, W, 3], float32 in [0, 1] or uint8, 'labels',
+    int32 [L, P], 'mask', bool [L, P], and 'ids', int64 [L, P]. Where the mask
+    is False there is no image: zeros, label -1, id -1.
+    """
+    steps = range(-(-self.num_examples // batch_size))
+    plan = self._make_plan({'images': self._eval_view}, None, batch_size, steps)
+
+    def finish(step: int, done: np.ndarray, labels: np.ndarray) -> Batch:
+      positions = plan.positions(step)
       for i in np.flatnonzero(~done):
-        found = self._mender.pixels(int(positions[i]))
+        found = self._fallback.read(int(positions[i]))
         if found is not None:
           labels[i], done[i] = found[1], True
-          job.paint(int(positions[i]), [found[0]], np.zeros((1, 4)))
-      batch = job.canvas.take(step)
-      missing = job.local - len(positions)
-      mask = np.append(done, np.zeros(missing, bool))
-      batch['images'][~mask] = 0
-      filled = [np.append(x, np.full(missing, -1)) for x in (labels, positions)]
-      labels, ids = (np.where(mask, x, -1) for x in filled)
+          plan.write_row(int(positions[i]), [found[0]], np.zeros((1, 4)))
+      images = plan.buffer.take(step)['images']
+      padding = plan.rows - len(positions)
+      mask = np.append(done, np.zeros(padding, bool))
+      images[~mask] = 0
+      labels, ids = (
+        np.where(mask, np.append(column, np.full(padding, -1)), -1)
+        for column in (labels, positions)
+      )
       return {
-        **batch,
+        'images': images,
         'labels': labels.astype(np.int32),
         'mask': mask,
         'ids': ids.astype(np.int64),
       }
 
-    return self._run(job, finished)
+    return self._run_engine(plan, finish)
 
-  def drawn_pair(self, ids: np.ndarray, epochs: np.ndarray) -> np.ndarray:
-    """What is drawn for the views of pretraining, float64 [N, V, 4]."""
-    count = len(self._views)
-    uniforms = crops.draw_uniform(
-      self._seed, crops.PRETRAIN_STREAM, epochs, ids, count
-    )
-    return crops.draw_crops(uniforms, [view.crop_range for view in self._views])
+  def plan_views(self, batch_size: int, steps: range) -> batch_plan.BatchPlan:
+    """Returns the plan of `view_batches`."""
+    named = {f'view{i + 1}': view for i, view in enumerate(self._views)}
+    return self._make_plan(named, crops.PRETRAIN_STREAM, batch_size, steps)
 
-  def _training(
+  def _make_plan(
     self,
-    named: dict[str, views.View],
-    draw: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    named: Mapping[str, views.View],
+    stream: int | None,
     batch_size: int,
     steps: range,
-  ) -> Iterator[Batch]:
-    job = self._job(
-      named,
-      batch_size,
-      steps,
-      wanted=lambda step: order.batch_positions(
-        step, batch_size, *self._process
+  ) -> batch_plan.BatchPlan:
+    index, count = self._process
+    shape = (self._size, self._size, 3)
+    return batch_plan.BatchPlan(
+      steps=steps,
+      batch_size=batch_size,
+      process_index=index,
+      process_count=count,
+      num_examples=self.num_examples,
+      seed=self._seed,
+      stream=stream,
+      views=named,
+      buffer=batch_buffer.BatchBuffer(
+        dict.fromkeys(named, (shape, self._dtype)),
+        order.local_batch_size(batch_size, self._local_devices, count),
       ),
-      ids=lambda at: order.example_ids(self._seed, at, self.num_examples),
-      draw=draw,
     )
 
-    def finished(step: int, done: np.ndarray, labels: np.ndarray) -> Batch:
+  def _training_batches(self, plan: batch_plan.BatchPlan) -> Iterator[Batch]:
+    def finish(step: int, done: np.ndarray, labels: np.ndarray) -> Batch:
       gaps = np.flatnonzero(~done)
-      plan = job.plan_of(job.wanted(step)[gaps])
-      for i, position, index, drawn in zip(gaps, *plan):
-        # The next image that can be used, with the crop of the broken.
-        pixels, labels[i] = self._mender.first(int(index))
-        job.paint(int(position), [pixels], drawn)
-      batch = job.canvas.take(step)
+      rows = plan.plan_rows(plan.positions(step)[gaps])
+      for i, position, index, drawn in zip(gaps, *rows):
+        # The next image that can be used, with the crop of the bad one.
+        pixels, labels[i] = self._fallback.read_next_usable(int(index))
+        plan.write_row(int(position), [pixels], drawn)
+      batch = plan.buffer.take(step)
       return {**batch, 'labels': labels} if self.num_classes else batch
 
-    return self._run(job, finished)
+    return self._run_engine(plan, finish)
 
-  def _job(
+  def _run_engine(
     self,
-    named: dict[str, views.View],
-    batch_size: int,
-    steps: range,
-    **functions: Callable,
-  ) -> batch_plan.Job:
-    local = self.local_batch(batch_size)
-    shape = (self._size, self._size, 3)
-    canvas = batch_buffer.Canvas(
-      dict.fromkeys(named, (shape, self._dtype)),
-      local,
-      lambda position: order.locate_position(
-        position, batch_size, *self._process
-      ),
-    )
-    return batch_plan.Job(steps, local, views=named, canvas=canvas, **functions)
-
-  def _run(
-    self,
-    job: batch_plan.Job,
-    finished: Callable[[int, np.ndarray, np.ndarray], Batch],
+    plan: batch_plan.BatchPlan,
+    finish: Callable[[int, np.ndarray, np.ndarray], Batch],
   ) -> Iterator[Batch]:
-    # A set of which nothing can be used would keep the stream silent.
-    self._mender.first(0)
-    chunks = self._engine(job, self._source, self._threads)
-    found = batch_buffer.in_order(chunks, map(job.wanted, job.steps))
+    # An engine yields nothing for a set without a usable image.
+    self._fallback.read_next_usable(0)
+    chunks = self._engine(plan, self._source, self._threads)
+    rows = batch_buffer.match_rows(chunks, map(plan.positions, plan.steps))
 
     def batches() -> Iterator[Batch]:
       try:
-        for step, one in zip(job.steps, found):
-          yield self.shaped(finished(step, *one))
+        for step, (done, labels) in zip(plan.steps, rows):
+          yield self.split_over_devices(finish(step, done, labels))
       finally:
         chunks.close()
-        job.canvas.close()
+        plan.buffer.close()
 
     return batches()
 
-  def local_batch(self, batch_size: int) -> int:
-    """This process's part of a batch; ConfigError if it is uneven."""
-    return order.local_batch_size(
-      batch_size, self._local_devices, self._process[1]
-    )
-
-  def shaped(self, batch: Batch) -> Batch:
-    """[L * P, ...] -> [L, P, ...]."""
+  def split_over_devices(self, batch: Batch) -> Batch:
+    """Returns arrays [L * P, ...] as [L, P, ...]."""
     return {
       name: array.reshape(self._local_devices, -1, *array.shape[1:])
       for name, array in batch.items()

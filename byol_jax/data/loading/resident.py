@@ -1,13 +1,13 @@
 """A set whose pixels live on the devices, where its views are made.
 
-The host says which images and which windows, by `order` and `crops` as the
-tf.data path does; a device cuts and resizes them. TensorFlow is not imported:
+The host says which images and which windows, by the same `BatchPlan` as the
+streamed path; a device cuts and resizes them. TensorFlow is not imported:
 images are decoded by Pillow.
 
-The resize is TensorFlow's bicubic without antialiasing (spec 3.2). Which four
-pixels of a line make a new one, and with what weights, depends on nothing but
+The resize is TensorFlow's bicubic without antialiasing (method.md 3.2). Which
+four pixels of a line make a new one, and with what weights, depends only on
 the two lengths: numpy works it out once for all lengths (`resize.taps`), so
-no rounding of a device can take another place of TensorFlow's table.
+no rounding of a device can take another entry of TensorFlow's table.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,28 +20,134 @@ import numpy as np
 
 from byol_jax import errors
 from byol_jax.data.loading import (
+  bad_images,
   batch_buffer,
-  decoded,
+  decode,
   image_set,
   thread_engine,
 )
-from byol_jax.data.sampling import crops, order, resize
+from byol_jax.data.sampling import crops, resize
 from byol_jax.data.sources import base
 
 Batch = batch_buffer.Batch
+_SAMPLE = 200  # headers that show at once that a set is far too large
+
+
+class DecodedImages(NamedTuple):
+  """A whole set on the host; smaller images lie at the top left of the largest.
+
+  Attributes:
+    images: uint8 [N, H, W, 3].
+    sizes: int32 [N, 2], height and width of each.
+    labels: int32 [N], -1 without a label.
+  """
+
+  images: np.ndarray
+  sizes: np.ndarray
+  labels: np.ndarray
+
+
+def find_largest_sides(
+  source: base.Source, gib: float, num_threads: int
+) -> tuple[int, int]:
+  """Returns height and width that hold every image, from the headers.
+
+  Args:
+    source: the images.
+    gib: what an array of all may take, GiB.
+    num_threads: for reading.
+
+  Raises:
+    ConfigError: it takes more.
+  """
+
+  def sides(index: int) -> tuple[int, int]:
+    try:
+      image, _ = source.read(index)
+      if isinstance(image, bytes):
+        return decode.header(image)[1:]
+      return image.shape[0], image.shape[1]
+    except Exception:  # counted and named by `decode_all`
+      return 0, 0
+
+  count = len(source)
+  sample = range(0, count, -(-count // _SAMPLE))
+  for ids in (sample, range(count)):
+    found = np.array(list(thread_engine.map_in_order(sides, ids, num_threads)))
+    height, width = (int(side) for side in found.max(axis=0))
+    size = count * height * width * 3 / 2**30
+    if size > gib:
+      largest = source.file_name(ids[int(np.argmax(found.prod(axis=1)))])
+      raise errors.ConfigError(
+        f'input.resident_gib: {source.name} has {count:,} images of up to'
+        f' {height} x {width} pixels ({largest}), {size:.3g} GiB on each'
+        f' device, allowed are {gib:g}; raise it or give data.resident=False'
+      )
+  return height, width
+
+
+def decode_all(
+  source: base.Source,
+  fallback: bad_images.FallbackReader,
+  sides: tuple[int, int],
+  num_threads: int,
+) -> DecodedImages:
+  """Decodes every image; a bad one is replaced by the next that can be used.
+
+  Args:
+    source: the images.
+    fallback: of that source; it counts and names the bad images.
+    sides: height and width from `find_largest_sides`.
+    num_threads: for reading and decoding.
+
+  Raises:
+    DataError: too many images cannot be used.
+  """
+  fallback.read_next_usable(0)  # or there is no image to replace others by
+  count = len(source)
+  found = DecodedImages(
+    np.zeros((count, *sides, 3), np.uint8),
+    np.zeros((count, 2), np.int32),
+    np.full(count, -1, np.int32),
+  )
+
+  def decode_one(index: int) -> bool:
+    image = fallback.read(index)
+    if image is None:
+      return False
+    pixels, found.labels[index] = image
+    height, width = pixels.shape[:2]
+    found.images[index, :height, :width] = pixels
+    found.sizes[index] = height, width
+    return True
+
+  done = thread_engine.map_in_order(decode_one, range(count), num_threads)
+  is_good = np.array(list(done))
+  good, bad = np.flatnonzero(is_good), np.flatnonzero(~is_good)
+  replacements = good[np.searchsorted(good, bad) % len(good)]
+  for column in found:
+    column[bad] = column[replacements]
+  return found
 
 
 class Store(NamedTuple):
-  """What lives on a device; M is the longest side, S the image size."""
+  """What lives on a device; M is the longest side, S the image size.
 
-  images: Any  # uint8 [N, H, W, 3]
-  labels: Any  # int32 [N], or None
-  indices: Any  # int32 [M, S, 4], of a window's line of 1, ..., M pixels
-  weights: Any  # float32 [M, S, 4]
+  Attributes:
+    images: uint8 [N, H, W, 3].
+    labels: int32 [N], or None.
+    indices: int32 [M, S, 4], pixels of a window's line of 1, ..., M pixels.
+    weights: float32 [M, S, 4], of those pixels.
+  """
+
+  images: Any
+  labels: Any
+  indices: Any
+  weights: Any
 
 
-def crop(store: Store, ids: jax.Array, windows: jax.Array) -> jax.Array:
-  """Windows of images, resized: float32 [P, S, S, 3] in [0, 1].
+def crop_windows(store: Store, ids: jax.Array, windows: jax.Array) -> jax.Array:
+  """Returns windows of images, resized: float32 [P, S, S, 3] in [0, 1].
 
   Gathers and weighted sums, for the rows and then for the columns. A product
   of matrices would be shorter, but accelerators round its operands.
@@ -78,7 +184,7 @@ class ImageSet(image_set.ImageSet):
   """
 
   def __init__(self, source: base.Source, *, gib: float, **options: Any):
-    super().__init__(source, engine=thread_engine.painted, **options)
+    super().__init__(source, engine=thread_engine.decode_into, **options)
     self._gib = gib
 
   @functools.cached_property
@@ -94,17 +200,15 @@ class ImageSet(image_set.ImageSet):
         f'augment.view{crop_ranges.index(None) + 1}.crop: expected a random'
         ' crop, found none; give one or data.resident=False'
       )
-    return decoded.extent(self._source, self._gib, self._threads)
+    return find_largest_sides(self._source, self._gib, self._threads)
 
   @functools.cached_property
-  def decoded(self) -> decoded.Decoded:
-    """All pixels and labels; DataError when too many images are broken."""
-    return decoded.decode_all(
-      self._source, self._mender, *self.extent, self._threads
-    )
+  def decoded(self) -> DecodedImages:
+    """All pixels and labels; DataError when too many images are bad."""
+    return decode_all(self._source, self._fallback, self.extent, self._threads)
 
   def store(self) -> Store:
-    """What every device holds, as numpy arrays."""
+    """Returns what every device holds, as numpy arrays."""
     lengths = range(1, max(self.extent) + 1)
     lines = [resize.taps(length, self._size) for length in lengths]
     return Store(
@@ -117,27 +221,30 @@ class ImageSet(image_set.ImageSet):
   def plans(
     self, batch_size: int, start_step: int, num_steps: int
   ) -> Iterator[Batch]:
-    """Steps start_step to start_step + num_steps - 1 of pretraining.
+    """Yields steps start_step to start_step + num_steps - 1 of pretraining.
 
-    Yields dicts of 'ids', int32 [L, P], and 'windows', int32 [L, P, V, 4],
+    Dicts of 'ids', int32 [L, P], and 'windows', int32 [L, P, V, 4],
     (y, x, height, width): all that the devices need to know of a step.
     """
-    self.local_batch(batch_size)
+    steps = range(start_step, start_step + num_steps)
+    plan = self.plan_views(batch_size, steps)
 
-    def plan(step: int) -> Batch:
-      positions = order.batch_positions(step, batch_size, *self._process)
-      ids, epochs = order.example_ids(self._seed, positions, self.num_examples)
+    def plan_step(step: int) -> Batch:
+      _, ids, drawn = plan.plan_step(step)
       sides = self.decoded.sizes[ids].astype(np.float64)
-      drawn = np.moveaxis(self.drawn_pair(ids, epochs), -1, 0)
-      window = crops.crop_window(sides[:, :1], sides[:, 1:], drawn)
+      window = crops.crop_window(
+        sides[:, :1], sides[:, 1:], np.moveaxis(drawn, -1, 0)
+      )
       windows = np.stack(window, axis=-1).astype(np.int32)
-      return self.shaped({'ids': ids.astype(np.int32), 'windows': windows})
+      return self.split_over_devices(
+        {'ids': ids.astype(np.int32), 'windows': windows}
+      )
 
-    return map(plan, range(start_step, start_step + num_steps))
+    return map(plan_step, steps)
 
   @staticmethod
   def views(store: Store, plan: Mapping[str, jax.Array]) -> dict[str, Any]:
-    """A device's batch of one step, made on it.
+    """Makes a device's batch of one step, on the device.
 
     Args:
       store: of the device.
@@ -149,7 +256,7 @@ class ImageSet(image_set.ImageSet):
     """
     ids, windows = plan['ids'], plan['windows']
     batch = {
-      f'view{i + 1}': crop(store, ids, windows[:, i])
+      f'view{i + 1}': crop_windows(store, ids, windows[:, i])
       for i in range(windows.shape[1])
     }
     if store.labels is not None:

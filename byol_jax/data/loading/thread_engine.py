@@ -1,38 +1,73 @@
-"""Painting the pictures of a job without TensorFlow: Pillow in threads.
+"""Decodes in Python threads by Pillow, without TensorFlow.
 
-The same pictures, bit for bit, as with `data.decoding=once` by `pipeline`.
+The same batches, bit for bit, as `tf_engine` with `data.decoding=once`.
 """
 
-from collections.abc import Generator
+import collections
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent import futures
+import os
+from typing import TypeVar
 
 import numpy as np
 
-from byol_jax.data.loading import (
-  batch_buffer,
-  batch_plan,
-  decode,
-  threads as workers,
-)
+from byol_jax.data.loading import batch_buffer, batch_plan, decode
 from byol_jax.data.sources import base
 
+Item = TypeVar('Item')
+Result = TypeVar('Result')
 
-def painted(
-  job: batch_plan.Job, source: base.Source, threads: int
+_WAITING = 8  # items a thread, so that none is idle
+
+
+def count_threads(threads: int) -> int:
+  """Returns `threads`, or one for each core if it is 0."""
+  return threads or os.cpu_count() or 1
+
+
+def map_in_order(
+  function: Callable[[Item], Result], items: Iterable[Item], threads: int
+) -> Iterator[Result]:
+  """Yields function(item) in the order of the items, a few items ahead.
+
+  `Executor.map` of Python 3.11 takes all items at once: a million results
+  would have to fit in memory.
+
+  Args:
+    function: called from several threads; what it raises is raised here.
+    items: read in this thread.
+    threads: at least 1.
+  """
+  waiting: collections.deque[futures.Future[Result]] = collections.deque()
+  pool = futures.ThreadPoolExecutor(threads)
+  try:
+    for item in items:
+      waiting.append(pool.submit(function, item))
+      if len(waiting) > _WAITING * threads:
+        yield waiting.popleft().result()
+    while waiting:
+      yield waiting.popleft().result()
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
+def decode_into(
+  plan: batch_plan.BatchPlan, source: base.Source, threads: int
 ) -> Generator[batch_buffer.Chunk]:
-  """Paints the images of a job in their order, leaving out the broken ones."""
+  """Writes the rows of a plan in their order, leaving out bad images."""
 
-  def paint(item: tuple[int, int, np.ndarray]) -> batch_buffer.Chunk:
+  def write(item: tuple[int, int, np.ndarray]) -> batch_buffer.Chunk:
     position, index, drawn = item
     try:
       image, label = source.read(index)
-      job.paint(position, [decode.pixels(image)], drawn)
-    except Exception:  # a source may raise anything; a second look tells
-      return batch_buffer.chunk([], [])
-    return batch_buffer.chunk([position], [label])
+      plan.write_row(position, [decode.pixels(image)], drawn)
+    except Exception:  # a source may raise anything; FallbackReader names it
+      return batch_buffer.make_chunk([], [])
+    return batch_buffer.make_chunk([position], [label])
 
   items = (
-    (int(position), int(index), numbers)
-    for step in job.steps
-    for position, index, numbers in zip(*job.plan(step))
+    (int(position), int(index), drawn)
+    for step in plan.steps
+    for position, index, drawn in zip(*plan.plan_step(step))
   )
-  yield from workers.in_order(paint, items, threads)
+  yield from map_in_order(write, items, threads)

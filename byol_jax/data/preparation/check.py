@@ -1,154 +1,291 @@
-"""Reads all of a set and says what it holds: broken and double files too."""
+"""Reads and decodes every image of a set, and reports what it holds.
 
-import argparse
-from collections.abc import Mapping, Sequence
+Bytes are those of the encoded image; decoded bytes are 3 H W, its RGB pixels.
+"""
+
+import collections
+from collections.abc import Iterator, Mapping, Sequence
 import functools
-from typing import Any
+import hashlib
+import io
+import os
+import pathlib
+from typing import Any, NamedTuple
 
+import numpy as np
+from PIL import Image
 import tqdm
 
-import byol_jax
-from byol_jax import configuration, errors
-from byol_jax.data import from_config
-from byol_jax.data.loading import threads
-from byol_jax.data.preparation import manifest, survey
-from byol_jax.data.sources import base, lookup
+from byol_jax import errors, files
+from byol_jax.data.loading import bad_images, decode, thread_engine
+from byol_jax.data.sources import base, lookup, tfds
 
-_NAMED = 5  # in one line; the manifest names all
+_ORIENTATION = 0x0112  # the EXIF tag
+_EXIF = b'Exif\0\0'  # opens the EXIF segment, near the start of a file
+_EXIF_WITHIN = 1 << 16  # bytes
+_LISTED = 5  # bad images in the text; --output has all
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
-  """Checks the set of the verb's arguments; returns the manifest.
+class ImageReport(NamedTuple):
+  """What is known of one image; of a broken one, only why and its bytes.
+
+  Attributes:
+    label: -1 without one.
+    digest: SHA-256 of the bytes.
+    num_bytes: of the encoded image.
+    kind: 'JPEG', ... or 'pixels'; None for a broken image.
+    height, width: pixels.
+    is_rotated: whether EXIF asks for another orientation.
+    reason: why it is broken, or None.
+  """
+
+  label: int
+  digest: bytes
+  num_bytes: int
+  kind: str | None = None
+  height: int = 0
+  width: int = 0
+  is_rotated: bool = False
+  reason: str | None = None
+
+
+def open_disjoint_splits(dataset: str, **where: Any) -> dict[str, base.Source]:
+  """Opens the splits of a set that share no image: train, valid and test.
+
+  What is held out of train is part of train here; 'valid' is there only where
+  the set has a split of its own for it.
+
+  Args:
+    dataset: as for `lookup.open_source`.
+    where: the other arguments of `lookup.open_source`.
 
   Raises:
-    DataError: the set cannot be opened.
-    CheckFailed: an image is broken; the manifest is written before.
+    DataError: the set is missing, or one of its files is.
   """
-  config = configuration.load('pretrain')
-  where = {'data_dir': arguments.data_dir, **from_config.source_facts(config)}
-  whole = lookup.open_source(arguments.dataset, 'all', **where)
-  found = survey.splits(arguments.dataset, **where)
-  if arguments.split != 'all':
-    found = {arguments.split: _one(found, arguments.split)}
-  # Before the work, not after: to read all of ImageNet takes long.
-  path = manifest.place(whole.fingerprint, arguments.output)
-  seen, splits = {}, {}
-  for split, source in found.items():
-    bar = functools.partial(
-      tqdm.tqdm, desc=split, total=len(source), unit=' images', disable=None
+  # Opens every file: what fails below is a split that the set has not.
+  lookup.open_source(dataset, 'all', **where)
+  found = {}
+  for split in ('train', 'fit', 'valid', 'test'):
+    try:
+      found[split] = lookup.open_source(dataset, split, **where)
+    except errors.DataError:
+      continue
+  fit = found.pop('fit', None)
+  if not fit or fit.fingerprint != found['train'].fingerprint:
+    found.pop('valid', None)
+  return found
+
+
+def check_images(
+  dataset: str,
+  *,
+  data_dir: str | None,
+  split: str,
+  output: str | None,
+  num_threads: int,
+  **holdout: Any,
+) -> dict[str, Any]:
+  """Checks every image of a set and prints a report.
+
+  Args:
+    dataset, data_dir: as for `lookup.open_source`.
+    split: 'all', or one of `open_disjoint_splits`.
+    output: a JSON file for the whole report, or None.
+    num_threads: 0 is one for each core.
+    holdout: the other arguments of `lookup.open_source`.
+
+  Returns:
+    The report: 'dataset', 'splits' (counts, sizes, classes, broken images by
+    name) and 'duplicates', groups of images with the same bytes.
+
+  Raises:
+    ConfigError: the set has no such split.
+    DataError: the set cannot be opened, or the output not be written.
+    CheckFailed: an image is broken; the report is written before.
+  """
+  splits = open_disjoint_splits(dataset, data_dir=data_dir, **holdout)
+  if split != 'all':
+    if split not in splits:
+      raise errors.ConfigError(
+        f'--split={split}: expected one of all, {", ".join(splits)}; what is'
+        ' held out of train is checked with train'
+      )
+    splits = {split: splits[split]}
+  path = pathlib.Path(output).expanduser() if output else None
+  # Before the work: to read all of ImageNet takes long.
+  if path and not os.access(path.parent, os.W_OK):
+    raise errors.DataError(
+      f'{path}: expected a folder that can be written; choose another --output'
     )
-    seen[split] = survey.read(source, threads.count(arguments.threads), bar)
-    splits[split] = survey.summary(source, seen[split])
-    for line in describe(split, splits[split]):
-      print(line)
-  groups = survey.duplicates(found, seen)
-  for line in repeated(groups, list(found)):
-    print(line)
-  for split in splits:
-    splits[split]['duplicates'] = [
-      group for group in groups if any(one['split'] == split for one in group)
-    ]
-  made = {
-    'version': byol_jax.__version__,
-    'dataset': arguments.dataset,
-    'fingerprint': whole.fingerprint,
-    'splits': splits,
-  }
-  manifest.write(path, made)
-  print(f'manifest: {path}')
-  broken = sum(len(split['broken']) for split in splits.values())
+  images, summaries = {}, {}
+  for name, source in splits.items():
+    images[name] = inspect_images(source, name, num_threads)
+    summaries[name] = summarize_split(source, images[name])
+    print(*_describe_split(name, summaries[name]), sep='\n')
+  duplicates = find_duplicates(splits, images)
+  print(_describe_duplicates(duplicates))
+  report = {'dataset': dataset, 'splits': summaries, 'duplicates': duplicates}
+  if path is not None:
+    files.write(path, report)
+  broken = sum(len(summary['broken']) for summary in summaries.values())
   if broken:
-    count = sum(split['num_images'] for split in splits.values())
+    count = sum(map(len, splits.values()))
+    where = f'all of them: {path}' if path else '--output=FILE lists all'
     raise errors.CheckFailed(
-      f'{arguments.dataset}: {broken:,} of {count:,} images are broken; all of'
-      f' them: {path}'
+      f'{dataset}: {broken:,} of {count:,} images are broken; {where}'
     )
-  return made
+  return report
 
 
-def _one(found: Mapping[str, base.Source], split: str) -> base.Source:
-  if split not in found:
-    raise errors.ConfigError(
-      f'--split={split}: expected one of all, {", ".join(found)}; what is held'
-      ' out of train is checked with train'
+def inspect_image(source: base.Source, index: int) -> ImageReport:
+  """Reads, verifies and decodes one image; raises nothing."""
+  label = -1
+  image: bytes | np.ndarray = b''
+  try:
+    if isinstance(source, tfds.RecordSource):
+      source.verify(index)
+    image, label = source.read(index)
+    if isinstance(image, bytes):
+      kind, height, width = decode.header(image)
+      decode.rgb(image)
+      data, is_rotated = image, _is_rotated(image)
+    else:
+      kind, (height, width) = 'pixels', image.shape[:2]
+      data, is_rotated = image.tobytes(), False
+    digest = hashlib.sha256(data).digest()
+    return ImageReport(
+      label, digest, len(data), kind, height, width, is_rotated
     )
-  return found[split]
+  except Exception as error:  # a source or a decoder may raise anything
+    data = image if isinstance(image, bytes) else b''
+    reason = bad_images.describe_failure(error)
+    digest = hashlib.sha256(data).digest()
+    return ImageReport(label, digest, len(data), reason=reason)
 
 
-def describe(split: str, summary: Mapping[str, Any]) -> list[str]:
-  """What is printed of a split."""
+def _is_rotated(image: bytes) -> bool:
+  """Whether EXIF asks for another orientation than that of the pixels."""
+  if _EXIF not in image[:_EXIF_WITHIN]:
+    return False
+  try:
+    with Image.open(io.BytesIO(image)) as opened:
+      return opened.getexif().get(_ORIENTATION, 1) in range(2, 9)
+  except Exception:  # a broken tag; the pixels were decoded
+    return False
+
+
+def inspect_images(
+  source: base.Source, name: str, num_threads: int
+) -> list[ImageReport]:
+  """Returns a report for each image of a source, in its order."""
+  found = thread_engine.map_in_order(
+    functools.partial(inspect_image, source),
+    range(len(source)),
+    thread_engine.count_threads(num_threads),
+  )
+  options = {'total': len(source), 'unit': ' images', 'disable': None}
+  return list(tqdm.tqdm(found, name, **options))
+
+
+def summarize_split(
+  source: base.Source, images: Sequence[ImageReport]
+) -> dict[str, Any]:
+  """Returns counts and sizes of a split, as JSON can hold them."""
+  good = [image for image in images if image.reason is None]
+  sides = np.array([(i.height, i.width) for i in good], np.int64).reshape(-1, 2)
+  summary = {
+    'num_images': len(images),
+    'encoded_bytes': sum(image.num_bytes for image in images),
+    'decoded_bytes': int(np.sum(3 * sides.prod(axis=1))),
+    'classes': None,
+    'shorter_side': _summarize_sides(sides.min(axis=1)) if good else None,
+    'longer_side': _summarize_sides(sides.max(axis=1)) if good else None,
+    'kinds': dict(collections.Counter(str(i.kind) for i in good).most_common()),
+    'rotated_by_exif': sum(image.is_rotated for image in good),
+    'broken': [
+      {'index': i, 'name': source.file_name(i), 'reason': image.reason}
+      for i, image in enumerate(images)
+      if image.reason is not None
+    ],
+  }
+  if source.num_classes:
+    labels = np.array([image.label for image in images], np.int64)
+    counts = np.bincount(labels[labels >= 0], minlength=source.num_classes)
+    names = source.class_names or tuple(map(str, range(len(counts))))
+    summary['classes'] = dict(zip(names, counts.tolist()))
+  return summary
+
+
+def _summarize_sides(pixels: np.ndarray) -> dict[str, float]:
+  return {
+    'smallest': int(pixels.min()),
+    'median': float(np.median(pixels)),
+    'largest': int(pixels.max()),
+  }
+
+
+def find_duplicates(
+  splits: Mapping[str, base.Source],
+  images: Mapping[str, Sequence[ImageReport]],
+) -> list[list[str]]:
+  """Returns groups of images with the same bytes, as 'split name' each."""
+  places: dict[bytes, list[str]] = {}
+  for split, reports in images.items():
+    for index, image in enumerate(reports):
+      if image.num_bytes:  # what could not be read has none
+        name = f'{split} {splits[split].file_name(index)}'
+        places.setdefault(image.digest, []).append(name)
+  return [group for group in places.values() if len(group) > 1]
+
+
+def _describe_split(name: str, summary: Mapping[str, Any]) -> Iterator[str]:
+  """Yields the lines that are printed of a split."""
   count, size = summary['num_images'], summary['encoded_bytes']
-  decoded = len_text(summary['decoded_bytes'])
-  rows = [('bytes', f'{len_text(size)}, {len_text(size / count)} an image')]
-  rows.append(('decoded', f'{decoded} of pixels'))
-  for key in ('shorter_side', 'longer_side'):
-    if summary[key]:
-      rows.append((key.replace('_', ' '), sides_text(summary[key])))
+  yield f'{name}: {count:,} images{_describe_classes(summary["classes"])}'
   kinds = (f'{kind} {n:,}' for kind, n in summary['kinds'].items())
-  rows.append(('kinds', ', '.join(kinds) or 'none'))
-  rotated = summary['rotated_by_exif']
-  if rotated:
-    rows.append(('EXIF', f'{rotated:,} ask to be rotated, which we ignore'))
-  broken = summary['broken']
-  rows.append(('broken', f'{len(broken):,}' if broken else 'none'))
-  rows += [('', f'{one["name"]} {one["reason"]}') for one in broken[:_NAMED]]
-  if len(broken) > _NAMED:
-    rows.append(('', f'and {len(broken) - _NAMED:,} more'))
-  return [
-    f'{split}: {count:,} images{classes_text(summary["classes"])}',
-    *(f'  {label:<13} {text}' for label, text in rows),
-  ]
+  rows = {
+    'bytes': f'{format_bytes(size)}, {format_bytes(size / count)} an image',
+    'decoded': f'{format_bytes(summary["decoded_bytes"])} of pixels',
+    'kinds': ', '.join(kinds) or 'none',
+  }
+  for key in ('shorter_side', 'longer_side'):
+    if sides := summary[key]:
+      rows[key.replace('_', ' ')] = (
+        '{smallest:,} to {largest:,} pixels, median {median:,g}'.format(**sides)
+      )
+  if rotated := summary['rotated_by_exif']:
+    rows['EXIF'] = f'{rotated:,} ask for a rotation, which is ignored'
+  rows['broken'] = f'{len(summary["broken"]):,}'
+  for label, text in rows.items():
+    yield f'  {label:<13} {text}'
+  for image in summary['broken'][:_LISTED]:
+    yield f'  {"":<13} {image["name"]} {image["reason"]}'
 
 
-def classes_text(classes: Mapping[str, Any] | None) -> str:
-  """The classes of a split, in half a line."""
+def _describe_classes(classes: Mapping[str, int] | None) -> str:
   if classes is None:
     return ', no labels'
-  text = f' of {classes["number"]:,} classes'
-  if classes['empty']:
-    text += f' ({classes["empty"]:,} of them without any)'
-  fewest, most = classes['fewest'], classes['most']
-  if fewest['num_images'] == most['num_images']:
-    return f'{text}, {most["num_images"]:,} each'
+  fewest, most = (
+    choose(classes, key=lambda name: classes[name]) for choose in (min, max)
+  )
   return (
-    f'{text}, {fewest["num_images"]:,} ({fewest["name"]}) to'
-    f' {most["num_images"]:,} ({most["name"]}) each'
+    f' of {len(classes):,} classes, {classes[fewest]:,} ({fewest}) to'
+    f' {classes[most]:,} ({most}) each'
   )
 
 
-def sides_text(sides: Mapping[str, float]) -> str:
-  """The extremes and the median of a side."""
-  if sides['smallest'] == sides['largest']:
-    return f'{sides["largest"]:,} pixels, all of them'
-  text = '{smallest:,} to {largest:,} pixels, median {median:,g}'
-  return text.format(**sides)
+def _describe_duplicates(groups: Sequence[Sequence[str]]) -> str:
+  if not groups:
+    return 'duplicates: none'
+  across = sum(len({name.split()[0] for name in g}) > 1 for g in groups)
+  return (
+    f'duplicates: {len(groups):,} images more than once, {across:,} of them in'
+    f' two splits; for example {" = ".join(groups[0][:3])}'
+  )
 
 
-def repeated(
-  groups: Sequence[Sequence[Mapping[str, str]]], splits: Sequence[str]
-) -> list[str]:
-  """What is printed of images with the same bytes."""
-  lines = []
-  for i, first in enumerate(splits):
-    for second in splits[i:]:
-      members = [[o['split'] for o in group] for group in groups]
-      if first == second:
-        shared = [g for g, m in zip(groups, members) if m.count(first) > 1]
-        what = f'within {first}'
-      else:
-        shared = [g for g, m in zip(groups, members) if {first, second} <= {*m}]
-        what = f'in {first} and in {second}'
-      if shared:
-        text = ' = '.join(f'{o["split"]} {o["name"]}' for o in shared[0][:3])
-        lines.append(
-          f'duplicates: {len(shared):,} different files more than once'
-          f' {what}: {text}' + (', ...' if len(shared) > 1 else '')
-        )
-  return lines or ['duplicates: none']
-
-
-def len_text(count: float) -> str:
-  """Bytes in the largest fitting unit, powers of 1,000."""
+def format_bytes(count: float) -> str:
+  """Returns bytes in the largest fitting unit, powers of 1,000."""
   for unit in ('B', 'kB', 'MB'):
     if count < 999.5:
       return f'{count:.3g} {unit}'

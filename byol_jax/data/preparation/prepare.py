@@ -1,241 +1,282 @@
-"""Image sets written as TFDS directories of ArrayRecord files.
+"""Writes a folder of images, or a tar of one, as a TFDS set of ArrayRecord.
 
-`tensorflow_datasets` writes the files and sorts the records by a hash of
-their keys, which are the file names: ImageNet comes in its official order.
+TFDS's own writer makes the files. ImageNet's archives are not read here:
+`tfds build imagenet2012 --file_format=array_record` prepares them.
 """
 
 from collections.abc import Iterator, Mapping
 import contextlib
 import io
+import logging
 import pathlib
+import re
+import shlex
 import shutil
 import tempfile
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
+from PIL import Image
 import tqdm
 
 from byol_jax import errors
-from byol_jax.data.loading import batch_buffer, decode, threads
-from byol_jax.data.preparation import imagenet, shrink, survey
-from byol_jax.data.sources import base, paths, tfds as records
+from byol_jax.data import catalog
+from byol_jax.data.loading import bad_images, decode, thread_engine
+from byol_jax.data.preparation import check
+from byol_jax.data.sources import base, paths, tfds as prepared_sets
 
-_VERSIONS = {imagenet.NAME: '5.1.0'}  # TFDS's own, of that order
-_VERSION = '1.0.0'
-_TRIED = 64  # images, to estimate the size of all
-
-
-class Plan(NamedTuple):
-  """What is written where.
-
-  folder: the data_dir, which may hold other sets.
-  name: of the set, as TFDS names sets.
-  change: None keeps the bytes.
-  max_bad_share: of the images; more unusable ones, and than ten, are an error.
-  """
-
-  folder: pathlib.Path
-  name: str
-  change: shrink.Change | None
-  max_bad_share: float
-  num_threads: int
-
-  @property
-  def version(self) -> str:
-    """Of the set."""
-    return _VERSIONS.get(self.name, _VERSION)
-
-  @property
-  def config(self) -> str:
-    """The name of the variant; '' for images as they are."""
-    return f'shorter_{self.change.shorter_side}' if self.change else ''
-
-  @property
-  def path(self) -> pathlib.Path:
-    """Where the set will lie."""
-    return self.folder / self.name / self.config / self.version
+VERSION = '1.0.0'
+_NAME = re.compile('[a-z][a-z0-9_]*')
+_IMAGENET = 'ILSVRC2012_img_{}.tar'
 
 
-class Written(NamedTuple):
-  """What a split became; bytes are those of its records."""
-
-  num_images: int
-  num_bytes: int
-  num_shards: int
-
-
-def write(splits: Mapping[str, base.Source], plan: Plan) -> dict[str, Written]:
-  """Writes all splits, or nothing.
+def prepare_images(
+  source: str,
+  output: str,
+  *,
+  name: str | None,
+  shorter_side: int | None,
+  quality: int,
+  max_bad_share: float,
+  num_threads: int,
+  **holdout: Any,
+) -> pathlib.Path:
+  """Writes a set of images as ArrayRecord files that TFDS and we can read.
 
   Args:
-    splits: TFDS's name of a split -> its images, all with the same classes.
-    plan: what to write.
+    source: a folder of images or a .tar of one.
+    output: a data_dir; it may hold other sets.
+    name: of the set; None takes that of the source.
+    shorter_side: larger images are resized to it, in pixels; None keeps the
+      bytes of every image.
+    quality: of the JPEGs that are resized, 1 to 100.
+    max_bad_share: of unusable images that are left out, in [0, 1], beyond ten.
+    num_threads: 0 is one for each core.
+    holdout: see `check.open_disjoint_splits`.
+
+  Returns:
+    The folder of the set. Prints a line for each split.
 
   Raises:
-    DataError: the set exists, too many images are unusable, or a file cannot
-      be written; then no set lies at plan.path.
+    ConfigError: a value cannot be used.
+    DataError: the images cannot be read or too many are bad, the set exists,
+      or it cannot be written; then nothing is left of it.
   """
-  path = plan.path
+  _check_values(name, shorter_side, quality, max_bad_share)
+  _check_not_imagenet(source, output, name)
+  splits = check.open_disjoint_splits(source, data_dir=None, **holdout)
+  name = name or _derive_name(next(iter(splits.values())).name)
+  data_dir = pathlib.Path(output).expanduser()
+  variant = f'shorter_{shorter_side}' if shorter_side else ''
+  path = data_dir / name / variant / VERSION
   if path.exists():
     raise errors.DataError(
       f'{path} exists: remove it, or choose another OUTPUT or --name'
     )
-  try:
-    with paths.remove_new_folders_on_error(path):
-      plan.folder.mkdir(parents=True, exist_ok=True)
-      _check_space(splits, plan)
-      return _made(path, _builder(splits, plan))
-  except errors.UserError:
-    raise
-  except Exception as error:  # of TFDS, ArrayRecord, the disk: many kinds
-    first = (str(error) or type(error).__name__).partition('\n')[0]
-    raise errors.DataError(f'{path} cannot be written: {first}') from error
-
-
-def _made(path: pathlib.Path, builder: Any) -> dict[str, Written]:
-  with (
-    # TFDS makes it even for what needs no download, and speaks of one.
-    tempfile.TemporaryDirectory() as downloads,
-    contextlib.redirect_stdout(io.StringIO()),
-  ):
-    builder.download_and_prepare(
-      file_format='array_record', download_dir=downloads
+  counter = bad_images.BadImageCounter(
+    name, sum(map(len, splits.values())), max_bad_share, '--max_bad_share'
+  )
+  threads = thread_engine.count_threads(num_threads)
+  examples = {
+    {'valid': 'validation'}.get(split, split): _read_examples(
+      split, images, shorter_side, quality, threads, counter
     )
-  return _written(path, builder)
-
-
-def _written(path: pathlib.Path, builder: Any) -> dict[str, Written]:
-  """Opens what was written: a full disk is not always an error."""
-  try:
-    prepared = records.PreparedDataset(path)
-    shards = {name: prepared.open_files(name) for name in prepared.split_names}
-  except errors.DataError:
-    shutil.rmtree(path)
-    raise
-  return {
-    name: Written(split.num_examples, int(split.num_bytes), len(shards[name]))
-    for name, split in builder.info.splits.items()
+    for split, images in splits.items()
   }
+  with paths.remove_new_folders_on_error(path):
+    info = _write(examples, splits, name, variant, data_dir, path)
+  _print_written(info, counter)
+  return path
 
 
-def _check_space(splits: Mapping[str, base.Source], plan: Plan) -> None:
-  """Refuses what will not fit, by the size of some images of each split."""
-  need = 0.0
-  for source in splits.values():
-    sizes = []
-    for index in np.unique(np.linspace(0, len(source) - 1, _TRIED, dtype=int)):
-      try:
-        sizes.append(len(_image(source, plan, int(index))[1]))
-      except Exception:  # counted when all are read
-        continue
-    need += float(np.mean(sizes or [0])) * len(source)
-  free = shutil.disk_usage(plan.folder).free
-  if need > free:
-    raise errors.DataError(
-      f'{plan.folder}: about {need / 1e9:,.3g} GB are needed,'
-      f' {free / 1e9:,.3g} GB are free; choose another OUTPUT or a smaller'
-      ' --shorter_side'
+def training_command(path: pathlib.Path) -> str:
+  """Returns the command line that trains on the set in a folder."""
+  words = ('python', '-m', 'byol_jax', 'pretrain', '--config=imagenette')
+  dataset = f'--config.dataset={path.resolve()}'
+  return shlex.join([*words, dataset, '--workdir=runs/prepared'])
+
+
+def _print_written(info: Any, counter: bad_images.BadImageCounter) -> None:
+  for split, written in info.splits.items():
+    print(
+      f'{split}: {written.num_examples:,} images, {written.num_bytes:,} bytes'
+      f' in {written.num_shards:,} files'
+    )
+  if len(counter):
+    print(f'{len(counter):,} unusable images left out')
+
+
+def _check_values(
+  name: str | None,
+  shorter_side: int | None,
+  quality: int,
+  max_bad_share: float,
+) -> None:
+  if shorter_side is not None and shorter_side < 1:
+    raise errors.ConfigError(
+      f'--shorter_side: expected at least 1, found {shorter_side}'
+    )
+  if not 1 <= quality <= 100:
+    raise errors.ConfigError(f'--quality: expected 1 to 100, found {quality}')
+  if not 0 <= max_bad_share <= 1:
+    raise errors.ConfigError(
+      f'--max_bad_share: expected 0 to 1, found {max_bad_share}'
+    )
+  if name and not _NAME.fullmatch(name):
+    raise errors.ConfigError(
+      f'--name: expected small letters, digits and _, found {name!r}'
     )
 
 
-def _image(
-  source: base.Source, plan: Plan, index: int
-) -> tuple[str, bytes, int]:
-  """File name, the bytes to write, and label."""
-  image, label = source.read(index)
-  if not isinstance(image, bytes):
-    raise errors.DataError(f'{source.name}: pixels, expected encoded images')
-  if plan.change:
-    image = shrink.smaller(image, plan.change)
-  else:
-    decode.header(image)
-  name = source.file_name(index)
-  if plan.name == imagenet.NAME:
-    name = name.rpartition('/')[2]  # also of a folder that was unpacked
-  # Names of files need not be text; TFDS's must.
-  return name.encode('utf-8', 'replace').decode(), image, label
+def _check_not_imagenet(source: str, output: str, name: str | None) -> None:
+  folder = pathlib.Path(source).expanduser()
+  if any((folder / _IMAGENET.format(x)).is_file() for x in ('train', 'val')):
+    raise errors.DataError(
+      f'{folder}: holds the archives of ImageNet; prepare them with: tfds build'
+      f' imagenet2012 --file_format=array_record --manual_dir={folder}'
+      f' --data_dir={output}'
+    )
+  if name and catalog.find_facts(name):
+    raise errors.ConfigError(
+      f'--name={name}: is a set of TFDS with splits of its own; prepare it with'
+      f' tfds build {name}, or give another name'
+    )
 
 
-def _examples(
+def _derive_name(source_name: str) -> str:
+  """Returns a source's name as TFDS names sets: 'My Photos' -> my_photos."""
+  words = source_name.partition('/')[0].removesuffix('.tar').lower()
+  name = re.sub('[^a-z0-9]+', '_', words).strip('_')
+  if not _NAME.fullmatch(name):
+    raise errors.ConfigError(
+      f'--name: needed, for {source_name!r} cannot be written in small letters,'
+      ' digits and _ after a letter'
+    )
+  return name
+
+
+def resize_encoded(data: bytes, shorter_side: int, quality: int) -> bytes:
+  """Returns an encoded image of at most that shorter side, as JPEG.
+
+  Bicubic with antialiasing, chroma 4:2:0; an image that is not larger keeps
+  its bytes.
+
+  Args:
+    data: the encoded image.
+    shorter_side: pixels.
+    quality: of the JPEG, 1 to 100.
+
+  Raises:
+    decode.Unusable: it cannot be decoded.
+  """
+  _, height, width = decode.header(data)
+  scale = shorter_side / min(height, width)
+  if scale >= 1:
+    return data
+  size = max(1, round(width * scale)), max(1, round(height * scale))
+  image = Image.fromarray(decode.rgb(data))
+  buffer = io.BytesIO()
+  image.resize(size, Image.Resampling.BICUBIC).save(
+    buffer, 'JPEG', quality=quality, subsampling='4:2:0'
+  )
+  return buffer.getvalue()
+
+
+def _read_examples(
   split: str,
   source: base.Source,
-  plan: Plan,
-  failures: batch_buffer.Failures,
+  shorter_side: int | None,
+  quality: int,
+  num_threads: int,
+  counter: bad_images.BadImageCounter,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Key and fields of each usable image, in the order of the source."""
+  """Yields key and fields of each usable image, in the order of the source."""
 
-  def attempt(index: int) -> tuple[str, bytes, int] | str:
+  def read(index: int) -> tuple[bytes, int] | str:
     try:
-      return _image(source, plan, index)
+      image, label = source.read(index)
+      if not isinstance(image, bytes):
+        raise errors.DataError(
+          f'{source.name}: holds pixels, expected encoded images'
+        )
+      if shorter_side is None:
+        decode.header(image)
+        return image, label
+      return resize_encoded(image, shorter_side, quality), label
     except errors.UserError:
       raise
     except Exception as error:  # a source or a decoder may raise anything
-      return survey.reason(error)
+      return bad_images.describe_failure(error)
 
-  found = threads.in_order(attempt, range(len(source)), plan.num_threads)
-  options = {'total': len(source), 'unit': ' images', 'disable': None}
-  with tqdm.tqdm(found, split, **options) as bar:
-    for index, made in enumerate(bar):
-      if isinstance(made, str):
-        file = f'{split}: {source.file_name(index)}'
-        failures.add(len(failures), file, made)  # a number for each, no more
-        continue
-      name, image, label = made
-      fields = {'image': image, 'file_name': name}
-      labels = {} if source.class_names is None else {'label': label}
-      yield name, fields | labels
-    bar.set_description(f'{split}: all read, now written')
+  found = thread_engine.map_in_order(read, range(len(source)), num_threads)
+  bar = tqdm.tqdm(found, split, total=len(source), unit=' images', disable=None)
+  for index, image in enumerate(bar):
+    name = source.file_name(index)
+    if isinstance(image, str):
+      counter.add(len(counter), f'{split}: {name}', image)
+      continue
+    # Names of files need not be text; TFDS's must.
+    name = name.encode('utf-8', 'replace').decode()
+    fields: dict[str, Any] = {'image': image[0], 'file_name': name}
+    if source.class_names is not None:
+      fields['label'] = image[1]
+    yield name, fields
 
 
-def _builder(splits: Mapping[str, base.Source], plan: Plan) -> Any:
-  """TFDS's own builder, of a class made for these images."""
+def _write(
+  examples: Mapping[str, Iterator[tuple[str, dict[str, Any]]]],
+  splits: Mapping[str, base.Source],
+  name: str,
+  variant: str,
+  data_dir: pathlib.Path,
+  path: pathlib.Path,
+) -> Any:
+  """Writes all splits by TFDS; returns its DatasetInfo."""
   import tensorflow_datasets as tfds
 
-  tfds.disable_progress_bar()  # `_examples` has one, on a terminal only
-  total = sum(map(len, splits.values()))
-  failures = batch_buffer.Failures(
-    plan.name, total, plan.max_bad_share, '--max_bad_share'
-  )
-  class_names = next(iter(splits.values())).class_names
+  tfds.disable_progress_bar()
+  logging.getLogger('absl').setLevel(logging.ERROR)  # TFDS names each variant
   features = {
     'image': tfds.features.Image(encoding_format='jpeg'),
     'file_name': tfds.features.Text(),
   }
+  class_names = next(iter(splits.values())).class_names
   if class_names is not None:
     features['label'] = tfds.features.ClassLabel(names=class_names)
+  try:
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (
+      # TFDS makes the folder even for what needs no download.
+      tempfile.TemporaryDirectory() as downloads,
+      contextlib.redirect_stdout(io.StringIO()),
+    ):
+      builder = tfds.dataset_builders.AdhocBuilder(
+        name=name,
+        version=VERSION,
+        config=variant or None,
+        features=tfds.features.FeaturesDict(features),
+        split_datasets=examples,
+        description='Written by byol_jax data prepare.',
+        data_dir=str(data_dir),
+      )
+      builder.download_and_prepare(
+        file_format='array_record', download_dir=downloads
+      )
+    _check_written(path)
+  except errors.UserError:
+    raise
+  except Exception as error:  # of TFDS, ArrayRecord or the disk
+    raise errors.DataError(
+      f'{path} cannot be written: {errors.first_line(error)}'
+    ) from error
+  return builder.info
 
-  def info(self: Any) -> Any:
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description=_description(plan),
-      features=tfds.features.FeaturesDict(features),
-    )
 
-  def split_generators(self: Any, manager: Any) -> dict[str, Any]:
-    return {
-      name: _examples(name, source, plan, failures)
-      for name, source in splits.items()
-    }
-
-  members = {
-    'name': plan.name,
-    'VERSION': tfds.core.Version(plan.version),
-    '_info': info,
-    '_split_generators': split_generators,
-    '_generate_examples': None,  # abstract; the generators are given above
-  }
-  if plan.config:
-    members['BUILDER_CONFIGS'] = [tfds.core.BuilderConfig(name=plan.config)]
-  bases = (tfds.core.GeneratorBasedBuilder,)
-  made: Any = type('Images', bases, members, skip_registration=True)
-  return made(data_dir=str(plan.folder))
-
-
-def _description(plan: Plan) -> str:
-  if plan.change is None:
-    return 'Images as they were, written by byol_jax data prepare.'
-  return (
-    f'Images of shorter side {plan.change.shorter_side} at most, written by'
-    f' byol_jax data prepare: bicubic, JPEG quality {plan.change.quality},'
-    ' 4:2:0; smaller ones as they were.'
-  )
+def _check_written(path: pathlib.Path) -> None:
+  """Opens what was written, since a full disk is not always an error."""
+  try:
+    found = prepared_sets.PreparedDataset(path)
+    for split in found.split_names:
+      found.open_files(split)
+  except errors.DataError:
+    shutil.rmtree(path)
+    raise

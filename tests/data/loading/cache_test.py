@@ -5,7 +5,6 @@ import pytest
 
 from byol_jax import errors
 from byol_jax.data.loading import cache, decode
-from byol_jax.data.preparation import manifest
 from tests.helpers import tiny_run
 from tests.helpers.made import encode, smooth
 
@@ -39,7 +38,7 @@ def pictures(count):
 @pytest.mark.parametrize('kind', ['encoded', 'decoded'])
 def test_a_cache_reads_each_image_once_and_gives_the_same(kind):
   source = Counting(pictures(12))
-  held = cache.cached(source, kind, 1.0, 2)
+  held = cache.CachedSource(source, kind, 1.0, 2)
   assert max(source.reads) == 1  # the sample; a cache fills when it is used
   held.read(0)
   before = list(source.reads)
@@ -54,16 +53,11 @@ def test_a_cache_reads_each_image_once_and_gives_the_same(kind):
   assert held.fingerprint == source.fingerprint and len(held) == 12
 
 
-def test_none_is_the_source_itself():
-  source = Counting(pictures(3))
-  assert cache.cached(source, 'none', 0.0, 1) is source
-
-
 @pytest.mark.parametrize('kind', ['encoded', 'decoded'])
 def test_a_broken_image_raises_when_its_turn_comes(kind):
   images = pictures(4)
   images[1], images[2] = None, b'<html>'
-  held = cache.cached(Counting(images), kind, 1.0, 2)
+  held = cache.CachedSource(Counting(images), kind, 1.0, 2)
   with pytest.raises(OSError, match='disk'):
     held.read(1)
   if kind == 'decoded':
@@ -75,7 +69,7 @@ def test_a_broken_image_raises_when_its_turn_comes(kind):
 def test_a_cache_over_its_budget_is_refused_before_the_set_is_read():
   source = Counting(pictures(30) * 40)
   with pytest.raises(errors.ConfigError) as info:
-    cache.cached(source, 'decoded', 1e-3, 2)
+    cache.CachedSource(source, 'decoded', 1e-3, 2)
   text = str(info.value)
   assert 'input.cache' in text and 'input.cache_gib' in text
   assert '\n' not in text and '0.001' in text
@@ -84,19 +78,10 @@ def test_a_cache_over_its_budget_is_refused_before_the_set_is_read():
 
 def test_without_a_budget_the_free_memory_decides(monkeypatch):
   source = Counting(pictures(5))
-  assert cache.check(source, 'decoded', 0.0) < cache.free_memory()
+  assert cache.check_budget(source, 'decoded', 0.0) < cache.free_memory()
   monkeypatch.setattr(cache, 'free_memory', lambda: 10_000)
   with pytest.raises(errors.ConfigError, match='what is free'):
-    cache.check(source, 'decoded', 0.0)
-
-
-def test_the_manifest_of_data_check_is_exact(monkeypatch):
-  source = Counting(pictures(5))
-  known = {'encoded_bytes': 7_000, 'decoded_bytes': 50_000}
-  monkeypatch.setattr(manifest, 'find', lambda fingerprint: known)
-  assert 50_000 <= cache.estimate(source, 'decoded') < 52_000
-  assert 7_000 <= cache.estimate(source, 'encoded') < 9_000
-  assert sum(source.reads) == 0
+    cache.check_budget(source, 'decoded', 0.0)
 
 
 GROWTH = """
@@ -113,13 +98,13 @@ def rss():
 source = lookup.open_source(sys.argv[1], 'all', data_dir=None,
                              holdout='paper', heldout_share=0.1)
 kind = sys.argv[2]
-cache.check(source, kind, 1.0)
+cache.check_budget(source, kind, 1.0)
 first = cache.CachedSource(source, kind, 1.0, 2)
 first.read(0)  # warms every allocator
 before = rss()
 second = cache.CachedSource(source, kind, 1.0, 2)
 second.read(0)
-print('result', cache.estimate(source, kind), rss() - before)
+print('result', cache.estimate_bytes(source, kind), rss() - before)
 """
 
 

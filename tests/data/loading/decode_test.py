@@ -4,8 +4,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from byol_jax.data.loading import decode, preprocess
-from byol_jax.data.loading.preprocess import tf
+from byol_jax.data.loading import decode, tf_engine
+from byol_jax.data.loading.tf_engine import tf
 from tests.helpers.made import encode, smooth
 
 
@@ -52,10 +52,10 @@ def test_pixels_equal_tensorflows(name):
     expected = tf.io.decode_jpeg(data, 3, dct_method='INTEGER_ACCURATE')
     np.testing.assert_array_equal(found, expected.numpy())
   elif name not in ('bmp palette', 'gif small first frame'):
-    # Those two TensorFlow reads another way, so it is not asked (preprocess).
+    # Those two TensorFlow reads another way, so it is not asked (tf_engine).
     expected = tf.io.decode_image(data, 3, expand_animations=False)
     np.testing.assert_array_equal(found, expected.numpy())
-  streamed = preprocess.decoded(tf.constant(data)).numpy()
+  streamed = tf_engine.decode_image(tf.constant(data)).numpy()
   np.testing.assert_array_equal(streamed, found)
   kind, height, width = decode.header(data)
   assert (kind, height, width) == (name.split()[0].upper(), 37, 53)

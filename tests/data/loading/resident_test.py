@@ -1,12 +1,14 @@
 """Views made on the device against those of tf.data."""
 
+import logging
+
 import jax
 import numpy as np
 import pytest
 
 from byol_jax import errors
-from byol_jax.data.loading import decoded, resident
-from byol_jax.data.loading.preprocess import tf
+from byol_jax.data.loading import bad_images, decode, resident
+from byol_jax.data.loading.tf_engine import tf
 from byol_jax.data.sampling import crops
 from tests.helpers.listed import Listed
 from tests.helpers.made import CROP_RANGE, encode, image_set, smooth
@@ -14,6 +16,7 @@ from tests.helpers.made import CROP_RANGE, encode, image_set, smooth
 # The bound is 1e-3; 5e-7 seen: the weights are TensorFlow's, to the last bits,
 # so only the order of sums differs.
 TOLERANCE = 4e-6
+THREADS = 3
 SMALL = crops.CropRange((0.01, 0.4), (1 / 3, 3))
 STANDARD = {
   'image_size': 16,
@@ -91,7 +94,7 @@ def test_a_window_is_resized_as_by_tensorflow(window):
   y, x, h, w = window
   part = tf.image.resize(pixels[y : y + h, x : x + w], (16, 16), 'bicubic')
   ids, windows = np.array([1], np.int32), np.array([window], np.int32)
-  (found,) = jax.jit(resident.crop)(data.store(), ids, windows)
+  (found,) = jax.jit(resident.crop_windows)(data.store(), ids, windows)
   expected = np.clip(part.numpy() / 255, 0, 1)
   np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
   assert found.min() >= 0 and found.max() <= 1
@@ -139,9 +142,78 @@ def test_without_labels_there_are_none():
 
 
 def test_what_cannot_be_resident_is_refused_before_it_is_decoded(monkeypatch):
-  monkeypatch.delattr(decoded, 'decode_all')
+  monkeypatch.delattr(resident, 'decode_all')
   source = Listed([encode(smooth(0, 100, 100))] * 4)
   with pytest.raises(errors.ConfigError, match=r'^augment\.view2\.crop: '):
     _ = resident_set(source, crop_ranges=(CROP_RANGE, None)).extent
   with pytest.raises(errors.ConfigError, match=r'^input\.resident_gib: '):
     _ = resident_set(source, gib=1e-4).extent
+
+
+def decode_all(source, max_bad_share=0.0):
+  fallback = bad_images.FallbackReader(source, max_bad_share)
+  sides = resident.find_largest_sides(source, 1.0, THREADS)
+  return resident.decode_all(source, fallback, sides, THREADS), fallback
+
+
+def test_images_of_every_size_and_kind_lie_at_the_top_left():
+  pixels = [smooth(i, 9 + i, 20 - i) for i in range(9)]
+  images = [encode(p, 'PNG') for p in pixels[:4]] + pixels[4:]
+  found, _ = decode_all(Listed(images))
+  assert found.images.shape == (9, 17, 20, 3)
+  assert found.images.dtype == np.uint8
+  for i, expected in enumerate(pixels):
+    assert tuple(found.sizes[i]) == expected.shape[:2]
+    h, w = expected.shape[:2]
+    np.testing.assert_array_equal(found.images[i, :h, :w], expected)
+    assert not found.images[i, h:].any() and not found.images[i, :, w:].any()
+  np.testing.assert_array_equal(found.labels, np.arange(9))
+
+
+def test_the_next_usable_image_stands_for_a_broken_one(caplog):
+  images = [encode(smooth(i, 9, 9), 'PNG') for i in range(8)]
+  images[2], images[3], images[7] = b'', images[3][:60], None
+  with caplog.at_level(logging.WARNING):
+    found, fallback = decode_all(Listed(images))
+  np.testing.assert_array_equal(found.labels, [0, 1, 4, 4, 4, 5, 6, 0])
+  np.testing.assert_array_equal(found.images[2], smooth(4, 9, 9))
+  np.testing.assert_array_equal(found.images[7], smooth(0, 9, 9))
+  assert (found.sizes == 9).all()
+  assert len(fallback.bad_images) == 3
+  said = [record.message for record in caplog.records]
+  for name in ('file2', 'file3', 'file7'):
+    assert sum(f' {name} ' in line for line in said) == 1
+
+
+def test_too_many_broken_images_end_it():
+  images = [encode(smooth(0, 9, 9))] * 20 + [b'broken'] * 11
+  with pytest.raises(errors.DataError, match=r'11 images .* allowed are 10'):
+    decode_all(Listed(images))
+  with pytest.raises(errors.DataError, match='no image can be used'):
+    decode_all(Listed([b'broken'] * 4))
+
+
+def test_a_set_that_does_not_fit_is_refused_by_headers(monkeypatch):
+  """In one line, by a sample where that shows it; nothing is decoded."""
+  monkeypatch.delattr(decode, 'rgb')
+  wide, high = encode(smooth(0, 10, 100)), encode(smooth(0, 200, 10))
+  size = 1000 * 200 * 100 * 3 / 2**30
+
+  class Counted(Listed):
+    asked = 0
+
+    def read(self, index):
+      self.asked += 1
+      return super().read(index)
+
+  source = Counted([wide, high] * 500)
+  assert resident.find_largest_sides(source, 1.01 * size, THREADS) == (200, 100)
+  source = Counted([wide] * 999 + [high])
+  words = r'^input\.resident_gib: .* 1,000 .* 200 x 100 .* 0\.0559 .* 0\.0553'
+  with pytest.raises(errors.ConfigError, match=words) as caught:
+    resident.find_largest_sides(source, 0.99 * size, THREADS)
+  assert '\n' not in str(caught.value)
+  source = Counted([high] * 1000)
+  with pytest.raises(errors.ConfigError):
+    resident.find_largest_sides(source, 0.01 * size, THREADS)
+  assert source.asked <= 200

@@ -1,5 +1,8 @@
 """Batches without TensorFlow are those of tf.data, bit for bit."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 
@@ -12,7 +15,7 @@ from tests.helpers.made import CROP_RANGE, encode, image_set, smooth
 def both(source, **options):
   """The set without TensorFlow, and the streamed one."""
   return (
-    image_set(source, engine=thread_engine.painted, **options),
+    image_set(source, engine=thread_engine.decode_into, **options),
     image_set(source, **options),
   )
 
@@ -83,3 +86,44 @@ def test_what_cannot_work_is_refused(varied):
   ):
     with pytest.raises(errors.DataError, match='no image can be used'):
       list(call(*arguments))
+
+
+@pytest.mark.parametrize('count', [1, 3])
+def test_results_come_in_the_order_of_the_items(count):
+  def slow_at_first(item):
+    time.sleep(0.01 if item < 3 else 0)
+    return item * item
+
+  found = list(thread_engine.map_in_order(slow_at_first, range(40), count))
+  assert found == [item * item for item in range(40)]
+
+
+def test_only_a_few_items_are_taken_ahead():
+  taken = []
+
+  def items():
+    for item in range(1000):
+      taken.append(item)
+      yield item
+
+  results = thread_engine.map_in_order(lambda item: item, items(), 2)
+  assert next(results) == 0
+  assert len(taken) < 50
+  results.close()
+  assert len(taken) < 50
+
+
+def test_an_error_is_raised_in_its_place():
+  def work(item):
+    return 1 // (item - 2)
+
+  results = thread_engine.map_in_order(work, range(100), 2)
+  assert [next(results), next(results)] == [-1, -1]
+  with pytest.raises(ZeroDivisionError):
+    next(results)
+  assert not [t for t in threading.enumerate() if 'ThreadPool' in t.name]
+
+
+def test_zero_threads_are_as_many_as_cores():
+  assert thread_engine.count_threads(3) == 3
+  assert thread_engine.count_threads(0) >= 1

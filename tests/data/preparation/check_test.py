@@ -1,20 +1,58 @@
-"""What `data check` prints, writes and returns."""
+"""`data check`: what it finds in a set, prints and returns."""
 
 import json
 import shutil
+import struct
 
 import numpy as np
 from PIL import Image
 import pytest
 
-from byol_jax import __main__ as command, errors
-from byol_jax.data.preparation import check as data_check, manifest
+from byol_jax import __main__ as command
+from byol_jax.data.preparation import check
+from byol_jax.data.sources import arrays
+from tests.helpers.made import STANDARD, encode, opened, smooth
+
+
+def summarize(dataset, split='train'):
+  source = opened(dataset, split)
+  return check.summarize_split(source, check.inspect_images(source, split, 2))
+
+
+def exif(orientation):
+  tags = Image.Exif()
+  tags[0x0112] = orientation
+  return tags
 
 
 @pytest.fixture
-def check(capsys, tmp_path, monkeypatch):
-  """check(*arguments) -> (exit code, standard output, standard error)."""
-  monkeypatch.setenv('BYOL_JAX_CACHE', str(tmp_path / 'cache'))
+def pictures(tmp_path):
+  """Two classes and a test folder, with one of everything."""
+  root = tmp_path / 'pictures'
+  jpeg = encode(smooth(0, 10, 30))
+  files = {
+    'train/ant/a.jpg': jpeg,
+    'train/ant/b.png': encode(smooth(1, 20, 10), 'PNG'),
+    'train/ant/again.jpg': jpeg,
+    'train/bee/c.jpg': encode(smooth(2, 40, 16), exif=exif(6)),
+    'train/bee/d.jpg': encode(smooth(3, 40, 17), exif=exif(1)),
+    'train/bee/e.jpg': b'no image',
+    'train/bee/empty.jpg': b'',
+    'train/bee/f.jpg': encode(smooth(5, 40, 18))[:-30],
+    'val/ant/seen.jpg': jpeg,
+    'val/bee/empty.jpg': b'',
+    'val/bee/new.jpg': encode(smooth(7, 12, 12)),
+  }
+  for name, data in files.items():
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+  return root, files
+
+
+@pytest.fixture
+def run(capsys):
+  """run(*arguments) -> (exit code, standard output, standard error)."""
 
   def call(*arguments):
     code = command.main(['data', 'check', *map(str, arguments)])
@@ -23,78 +61,123 @@ def check(capsys, tmp_path, monkeypatch):
   return call
 
 
-@pytest.fixture
-def folder(tmp_path):
-  """Twelve images of two classes, one of them in train and in val."""
-  root = tmp_path / 'folder'
-  for i in range(12):
-    split = 'train' if i < 8 else 'val'
-    path = root / split / 'ab'[i % 2] / f'{i}.png'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.full([10, 20 + i, 3], i, np.uint8)
-    Image.fromarray(pixels).save(path)
-  shutil.copy(root / 'train/a/2.png', root / 'val/a/copy.png')
-  return root
+def test_a_summary_says_what_the_files_say(pictures):
+  root, files = pictures
+  found = summarize(root)
+  ours = {name: data for name, data in files.items() if 'train/' in name}
+  assert found['num_images'] == 8
+  assert found['encoded_bytes'] == sum(map(len, ours.values()))
+  sides = ((10, 30), (20, 10), (10, 30), (40, 16), (40, 17))
+  assert found['decoded_bytes'] == sum(3 * h * w for h, w in sides)
+  assert found['shorter_side'] == {'smallest': 10, 'median': 10, 'largest': 17}
+  assert found['longer_side'] == {'smallest': 20, 'median': 30, 'largest': 40}
+  assert found['kinds'] == {'JPEG': 4, 'PNG': 1}
+  assert found['rotated_by_exif'] == 1
+  assert found['classes'] == {'ant': 3, 'bee': 5}
+  reasons = {one['name']: one['reason'] for one in found['broken']}
+  assert list(reasons) == [f'train/bee/{n}.jpg' for n in ('e', 'empty', 'f')]
+  assert 'is none of' in reasons['train/bee/e.jpg']
+  assert reasons['train/bee/empty.jpg'] == 'is empty'
+  assert 'truncated' in reasons['train/bee/f.jpg']
 
 
-def test_a_whole_set(check, folder, tmp_path):
-  code, output, error = check(folder)
-  assert (code, error) == (0, '')
-  train, test = output.index('train: 8 images'), output.index('test: 5 images')
-  assert train < test and '4 each' in output
-  assert '2 (b) to 3 (a) each' in output
-  assert 'shorter side  10 pixels, all of them' in output
-  assert '20 to 27 pixels, median 23.5' in output
-  assert 'PNG 8' in output and 'PNG 5' in output
-  assert 'broken        none' in output and 'EXIF' not in output
-  leak = 'in train and in test: train train/a/2.png = test val/a/copy.png'
-  assert leak in output and 'within' not in output
-  path = output.partition('manifest: ')[2].strip()
-  assert path.startswith(str(tmp_path / 'cache'))
-  with open(path) as file:
-    found = json.load(file)
-  assert found['dataset'] == str(folder)
-  for split, count in (('train', 8), ('test', 5)):
-    part = found['splits'][split]
-    assert part['num_images'] == count and part['broken'] == []
-    assert manifest.find(part['fingerprint']) == part
-    assert len(part['duplicates']) == 1
-
-
-def test_broken_images_end_with_one(check, folder, tmp_path):
-  for i in range(7):
-    (folder / 'train' / 'a' / f'broken{i}.png').write_bytes(b'x' * i)
-  output = tmp_path / 'mine.json'
-  code, text, error = check(folder, f'--output={output}', '--threads=1')
+def test_the_report_is_printed_written_and_ends_with_one(
+  run, pictures, tmp_path
+):
+  output = tmp_path / 'report.json'
+  code, text, error = run(pictures[0], f'--output={output}', '--threads=1')
   assert code == 1 and error.count('\n') == 1
-  assert '7 of 20 images are broken' in error and str(output) in error
-  assert 'broken        7' in text and 'train/a/broken0.png is empty' in text
-  assert 'and 2 more' in text
-  found = json.loads(output.read_text())['splits']['train']
-  assert [one['name'][-11:-4] for one in found['broken']] == [
-    f'broken{i}' for i in range(7)
-  ]
-  assert not (tmp_path / 'cache' / 'manifests').exists()
+  assert '4 of 11 images are broken' in error and str(output) in error
+  assert 'train: 8 images of 2 classes, 3 (ant) to 5 (bee) each' in text
+  assert 'train/bee/empty.jpg is empty' in text
+  assert '1 ask for a rotation' in text
+  assert 'duplicates: 1 images more than once, 1 of them in two splits' in text
+  found = json.loads(output.read_text())
+  assert list(found['splits']) == ['train', 'test']
+  # The two empty files are broken, but not duplicates.
+  assert found['duplicates'] == [
+    ['train train/ant/a.jpg', 'train train/ant/again.jpg',
+     'test val/ant/seen.jpg']
+  ]  # fmt: skip
 
 
-def test_one_split(check, folder):
-  code, output, _ = check(folder, '--split=test')
-  assert code == 0 and 'test: 5' in output and 'train' not in output
-  code, _, error = check(folder, '--split=valid')
+def test_a_sound_set_ends_with_zero_and_splits_are_chosen(run, tmp_path):
+  code, text, error = run('shapes')
+  assert (code, error) == (0, '')
+  assert 'train: 4,000 images of 10 classes, 400 ' in text
+  assert 'JPEG 1,000' in text and 'duplicates: none' in text
+  code, text, _ = run('shapes', '--split=test')
+  assert code == 0 and 'test: 1,000' in text and 'train' not in text
+  code, _, error = run('shapes', '--split=valid')
   assert code == 2 and 'expected one of all, train, test' in error
+  code, text, error = run(tmp_path / 'nowhere')
+  assert code == 3 and not text and error.count('\n') == 1
+  code, text, error = run('shapes', f'--output={tmp_path / "no" / "x"}')
+  assert code == 3 and not text and 'can be written' in error
 
 
-def test_what_cannot_be_opened_ends_with_three(check, tmp_path):
-  code, output, error = check(tmp_path / 'nowhere')
-  assert code == 3 and not output and error.count('\n') == 1
-  assert 'nowhere' in error
+def test_splits_share_no_image_and_make_the_whole(write, prepared):
+  folder = write(*(f'{c}/{i}.jpg' for c in 'ab' for i in range(4)))
+  for dataset in ('shapes', folder, str(prepared['tfrecord'][1])):
+    found = check.open_disjoint_splits(dataset, **STANDARD)
+    assert 'train' in found and set(found) <= {'train', 'test'}
+    assert sum(map(len, found.values())) == len(opened(dataset, 'all'))
 
 
-def test_a_set_by_its_name(check):
-  code, output, _ = check('shapes')
-  assert code == 0
-  assert 'train: 4,000 images of 10 classes, 400 each' in output
-  assert 'JPEG 1,000' in output
+@pytest.fixture
+def copy(prepared, tmp_path):
+  """copy(file format): a set that may be damaged, and its training shard."""
+
+  def call(file_format):
+    folder = tmp_path / file_format
+    shutil.copytree(prepared[file_format][1], folder)
+    (shard,) = folder.glob(f'*train.{file_format}*')
+    return folder, shard
+
+  return call
+
+
+@pytest.mark.parametrize('file_format', ['tfrecord', 'array_record'])
+def test_what_tfds_has_written_is_whole(copy, file_format):
+  found = summarize(copy(file_format)[0])
+  assert found['num_images'] == 30 and not found['broken']
+
+
+@pytest.mark.parametrize('where', ['length', 'content', 'image'])
+def test_a_record_that_is_not_its_checksum_is_broken(copy, where):
+  folder, shard = copy('tfrecord')
+  data = bytearray(shard.read_bytes())
+  (length,) = struct.unpack('<Q', data[:8])
+  image = bytes(data).index(b'\xff\xd8\xff')
+  # Checksums, or a byte of the picture, which decodes all the same.
+  data[
+    {'length': 9, 'content': 12 + length + 1, 'image': image + 300}[where]
+  ] ^= 1
+  shard.write_bytes(data)
+  (broken,) = summarize(folder)['broken']
+  assert broken['index'] == 0 and broken['name'].startswith('image')
+  assert 'checksum of the' in broken['reason']
+  assert ('length' in broken['reason']) == (where == 'length')
+  assert shard.name in broken['reason']
+
+
+def test_a_damaged_arrayrecord_file_has_broken_records(copy):
+  folder, shard = copy('array_record')
+  data = bytearray(shard.read_bytes())
+  assert any(data[2000:2100])  # not padding
+  data[2050] ^= 1
+  shard.write_bytes(data)
+  assert len(summarize(folder)['broken']) == 1
+
+
+def test_pixels_are_counted_as_they_are():
+  images = np.zeros([3, 4, 5, 3], np.uint8)
+  images[1] = 1
+  source = arrays.ArraySource(images, np.array([0, 1, 1]))
+  reports = check.inspect_images(source, 'train', 1)
+  found = check.summarize_split(source, reports)
+  assert found['decoded_bytes'] == found['encoded_bytes'] == images.nbytes
+  assert found['kinds'] == {'pixels': 3} and not found['broken']
 
 
 @pytest.mark.parametrize(
@@ -103,25 +186,4 @@ def test_a_set_by_its_name(check):
    (999.9e6, '1.0 GB'), (1.5e12, '1,500.0 GB')],
 )  # fmt: skip
 def test_bytes_in_words(count, text):
-  assert data_check.len_text(count) == text
-
-
-def test_classes_without_images_are_counted():
-  classes = {
-    'number': 3,
-    'empty': 2,
-    'fewest': {'name': 'a', 'num_images': 0},
-    'most': {'name': 'b', 'num_images': 9},
-  }
-  text = data_check.classes_text(classes)
-  assert '2 of them without any' in text and '9 (b)' in text
-
-
-def test_nothing_is_checked_where_the_manifest_cannot_go(check, folder):
-  (folder.parent / 'file').write_text('mine')
-  code, text, error = check(folder, f'--output={folder.parent / "file" / "x"}')
-  assert (
-    not text
-    and code == errors.DataError.exit_code
-    and 'cannot be written' in error
-  )
+  assert check.format_bytes(count) == text

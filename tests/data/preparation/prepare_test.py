@@ -1,58 +1,23 @@
-from importlib import resources
+"""`data prepare`: what it writes, refuses, prints and leaves behind."""
+
+import io
 import pathlib
-import shutil
-import sys
+import shlex
 
+import numpy as np
+from PIL import Image, JpegImagePlugin
 import pytest
+import tensorflow_datasets as tfds
 
-from byol_jax import errors
+from byol_jax import __main__ as command, errors
 from byol_jax.data.loading import decode
-from byol_jax.data.preparation import imagenet, prepare, shrink, survey
-from byol_jax.data.sources import arrays
+from byol_jax.data.preparation import check, prepare
 from tests.helpers import tiny_run
 from tests.helpers.made import STANDARD, encode, opened, smooth
-from tests.helpers.tars import tar, train, validation
+from tests.helpers.tars import tar
 
-WHERE = STANDARD
-
-
-def plan(folder, **changed):
-  standard = prepare.Plan(
-    folder=pathlib.Path(folder),
-    name='toy_set',
-    change=None,
-    max_bad_share=0.0,
-    num_threads=2,
-  )
-  return standard._replace(**changed)
-
-
-def contents(source):
-  """{name: (bytes, label)}."""
-  return {source.file_name(i): source.read(i) for i in range(len(source))}
-
-
-def picture(path, seed, size=(20, 24), kind='JPEG'):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_bytes(encode(smooth(seed, *size), kind))
-
-
-@pytest.fixture
-def images(tmp_path):
-  """images(*folders): ten of several kinds and sizes in each of them."""
-
-  def call(*folders):
-    root = tmp_path / 'images'
-    for i, folder in enumerate(folders):
-      for j in range(10):
-        kind = ('JPEG', 'PNG', 'BMP')[j % 3]
-        path = root / folder / f'{i}{j}.{kind.lower().replace("jpeg", "jpg")}'
-        picture(path, 10 * i + j, (10 + i, 20 + j), kind)
-    return root
-
-  return call
-
-
+WHERE = {k: v for k, v in STANDARD.items() if k != 'data_dir'}
+KINDS = {'jpg': 'JPEG', 'png': 'PNG', 'bmp': 'BMP'}
 LAYOUTS = {
   'classes': ('ant', 'bee', 'cow'),
   'train and val': ('train/ant', 'train/bee', 'val/ant', 'val/bee'),
@@ -61,245 +26,245 @@ LAYOUTS = {
 }
 
 
+def write_images(root, *folders, count=10, bad=0):
+  """Images of several kinds and sizes in each folder; the first are bad."""
+  for i, folder in enumerate(folders):
+    for j in range(count):
+      ending = list(KINDS)[j % 3]
+      path = pathlib.Path(root, folder, f'{i}{j:02d}.{ending}')
+      path.parent.mkdir(parents=True, exist_ok=True)
+      pixels = smooth(10 * i + j, 10 + i, 20 + j)
+      data = b'bad' if j < bad else encode(pixels, KINDS[ending])
+      path.write_bytes(data)
+  return root
+
+
+def prepared(source, output, **options):
+  standard = {
+    'name': 'toy',
+    'shorter_side': None,
+    'quality': 95,
+    'max_bad_share': 0.0,
+    'num_threads': 2,
+  }
+  return prepare.prepare_images(
+    str(source), str(output), **standard | WHERE | options
+  )
+
+
+def contents(source):
+  """{name: (bytes, label)}."""
+  return {source.file_name(i): source.read(i) for i in range(len(source))}
+
+
+def files_below(path):
+  return {p: p.read_bytes() for p in path.rglob('*') if p.is_file()}
+
+
 @pytest.mark.parametrize('layout', LAYOUTS)
-def test_what_is_prepared_is_what_the_folder_holds(images, tmp_path, layout):
-  root = images(*LAYOUTS[layout])
-  found = survey.splits(str(root), **WHERE)
-  where = plan(tmp_path / 'out')
-  names = {'valid': 'validation'}
-  splits = {names.get(split, split): found[split] for split in found}
-  written = prepare.write(splits, where)
-  assert where.path == tmp_path / 'out/toy_set/1.0.0'
-  for split, source in found.items():
-    again = opened('toy_set', split, data_dir=str(tmp_path / 'out'))
-    assert contents(again) == contents(source)
-    assert again.class_names == source.class_names
-    assert again.num_classes == source.num_classes
-    result = written[names.get(split, split)]
-    assert result.num_images == len(source)
+def test_a_prepared_set_is_what_the_folder_holds(tmp_path, layout):
+  root = write_images(tmp_path / 'images', *LAYOUTS[layout])
+  path = prepared(root, tmp_path / 'out')
+  assert path == tmp_path / 'out/toy/1.0.0'
+  splits = check.open_disjoint_splits(str(root), **STANDARD)
   expected = {'flat': {'train'}, 'three splits': {'train', 'valid', 'test'}}
-  assert set(found) == expected.get(layout, {'train', 'test'})
-  # Nothing else was left behind.
-  tops = {p.relative_to(where.folder).parts[0] for p in where.folder.iterdir()}
-  assert tops == {'toy_set'} and list(where.path.parent.iterdir()) == [
-    where.path
-  ]
+  assert set(splits) == expected.get(layout, {'train', 'test'})
+  theirs = tfds.builder_from_directory(path)
+  for split, source in splits.items():
+    found = opened('toy', split, data_dir=str(tmp_path / 'out'))
+    assert contents(found) == contents(source)
+    assert found.class_names == source.class_names
+    name = {'valid': 'validation'}.get(split, split)
+    assert theirs.info.splits[name].num_examples == len(source)
+  # Nothing else is left behind.
+  assert list((tmp_path / 'out').rglob('*.0.0')) == [path]
+  assert all(path in file.parents for file in files_below(tmp_path / 'out'))
 
 
-def test_a_tar_of_a_folder_gives_the_same(images, tmp_path):
-  root = images(*LAYOUTS['train and val'])
+def test_a_tar_gives_the_set_of_its_folder(tmp_path):
+  root = write_images(tmp_path / 'images', *LAYOUTS['train and val'])
   files = {
-    f'images/{path.relative_to(root).as_posix()}': path.read_bytes()
-    for path in sorted(root.rglob('*.*'))
+    f'images/{path.relative_to(root).as_posix()}': data
+    for path, data in files_below(root).items()
   }
   packed = tar(tmp_path / 'packed.tar', files)
-  for name, source in (('folder', root), ('tar', packed)):
-    prepare.write(survey.splits(str(source), **WHERE), plan(tmp_path / name))
+  first, second = (
+    prepared(source, tmp_path / name)
+    for name, source in (('folder', root), ('tar', packed))
+  )
   for split in ('train', 'test', 'fit', 'valid'):
-    folder, packed = (
-      opened('toy_set', split, data_dir=str(tmp_path / name))
-      for name in ('folder', 'tar')
-    )
-    assert contents(folder) == contents(packed)
-    assert folder.fingerprint == packed.fingerprint
+    a, b = opened(first, split), opened(second, split)
+    assert contents(a) == contents(b) and a.fingerprint == b.fingerprint
 
 
-@pytest.fixture
-def tars(tmp_path):
-  folder = tmp_path / 'tars'
-  folder.mkdir()
-  tar(folder / 'ILSVRC2012_img_train.tar', train(9))
-  tar(folder / 'ILSVRC2012_img_val.tar', validation(8))
-  return folder
+@pytest.mark.parametrize('shorter_side', [None, 4])
+def test_ten_bad_images_are_left_out_and_named(tmp_path, caplog, shorter_side):
+  root = write_images(tmp_path / 'a', 'train/a', 'val/a', count=20, bad=5)
+  path = prepared(root, tmp_path / 'out', shorter_side=shorter_side)
+  kept = contents(opened(path, 'all'))
+  assert len(kept) == 30 and caplog.text.count('cannot be used') == 10
+  assert 'train: train/a/000.jpg cannot be used' in caplog.text
+  if shorter_side:
+    assert path == tmp_path / 'out/toy/shorter_4/1.0.0'
+    assert all(min(decode.header(data)[1:]) == 4 for data, _ in kept.values())
 
 
-def in_order(source):
-  return [(source.file_name(i), *source.read(i)) for i in range(len(source))]
-
-
-def test_imagenet_is_what_tfds_makes_of_the_tars_in_its_order(
-  tars, tmp_path, monkeypatch
-):
-  import tensorflow_datasets as tfds
-
-  # TFDS asks for the package of Python 3.8 to find its own file.
-  monkeypatch.setitem(sys.modules, 'importlib_resources', resources)
-  builder = tfds.builder(
-    'imagenet2012', data_dir=str(tmp_path / 'tfds'), file_format='array_record'
-  )
-  download = tfds.download.DownloadConfig(manual_dir=str(tars))
-  builder.download_and_prepare(
-    download_config=download, download_dir=str(tmp_path / 'downloads')
-  )
-  found = imagenet.splits(tars)
-  where = plan(tmp_path / 'out', name='imagenet2012')
-  prepare.write({'train': found['train'], 'validation': found['test']}, where)
-  assert where.path == tmp_path / 'out/imagenet2012/5.1.0'
-  for split, count in (('train', 27), ('test', 8)):
-    theirs, ours = (
-      opened('imagenet2012', split, data_dir=str(tmp_path / name))
-      for name in ('tfds', 'out')
-    )
-    assert in_order(ours) == in_order(theirs)
-    assert len(ours) == count and ours.class_names == theirs.class_names
-    assert ours.name == theirs.name == 'imagenet2012'
-
-
-def test_imagenet_unpacked_or_smaller_has_the_same_order(tars, tmp_path):
-  found = imagenet.splits(tars)
-  source = found['train']
-  for i in range(len(source)):
-    data, label = source.read(i)
-    folder = tmp_path / 'unpacked' / 'train' / source.class_names[label]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / source.file_name(i)).write_bytes(data)
-    # Without val/, a part of train/ would be the test set.
-    picture(tmp_path / 'unpacked' / 'val' / folder.name / f'{i}.JPEG', i)
-  unpacked = survey.splits(str(tmp_path / 'unpacked'), **WHERE)
-  change = shrink.Change(shorter_side=12, quality=95)
-  for name, splits, how in (
-    ('tars', found, None),
-    ('unpacked', unpacked, None),
-    ('tars', found, change),
-  ):
-    where = plan(tmp_path / name, name='imagenet2012', change=how)
-    prepare.write({'train': splits['train']}, where)
-  first, second, third = (
-    opened(dataset, data_dir=str(tmp_path / name))
-    for dataset, name in (
-      ('imagenet2012:5.1.0', 'tars'),
-      ('imagenet2012', 'unpacked'),
-      ('imagenet2012/shorter_12', 'tars'),
-    )
-  )
-  names = [first.file_name(i) for i in range(27)]
-  assert [second.file_name(i) for i in range(27)] == names
-  assert [third.file_name(i) for i in range(27)] == names
-  assert names != sorted(names)
-  for i in range(27):
-    assert second.read(i)[0] == first.read(i)[0]
-    assert third.read(i)[1] == first.read(i)[1]
-    _, *sides = decode.header(third.read(i)[0])
-    assert min(sides) == 12
-
-
-def tiny(count, broken=()):
-  """Images in memory as a source; some are no images."""
-
-  class Tiny:
-    name, num_classes, class_names = 'tiny', 2, ('a', 'b')
-    fingerprint = 'x'
-
-    def __len__(self):
-      return count
-
-    def read(self, index):
-      if index in broken:
-        return b'no image', index % 2
-      return encode(smooth(index, 8, 9)), index % 2
-
-    def file_name(self, index):
-      return f'{index}.jpg'
-
-  return Tiny()
-
-
-@pytest.mark.parametrize('change', [None, shrink.Change(4, 90)])
-def test_ten_unusable_images_are_left_out_and_named(tmp_path, caplog, change):
-  source = tiny(30, range(3, 13))
-  where = plan(tmp_path, change=change)
-  assert prepare.write({'train': source}, where)['train'].num_images == 20
-  kept = opened(where.path)
-  assert set(contents(kept)) == {f'{i}.jpg' for i in (0, 1, 2, *range(13, 30))}
-  for i in range(3, 13):
-    assert f'train: {i}.jpg' in caplog.text
-
-
-def test_eleven_are_too_many_over_all_splits_unless_allowed(tmp_path):
-  splits = {'train': tiny(30, range(6)), 'test': tiny(9, range(5))}
+def test_more_bad_images_are_an_error_unless_allowed(tmp_path):
+  root = write_images(tmp_path / 'a', 'train/a', 'test/a', count=20, bad=6)
   with pytest.raises(errors.DataError, match='--max_bad_share') as caught:
-    prepare.write(splits, plan(tmp_path))
+    prepared(root, tmp_path / 'out')
   text = str(caught.value)
   assert '11 images' in text and 'allowed are 10' in text and '\n' not in text
-  assert not list(tmp_path.iterdir())
-  written = prepare.write(splits, plan(tmp_path, max_bad_share=0.3))
-  assert {k: w.num_images for k, w in written.items()} == {
-    'train': 24,
-    'test': 4,
-  }
+  assert not (tmp_path / 'out').exists()
+  path = prepared(root, tmp_path / 'out', max_bad_share=0.3)
+  assert len(opened(path)) == len(opened(path, 'test')) == 14
 
 
 def test_a_set_that_exists_is_left_alone(tmp_path):
-  prepare.write({'train': tiny(4)}, plan(tmp_path))
-  before = {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
-  with pytest.raises(errors.DataError, match=r'toy_set/1\.0\.0 exists'):
-    prepare.write({'train': tiny(9)}, plan(tmp_path))
-  after = {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
-  assert after == before
-  prepare.write({'train': tiny(4)}, plan(tmp_path, name='other'))
+  root = write_images(tmp_path / 'images', 'a')
+  prepared(root, tmp_path / 'out')
+  before = files_below(tmp_path)
+  with pytest.raises(errors.DataError, match=r'toy/1\.0\.0 exists'):
+    prepared(root, tmp_path / 'out')
+  assert files_below(tmp_path) == before
 
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, SystemExit, MemoryError])
-def test_nothing_remains_of_a_job_that_was_stopped(tmp_path, error):
-  class Stopped(type(tiny(1))):
-    def __len__(self):
-      return 200
+def test_a_job_that_is_stopped_leaves_nothing(tmp_path, monkeypatch, error):
+  root = write_images(tmp_path / 'images', 'a', count=40)
+  add_examples = prepare._read_examples
 
-    def file_name(self, index):
-      # The last one, when all others are on their way.
-      if index == 199:
-        raise error
-      return super().file_name(index)
+  def stop_before_the_last(*arguments):
+    examples = list(add_examples(*arguments))
+    yield from examples[:-1]
+    raise error
 
+  monkeypatch.setattr(prepare, '_read_examples', stop_before_the_last)
   expected = errors.DataError if error is MemoryError else error
-  source = Stopped()
-  if error is MemoryError:
-    source.class_names = ('a',)  # the label 1 is no class: TFDS refuses
-    source.file_name = lambda index: f'{index}.jpg'
   with pytest.raises(expected):
-    prepare.write({'train': source}, plan(tmp_path / 'new' / 'out'))
-  assert not list(tmp_path.iterdir())
-  with pytest.raises(errors.DataError):
-    opened('toy_set', data_dir=str(tmp_path))
+    prepared(root, tmp_path / 'new' / 'out')
+  assert not (tmp_path / 'new').exists()
 
 
-def test_where_nothing_can_be_written(tmp_path, monkeypatch):
+def test_a_full_disk_and_a_file_in_the_way_are_named(tmp_path):
+  root = write_images(tmp_path / 'images', 'a', count=100)
   (tmp_path / 'file').write_text('mine')
   with pytest.raises(errors.DataError, match='cannot be written') as caught:
-    prepare.write({'train': tiny(4)}, plan(tmp_path / 'file' / 'out'))
+    prepared(root, tmp_path / 'file' / 'out')
   assert '\n' not in str(caught.value)
-  usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-  monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)
-  with pytest.raises(errors.DataError, match='GB are free'):
-    prepare.write({'train': tiny(40)}, plan(tmp_path / 'out'))
-  assert not [p for p in tmp_path.rglob('*') if p.is_file()][1:]
-
-
-def test_a_disk_that_fills_up_leaves_no_set(tmp_path):
   # A limit on the size of files stands in for a full disk.
   code = f"""
 import resource
-import sys
-from tests.data.preparation import prepare_test
 from byol_jax import errors
-from byol_jax.data.preparation import prepare
+from tests.data.preparation import prepare_test
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
-  prepare.write(
-    {{'train': prepare_test.tiny(100)}}, prepare_test.plan({str(tmp_path)!r}))
+  prepare_test.prepared({str(root)!r}, {str(tmp_path / 'out')!r})
 except errors.DataError as error:
-  print('found', str(error).count('cannot be written'), *sys.modules)
+  print('found', str(error).count('cannot be written'))
 """
   output = tiny_run.finish(tiny_run.start_python('-c', code))
-  count, *modules = output.partition('found ')[2].split()
-  assert count == '1' and 'tensorflow_datasets' in modules
-  assert 'tensorflow' not in modules
-  assert not [path for path in tmp_path.rglob('*') if path.is_file()]
+  assert 'found 1' in output and not files_below(tmp_path).keys() & set(
+    (tmp_path / 'out').rglob('*')
+  )
 
 
-def test_pixels_without_files_are_refused(tmp_path):
-  import numpy as np
+@pytest.mark.parametrize(
+  'size, side, expected',
+  [
+    ((40, 60), 20, (20, 30)),
+    ((60, 40), 20, (30, 20)),
+    ((33, 100), 10, (10, 30)),
+    ((400, 3), 1, (133, 1)),
+  ],
+)
+def test_resizing_keeps_the_ratio_and_never_enlarges(size, side, expected):
+  data = encode(smooth(0, *size), 'PNG')
+  found = prepare.resize_encoded(data, side, 95)
+  assert decode.header(found) == ('JPEG', *expected)
+  for larger in (min(size), 500):
+    assert prepare.resize_encoded(data, larger, 95) == data
 
-  source = arrays.ArraySource(np.zeros([30, 4, 4, 3], np.uint8))
-  with pytest.raises(errors.DataError, match='expected encoded images'):
-    prepare.write({'train': source}, plan(tmp_path))
+
+def test_resized_pixels_are_averages_at_the_promised_quality():
+  # A chequerboard of single pixels is grey; without antialiasing, black.
+  board = np.indices((64, 64)).sum(0) % 2 * 255
+  pixels = np.repeat(board[..., None], 3, axis=-1).astype(np.uint8)
+  data = prepare.resize_encoded(encode(pixels, 'PNG'), 16, 95)
+  # JPEG's rounding at quality 95.
+  np.testing.assert_allclose(decode.rgb(data)[2:-2, 2:-2], 127.5, atol=4)
+  with Image.open(io.BytesIO(data)) as image:
+    assert JpegImagePlugin.get_sampling(image) == 2  # 4:2:0
+    plain = io.BytesIO()
+    Image.new('RGB', (8, 8)).save(plain, 'JPEG', quality=95)
+    with Image.open(plain) as other:
+      assert image.quantization == other.quantization
+
+
+@pytest.fixture
+def run(capsys):
+  """run(*arguments) -> (exit code, standard output, standard error)."""
+
+  def call(*arguments):
+    code = command.main(['data', 'prepare', *map(str, arguments)])
+    return code, *capsys.readouterr()
+
+  return call
+
+
+def test_the_printed_command_names_the_set(run, tmp_path):
+  root = write_images(tmp_path / 'My Pictures', 'a', 'b')
+  code, text, error = run(root, tmp_path / 'out put')
+  assert (code, error) == (0, '')
+  assert 'train: ' in text and 'test: ' in text and ' in 1 files' in text
+  words = shlex.split(text.splitlines()[-1])
+  assert words[:4] == ['python', '-m', 'byol_jax', 'pretrain']
+  values = dict(word.split('=') for word in words[4:])
+  assert len(opened(values['--config.dataset'], 'all')) == 20
+  assert 'my_pictures' in values['--config.dataset']
+
+
+@pytest.mark.parametrize(
+  'code, value, words',
+  [
+    (2, 'shorter_side=0', 'at least 1, found 0'),
+    (2, 'quality=101', 'found 101'),
+    (2, 'max_bad_share=nan', 'found nan'),
+    (2, 'name=../x', "found '../x'"),
+    (2, 'name=imagenet2012', 'tfds build imagenet2012'),
+  ],
+)
+def test_values_that_cannot_be_used(run, tmp_path, code, value, words):
+  root = write_images(tmp_path / 'images', 'a')
+  found, text, error = run(root, tmp_path / 'out', f'--{value}')
+  assert found == code and words in error and error.count('\n') == 1
+  assert not text and not (tmp_path / 'out').exists()
+
+
+def test_sources_that_cannot_be_read(run, tmp_path):
+  tars = tmp_path / 'tars'
+  tars.mkdir()
+  (tars / 'ILSVRC2012_img_train.tar').write_bytes(b'x')
+  np.savez(tmp_path / 'pixels.npz', images=np.zeros([30, 4, 4, 3], np.uint8))
+  (tmp_path / 'empty').mkdir()
+  for name, words in (
+    ('nowhere', 'nowhere'),
+    ('empty', 'empty'),
+    ('tars', 'tfds build imagenet2012 --file_format=array_record'),
+    ('pixels.npz', 'expected encoded images'),
+  ):
+    code, _, error = run(tmp_path / name, tmp_path / 'out', '--name=x')
+    assert code == 3 and words in error and error.count('\n') == 1, error
+
+
+@pytest.mark.parametrize(
+  'source, name',
+  [('My Pictures', 'my_pictures'), ('imagenette2-160.tar', 'imagenette2_160'),
+   ('imagenette/160px-v2', 'imagenette'), ('2020', None), ('写真', None)],
+)  # fmt: skip
+def test_the_name_follows_the_source(source, name):
+  if name is None:
+    with pytest.raises(errors.ConfigError, match='--name'):
+      prepare._derive_name(source)
+  else:
+    assert prepare._derive_name(source) == name

@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import logging
 import pathlib
 import struct
 import zlib
@@ -13,6 +14,7 @@ import pytest
 
 from benchmarks import check_bad_files
 from byol_jax import errors
+from byol_jax.data.loading import bad_images
 from tests.helpers.made import encode, smooth
 
 TABLE = json.loads(check_bad_files.TABLE.read_text())['files']
@@ -196,3 +198,14 @@ def peak():
   import resource
 
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@pytest.mark.parametrize('count, limit', [(5, 10), (9_000, 10), (50_000, 50)])
+def test_more_than_ten_or_a_thousandth_are_too_many(count, limit, caplog):
+  counter = bad_images.BadImageCounter('set', count, 0.001)
+  with caplog.at_level(logging.WARNING):
+    for index in [*range(limit), *range(limit)]:
+      counter.add(index, f'file{index}', 'why')
+    assert len(counter) == len(caplog.records) == limit
+    with pytest.raises(errors.DataError, match=f'allowed are {limit}'):
+      counter.add(limit, 'one more', 'why')
