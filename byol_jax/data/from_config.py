@@ -66,7 +66,7 @@ def image_set(
 
 
 def source(config: config_dict.ConfigDict, split: str) -> Any:
-  """Random access to the encoded images of a split (`data.parts.Source`)."""
+  """Random access to the encoded images of a split; a `base.Source`."""
   from byol_jax.data.sources import lookup
 
   return lookup.open_source(

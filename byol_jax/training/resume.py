@@ -14,7 +14,7 @@ from byol_jax.training import loop
 
 
 def restored(
-  saved: checkpointer.Checkpointer | None,
+  saved: checkpointer.Checkpoints | None,
   experiment: experiments.Experiment,
   name: str,
 ) -> loop.Start:
@@ -30,8 +30,7 @@ def restored(
   """
   shapes = jax.eval_shape(experiment.initial_state)
   found = processes.raise_on_all(
-    f'{name}/checkpoint',
-    lambda: saved.restore_newest(shapes) if saved else None,
+    f'{name}/checkpoint', lambda: saved.resume(shapes) if saved else None
   )
   step, offset = 0, 0
   if found is not None:
@@ -48,7 +47,7 @@ def restored(
 
 
 def back(
-  saved: checkpointer.Checkpointer | None,
+  saved: checkpointer.Checkpoints | None,
   experiment: experiments.Experiment,
   start: loop.Start,
   step: int,
@@ -61,8 +60,8 @@ def back(
   return found._replace(offset=start.offset + step - found.step)
 
 
-def stays(saved: checkpointer.Checkpointer | None) -> str:
+def stays(saved: checkpointer.Checkpoints | None) -> str:
   """What a diverged run leaves, and what to try."""
-  step = None if saved is None else saved.latest_step()
+  step = None if saved is None else saved.latest()
   left = 'no checkpoint yet' if step is None else f'checkpoint {step} stays'
   return f'{left}; lower schedule.base_rate or lengthen schedule.warmup_epochs'

@@ -1,4 +1,4 @@
-"""Small sets of images, made here."""
+"""Fixtures of small sets of images."""
 
 import io
 import pathlib
@@ -25,9 +25,9 @@ def write(tmp_path):
 
 @pytest.fixture(scope='session')
 def prepared(tmp_path_factory):
-  """(builder, folder) of what TFDS itself has written, by file format.
+  """(builder, folder) of a set written by TFDS, by file format.
 
-  30 images in train, 10 in validation: sizes, labels and names all differ.
+  30 images in train and 10 in validation, of different sizes.
   """
   import tensorflow_datasets as tfds
 
@@ -75,7 +75,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
-  """A folder that is reached as gs://bucket, through etils."""
+  """A folder that etils reads as gs://bucket."""
   root = tmp_path / 'bucket'
   root.mkdir()
   os_backend = epath.backend.os_backend

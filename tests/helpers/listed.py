@@ -1,8 +1,8 @@
-"""A source for tests: images in a list."""
+"""A source of images in a list."""
 
 
 class Listed:
-  """Encoded images or pixels in a list; None cannot be read at all."""
+  """Encoded images or pixels in a list; reading None raises OSError."""
 
   name, fingerprint, class_names = 'listed', 'x', None
 
@@ -14,11 +14,11 @@ class Listed:
     return len(self._images)
 
   def read(self, index):
-    """The image; its label is its place."""
+    """Returns the image, with its index as label."""
     if self._images[index] is None:
       raise OSError('the disk is gone')
     return self._images[index], index if self.num_classes else -1
 
   def file_name(self, index):
-    """'file7'."""
+    """Returns 'file7' for index 7."""
     return f'file{index}'

@@ -1,4 +1,4 @@
-"""Images made here, and short names for opening sets of them."""
+"""Synthetic images, and shorthands for opening sets of them."""
 
 import functools
 import io
@@ -21,11 +21,12 @@ STANDARD = {
 
 
 def opened(dataset, split='train', **options):
+  """Opens a split with the paper's hold-out and a held-out share of 0.2."""
   return lookup.open_source(str(dataset), split, **{**STANDARD, **options})
 
 
 def image_set(source, *, decoding='once', engine=None, **options):
-  """The batches of a source: 16 pixels, the paper's crops, two threads."""
+  """Batches of a source at 16 pixels, with the paper's crops."""
   from byol_jax.data.loading import (
     tf_engine,  # TensorFlow, which some tests miss
   )
@@ -48,7 +49,7 @@ def names(source):
 
 
 def refused(dataset, split='train', error=errors.DataError, **options):
-  """The one line of an error."""
+  """Returns the one line of the error that opening a set raises."""
   with pytest.raises(error) as info:
     opened(dataset, split, **options)
   assert '\n' not in str(info.value)
@@ -56,12 +57,13 @@ def refused(dataset, split='train', error=errors.DataError, **options):
 
 
 def smooth(seed, height, width):
-  """A picture without sharp edges, uint8 [height, width, 3]."""
+  """An image without sharp edges, uint8 [height, width, 3]."""
   rng = np.random.default_rng(seed)
   rows = np.linspace(0, 1, height)[:, None, None]
   columns = np.linspace(0, 1, width)[None, :, None]
-  a, b, c = rng.uniform(0, 1, (3, 3))
-  waves = 0.5 + 0.25 * (np.sin(5 * a * rows + c) + np.cos(5 * b * columns))
+  down, along, phase = rng.uniform(0, 1, (3, 3))
+  waves = np.sin(5 * down * rows + phase) + np.cos(5 * along * columns)
+  waves = 0.5 + 0.25 * waves
   return np.round(255 * waves).astype(np.uint8)
 
 

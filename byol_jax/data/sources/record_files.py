@@ -59,7 +59,7 @@ class TfrecordFile:
       path,
       stamp,
       build=lambda: _build_index(path, stamp.size),
-      fits=lambda index: _index_fits(path, stamp.size, index),
+      fits=lambda index: _index_fits(path, index),
     )
     self._offsets, self._lengths = index['offsets'], index['lengths']
     self.digest = index['digest'].tobytes()
@@ -119,17 +119,13 @@ def _build_index(path: paths.Path, size: int) -> index_cache.Arrays:
   }
 
 
-def _index_fits(path: paths.Path, size: int, index: index_cache.Arrays) -> bool:
-  """Whether the last record of an index is the last one of the file."""
+def _index_fits(path: paths.Path, index: index_cache.Arrays) -> bool:
+  """Whether the file has a header where the index has its last record."""
   if not len(index['offsets']):
-    return size == 0
+    return True
   offset, length = int(index['offsets'][-1]), int(index['lengths'][-1])
   header = paths.read_range(path, _HEADER.size, offset - _HEADER.size)
-  return (
-    len(header) == _HEADER.size
-    and _HEADER.unpack(header) == (length,)
-    and offset + length + _CRC == size
-  )
+  return header.startswith(struct.pack('<Q', length))
 
 
 class ArrayRecordFile:

@@ -1,9 +1,9 @@
-"""The embedded set: ten shapes, 32 x 32 pixels, drawn here, nothing to load.
+"""Generates the embedded set: ten shapes at 32 x 32 pixels, without files.
 
-One bright shape on a dark background. The shape is the class; colour, place,
-size, rotation, texture and background say nothing about it. Images are RGB
-JPEG bytes. An image is a pure function of (split, index), made at its first
-use and kept: a whole set is about 5 MB.
+An image is one bright shape on a dark background, as RGB JPEG bytes. The shape
+is the class; colour, position, size, rotation, texture and background are
+independent of it. An image is a pure function of (split, index), drawn at its
+first use and kept: a whole set is about 5 MB.
 """
 
 import functools
@@ -15,58 +15,35 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 CLASSES = (
-  'arrow',
-  'bar',
-  'bowtie',
-  'circle',
-  'crescent',
-  'cross',
-  'ring',
-  'square',
-  'star',
-  'triangle',
+  *('arrow', 'bar', 'bowtie', 'circle', 'crescent'),
+  *('cross', 'ring', 'square', 'star', 'triangle'),
 )
 SIZE = 32  # pixels
 COUNTS = {'train': 4000, 'test': 1000}
 _KEYS = {'train': 1, 'test': 2}
-_FINE = 4  # drawn at four times the size, then averaged: smooth edges
-_REVISION = 1  # raise it with every change of the drawing
+_OVERSAMPLING = 4  # shapes are drawn larger, then averaged: smooth edges
+_REVISION = 1  # increase it with every change of the images
 
 # Corners in units of the radius, y downwards. Each has its centre of mass
 # near the origin.
 _BAR = ((-1.0, -0.24), (1.0, -0.24), (1.0, 0.24), (-1.0, 0.24))
-_CROSS = tuple(
-  (x, y)
-  for x, y in (
-    (-0.26, -0.95),
-    (0.26, -0.95),
-    (0.26, -0.26),
-    (0.95, -0.26),
-    (0.95, 0.26),
-    (0.26, 0.26),
-    (0.26, 0.95),
-    (-0.26, 0.95),
-    (-0.26, 0.26),
-    (-0.95, 0.26),
-    (-0.95, -0.26),
-    (-0.26, -0.26),
-  )
+_CROSS = (
+  *((-0.26, -0.95), (0.26, -0.95), (0.26, -0.26), (0.95, -0.26)),
+  *((0.95, 0.26), (0.26, 0.26), (0.26, 0.95), (-0.26, 0.95)),
+  *((-0.26, 0.26), (-0.95, 0.26), (-0.95, -0.26), (-0.26, -0.26)),
 )
 _ARROW = (
-  (1.0, 0.0),
-  (0.1, -0.8),
-  (0.1, -0.25),
-  (-1.0, -0.25),
-  (-1.0, 0.25),
-  (0.1, 0.25),
-  (0.1, 0.8),
+  *((1.0, 0.0), (0.1, -0.8), (0.1, -0.25), (-1.0, -0.25)),
+  *((-1.0, 0.25), (0.1, 0.25), (0.1, 0.8)),
 )
-_BOWTIE = ((-0.9, -0.7), (0.0, -0.08), (0.9, -0.7), (0.9, 0.7), (0.0, 0.08),
-           (-0.9, 0.7))  # fmt: skip
+_BOWTIE = (
+  *((-0.9, -0.7), (0.0, -0.08), (0.9, -0.7)),
+  *((0.9, 0.7), (0.0, 0.08), (-0.9, 0.7)),
+)
 
 
 def _regular(corners: int, inner: float = 1.0) -> tuple:
-  """A regular polygon, or a star where every other corner is at `inner`."""
+  """Corners of a regular polygon, or of a star with inner radius `inner`."""
   count = corners if inner == 1.0 else 2 * corners
   radii = [1.0 if i % 2 == 0 or inner == 1.0 else inner for i in range(count)]
   angles = [2 * math.pi * i / count for i in range(count)]
@@ -99,9 +76,9 @@ def _mask(
 
   x, y and radius are in pixels, angle in radians.
   """
-  image = Image.new('L', (SIZE * _FINE, SIZE * _FINE))
+  image = Image.new('L', (SIZE * _OVERSAMPLING, SIZE * _OVERSAMPLING))
   draw = ImageDraw.Draw(image)
-  x, y, radius = x * _FINE, y * _FINE, radius * _FINE
+  x, y, radius = x * _OVERSAMPLING, y * _OVERSAMPLING, radius * _OVERSAMPLING
   cosine, sine = math.cos(angle), math.sin(angle)
   if name in _POLYGONS:
     draw.polygon(
@@ -122,7 +99,7 @@ def _mask(
       shift = 0.5 * radius
       _disc(draw, x + shift * cosine, y + shift * sine, 0.75 * radius, 0)
   fine = np.asarray(image, np.float64) / 255
-  return fine.reshape(SIZE, _FINE, SIZE, _FINE).mean((1, 3))
+  return fine.reshape(SIZE, _OVERSAMPLING, SIZE, _OVERSAMPLING).mean((1, 3))
 
 
 def _hue(turn: float, saturation: float, value: float) -> np.ndarray:
@@ -132,7 +109,7 @@ def _hue(turn: float, saturation: float, value: float) -> np.ndarray:
 
 
 def _texture(uniform: np.ndarray, strength: float) -> np.ndarray:
-  """A weak wave and noise, [SIZE, SIZE, 1], mean about 1."""
+  """A weak wave plus noise, [SIZE, SIZE, 1], mean about 1."""
   angle, wave, phase = uniform[:3] * (2 * math.pi, 0.6, 2 * math.pi)
   rows, columns = np.mgrid[:SIZE, :SIZE]
   along = rows * math.sin(angle) + columns * math.cos(angle)
@@ -141,9 +118,9 @@ def _texture(uniform: np.ndarray, strength: float) -> np.ndarray:
   return 1 + strength * (0.5 * waves + noise)[..., None]
 
 
-def draw(split: str, index: int) -> np.ndarray:
-  """The image of an index before compression, uint8 [SIZE, SIZE, 3]."""
-  # Raw words, not Generator: their stream is promised by numpy for ever.
+def draw_image(split: str, index: int) -> np.ndarray:
+  """Returns an image before compression, uint8 [SIZE, SIZE, 3]."""
+  # Raw words: numpy guarantees their stream, and not that of Generator.
   philox = np.random.Philox(key=(_REVISION, _KEYS[split]), counter=index << 64)
   words = philox.random_raw(16 + 2 * (3 + SIZE * SIZE))
   uniform = (words >> np.uint64(11)) * 2.0**-53
@@ -160,17 +137,17 @@ def draw(split: str, index: int) -> np.ndarray:
 
 
 @functools.cache
-def encoded(split: str, index: int) -> bytes:
-  """The image of an index as JPEG, quality 90, full chroma."""
+def encode_image(split: str, index: int) -> bytes:
+  """Returns an image as JPEG, quality 90, full chroma."""
   buffer = io.BytesIO()
-  Image.fromarray(draw(split, index)).save(
+  Image.fromarray(draw_image(split, index)).save(
     buffer, 'JPEG', quality=90, subsampling=0
   )
   return buffer.getvalue()
 
 
 class ShapesSource:
-  """A split of the embedded set, 'train' or 'test': balanced, disjoint."""
+  """A split of the embedded set, 'train' or 'test'; classes are balanced."""
 
   def __init__(self, split: str) -> None:
     self._split = split
@@ -185,11 +162,11 @@ class ShapesSource:
     return self._size
 
   def read(self, index: int) -> tuple[bytes | np.ndarray, int]:
-    """JPEG bytes and the class of an image."""
+    """Returns JPEG bytes and the class of an image."""
     if not 0 <= index < self._size:
       raise IndexError(index)
-    return encoded(self._split, index), index % len(CLASSES)
+    return encode_image(self._split, index), index % len(CLASSES)
 
   def file_name(self, index: int) -> str:
-    """A name for reports; no such file exists."""
+    """Returns a name for reports; no such file exists."""
     return f'{self._split}/{CLASSES[index % len(CLASSES)]}/{index:05d}.jpg'

@@ -74,9 +74,16 @@ def test_a_test_folder_without_labels_is_not_the_test_set(write, caplog):
   assert '1 images in no class folder' in caplog.text
 
 
-def test_a_class_may_be_called_train(write):
-  files = [f'{c}/{i}.jpg' for c in ('bus', 'train') for i in range(20)]
-  assert opened(write(*files)).class_names == ('bus', 'train')
+def test_a_folder_called_train_is_a_split_or_a_class(write, tmp_path):
+  write(*(f'class/{c}/{i}.jpg' for c in ('bus', 'train') for i in range(20)))
+  assert opened(tmp_path / 'class').class_names == ('bus', 'train')
+  write('split/train/a/1.jpg', 'split/train/b/2.jpg', 'split/other/3.jpg')
+  source = opened(tmp_path / 'split', heldout_share=0.0)
+  assert source.class_names == ('a', 'b')
+  assert names(source) == ['train/a/1.jpg', 'train/b/2.jpg']
+  write('flat/train/1.jpg', 'flat/train/2.jpg')
+  source = opened(tmp_path / 'flat')
+  assert source.class_names is None and len(source) == 2
 
 
 def test_a_flat_folder_has_no_labels(write):
