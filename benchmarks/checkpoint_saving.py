@@ -72,7 +72,7 @@ def timed(function: Callable[[], Any]) -> tuple[Any, list[float]]:
 
 
 def save_once(
-  saver: checkpointer.Checkpoints, step: int, state: Any
+  saver: checkpointer.Checkpointer, step: int, state: Any
 ) -> dict[str, Any]:
   """One row of the table."""
   copy, snapshot = timed(lambda: placement.snapshot(state))
@@ -115,7 +115,7 @@ def small_saves(folder: pathlib.Path) -> list[float]:
     for i in range(100)
   }
   state, memory = placement.replicate(packing.pack(tree)), []
-  with contextlib.closing(checkpointer.Checkpoints(folder, keep=2)) as saver:
+  with contextlib.closing(checkpointer.Checkpointer(folder, keep=2)) as saver:
     for step in range(SMALL_SAVES):
       saver.save(step, placement.snapshot(state), {})
       saver.wait()
@@ -131,7 +131,7 @@ def measure(folder: pathlib.Path, saves: int) -> dict[str, Any]:
   on_devices = placement.replicate(packing.pack(state))
   jax.block_until_ready(placement.snapshot(on_devices))  # compiled
   with contextlib.closing(
-    checkpointer.Checkpoints(folder / 'large', keep=1)
+    checkpointer.Checkpointer(folder / 'large', keep=1)
   ) as saver:
     rows = [save_once(saver, step, on_devices) for step in range(saves)]
     gc.collect()

@@ -120,7 +120,7 @@ def evaluate(
       'results': results,
       'config': config.to_dict(),
     }
-    files.append(run.path / 'evaluations.jsonl', record)
+    files.append_json(run.path / 'evaluations.jsonl', record)
   return results
 
 

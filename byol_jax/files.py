@@ -1,4 +1,4 @@
-"""JSON files that are whole or absent, and logs of JSON lines."""
+"""Writes JSON files whole or not at all, and flushes files to the disk."""
 
 import json
 import os
@@ -8,8 +8,8 @@ from typing import Any
 from byol_jax import errors
 
 
-def write(path: str | pathlib.Path, value: Any) -> None:
-  """Replaces `path` by `value` as JSON: the whole of it, or nothing.
+def write_json(path: str | pathlib.Path, value: Any) -> None:
+  """Replaces `path` by `value` as JSON: all of it or, on errors, nothing.
 
   Raises:
     DataError: it cannot be written; an older file is as it was.
@@ -23,7 +23,7 @@ def write(path: str | pathlib.Path, value: Any) -> None:
       file.flush()
       os.fsync(file.fileno())
     os.replace(temporary, path)
-    _sync_folder(path.parent)
+    flush(path.parent)
   except OSError as error:
     temporary.unlink(missing_ok=True)
     raise errors.DataError(
@@ -31,8 +31,8 @@ def write(path: str | pathlib.Path, value: Any) -> None:
     ) from error
 
 
-def append(path: str | pathlib.Path, value: Any) -> None:
-  """Adds `value` as one line of JSON, in a single write.
+def append_json(path: str | pathlib.Path, value: Any) -> None:
+  """Appends `value` as one line of JSON, in a single write.
 
   Raises:
     DataError: it cannot be written.
@@ -47,9 +47,26 @@ def append(path: str | pathlib.Path, value: Any) -> None:
     ) from error
 
 
-def _sync_folder(folder: pathlib.Path) -> None:
-  """Makes a rename last through a power cut."""
-  handle = os.open(folder, os.O_RDONLY)
+def flush_tree(folder: str | os.PathLike[str]) -> None:
+  """Makes a folder, all below it and its name outlast a power cut.
+
+  Raises:
+    OSError: something did not reach the disk.
+  """
+  for path, _, names in os.walk(folder):
+    for name in names:
+      flush(os.path.join(path, name))
+    flush(path)
+  flush(pathlib.Path(folder).parent)
+
+
+def flush(path: str | os.PathLike[str]) -> None:
+  """Makes a file, or the names in a folder, outlast a power cut.
+
+  Raises:
+    OSError: it did not reach the disk.
+  """
+  handle = os.open(path, os.O_RDONLY)
   try:
     os.fsync(handle)
   finally:

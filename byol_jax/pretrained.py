@@ -25,7 +25,7 @@ def read_config(workdir: str | Path) -> config_dict.ConfigDict:
     saved = workdirs.read_config(workdirs.local(workdir))
   except errors.DataError:
     # A bucket, or a copy of one: its checkpoints know.
-    record = checkpointer.record(workdirs.checkpoints(workdir)) or {}
+    record = checkpointer.read_record(workdirs.checkpoints(workdir)) or {}
     if 'config' not in record:
       raise
     saved = record['config']
@@ -96,7 +96,7 @@ def open_encoder(
         f'{folder} has no checkpoint yet: its pretraining has not saved;'
         ' wait for it or start it again'
       )
-    arrays, _ = checkpointer.read(folder)
+    arrays, _ = checkpointer.read_arrays(folder)
     template = jax.eval_shape(run.experiment.initial_state)
     state = trees.unflatten(template, arrays, str(folder))
   else:

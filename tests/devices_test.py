@@ -38,7 +38,7 @@ def test_one_device_and_four_train_alike(tmp_path):
         JAX_DISABLE_MOST_OPTIMIZATIONS='0',  # as users have it
       )
     )
-    states[devices], _ = checkpointer.read(path / 'checkpoints')
+    states[devices], _ = checkpointer.read_arrays(path / 'checkpoints')
   assert states[1]['step'] == states[4]['step'] == 5
   assert states[1].keys() == states[4].keys()
   for name, one in states[1].items():

@@ -12,12 +12,12 @@ from byol_jax import errors, files
 def test_a_failed_write_keeps_the_old_file(tmp_path):
   """A limit on the size of files stands for a full disk."""
   file = tmp_path / 'config.json'
-  files.write(file, {'seed': 1})
+  files.write_json(file, {'seed': 1})
   old = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, old[1]))
   try:
     with pytest.raises(errors.DataError, match=r'config\.json cannot be'):
-      files.write(file, {'text': 'x' * 100_000})
+      files.write_json(file, {'text': 'x' * 100_000})
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, old)
   assert os.listdir(tmp_path) == ['config.json']
@@ -27,18 +27,18 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
 def test_a_reader_never_sees_half_a_file(tmp_path):
   """A file held open keeps its old content: the new one took its name."""
   file = tmp_path / 'a.json'
-  files.write(file, [1])
+  files.write_json(file, [1])
   with open(file) as reader:
-    files.write(file, [2])
+    files.write_json(file, [2])
     assert json.load(reader) == [1]
   assert json.loads(file.read_text()) == [2]
 
 
 def test_lines_are_added_and_a_folder_in_the_way_is_named(tmp_path):
   file = tmp_path / 'log.jsonl'
-  files.append(file, {'a': 1})
-  files.append(file, {'a': 2})
+  files.append_json(file, {'a': 1})
+  files.append_json(file, {'a': 2})
   lines = file.read_text().splitlines()
   assert [json.loads(line)['a'] for line in lines] == [1, 2]
   with pytest.raises(errors.DataError, match='cannot be written'):
-    files.append(tmp_path, {})
+    files.append_json(tmp_path, {})

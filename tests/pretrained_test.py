@@ -29,7 +29,7 @@ def test_a_copy_of_the_checkpoints_alone_says_what_the_run_is(tmp_path):
   config = {'training_set': {'num_examples': 5}, 'data': {}, 'input': {}}
   record = {'config': config}
   with contextlib.closing(
-    checkpointer.Checkpoints(tmp_path / 'checkpoints', keep=1, record=record)
+    checkpointer.Checkpointer(tmp_path / 'checkpoints', keep=1, record=record)
   ) as saving:
     saving.save(3, {'x': np.ones(2)}, {})
   assert pretrained.read_config(tmp_path).training_set.num_examples == 5

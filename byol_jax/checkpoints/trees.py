@@ -1,7 +1,8 @@
-"""Trees of arrays as flat dicts, path -> array: names, not classes.
+"""Trees of arrays as flat dicts from a leaf's path to the leaf.
 
 A path is the keys, field names and indices that lead to a leaf, joined by
-'/': 'online_params/res_net50/~/initial_conv/w', 'opt_state/0/count'.
+'/': 'online_params/res_net50/~/initial_conv/w', 'opt_state/0/count'. So a
+checkpoint depends on names, not on Python classes.
 """
 
 from typing import Any
@@ -14,32 +15,34 @@ from byol_jax import errors
 Arrays = dict[str, np.ndarray]
 
 
-def flatten(tree: Any) -> Arrays:
-  """Any pytree -> {path: host array}; nodes without leaves leave no trace.
+def flatten(tree: Any) -> dict[str, Any]:
+  """Returns {path: leaf} of any pytree; nodes without leaves are left out.
 
   Raises:
     ValueError: two leaves have the same path ({'a/b': x, 'a': {'b': y}}).
   """
-  arrays: Arrays = {}
-  for name, leaf in _named_leaves(tree):
-    if name in arrays:
+  leaves: dict[str, Any] = {}
+  for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    if name in leaves:
       raise ValueError(f'two leaves have the path {name!r}')
-    arrays[name] = np.asarray(leaf)
-  return arrays
+    leaves[name] = leaf
+  return leaves
 
 
 def unflatten(template: Any, arrays: Arrays, where: str) -> Any:
-  """The arrays in the tree of `template`, whose leaves are only compared.
+  """Returns the arrays in the tree structure of `template`.
 
   Args:
-    template: leaves with shape and dtype (arrays, ShapeDtypeStruct, numbers).
-    arrays: {path: array}, as `flatten` makes it.
+    template: leaves with shape and dtype (arrays, ShapeDtypeStruct, numbers);
+      their values are not used.
+    arrays: {path: array}, as saved.
     where: what an error calls the place of the arrays.
 
   Raises:
     DataError: names the first leaf whose path, shape or dtype differs.
   """
-  expected = {name: _describe(leaf) for name, leaf in _named_leaves(template)}
+  expected = {k: _describe(leaf) for k, leaf in flatten(template).items()}
   found = {name: _describe(array) for name, array in arrays.items()}
   for name in expected | found:
     if expected.get(name) != found.get(name):
@@ -50,12 +53,6 @@ def unflatten(template: Any, arrays: Arrays, where: str) -> Any:
       )
   leaves = [arrays[name] for name in expected]
   return jax.tree.unflatten(jax.tree.structure(template), leaves)
-
-
-def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  join = jax.tree_util.keystr
-  return [(join(p, simple=True, separator='/'), leaf) for p, leaf in leaves]
 
 
 def _describe(leaf: Any) -> str:

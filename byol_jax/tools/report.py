@@ -32,7 +32,7 @@ def run(workdir: str, *, knn: str, linear: str) -> dict[str, dict[str, Any]]:
       results[weights] |= api.evaluate(name, config, pretraining, encoder)
   for line in table(results):
     print(line)
-  files.write(pretraining.path / 'report.json', results)
+  files.write_json(pretraining.path / 'report.json', results)
   print(f'\ncheckpoints, logs and report.json: {pretraining.path}')
   return results
 

@@ -34,7 +34,7 @@ class Parts(NamedTuple):
   path: pathlib.Path
   update: Callable  # (Packed state, batch) -> (state, scalars), see `calls`
   steps: multi_step.Streamed | multi_step.Resident
-  saved: checkpointer.Checkpoints | None  # process 0's
+  saved: checkpointer.Checkpointer | None  # process 0's
   stop: preemption.PreemptionGuard
   patience: patiences.Patience
   dog: watchdog.Watchdog
@@ -106,7 +106,7 @@ def _steps(
         log.tick(step)
       parts.dog.step_done(step)
       if parts.saved is not None:
-        parts.saved.poll()
+        parts.saved.check_for_errors()
       # Asked once: a signal may come at any moment of this call.
       stopping = stop.requested() if step < last else None
       saving = (

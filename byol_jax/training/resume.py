@@ -14,7 +14,7 @@ from byol_jax.training import loop
 
 
 def restored(
-  saved: checkpointer.Checkpoints | None,
+  saved: checkpointer.Checkpointer | None,
   experiment: experiments.Experiment,
   name: str,
 ) -> loop.Start:
@@ -30,7 +30,8 @@ def restored(
   """
   shapes = jax.eval_shape(experiment.initial_state)
   found = processes.raise_on_all(
-    f'{name}/checkpoint', lambda: saved.resume(shapes) if saved else None
+    f'{name}/checkpoint',
+    lambda: saved.restore_newest(shapes) if saved else None,
   )
   step, offset = 0, 0
   if found is not None:
@@ -47,7 +48,7 @@ def restored(
 
 
 def back(
-  saved: checkpointer.Checkpoints | None,
+  saved: checkpointer.Checkpointer | None,
   experiment: experiments.Experiment,
   start: loop.Start,
   step: int,
@@ -60,8 +61,8 @@ def back(
   return found._replace(offset=start.offset + step - found.step)
 
 
-def stays(saved: checkpointer.Checkpoints | None) -> str:
+def stays(saved: checkpointer.Checkpointer | None) -> str:
   """What a diverged run leaves, and what to try."""
-  step = None if saved is None else saved.latest()
+  step = None if saved is None else saved.latest_step()
   left = 'no checkpoint yet' if step is None else f'checkpoint {step} stays'
   return f'{left}; lower schedule.base_rate or lengthen schedule.warmup_epochs'

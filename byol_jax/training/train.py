@@ -138,7 +138,7 @@ def opened(
   config: config_dict.ConfigDict,
   path: str,
   dataset: ImageSet,
-) -> checkpointer.Checkpoints | None:
+) -> checkpointer.Checkpointer | None:
   """Process 0's hold on the workdir, until `stack` ends; None for the others.
 
   Raises:
@@ -151,7 +151,7 @@ def opened(
   record = claim(folder, place, config, dataset)
   return stack.enter_context(
     contextlib.closing(
-      checkpointer.Checkpoints(
+      checkpointer.Checkpointer(
         place,
         keep=config.checkpoint.keep,
         record={
@@ -189,7 +189,7 @@ def claim(
   saved = folder.config()
   if saved is None:
     # The disk of a new host is empty, the bucket is not.
-    found_record = checkpointer.record(place)
+    found_record = checkpointer.read_record(place)
     saved = (found_record or {}).get('config')
     if found_record is not None and saved is None:
       raise errors.DataError(

@@ -33,11 +33,11 @@ class Workdir:
 
   def write_config(self, config: dict[str, Any]) -> None:
     """Saves a plain dict (`ConfigDict.to_dict()`) as config.json."""
-    files.write(self.path / 'config.json', config)
+    files.write_json(self.path / 'config.json', config)
 
   def write_versions(self) -> None:
     """Saves what the run uses now as versions.json."""
-    files.write(self.path / 'versions.json', provenance.versions())
+    files.write_json(self.path / 'versions.json', provenance.versions())
 
   def close(self) -> None:
     """Lets the next process in. More than one call is fine."""

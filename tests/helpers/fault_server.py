@@ -1,4 +1,4 @@
-"""A process that has imported all it needs, and forks one child for each job.
+"""A process that has imported all it needs and forks one child for each job.
 
 Started with `faults.c` preloaded. A line of JSON on its input is a job; a line
 on its output says how the child ended: {'status': waitpid's, 'result': ...}.
@@ -15,11 +15,9 @@ import numpy as np
 from byol_jax import errors
 from byol_jax.checkpoints import checkpointer
 
-KEEP = 2
-
 
 def tree(step):
-  """A function of the step: two files of arrays, and an empty one."""
+  """Two arrays with values, and one without elements."""
   generator = np.random.default_rng(step)
   return {
     'w': generator.normal(size=3000),
@@ -28,52 +26,39 @@ def tree(step):
   }
 
 
-def same(left, right):
-  return all(
-    np.array_equal(a, b)
-    for a, b in zip(
-      (left['w'], left['b']['c'], left['none']),
-      (right['w'], right['b']['c'], right['none']),
-      strict=True,
-    )
-  )
-
-
-def work(folder, steps):
-  """What a run does: goes on from what is there, saves `steps` more."""
-  with contextlib.closing(checkpointer.Checkpoints(folder, keep=KEEP)) as saver:
-    found = saver.resume(tree(0))
+def train(folder, steps):
+  """Resumes as a run does, and saves `steps` more."""
+  with contextlib.closing(checkpointer.Checkpointer(folder, keep=2)) as opened:
+    found = opened.restore_newest(tree(0))
     step = 0
     if found is not None:
       step, state, meta = found
-      assert same(state, tree(step)) and meta == {'step': step}, step
+      np.testing.assert_equal(state, tree(step))
+      assert meta == {'step': step}
     for new in range(step + 1, step + steps + 1):
-      assert saver.save(new, tree(new), {'step': new})
-      saver.wait()
+      assert opened.save(new, tree(new), {'step': new})
+      opened.wait()
     return {'from': step}
 
 
-def job(library, folder, steps, kill=0, fail_from=0, errno=0, kinds=0):
-  """One child's work, and how many operations it took."""
-  library.fault_name.restype = ctypes.c_char_p
+def run_job(library, folder, steps, kill=0, fail_from=0, errno=0, kinds=0):
+  """Returns one child's result, and how many operations it took."""
   library.fault_arm(folder.encode(), kill, fail_from, errno, kinds)
   try:
-    result = work(folder, steps)
+    result = train(folder, steps)
   except errors.UserError as error:
     result = {'error': str(error), 'exit_code': error.exit_code}
-  count = library.fault_count()
-  names = [library.fault_name(i).decode() for i in range(count)]
-  return result | {'operations': names}
+  return result | {'operations': library.fault_count()}
 
 
-def forked(library, task):
-  """Runs one job in a child; its exit status and result."""
+def fork_job(library, task):
+  """Runs one job in a child; returns its exit status and result."""
   reads, writes = os.pipe()
   child = os.fork()
   if child == 0:
     os.close(reads)
     with os.fdopen(writes, 'w') as output:
-      json.dump(job(library, **task), output)
+      json.dump(run_job(library, **task), output)
     os._exit(0)
   os.close(writes)
   with os.fdopen(reads) as text:
@@ -85,7 +70,7 @@ def forked(library, task):
 def main():
   library = ctypes.CDLL(None)
   for line in sys.stdin:
-    print(json.dumps(forked(library, json.loads(line))), flush=True)
+    print(json.dumps(fork_job(library, json.loads(line))), flush=True)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
-/* Counts what a process does to the files below one folder, and lets one of
-   these operations fail or be its last. Loaded by LD_PRELOAD; `fault_server.py`
-   arms it. Threads of C++ libraries are seen like those of Python. */
+/* Counts the operations of a process on the files below one folder; one of them
+   can kill the process, or all from one on can fail. Loaded by LD_PRELOAD and
+   armed by `fault_server.py`. Threads of C++ libraries are seen too. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -17,15 +17,13 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { SPACE = 1, NAMES = 2, SYNC = 4 };  /* needs room; changes names; waits */
+enum { SPACE = 1, NAMES = 2 };  /* needs room; changes names */
 
 static char folder[PATH_MAX];
 static size_t folder_length;
 static long kill_at, fail_from;
 static int fail_errno, fail_kinds;
 static atomic_long count;
-#define MOST 100000
-static const char *said[MOST];
 
 /* kill: the operation before which the process dies, 0 for none.
    from, error, kinds: from this operation on, those of `kinds` fail so. */
@@ -40,8 +38,6 @@ void fault_arm(const char *path, long kill_, long from, int error, int kinds) {
 }
 
 long fault_count(void) { return count; }
-
-const char *fault_name(long i) { return i < MOST ? said[i] : ""; }
 
 static int is_below(const char *path) {
   return folder_length && strncmp(path, folder, folder_length) == 0 &&
@@ -64,7 +60,6 @@ static int is_ours_at(int fd, const char *path) {
 /* 0: go on; 1: it fails, with errno set; 2: these are its last bytes. */
 static int fault(const char *name, int kind) {
   long n = atomic_fetch_add(&count, 1) + 1;
-  if (n <= MOST) said[n - 1] = name;
   if (n == kill_at) {
     if (!strstr(name, "write")) raise(SIGKILL);
     return 2;
@@ -139,8 +134,8 @@ WRITE(pwritev64, (int fd, const struct iovec *v, int n, off64_t o),
       real(fd, v, n / 2, o), (fd, v, n, o))
 CALL(ftruncate, SPACE, int, (int fd, off_t n), (fd, n), is_ours(fd))
 CALL(ftruncate64, SPACE, int, (int fd, off64_t n), (fd, n), is_ours(fd))
-CALL(fsync, SYNC, int, (int fd), (fd), is_ours(fd))
-CALL(fdatasync, SYNC, int, (int fd), (fd), is_ours(fd))
+CALL(fsync, SPACE, int, (int fd), (fd), is_ours(fd))
+CALL(fdatasync, SPACE, int, (int fd), (fd), is_ours(fd))
 CALL(mkdir, SPACE | NAMES, int, (const char *p, mode_t m), (p, m), is_below(p))
 CALL(mkdirat, SPACE | NAMES, int, (int fd, const char *p, mode_t m), (fd, p, m),
      is_ours_at(fd, p))

@@ -159,8 +159,8 @@ def same(left, right):
   """Whether two runs ended in the same bits."""
 
   def compare():
-    one = checkpointer.read(left / 'checkpoints', STEPS)[0]
-    other = checkpointer.read(right / 'checkpoints', STEPS)[0]
+    one = checkpointer.read_arrays(left / 'checkpoints', STEPS)[0]
+    other = checkpointer.read_arrays(right / 'checkpoints', STEPS)[0]
     if one.keys() != other.keys() or any(
       x.tobytes() != other[name].tobytes() for name, x in one.items()
     ):

@@ -1,6 +1,7 @@
 """Small checkpoints: saved, damaged and read again by several tests."""
 
 import contextlib
+import pathlib
 import shutil
 
 import jax
@@ -9,27 +10,37 @@ import numpy as np
 from byol_jax.checkpoints import checkpointer
 
 
-def save(folder, step, tree, meta=None, keep=3, **settings):
-  """One step, written when this returns; whether it was new."""
-  opened = checkpointer.Checkpoints(folder, keep=keep, **settings)
-  with contextlib.closing(opened) as saver:
-    return saver.save(step, tree, meta or {})
+def opening(folder, keep=3, **settings):
+  """A context with a Checkpointer of `folder`."""
+  return contextlib.closing(
+    checkpointer.Checkpointer(folder, keep=keep, **settings)
+  )
+
+
+def save(folder, step, tree, meta=None, **settings):
+  """Saves one step until it is written; returns whether it was new."""
+  with opening(folder, **settings) as opened:
+    return opened.save(step, tree, meta or {})
 
 
 def restore(folder, template, step=None):
-  with contextlib.closing(checkpointer.Checkpoints(folder, keep=3)) as saver:
-    return saver.restore(template, step)
+  with opening(folder) as opened:
+    return opened.restore(template, step)
 
 
-def resume(folder, template, keep=3):
-  """What a starting run finds: (step, tree, meta) or None."""
-  with contextlib.closing(checkpointer.Checkpoints(folder, keep=keep)) as saver:
-    return saver.resume(template)
+def restore_newest(folder, template, **settings):
+  with opening(folder, **settings) as opened:
+    return opened.restore_newest(template)
 
 
 def names(folder):
-  """All that lies in a folder, hidden things too."""
+  """All that is in a folder, hidden files too."""
   return sorted(path.name for path in folder.iterdir())
+
+
+def files_of(step):
+  paths = pathlib.Path(step).rglob('*')
+  return sorted(path for path in paths if path.is_file())
 
 
 def states(count):
@@ -46,10 +57,10 @@ def assert_same_bits(left, right):
     assert a.tobytes() == b.tobytes()
 
 
-def flip(path, place=0.5, bit=0):
-  """One bit, at a share of the file."""
+def flip(path, share=0.5, bit=0):
+  """Flips one bit, at a share of the file's length."""
   data = bytearray(path.read_bytes())
-  data[int(place * len(data))] ^= 1 << bit
+  data[int(share * len(data))] ^= 1 << bit
   path.write_bytes(data)
 
 
@@ -62,7 +73,7 @@ def zero(path):
 
 
 def zero_page(path):
-  """4 KiB in the middle, as a disk that lost a page."""
+  """Zeroes 4 KiB in the middle, as a disk that lost a page."""
   data = bytearray(path.read_bytes())
   middle = len(data) // 2
   data[middle : middle + 4096] = bytes(len(data[middle : middle + 4096]))
@@ -76,23 +87,22 @@ def empty(step):
 
 def largest(step):
   """The file that holds the array."""
-  files = [path for path in step.rglob('*') if path.is_file()]
-  return max(files, key=lambda path: path.stat().st_size)
+  return max(files_of(step), key=lambda path: path.stat().st_size)
 
 
 def manifest(step):
-  return step / 'manifest.json'
+  return step / 'manifest' / 'metadata'
 
 
-# What may happen to a step, and the file that is named then.
+# What may happen to a step.
 DAMAGES = {
-  'flipped': (lambda step: flip(largest(step)), largest),
-  'page zeroed': (lambda step: zero_page(largest(step)), largest),
-  'cut': (lambda step: halve(largest(step)), largest),
-  'gone': (lambda step: largest(step).unlink(), largest),
-  'empty': (empty, manifest),
-  'manifest flipped': (lambda step: flip(manifest(step)), manifest),
-  'manifest cut': (lambda step: halve(manifest(step)), manifest),
-  'manifest emptied': (lambda step: manifest(step).write_text(''), manifest),
-  'manifest gone': (lambda step: manifest(step).unlink(), manifest),
+  'flipped': lambda step: flip(largest(step)),
+  'page zeroed': lambda step: zero_page(largest(step)),
+  'cut': lambda step: halve(largest(step)),
+  'gone': lambda step: largest(step).unlink(),
+  'empty': empty,
+  'manifest flipped': lambda step: flip(manifest(step)),
+  'manifest cut': lambda step: halve(manifest(step)),
+  'manifest emptied': lambda step: manifest(step).write_text(''),
+  'manifest gone': lambda step: manifest(step).unlink(),
 }

@@ -27,7 +27,7 @@ LAYOUTS = {'2x2': (2, 2), '4x1': (4, 1), '1x4': (1, 4)}
 
 def arrays(path, step=None):
   """{leaf: array} of a checkpoint."""
-  return checkpointer.read(path / 'checkpoints', step)[0]
+  return checkpointer.read_arrays(path / 'checkpoints', step)[0]
 
 
 def assert_same(left, right):

@@ -122,7 +122,9 @@ def test_one_device_and_four_train_alike_on_a_resident_set(tmp_path):
   }
   for devices, process in processes.items():
     tiny_run.finish(process)
-    states[devices], _ = checkpointer.read(tmp_path / f'{devices}/checkpoints')
+    states[devices], _ = checkpointer.read_arrays(
+      tmp_path / f'{devices}/checkpoints'
+    )
   assert states[1]['step'] == states[4]['step'] == 5
   assert states[1].keys() == states[4].keys()
   for name, one in states[1].items():

@@ -28,7 +28,7 @@ NUM_STEPS = 10  # 2.5 epochs of 32 images in batches of 8
 
 def saved(path, step=None):
   """{leaf path: array} of a run's checkpoint."""
-  return checkpointer.read(path / 'checkpoints', step)[0]
+  return checkpointer.read_arrays(path / 'checkpoints', step)[0]
 
 
 def lines(path):
@@ -128,7 +128,7 @@ def test_a_signal_while_a_step_is_saved_loses_nothing(
   unbroken, tmp_path, monkeypatch
 ):
   """The save under way is finished; it is the one that the run goes on from."""
-  save, asked = checkpointer.Checkpoints.save, []
+  save, asked = checkpointer.Checkpointer.save, []
 
   def interrupted(self, step, tree, meta):
     found = save(self, step, tree, meta)
@@ -137,7 +137,7 @@ def test_a_signal_while_a_step_is_saved_loses_nothing(
       os.kill(os.getpid(), signal.SIGTERM)  # written meanwhile, by a thread
     return found
 
-  monkeypatch.setattr(checkpointer.Checkpoints, 'save', interrupted)
+  monkeypatch.setattr(checkpointer.Checkpointer, 'save', interrupted)
   config = tiny(checkpoint__every_steps=3)
   with pytest.raises(errors.Preempted, match='saved step 3 of 10'):
     train.run(config, str(tmp_path), ArraySet())
@@ -287,7 +287,7 @@ def test_checkpoints_of_a_run_that_nobody_knows_are_refused(
   path = tmp_path / 'copy'
   shutil.copytree(unbroken, path)
   (path / 'config.json').unlink()
-  monkeypatch.setattr(checkpointer, 'record', lambda folder: {})
+  monkeypatch.setattr(checkpointer, 'read_record', lambda folder: {})
   with pytest.raises(errors.DataError, match=r'no config\.json, so nobody'):
     train.run(tiny(), str(path), ArraySet())
   assert not (path / 'config.json').exists()
@@ -332,7 +332,7 @@ def test_too_many_in_a_row_go_back_and_past_these_images(tmp_path, capsys):
   assert steps == [2, 4, 6, 8, 10]
   assert 'skipped' not in lines(tmp_path)[-1]
   # The images' place is part of the state: a resumed run goes on with it.
-  _, meta = checkpointer.read(tmp_path / 'checkpoints')
+  _, meta = checkpointer.read_arrays(tmp_path / 'checkpoints')
   assert meta == {'step': NUM_STEPS, 'data_offset': 4}
 
 

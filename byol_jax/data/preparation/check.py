@@ -126,7 +126,7 @@ def check_images(
   print(_describe_duplicates(duplicates))
   report = {'dataset': dataset, 'splits': summaries, 'duplicates': duplicates}
   if path is not None:
-    files.write(path, report)
+    files.write_json(path, report)
   broken = sum(len(summary['broken']) for summary in summaries.values())
   if broken:
     count = sum(map(len, splits.values()))

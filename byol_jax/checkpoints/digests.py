@@ -1,0 +1,79 @@
+"""Digests of a checkpoint's arrays and of the manifest that holds them.
+
+Orbax notices neither flipped nor zeroed bytes when it restores a step: hence a
+SHA-256 of each array, and one of the manifest itself.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+
+from byol_jax import errors
+from byol_jax.checkpoints import trees
+
+FORMAT = 3  # 1 and 2 were never released
+Json = dict[str, Any]
+
+
+class MismatchError(Exception):
+  """Says what was expected of a manifest or an array, and what was found."""
+
+
+def make_manifest(arrays: trees.Arrays, facts: Json) -> Json:
+  """Returns what is stored beside the arrays of a step, as JSON can hold it.
+
+  Args:
+    arrays: {path: host array}, in the order of the tree.
+    facts: what else the manifest holds; JSON values.
+  """
+  entries = {name: _describe_array(array) for name, array in arrays.items()}
+  content = facts | {'format': FORMAT, 'arrays': entries}
+  return {'content': content, 'sha256': _digest_json(content)}
+
+
+def check_manifest(manifest: Json) -> Json:
+  """Returns the content of a manifest that is as `make_manifest` made it.
+
+  Raises:
+    MismatchError: it is not.
+    DataError: it has a format that this version does not read.
+  """
+  content, expected = manifest['content'], manifest['sha256']
+  found = _digest_json(content)
+  if found != expected:
+    raise MismatchError(f'manifest: expected sha256 {expected}, found {found}')
+  # After the digest: a flipped bit here is damage, not a newer version.
+  if content['format'] != FORMAT:
+    raise errors.DataError(
+      f'the checkpoint has format {content["format"]}, this version of'
+      f' byol_jax reads {FORMAT}; use the version that wrote it'
+    )
+  return content
+
+
+def check_arrays(entries: Json, arrays: trees.Arrays) -> None:
+  """Compares every array with its entry of a manifest.
+
+  Raises:
+    MismatchError: names the first that is not what was saved.
+  """
+  for name, expected in entries.items():
+    found = _describe_array(arrays[name])
+    if found != expected:
+      raise MismatchError(f'array {name!r}: expected {expected}, found {found}')
+
+
+def _describe_array(array: np.ndarray) -> Json:
+  """Returns shape, dtype and the SHA-256 of the bytes in C order."""
+  octets = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+  return {
+    'shape': list(array.shape),
+    'dtype': array.dtype.name,
+    'sha256': hashlib.sha256(octets.data).hexdigest(),
+  }
+
+
+def _digest_json(value: Json) -> str:
+  return hashlib.sha256(json.dumps(value).encode()).hexdigest()

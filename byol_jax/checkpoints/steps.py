@@ -1,0 +1,166 @@
+"""Opens a folder of checkpoints with Orbax, and reads steps that verify."""
+
+from collections.abc import Iterator
+import contextlib
+import logging
+import re
+
+from etils import epath
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from byol_jax import errors
+from byol_jax.checkpoints import digests, trees
+
+# What Orbax raises for damaged files; storage backends have other types for
+# what says nothing about a step, and TensorStore these statuses.
+_DAMAGE = (
+  *(FileNotFoundError, NotADirectoryError, LookupError, TypeError, ValueError),
+  *(AttributeError, NotImplementedError, digests.MismatchError),
+)
+_NOT_DAMAGE = re.compile(
+  '(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED'
+  '|RESOURCE_EXHAUSTED|CANCELLED|ABORTED):'
+)
+
+
+class DamagedError(errors.DataError):
+  """A step is not what was saved; `reason` says what differs."""
+
+  def __init__(self, where: epath.Path, reason: str):
+    super().__init__(
+      f'{where} is damaged ({reason}); delete that folder to use the step'
+      ' before it'
+    )
+    self.reason = reason
+
+
+class Manager(ocp.CheckpointManager):
+  """Never asks JAX's preemption service, whose calls all processes count."""
+
+  def reached_preemption(self, step: int) -> bool:
+    return False
+
+
+@contextlib.contextmanager
+def open_manager(folder: epath.Path, writes: bool = False) -> Iterator[Manager]:
+  """Opens a folder's manager; hides Orbax's log until it is closed.
+
+  Its warnings are shown; its errors are raised, so their tracebacks are not.
+
+  Raises:
+    DataError: the folder cannot be listed, which is not an empty folder.
+  """
+
+  def is_shown(record: logging.LogRecord) -> bool:
+    return 'orbax' not in record.pathname or record.levelno == logging.WARNING
+
+  logging.getLogger('absl').addFilter(is_shown)
+  try:
+    try:
+      if writes:
+        folder.mkdir(parents=True, exist_ok=True)
+      manager = _make_manager(folder, writes)
+    except Exception as error:  # Storage backends have their own types.
+      raise errors.DataError(
+        f'{folder} cannot be opened: {errors.first_line(error)}'
+      ) from error
+    with manager:
+      yield manager
+  finally:
+    logging.getLogger('absl').removeFilter(is_shown)
+
+
+def _make_manager(folder: epath.Path, writes: bool) -> Manager:
+  """Returns a manager whose barriers wait for this process alone."""
+  index = jax.process_index()
+  alone = ocp.options.MultiprocessingOptions(
+    primary_host=index,
+    active_processes={index},
+    barrier_sync_key_prefix=f'process_{index}',
+  )
+  arrays = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+  manifest = ocp.JsonCheckpointHandler(multiprocessing_options=alone)
+  options = ocp.CheckpointManagerOptions(
+    create=False,  # not possible with `active_processes`
+    cleanup_tmp_directories=writes,
+    enable_async_checkpointing=False,
+    lightweight_initialize=True,  # reads no file of a damaged step
+    multiprocessing_options=alone,
+    save_root_metadata=False,
+  )
+  handlers = {'arrays': arrays, 'manifest': manifest}
+  return Manager(folder, item_handlers=handlers, options=options)
+
+
+def read_manifest(manager: Manager, step: int) -> digests.Json:
+  """Returns the verified content of a step's manifest.
+
+  Raises:
+    DamagedError: it is not what was saved.
+    DataError: it cannot be read, or is of another format.
+  """
+  where = manager.directory / str(step)
+  with _name_damage(where):
+    if any((where / name).exists() for name in ('manifest.json', 'meta')):
+      raise errors.DataError(
+        f'{where} is a checkpoint of an older format, which this version of'
+        ' byol_jax does not read; use the version that wrote it, or give'
+        ' another --workdir'
+      )
+    restored = manager.restore(
+      step, args=ocp.args.Composite(manifest=ocp.args.JsonRestore())
+    )
+    return digests.check_manifest(restored['manifest'])
+
+
+def read_step(
+  manager: Manager, step: int | None
+) -> tuple[trees.Arrays, digests.Json]:
+  """Returns the verified arrays of a step, and the content of its manifest.
+
+  Args:
+    manager: of the folder.
+    step: None for the newest.
+
+  Raises:
+    DamagedError, DataError: as for `read_manifest`; or there is no such step.
+  """
+  found = manager.all_steps()
+  chosen = max(found, default=None) if step is None else step
+  if chosen is None or chosen not in found:
+    raise errors.DataError(
+      f'{manager.directory} holds no checkpoint'
+      f'{"" if step is None else f" of step {step}"}; it has the steps'
+      f' {sorted(found)}'
+    )
+  content = read_manifest(manager, chosen)
+  with _name_damage(manager.directory / str(chosen)):
+    arrays = {
+      name: np.zeros(entry['shape'], entry['dtype'])
+      for name, entry in content['arrays'].items()
+    }
+    # Without a template Orbax calls TensorStore's `to_json`, which leaks
+    # memory at each call (tensorstore 0.1.86).
+    template = {name: array for name, array in arrays.items() if array.size}
+    restored = manager.restore(
+      chosen, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(template))
+    )
+    arrays |= restored['arrays']
+    digests.check_arrays(content['arrays'], arrays)
+  return arrays, content
+
+
+@contextlib.contextmanager
+def _name_damage(where: epath.Path) -> Iterator[None]:
+  """Raises DamagedError for errors of the step, DataError for all others."""
+  try:
+    yield
+  except errors.DataError:
+    raise
+  except Exception as error:
+    reason = errors.first_line(error)
+    if isinstance(error, _DAMAGE) and not _NOT_DAMAGE.search(str(error)):
+      raise DamagedError(where, reason) from error
+    raise errors.DataError(f'{where} cannot be read: {reason}') from error
