@@ -1,35 +1,39 @@
-"""What may go wrong in a user's hands, and the exit code that says so.
+"""Errors that a user can fix: one class for each exit code.
 
-Each error is one line: the key or file, what was expected, what was found and
-what to do. `__main__` prints it without a traceback.
+The message is one line: the key or file, what was expected, what was found and
+what to do. The command line prints it without a traceback.
 """
 
 import os
 import re
 
-# TensorStore says at the end of a long line what the system said.
-_CODE = re.compile(r"\[os_error_code='(\d+)'\]")
+# TensorStore puts the system's error number at the end of a long line.
+_OS_ERROR = re.compile(r"\[os_error_code='(\d+)'\]")
 
 
 def first_line(error: BaseException) -> str:
-  """Its type, the system's word if there is one, and the first line of it."""
+  """Returns the type of an exception and the first line of its message.
+
+  The operating system's message, where the text has only its number, comes
+  first. At most 300 characters of the line are kept.
+  """
   line = (str(error).splitlines() or [''])[0]
-  code = _CODE.search(line)
+  code = _OS_ERROR.search(line)
   if code is not None:
     line = f'{os.strerror(int(code[1]))}: {line}'
   return f'{type(error).__name__}: {line[:300]}'
 
 
 class UserError(Exception):
-  """An error that the user can mend; `exit_code` is the process's."""
+  """An error that the user can fix; the process exits with `exit_code`."""
 
   exit_code = 1
-  # In a job of several processes: whether all of them raise it here and now.
+  # In a job of several processes: whether all of them raise it at this point.
   is_everywhere = False
 
 
 class CheckFailed(UserError):
-  """A comparison ran to its end and did not hold."""
+  """A comparison was completed and did not hold."""
 
   exit_code = 1
 
@@ -47,12 +51,12 @@ class DataError(UserError):
 
 
 class DivergedError(UserError):
-  """Step after step was not finite."""
+  """Too many steps in a row were not finite."""
 
   exit_code = 4
 
 
 class Preempted(UserError):
-  """A signal asked the run to stop; its state is saved."""
+  """A signal stopped the run; its state is saved."""
 
   exit_code = 42

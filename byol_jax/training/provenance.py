@@ -1,5 +1,6 @@
-"""What a run is made of: its code, packages and configuration, in words."""
+"""Identifies what a run is made of: code, packages and configuration."""
 
+from collections.abc import Collection
 import functools
 import hashlib
 import importlib.metadata
@@ -26,8 +27,8 @@ PACKAGES = (
 
 @functools.cache
 def code_digest() -> str:
-  """SHA-256 of the files of this package, in hexadecimal."""
-  root = pathlib.Path(__file__).parent.parent
+  """Returns the SHA-256 of all Python files of this package, in hexadecimal."""
+  root = pathlib.Path(__file__).parents[1]
   digest = hashlib.sha256()
   for path in sorted(root.rglob('*.py')):
     digest.update(f'{path.relative_to(root)}\0'.encode())
@@ -36,12 +37,12 @@ def code_digest() -> str:
 
 
 def config_digest(config: dict[str, Any]) -> str:
-  """SHA-256 of a plain configuration, in hexadecimal."""
+  """Returns the SHA-256 of a plain configuration, in hexadecimal."""
   return hashlib.sha256(json.dumps(config).encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:
-  """Python, platform, this code and the packages, with versions."""
+  """Returns the versions of Python, the platform, this code and packages."""
   found = {
     'python': platform.python_version(),
     'platform': platform.platform(),
@@ -56,30 +57,36 @@ def versions() -> dict[str, str]:
 
 
 def facts(config: dict[str, Any]) -> dict[str, str]:
-  """What the processes of one job must have in common, in words.
+  """Returns what all processes of a job must have in common, {what: value}.
 
-  Every value of the configuration but `data_dir`, which each host may have
-  elsewhere; Python, the packages and this code.
+  These are Python, the packages, this code and every value of the configuration
+  but `data_dir`, which may differ between hosts.
   """
   found = versions()
   del found['platform']  # kernels may differ
-  values = flat(config, free={'data_dir'})
+  values = flatten_config(config, ignored={'data_dir'})
   return found | {f'config.{key}': repr(value) for key, value in values.items()}
 
 
-def flat(config: dict[str, Any], free: set[str]) -> dict[str, Any]:
-  """{'section.key': value}, as JSON has it, without the `free` sections."""
-  plain = json.loads(json.dumps(config))
+def flatten_config(
+  config: dict[str, Any], ignored: Collection[str] = ()
+) -> dict[str, Any]:
+  """Returns {'section.key': value}, with JSON's types.
+
+  Args:
+    config: a plain configuration.
+    ignored: top-level keys that are left out.
+  """
   flat: dict[str, Any] = {}
 
-  def visit(prefix: str, value: Any) -> None:
+  def add(prefix: str, value: Any) -> None:
     if isinstance(value, dict) and value:
       for key, inner in value.items():
-        visit(f'{prefix}.{key}', inner)
+        add(f'{prefix}.{key}', inner)
     else:
       flat[prefix] = value
 
-  for key, value in plain.items():
-    if key not in free:
-      visit(key, value)
+  for key, value in json.loads(json.dumps(config)).items():
+    if key not in ignored:
+      add(key, value)
   return flat

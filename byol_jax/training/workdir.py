@@ -1,8 +1,7 @@
-"""The folder of a run: one job at a time, with its config and versions.
+"""The folder of a run: its lock, configuration and package versions.
 
-`.lock` is held with flock(2), so the kernel lets go of it however the process
-ends; the text inside only serves the message. JSON files are replaced whole,
-after an fsync: a reader sees the old or the new one, never half of one.
+The lock is held with flock(2), so the kernel releases it however the process
+ends; the text in `.lock` only serves the error message.
 """
 
 import errno
@@ -11,8 +10,7 @@ import json
 import os
 import pathlib
 import socket
-from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from byol_jax import errors, files
 from byol_jax.training import provenance
@@ -21,12 +19,12 @@ from byol_jax.training import provenance
 class Workdir:
   """An open, locked folder; made by `open_workdir`, closed by `with`."""
 
-  def __init__(self, path: pathlib.Path, lock: int):
+  def __init__(self, path: pathlib.Path, lock: TextIO):
     self.path = path
-    self._lock: int | None = lock
+    self._lock = lock
 
   def config(self) -> dict[str, Any] | None:
-    """The config saved here; None in a new folder."""
+    """Returns the saved configuration; None in a new folder."""
     if not (self.path / 'config.json').exists():
       return None
     return read_config(self.path)
@@ -36,59 +34,49 @@ class Workdir:
     files.write_json(self.path / 'config.json', config)
 
   def write_versions(self) -> None:
-    """Saves what the run uses now as versions.json."""
+    """Saves the versions of code and packages in use as versions.json."""
     files.write_json(self.path / 'versions.json', provenance.versions())
 
   def close(self) -> None:
-    """Lets the next process in. More than one call is fine."""
-    if self._lock is not None:
-      os.close(self._lock)
-      self._lock = None
+    """Releases the lock; further calls do nothing."""
+    self._lock.close()
 
   def __enter__(self) -> 'Workdir':
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *unused: object) -> None:
     self.close()
 
 
 def open_workdir(path: str | pathlib.Path) -> Workdir:
-  """Creates `path` where needed and locks it for this process.
+  """Creates `path` if it is missing, and locks it for this process.
 
   Child processes made by fork share the lock until they end.
 
   Raises:
     DataError: not a folder, not writable, a URL, or in use.
   """
-  folder = pathlib.Path(path).expanduser().absolute()
   if '://' in str(path):
     raise errors.DataError(
       f'workdir {path}: expected a folder of this machine, found a URL; mount'
       ' the bucket and give its path'
     )
+  folder = pathlib.Path(path).expanduser().absolute()
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder / '.lock', os.O_RDWR | os.O_CREAT, 0o644)
+    lock = open(folder / '.lock', 'a+', errors='replace')  # noqa: SIM115
   except OSError as error:
     raise _not_writable(folder, error) from error
   try:
-    _take(lock, folder)
-  except OSError as error:
-    os.close(lock)
-    raise _not_writable(folder, error) from error
-  except errors.DataError:
-    os.close(lock)
+    _acquire_lock(lock, folder)
+  except BaseException:
+    lock.close()
     raise
   return Workdir(folder, lock)
 
 
 def read_config(path: str | pathlib.Path) -> dict[str, Any]:
-  """The config of the run in `path`; needs no lock and writes nothing.
+  """Returns the configuration of the run in `path`; needs no lock.
 
   Raises:
     DataError: no run there, or its config.json cannot be read.
@@ -110,10 +98,10 @@ def read_config(path: str | pathlib.Path) -> dict[str, Any]:
 
 
 def local(path: str | os.PathLike) -> pathlib.Path:
-  """A workdir's folder of this machine: itself or, for a URL, in the cache.
+  """Returns a workdir's folder on this machine, in the cache if it is a URL.
 
-  There lie the lock, the logs and a copy of config.json; what a run goes on
-  from is at the URL.
+  It holds the lock, the logs and a copy of config.json; the checkpoints from
+  which a run resumes are at the URL.
   """
   scheme, _, rest = str(path).rpartition('://')
   if not scheme:
@@ -123,7 +111,12 @@ def local(path: str | os.PathLike) -> pathlib.Path:
 
 
 def checkpoints(path: str | os.PathLike, folder: str = '') -> str:
-  """Where a run's checkpoints are: `folder`, or below its workdir."""
+  """Returns the folder or URL of a run's checkpoints.
+
+  Args:
+    path: the workdir, a folder or a URL.
+    folder: `checkpoint.folder`; by default they are below the workdir.
+  """
   if folder or '://' in str(path):
     return folder or f'{path}/checkpoints'
   return str(pathlib.Path(path).expanduser() / 'checkpoints')
@@ -132,53 +125,55 @@ def checkpoints(path: str | os.PathLike, folder: str = '') -> str:
 def compare_configs(
   saved: dict[str, Any], new: dict[str, Any], free: set[str]
 ) -> str | None:
-  """The first difference between two configs, in words; None if they agree.
+  """Describes the first difference of two configurations; None if equal.
 
   They are compared as JSON: tuples are lists, and 1.0 is 1.
 
   Args:
     saved: from config.json.
-    new: the config of this start.
+    new: the configuration of this start.
     free: top-level keys that may differ.
 
   Returns:
     'optimizer.momentum: saved 0.9, now 0.8', or None.
   """
-  before, now = provenance.flat(saved, free), provenance.flat(new, free)
+  before = provenance.flatten_config(saved, free)
+  now = provenance.flatten_config(new, free)
   for key in before | now:
     if key not in now:
       return f'{key}: saved {before[key]!r}, now absent'
     if key not in before:
       return f'{key}: absent when saved, now {now[key]!r}'
-    if not _same(before[key], now[key]):
+    if not _is_equal(before[key], now[key]):
       return f'{key}: saved {before[key]!r}, now {now[key]!r}'
   return None
 
 
-def _take(lock: int, folder: pathlib.Path) -> None:
+def _acquire_lock(lock: TextIO, folder: pathlib.Path) -> None:
   try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock.truncate(0)
+    lock.write(f'process {os.getpid()} on {socket.gethostname()}\n')
+    lock.flush()
   except BlockingIOError:
-    owner = os.pread(lock, 200, 0).decode(errors='replace').strip()
-    raise errors.DataError(
-      f'workdir {folder} is in use by {owner or "another process"}'
-    ) from None
-  text = f'process {os.getpid()} on {socket.gethostname()}\n'.encode()
-  os.ftruncate(lock, 0)
-  os.pwrite(lock, text, 0)
+    lock.seek(0)
+    owner = lock.read(200).strip() or 'another process'
+    raise errors.DataError(f'workdir {folder} is in use by {owner}') from None
+  except OSError as error:
+    raise _not_writable(folder, error) from error
 
 
 def _not_writable(folder: pathlib.Path, error: OSError) -> errors.DataError:
   reason = error.strerror
   if error.errno in (errno.EEXIST, errno.ENOTDIR):
-    reason = 'a file of that name, or a part of it, is in the way'
+    reason = 'a file of that name, or of a part of it, is in the way'
   return errors.DataError(
     f'workdir {folder}: expected a writable folder, found: {reason}'
   )
 
 
-def _same(left: Any, right: Any) -> bool:
-  """Equality in which True is not 1 and NaN is itself."""
+def _is_equal(left: Any, right: Any) -> bool:
+  """Compares two values; True is not 1, and NaN is equal to itself."""
   if isinstance(left, bool) or isinstance(right, bool):
     return left is right
   return left == right or repr(left) == repr(right)

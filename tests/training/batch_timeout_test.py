@@ -49,8 +49,10 @@ def test_a_slow_batch_gets_a_note_and_a_missing_one_an_error():
   found = batch_timeout.BatchTimeout(batches(), 1.0, notes.append)
   assert next(found) == 1
   assert len(notes) == 1 and 'waiting for images for 0.1 s' in notes[0]
+  started = time.monotonic()
   with pytest.raises(errors.DataError, match='no images for 1 s'):
     next(found)
+  assert 0.9 < time.monotonic() - started < 5
   release.set()
   assert len(notes) == 2
 
