@@ -103,7 +103,8 @@ class Logs:
     if self._lines is not None:
       with self._warn_on_failure('scalars.jsonl'):
         _append_line(self._lines, step, now, values)
-    # A failed write may have cut a record: no event may follow it.
+    # After a failure the writer's thread may have ended: the exit would wait
+    # for events in a full pipe that no thread reads.
     if self._events is not None and 'tensorboard' not in self._failed:
       with self._warn_on_failure('tensorboard'):
         for name, value in values.items():
@@ -227,9 +228,9 @@ def _open_events(
 ) -> tensorboardX.SummaryWriter:
   """Opens TensorBoard events that hide those of steps after `start_step`.
 
-  The writer's thread ends when it meets a full disk, without a sign; a bounded
-  queue would then block the run. So the queue has no bound, and the caller of
-  `flush` meets the error: the thread itself writes about once a day.
+  The writer's thread ends silently when it meets a full disk, and a bounded
+  queue would then block the run. So the queue has no bound, and the thread
+  itself writes once a day: the error is raised to the caller of `flush`.
   """
   return tensorboardX.SummaryWriter(
     str(folder),
