@@ -32,7 +32,7 @@ atexit.register(shutil.rmtree, os.environ['BYOL_JAX_CACHE'], ignore_errors=True)
 # first: the workers then end together.
 LONG = (
   *('training/train', 'training/soak', 'main', 'packaging'),
-  *('tools/bench_input', 'byol', 'conformance/run', 'training/multi_step'),
+  *('tools/bench_input', 'byol', 'conformance/steps', 'training/multi_step'),
   *('finite', 'api', 'training/loop'),
 )
 

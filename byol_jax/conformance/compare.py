@@ -1,4 +1,4 @@
-"""One rule for "the same number", and how comparisons are listed.
+"""Compares arrays with those of the reference, and lists the comparisons.
 
 An error is stated in multiples of a scale, so that one tolerance serves all:
 arrays and trees have the scale max(1, max|b|), scalars |b|, b the reference.
@@ -18,10 +18,10 @@ TOLERANCE = 1e-5
 class Comparison:
   """One array of the reference beside ours."""
 
-  group: str  # what the table shows, such as 'final/online_params'
+  group: str  # of the table, such as 'final/online_params'
   key: str  # the array's name in its file
-  error: float  # in multiples of the scale; inf if there is nothing like it
-  note: str = ''  # why it could not be compared number by number
+  error: float  # in multiples of the scale; inf if it could not be computed
+  note: str = ''  # why it could not
 
   @property
   def holds(self) -> bool:
@@ -29,33 +29,32 @@ class Comparison:
     return self.error <= TOLERANCE
 
 
-def arrays(group: str, key: str, ours: Any, theirs: Any) -> Comparison:
-  """max|a-b| / max(1, max|b|)."""
-  scale = max(1.0, magnitude(theirs))
-  return compare(group, key, ours, theirs, np.full(np.shape(theirs), scale))
+def compare_arrays(group: str, key: str, ours: Any, theirs: Any) -> Comparison:
+  """Returns the error max|a-b| / max(1, max|b|)."""
+  largest = np.abs(np.asarray(theirs, np.float64)).max(initial=0.0)
+  return _compare(group, key, ours, theirs, max(1.0, largest))
 
 
-def scalars(
+def compare_scalars(
   group: str, key: str, ours: Any, theirs: Any, floor: float = 0.0
 ) -> Comparison:
-  """max(|a-b| / |b|), one by one.
+  """Returns the error max(|a-b| / |b|) over single numbers.
 
   Args:
     group: see `Comparison`.
     key: see `Comparison`.
     ours: numbers of any shape.
     theirs: the reference's.
-    floor: the least scale. For numbers that are left over when larger ones
-      cancel.
+    floor: the least scale, for differences of larger numbers.
   """
   scale = np.maximum(np.abs(np.asarray(theirs, np.float64)), floor)
-  return compare(group, key, ours, theirs, scale)
+  return _compare(group, key, ours, theirs, scale)
 
 
-def compare(
-  group: str, key: str, ours: Any, theirs: Any, scale: np.ndarray
+def _compare(
+  group: str, key: str, ours: Any, theirs: Any, scale: Any
 ) -> Comparison:
-  """The largest error; a shape or a NaN that differs is infinitely wrong."""
+  """Another shape, a NaN or an infinity is an infinite error."""
   a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
   if a.shape != b.shape:
     note = f'shape {a.shape}, expected {b.shape}'
@@ -64,31 +63,31 @@ def compare(
   with np.errstate(divide='ignore', invalid='ignore'):
     errors = np.where(difference == 0, 0.0, difference / scale)
   if not np.isfinite(errors).all():
-    note = 'not finite' if not np.isfinite(a).all() else 'expected another'
-    return Comparison(group, key, math.inf, note)
+    return Comparison(group, key, math.inf, 'not finite')
   return Comparison(group, key, float(errors.max(initial=0.0)))
 
 
-def magnitude(x: Any) -> float:
-  """max|x|, 0 for an empty array."""
-  return float(np.abs(np.asarray(x, np.float64)).max(initial=0.0))
-
-
-def trees(
+def compare_trees(
   group: str,
   ours: Mapping[str, Mapping[str, Any]],
   theirs: Mapping[str, Any],
   prefix: str = '',
+  separator: str = '|',
 ) -> Iterator[Comparison]:
-  """Every leaf on either side.
+  """Yields a comparison for every leaf on either side.
 
   Args:
     group: see `Comparison`.
     ours: {module: {leaf: array}}.
     theirs: {'module|leaf': array}.
-    prefix: what their keys begin with in the file.
+    prefix: of their keys in the file.
+    separator: between module and leaf in their names.
   """
-  flat = flatten(ours)
+  flat = {
+    f'{module}{separator}{name}': leaf
+    for module, leaves in ours.items()
+    for name, leaf in leaves.items()
+  }
   for name in sorted(flat.keys() | theirs.keys()):
     key = prefix + name
     if name not in flat:
@@ -96,20 +95,11 @@ def trees(
     elif name not in theirs:
       yield Comparison(group, key, math.inf, 'only in ours')
     else:
-      yield arrays(group, key, flat[name], theirs[name])
+      yield compare_arrays(group, key, flat[name], theirs[name])
 
 
-def flatten(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-  """{module: {leaf: array}} to {'module|leaf': array}."""
-  return {
-    f'{module}|{name}': leaf
-    for module, leaves in tree.items()
-    for name, leaf in leaves.items()
-  }
-
-
-def table(comparisons: Sequence[Comparison]) -> list[str]:
-  """Lines: one a group, with its worst member."""
+def format_table(comparisons: Sequence[Comparison]) -> list[str]:
+  """Returns one line for each group, with its largest error."""
   groups: dict[str, list[Comparison]] = {}
   for comparison in comparisons:
     groups.setdefault(comparison.group, []).append(comparison)

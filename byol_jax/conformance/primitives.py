@@ -1,11 +1,12 @@
-"""The reference's single functions beside ours: `primitives.npz`.
+"""Compares single functions with those of the reference: `primitives.npz`.
 
-What a key holds is read from its name: `blur_0.9` is the blur with sigma 0.9,
-`lr1000` the learning rate of the 1000-epoch preset, `lars/grad3/net/w` a leaf
-of the fourth gradient.
+A key names its operation: `blur_0.9` is the blur with sigma 0.9, `lr1000` the
+learning rate of the 1000-epoch preset, `lars/grad3/net/w` a leaf of the fourth
+gradient.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+import itertools
 import re
 from typing import Any
 
@@ -13,143 +14,125 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from byol_jax import (
-  augment,
-  configuration,
-  errors,
-  losses,
-  optimizers,
-  schedules,
-)
+from byol_jax import augment, configuration, losses, optimizers, schedules
 from byol_jax.conformance import compare
-from byol_jax.conformance.compare import Comparison
 from byol_jax.data import catalog
 
 Arrays = Mapping[str, np.ndarray]
 
-# The LARS run of the vectors.
+# The LARS steps of the vectors.
 LARS_RATE = 0.7
 LARS = {'weight_decay': 1.5e-6, 'momentum': 0.9, 'trust_coefficient': 1e-3}
 # Large results are stored thinned out.
 STRIDE = 16
-# Near the end of a cosine 1 + cos is a difference of float32 numbers near 1,
-# good to 1e-7 of the peak: 1e-5 relative asks for that up to 2 % of the peak.
+# Near the end of a cosine, 1 + cos is a difference of float32 numbers near 1,
+# with an error of 1e-7 of the peak: 1e-5 of the result up to 2 % of the peak.
 RATE_FLOOR = 0.02
 
 SCHEDULE = re.compile(r'(lr|tau)(\d+)')
 OPERATION = re.compile(r'([a-z]+)_([+-]?\d+(?:\.\d+)?)')
 LARGE_BLUR = re.compile(r'blur\d+_(\d+(?:\.\d+)?)')
-LARS_KEY = re.compile(r'lars/(init|final|grad(\d+))/(.+)/([^/]+)')
+LARS_KEY = re.compile(r'lars/(init|final|grad\d+)/(.+)/([^/]+)')
+INPUTS = ('steps', 'loss_x', 'loss_y', 'img', 'big')
 
-clip = augment.clip
+
+def _clip_colour(adjust: Callable) -> Callable[[Any, float], Any]:
+  return lambda x, value: augment.clip(adjust(x, jnp.float32(value)))
+
+
 OPERATIONS: Mapping[str, Callable[[Any, float], Any]] = {
-  'bright': lambda x, v: clip(augment.adjust_brightness(x, jnp.float32(v))),
-  'contrast': lambda x, v: clip(augment.adjust_contrast(x, jnp.float32(v))),
-  'sat': lambda x, v: clip(augment.adjust_saturation(x, jnp.float32(v))),
-  'hue': lambda x, v: clip(augment.adjust_hue(x, jnp.float32(v))),
-  'blur': lambda x, v: augment.gaussian_blur(x, jnp.float32(v)),
+  'bright': _clip_colour(augment.adjust_brightness),
+  'contrast': _clip_colour(augment.adjust_contrast),
+  'sat': _clip_colour(augment.adjust_saturation),
+  'hue': _clip_colour(augment.adjust_hue),
+  'blur': lambda x, sigma: augment.gaussian_blur(x, jnp.float32(sigma)),
   'solarize': augment.invert_above,
 }
 PLAIN: Mapping[str, Callable[[Any], Any]] = {
   'hsv': augment.rgb_to_hsv,
   'gray': augment.to_grayscale,
 }
-INPUTS = ('steps', 'loss_x', 'loss_y', 'img', 'big')
-
-
-def comparisons(arrays: Arrays) -> Iterator[Comparison]:
-  """Every key of `primitives.npz` that holds a result we know."""
-  yield from lars(arrays)
-  for key in arrays:
-    yield from result(key, arrays)
 
 
 def is_input(key: str) -> bool:
-  """Whether a key holds what a function was given."""
+  """Returns whether a key holds what a function was given."""
   match = LARS_KEY.fullmatch(key)
   return key in INPUTS or bool(match and match[1] != 'final')
 
 
-def result(key: str, arrays: Arrays) -> Iterator[Comparison]:
-  """The comparison of one key, or none if the key says nothing to us."""
-  if match := SCHEDULE.fullmatch(key):
-    yield from schedule(key, match[1], match[2], arrays)
+def compare_primitives(arrays: Arrays) -> Iterator[compare.Comparison]:
+  """Yields a comparison for every key of `primitives.npz` that is known."""
+  yield from _compare_lars(arrays)
+  for key in arrays:
+    yield from _compare_key(key, arrays)
+
+
+def _compare_key(key: str, arrays: Arrays) -> Iterator[compare.Comparison]:
+  theirs = arrays[key]
+  if (match := SCHEDULE.fullmatch(key)) and 'steps' in arrays:
+    yield _compare_schedule(match[1], match[2], arrays['steps'], theirs)
   elif key == 'loss' and {'loss_x', 'loss_y'} <= arrays.keys():
     x, y = jnp.asarray(arrays['loss_x']), jnp.asarray(arrays['loss_y'])
     ours = losses.regression_loss(x, y)
-    yield compare.arrays('primitives: loss', key, ours, arrays[key])
+    yield compare.compare_arrays('primitives: loss', key, ours, theirs)
   elif (match := LARGE_BLUR.fullmatch(key)) and 'big' in arrays:
-    yield large_blur(key, float(match[1]), arrays)
+    image = jnp.asarray(arrays['big'], jnp.float32)
+    ours = augment.gaussian_blur(image, jnp.float32(float(match[1])))
+    ours = ours[::STRIDE, ::STRIDE]
+    yield compare.compare_arrays('primitives: large blur', key, ours, theirs)
   elif 'img' in arrays:
-    yield from colour(key, jnp.asarray(arrays['img'][0]), arrays[key])
+    image = jnp.asarray(arrays['img'][0])
+    match = OPERATION.fullmatch(key)
+    if key in PLAIN:
+      ours = PLAIN[key](image)
+      yield compare.compare_arrays(f'primitives: {key}', key, ours, theirs)
+    elif match and match[1] in OPERATIONS:
+      ours = OPERATIONS[match[1]](image, float(match[2]))
+      group = f'primitives: {match[1]}'
+      yield compare.compare_arrays(group, key, ours, theirs)
 
 
-def colour(key: str, image: Any, theirs: np.ndarray) -> Iterator[Comparison]:
-  """One operation on one image."""
-  match = OPERATION.fullmatch(key)
-  if key in PLAIN:
-    ours = PLAIN[key](image)
-    yield compare.arrays(f'primitives: {key}', key, ours, theirs)
-  elif match and match[1] in OPERATIONS:
-    ours = OPERATIONS[match[1]](image, float(match[2]))
-    yield compare.arrays(f'primitives: {match[1]}', key, ours, theirs)
-
-
-def large_blur(key: str, sigma: float, arrays: Arrays) -> Comparison:
-  """Blur of an image at its real size; every 16th row and column is kept."""
-  image = jnp.asarray(arrays['big'], jnp.float32)
-  ours = augment.gaussian_blur(image, jnp.float32(sigma))
-  thinned = ours[::STRIDE, ::STRIDE]
-  return compare.arrays('primitives: large blur', key, thinned, arrays[key])
-
-
-def schedule(
-  key: str, kind: str, epochs: str, arrays: Arrays
-) -> Iterator[Comparison]:
-  """Learning rate or tau of an ImageNet preset at the steps of the file."""
-  facts = catalog.find_facts('imagenet2012')
-  if 'steps' not in arrays or facts is None:
-    return
+def _compare_schedule(
+  kind: str, epochs: str, steps: np.ndarray, theirs: np.ndarray
+) -> compare.Comparison:
+  """Compares the learning rate or tau of an ImageNet preset at some steps."""
+  images = catalog.find_facts('imagenet2012').num_train  # type: ignore[union-attr]
   config = configuration.load(f'configs/pretrain.py:{epochs}')
   total, warmup = (
-    schedules.num_steps(length, facts.num_train, config.batch_size)
+    schedules.num_steps(length, images, config.batch_size)
     for length in (config.epochs, config.schedule.warmup_epochs)
   )
   peak = config.schedule.base_rate * config.batch_size / 256
+  floor = 0.0
   if kind == 'lr':
-    function = schedules.warmup_cosine(peak, warmup, total)
+    function, floor = schedules.warmup_cosine(peak, warmup, total), RATE_FLOOR
   else:
     function = schedules.tau(total_steps=total, **config.target)
-  ours = [function(step) for step in arrays['steps']]
-  floor = RATE_FLOOR * peak if kind == 'lr' else 0.0
-  group = f'primitives: {key}'
-  yield compare.scalars(group, key, ours, arrays[key], floor)
+  ours, key = [function(step) for step in steps], f'{kind}{epochs}'
+  return compare.compare_scalars(
+    f'primitives: {key}', key, ours, theirs, floor * peak
+  )
 
 
-def lars(arrays: Arrays) -> Iterator[Comparison]:
-  """As many LARS steps as there are gradients."""
-  trees: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+def _compare_lars(arrays: Arrays) -> Iterator[compare.Comparison]:
+  """Takes as many steps of LARS as there are gradients."""
+  trees: dict[str, Any] = {}
+  theirs = {}
   for key, value in arrays.items():
     if match := LARS_KEY.fullmatch(key):
-      tree = trees.setdefault(match[1], {})
-      tree.setdefault(match[3], {})[match[4]] = value
-  final = trees.pop('final', None)
-  params: Any = trees.pop('init', None)
-  if final is None or params is None:
+      tree, module, leaf = match.groups()
+      trees.setdefault(tree, {}).setdefault(module, {})[leaf] = value
+      if tree == 'final':
+        theirs[f'{module}/{leaf}'] = value
+  if not {'init', 'final'} <= trees.keys():
     return
   optimizer = optimizers.lars(lambda _: LARS_RATE, **LARS)
+  params = trees['init']
   state = optimizer.init(params)
-  for i in range(len(trees)):
-    if f'grad{i}' not in trees:
-      raise errors.DataError(
-        f'primitives.npz: expected the gradients lars/grad0 to'
-        f' lars/grad{len(trees) - 1}, found no lars/grad{i}'
-      )
-    updates, state = optimizer.update(trees[f'grad{i}'], state, params)
+  names = (f'grad{i}' for i in itertools.count())
+  for name in itertools.takewhile(trees.__contains__, names):
+    updates, state = optimizer.update(trees[name], state, params)
     params = optax.apply_updates(params, updates)
-  theirs = {k.replace('|', '/'): v for k, v in compare.flatten(final).items()}
-  ours = {k.replace('|', '/'): v for k, v in compare.flatten(params).items()}
-  for name in theirs:
-    key = f'lars/final/{name}'
-    ours_leaf = ours.get(name, np.zeros(0))
-    yield compare.arrays('primitives: lars', key, ours_leaf, theirs[name])
+  yield from compare.compare_trees(
+    'primitives: lars', params, theirs, 'lars/final/', separator='/'
+  )

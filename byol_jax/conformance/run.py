@@ -2,14 +2,13 @@
 
 The verb `conformance DIR`. DIR holds `primitives.npz` (single functions) and
 any number of runs, each three files `<tag>.config.json`, `<tag>.pkl` (a
-checkpoint) and `<tag>.npz` (batches and what came of them). Everything goes
-through the functions that training uses, on the CPU in float32.
+checkpoint) and `<tag>.npz` (batches and results). Everything goes through the
+functions that training uses, on CPUs in float32.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 import contextlib
 import dataclasses
-import itertools
 from pathlib import Path
 import zipfile
 
@@ -17,56 +16,66 @@ import jax
 import numpy as np
 
 from byol_jax import errors
-from byol_jax.conformance import (
-  compare,
-  inputs as conformance_inputs,
-  primitives as conformance_primitives,
-  steps,
-)
+from byol_jax.conformance import compare, primitives, steps
 
 PRIMITIVES = 'primitives'
 ENDINGS = ('.config.json', '.pkl', '.npz')
 
-Arrays = Mapping[str, np.ndarray]
 
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Report:
-  """Every comparison, and what became of every key."""
+  """All comparisons, and the keys that took part in none."""
 
-  comparisons: tuple[compare.Comparison, ...]
-  num_keys: int
-  num_inputs: int
-  not_compared: tuple[str, ...]  # 'file: key'
+  comparisons: list[compare.Comparison] = dataclasses.field(
+    default_factory=list
+  )
+  not_compared: list[str] = dataclasses.field(default_factory=list)
+  num_keys: int = 0
+  num_inputs: int = 0
 
   @property
   def num_compared(self) -> int:
-    """Keys whose numbers stand beside ours."""
+    """Number of keys that were compared with ours."""
     return self.num_keys - self.num_inputs - len(self.not_compared)
 
+  def add_file(
+    self,
+    name: str,
+    arrays: Mapping[str, np.ndarray],
+    found: Iterable[compare.Comparison],
+    is_input: Callable[[str], bool],
+  ) -> None:
+    """Adds a file's comparisons, and the keys that they leave out."""
+    comparisons = list(found)
+    rest = arrays.keys() - {comparison.key for comparison in comparisons}
+    inputs = {key for key in rest if is_input(key)}
+    self.comparisons += comparisons
+    self.num_keys += len(arrays)
+    self.num_inputs += len(inputs)
+    self.not_compared += [f'{name}: {key}' for key in sorted(rest - inputs)]
+
   def lines(self) -> list[str]:
-    """The table and the count of the keys."""
-    lines = [
-      *compare.table(self.comparisons),
+    """Returns the table and the numbers of keys."""
+    return [
+      *compare.format_table(self.comparisons),
       f'{self.num_keys} keys: {self.num_compared} compared,'
       f' {self.num_inputs} used as input,'
       f' {len(self.not_compared)} not compared',
+      *(f'  not compared: {key}' for key in self.not_compared),
     ]
-    return lines + [f'  not compared: {key}' for key in self.not_compared]
 
 
 def run(folder: str) -> None:
   """Prints the comparison with every vector in a folder.
 
-  Call it before anything touches a device: it starts as many CPU devices as
-  the vectors need.
+  Call it before a device is used: it starts the CPU devices that the vectors
+  need.
 
   Raises:
-    CheckFailed: something differs by more than the tolerance, or nothing was
-      compared.
+    CheckFailed: a difference exceeds the tolerance, or nothing was compared.
     DataError: the folder is missing or holds no vectors, or a tag lacks a file.
   """
-  report = check(folder)
+  report = compare_folder(folder)
   print('\n'.join(report.lines()), flush=True)
   failed = [found for found in report.comparisons if not found.holds]
   if failed:
@@ -83,39 +92,32 @@ def run(folder: str) -> None:
     )
 
 
-def check(folder: str) -> Report:
-  """Compares every vector in a folder; see `run`."""
+def compare_folder(folder: str) -> Report:
+  """Compares with every vector in a folder; raises DataError as `run`."""
   root = Path(folder)
   tags = find_tags(root)
   files = {tag: read_arrays(root / f'{tag}.npz') for tag in tags}
-  counts = {
-    tag: conformance_inputs.num_devices({k: v.shape for k, v in file.items()})
-    for tag, file in files.items()
-  }
+  counts = {tag: steps.count_devices(arrays) for tag, arrays in files.items()}
   devices = start_cpu_devices(max(counts.values(), default=1))
-  parts = []
-  for tag, arrays in files.items():
-    with jax.default_device(devices[0]):
-      found = steps.comparisons(tag, root, arrays, devices[: counts[tag]])
-      parts.append(
-        account(f'{tag}.npz', found, arrays, conformance_inputs.is_input)
-      )
-  primitives = root / f'{PRIMITIVES}.npz'
-  if primitives.is_file():
-    arrays = read_arrays(primitives)
-    with jax.default_device(devices[0]):
-      found = conformance_primitives.comparisons(arrays)
-      is_input = conformance_primitives.is_input
-      parts.insert(0, account(primitives.name, found, arrays, is_input))
-  return total(parts)
+  report = Report()
+  with jax.default_device(devices[0]):
+    path = root / f'{PRIMITIVES}.npz'
+    if path.is_file():
+      arrays = read_arrays(path)
+      found = primitives.compare_primitives(arrays)
+      report.add_file(path.name, arrays, found, primitives.is_input)
+    for tag, arrays in files.items():
+      found = steps.compare_run(tag, root, arrays, devices[: counts[tag]])
+      report.add_file(f'{tag}.npz', arrays, found, steps.is_input)
+  return report
 
 
 def find_tags(root: Path) -> list[str]:
-  """Names that have their three files.
+  """Returns the names of runs.
 
   Raises:
     DataError: the folder does not exist or holds nothing to compare, or a file
-      of a tag is missing.
+      of a run is missing.
   """
   if not root.is_dir():
     raise errors.DataError(f'{root}: expected a folder, found none')
@@ -126,22 +128,18 @@ def find_tags(root: Path) -> list[str]:
     for ending in ENDINGS
     if name.endswith(ending)
   } - {PRIMITIVES}
-  for tag, ending in itertools.product(sorted(tags), ENDINGS):
-    if tag + ending not in present:
+  expected = [tag + ending for tag in sorted(tags) for ending in ENDINGS]
+  for name in expected or [f'{PRIMITIVES}.npz']:
+    if name not in present:
       raise errors.DataError(
-        f'{root}: expected {tag}{ending} beside the other files of {tag}, found'
-        ' none'
+        f'{root}: expected {name}, found none; a folder of vectors has'
+        f' {PRIMITIVES}.npz or <tag>.config.json, <tag>.pkl and <tag>.npz'
       )
-  if not tags and f'{PRIMITIVES}.npz' not in present:
-    raise errors.DataError(
-      f'{root}: expected {PRIMITIVES}.npz or <tag>.config.json, <tag>.pkl and'
-      ' <tag>.npz, found none of them'
-    )
   return sorted(tags)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-  """The arrays of an npz file, never a pickled one.
+  """Returns the arrays of an npz file; refuses pickled ones.
 
   Raises:
     DataError: the file is damaged.
@@ -154,15 +152,15 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def start_cpu_devices(count: int) -> list[jax.Device]:
-  """At least `count` CPU devices.
+  """Returns at least `count` CPU devices.
 
   Raises:
     CheckFailed: JAX has started already, with fewer.
   """
-  # Refused once a device was touched; never fewer than somebody asked for.
+  # Refused once a device was used; never fewer than the environment asks for.
   with contextlib.suppress(RuntimeError):
-    asked: int = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
-    jax.config.update('jax_num_cpu_devices', max(count, asked))
+    configured: int = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
+    jax.config.update('jax_num_cpu_devices', max(count, configured))
     jax.config.update('jax_platforms', 'cpu')
   devices = jax.devices('cpu')
   if len(devices) < count:
@@ -171,32 +169,3 @@ def start_cpu_devices(count: int) -> list[jax.Device]:
       f' {len(devices)}: set JAX_NUM_CPU_DEVICES={count}'
     )
   return devices
-
-
-def account(
-  file: str,
-  found: Iterator[compare.Comparison],
-  arrays: Arrays,
-  is_input: Callable[[str], bool],
-) -> Report:
-  """One file's comparisons, and which of its keys they leave out."""
-  comparisons = tuple(found)
-  compared = {comparison.key for comparison in comparisons}
-  inputs = {key for key in arrays if is_input(key)} - compared
-  rest = sorted(arrays.keys() - compared - inputs)
-  return Report(
-    comparisons=comparisons,
-    num_keys=len(arrays),
-    num_inputs=len(inputs),
-    not_compared=tuple(f'{file}: {key}' for key in rest),
-  )
-
-
-def total(parts: Sequence[Report]) -> Report:
-  """The reports of several files as one."""
-  return Report(
-    comparisons=tuple(c for part in parts for c in part.comparisons),
-    num_keys=sum(part.num_keys for part in parts),
-    num_inputs=sum(part.num_inputs for part in parts),
-    not_compared=tuple(key for part in parts for key in part.not_compared),
-  )

@@ -1,34 +1,49 @@
-"""A run of the reference, continued by us: `<tag>.{config.json,pkl,npz}`.
+"""Continues a run of the reference: `<tag>.{config.json,pkl,npz}`.
 
-Its checkpoint becomes our `ByolState`, its batches go through the update that
+Its checkpoint becomes our `ByolState`. Its batches go through the update that
 `python -m byol_jax pretrain` runs, with every augmentation's probability at 0.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 import functools
+import json
 import math
 from pathlib import Path
+import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from ml_collections import config_dict
 import numpy as np
 import optax
 
-from byol_jax import byol, errors, experiment as experiments, parallel
-from byol_jax.conformance import compare, inputs
-from byol_jax.conformance.compare import Comparison
-from byol_jax.conformance.primitives import RATE_FLOOR
+from byol_jax import byol, configuration, errors, experiment, parallel
+from byol_jax.conformance import compare, primitives
 from byol_jax.convert import deepmind
 from byol_jax.distributed import placement
 
 Arrays = Mapping[str, np.ndarray]
 
+BATCH_KEY = re.compile(r'batch(\d+)/(view1|view2|labels)')
+EVAL_IMAGES = 'eval/images'
 
-def comparisons(
+
+def is_input(key: str) -> bool:
+  """Returns whether a key holds what the network was given."""
+  return key == EVAL_IMAGES or bool(BATCH_KEY.fullmatch(key))
+
+
+def count_devices(arrays: Arrays) -> int:
+  """Returns the leading axis of the batches, 1 without any."""
+  batches = [value for key, value in arrays.items() if BATCH_KEY.fullmatch(key)]
+  return max([1, *(value.shape[0] for value in batches if value.ndim)])
+
+
+def compare_run(
   tag: str, folder: Path, arrays: Arrays, devices: Sequence[jax.Device]
-) -> Iterator[Comparison]:
-  """Continues the run of one tag and compares what came of it.
+) -> Iterator[compare.Comparison]:
+  """Continues the run of one tag and yields the comparisons.
 
   Args:
     tag: the files' common name.
@@ -39,44 +54,136 @@ def comparisons(
   Raises:
     DataError: a file of the tag cannot be used.
   """
-  batches = inputs.read_batches(tag, arrays)
-  config = inputs.our_config(folder / f'{tag}.config.json', batches)
-  experiment = experiments.build(
-    config.run, num_examples=config.run.batch_size, num_classes=config.classes
-  )
+  batches = _read_batches(tag, arrays)
+  image_size = batches[0]['view1'].shape[2]
+  path = folder / f'{tag}.config.json'
+  config, num_classes = _read_config(path, len(devices), image_size)
+  built = experiment.build(config, config.batch_size, num_classes)
   official = deepmind.read_checkpoint(str(folder / f'{tag}.pkl'))
-  named = list(check_names(tag, experiment, official))
+  named = list(_compare_shapes(tag, built, official))
   yield from named
   if not all(comparison.holds for comparison in named):
     return  # nothing further can run
-  state, logs = continue_run(tag, experiment, official, batches, devices)
-  peak = config.run.schedule.base_rate * config.run.batch_size / 256
-  yield from compare_logs(tag, logs, arrays, RATE_FLOOR * peak)
+  state, logs = _continue_run(tag, built, official, batches, devices)
+  peak = config.schedule.base_rate * config.batch_size / 256
+  for key, theirs in arrays.items():
+    name = key.removeprefix('logs/')
+    if name != key and name in logs:
+      is_rate = name == 'learning_rate'
+      floor = primitives.RATE_FLOOR * peak if is_rate else 0.0
+      yield compare.compare_scalars(
+        f'{tag}: {key}', key, logs[name], theirs, floor
+      )
   for field in deepmind.TREES:
     prefix = f'final/{field}/'
-    theirs = {
+    tree = {
       key.removeprefix(prefix): value
       for key, value in arrays.items()
       if key.startswith(prefix)
     }
-    if theirs:
-      group = f'{tag}: final/{field}'
-      yield from compare.trees(group, getattr(state, field), theirs, prefix)
-  yield from compare_outputs(tag, experiment, state, arrays, devices[0])
+    if tree:
+      yield from compare.compare_trees(
+        f'{tag}: final/{field}', getattr(state, field), tree, prefix
+      )
+  yield from _compare_outputs(tag, built, state, arrays, devices[0])
 
 
-def check_names(
+def _read_batches(tag: str, arrays: Arrays) -> list[dict[str, np.ndarray]]:
+  """Returns the batches in order, leaves [devices, images a device, ...]."""
+  batches: dict[int, dict[str, np.ndarray]] = {}
+  for key, value in arrays.items():
+    if match := BATCH_KEY.fullmatch(key):
+      batches.setdefault(int(match[1]), {})[match[2]] = value
+  for number in range(len(batches) or 1):
+    for part in ('view1', 'view2', 'labels'):
+      if part not in batches.get(number, {}):
+        raise errors.DataError(
+          f'{tag}.npz: expected batch{number}/{part}, found the batches'
+          f' {sorted(batches)}'
+        )
+  shapes = {leaf.shape[:2] for b in batches.values() for leaf in b.values()}
+  if len(shapes) != 1:
+    raise errors.DataError(
+      f'{tag}.npz: expected batches of one size [devices, images a device],'
+      f' found {sorted(shapes)}'
+    )
+  return [batches[number] for number in range(len(batches))]
+
+
+def _read_config(
+  path: Path, devices: int, image_size: int
+) -> tuple[config_dict.ConfigDict, int]:
+  """Returns the reference's configuration in ours, and the classes."""
+  try:
+    theirs = json.loads(path.read_text(encoding='utf-8'))
+    return translate_config(theirs, devices, image_size), theirs['num_classes']
+  except KeyError as error:
+    raise errors.DataError(
+      f'{path}: expected a configuration of the official code, found no key'
+      f' {error}'
+    ) from error
+  except (ValueError, TypeError) as error:
+    raise errors.DataError(f'{path}: {error}') from error
+
+
+def translate_config(
+  theirs: Mapping[str, Any], devices: int, image_size: int
+) -> config_dict.ConfigDict:
+  """Puts each value of the official configuration in its place in ours.
+
+  See method.md 2.2, 2.3 and 4. The data set is one batch: an epoch is a step.
+
+  Raises:
+    KeyError: theirs lacks a key.
+    TypeError: a value has another type than ours.
+    ValueError: a value has no equivalent.
+  """
+  network, optimizer = theirs['network_config'], theirs['optimizer_config']
+  norm, rate = network['bn_config'], theirs['lr_schedule_config']
+  out = network['projector_output_size']
+  if not (norm['create_scale'] and norm['create_offset']):
+    raise ValueError('batch norms without scale or offset are not supported')
+  if devices > 1 and not norm['cross_replica_axis']:
+    raise ValueError('batch norms of a single device are not supported')
+  config = configuration.load('configs/pretrain.py:1000')
+  values = {
+    'seed': theirs['random_seed'],
+    'image_size': image_size,
+    'epochs': float(theirs['max_steps']),
+    'batch_size': theirs['batch_size'],
+    'network.encoder': network['encoder_class'],
+    'network.width': float(network['encoder_config']['width_multiplier']),
+    'network.version': 2 if network['encoder_config']['resnet_v2'] else 1,
+    'network.projector': (network['projector_hidden_size'], out),
+    'network.predictor': (network['predictor_hidden_size'], out),
+    'network.bn_decay': float(norm['decay_rate']),
+    'network.bn_epsilon': float(norm['eps']),
+    'target.base_tau': float(theirs['base_target_ema']),
+    'optimizer.weight_decay': float(optimizer['weight_decay']),
+    'optimizer.momentum': float(optimizer['momentum']),
+    'optimizer.trust_coefficient': float(optimizer['eta']),
+    'schedule.base_rate': float(rate['base_learning_rate']),
+    'schedule.warmup_epochs': float(rate['warmup_steps']),
+  }
+  for view in ('view1', 'view2'):
+    for name, operation in config.augment[view].items():
+      if 'probability' in operation:
+        values[f'augment.{view}.{name}.probability'] = 0.0
+  config.update_from_flattened_dict(values)
+  return config
+
+
+def _compare_shapes(
   tag: str,
-  experiment: experiments.Experiment,
+  built: experiment.Experiment,
   official: deepmind.OfficialCheckpoint,
-) -> Iterator[Comparison]:
-  """Names and shapes of our network beside the checkpoint's."""
-  make = functools.partial(byol.init, experiment.forward, experiment.optimizer)
-  size = experiment.image_size
+) -> Iterator[compare.Comparison]:
+  """Compares names and shapes of our network with the checkpoint's."""
+  init = functools.partial(byol.init, built.forward, built.optimizer)
   ours = jax.eval_shape(
-    parallel.on_one_device(make),
+    parallel.on_one_device(init),
     jax.ShapeDtypeStruct((2,), np.uint32),
-    jax.ShapeDtypeStruct((1, size, size, 3), np.float32),
+    jax.ShapeDtypeStruct((1, built.image_size, built.image_size, 3), 'float32'),
   )
   for field in deepmind.TREES:
     found = deepmind.shapes(getattr(ours, field))
@@ -86,7 +193,7 @@ def check_names(
       for name in sorted(found.keys() | expected.keys())
       if found.get(name) != expected.get(name)
     ]
-    yield Comparison(
+    yield compare.Comparison(
       group=f'{tag}: names and shapes',
       key=f'{field} of {tag}.pkl',
       error=math.inf if differ else 0.0,
@@ -94,84 +201,55 @@ def check_names(
     )
 
 
-def continue_run(
+def _continue_run(
   tag: str,
-  experiment: experiments.Experiment,
+  built: experiment.Experiment,
   official: deepmind.OfficialCheckpoint,
   batches: Sequence[Arrays],
   devices: Sequence[jax.Device],
 ) -> tuple[byol.ByolState, dict[str, list[float]]]:
-  """Our state after the batches, and the scalars of each step.
-
-  Raises:
-    DataError: the checkpoint holds no momentum.
-  """
-  state = our_state(tag, experiment, official)
-  update = placement.pmap(experiment.update, devices=devices)
-  replicas = placement.replicate(state, devices)
-  logs: dict[str, list[float]] = {}
-  for batch in batches:
-    placed = placement.shard(dict(batch), devices)
-    replicas, scalars = update(replicas, placed)
-    for name, value in placement.first_replica(scalars).items():
-      logs.setdefault(name, []).append(float(value))
-  return placement.first_replica(replicas), logs
-
-
-def our_state(
-  tag: str,
-  experiment: experiments.Experiment,
-  official: deepmind.OfficialCheckpoint,
-) -> byol.ByolState:
-  """The checkpoint as our state, before its step."""
+  """Returns our state after the batches, and the scalars of each step."""
   if official.momentum is None:
     raise errors.DataError(
       f'{tag}.pkl: expected the momentum of LARS in opt_state, a tree like'
       ' online_params, found none'
     )
   opt_state = optax.tree_utils.tree_set(
-    experiment.optimizer.init(official.online_params),
+    built.optimizer.init(official.online_params),
     trace=official.momentum,
     count=np.int32(official.step),
   )
-  trees: dict[str, Any] = {
-    field: getattr(official, field) for field in deepmind.TREES
-  }
-  return byol.ByolState(
+  trees: Any = {field: getattr(official, field) for field in deepmind.TREES}
+  state = byol.ByolState(
     step=jnp.int32(official.step),
     rng=jnp.asarray(official.rng),
     opt_state=opt_state,
     **trees,
   )
+  update = placement.pmap(built.update, devices=devices)
+  replicas = placement.replicate(state, devices)
+  logs: dict[str, list[float]] = {}
+  for batch in batches:
+    replicas, scalars = update(replicas, placement.shard(dict(batch), devices))
+    for name, value in placement.first_replica(scalars).items():
+      logs.setdefault(name, []).append(float(value))
+  return placement.first_replica(replicas), logs
 
 
-def compare_logs(
-  tag: str, ours: Mapping[str, list[float]], arrays: Arrays, rate_floor: float
-) -> Iterator[Comparison]:
-  """The scalars that both log, by step."""
-  for key, theirs in arrays.items():
-    folder, _, name = key.partition('/')
-    if folder == 'logs' and name in ours:
-      floor = rate_floor if name == 'learning_rate' else 0.0
-      yield compare.scalars(f'{tag}: {key}', key, ours[name], theirs, floor)
-
-
-def compare_outputs(
+def _compare_outputs(
   tag: str,
-  experiment: experiments.Experiment,
+  built: experiment.Experiment,
   state: byol.ByolState,
   arrays: Arrays,
   device: jax.Device,
-) -> Iterator[Comparison]:
-  """The final online network in evaluation mode."""
-  if inputs.EVAL_IMAGES not in arrays:
+) -> Iterator[compare.Comparison]:
+  """Compares outputs of the final online network in evaluation mode."""
+  if EVAL_IMAGES not in arrays:
     return
-  images = jax.device_put(arrays[inputs.EVAL_IMAGES], device)
-  apply = jax.jit(
-    functools.partial(experiment.forward.apply, is_training=False)
-  )
+  images = jax.device_put(arrays[EVAL_IMAGES], device)
+  apply = jax.jit(functools.partial(built.forward.apply, is_training=False))
   outputs, _ = apply(state.online_params, state.online_state, images)
   for name, ours in outputs._asdict().items():
     key = f'eval/{name}'
     if key in arrays and ours is not None:
-      yield compare.arrays(f'{tag}: {key}', key, ours, arrays[key])
+      yield compare.compare_arrays(f'{tag}: {key}', key, ours, arrays[key])
