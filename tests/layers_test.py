@@ -80,11 +80,8 @@ PICKLES = {'pickle', 'dill', 'cloudpickle', 'marshal', 'shelve', 'joblib'}
 MAX_FILE, MAX_FUNCTION, MAX_ROOT = 400, 60, 20
 # Modules that have moved and are still to be rewritten.
 TRANSITION = {
-  *('api', 'encode'),
-  'experiment',
-  'parallel',
-  *('evals.knn', 'evals.linear', 'training.loop'),
-  *('cli.arguments', 'training.multi_step', 'training.train'),
+  *('experiment', 'parallel', 'training.loop'),
+  *('training.multi_step', 'training.train'),
 }
 
 
