@@ -1,9 +1,11 @@
-"""From a configuration to everything that it stands for.
+"""From a configuration to the functions of the method.
 
-`build` is the only function that reads a configuration of the method.
+`build` is the only reader of the method's part of a configuration: each
+section is the keyword arguments of one factory.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,20 +24,25 @@ from byol_jax import (
   schedules,
 )
 
+Update = Callable[
+  [byol.ByolState, byol.Batch], tuple[byol.ByolState, byol.Scalars]
+]
+
 
 class Experiment(NamedTuple):
-  """Everything that a configuration stands for."""
+  """What a configuration stands for: functions, sizes and lengths."""
 
   forward: networks.Forward
   optimizer: optax.GradientTransformation
-  update: Any  # (ByolState, Batch) -> (ByolState, Scalars), under pmap
+  update: Update  # runs inside `pmap` over `parallel.AXIS`
   image_size: int
+  batch_size: int  # of all devices
   num_steps: int
   seed: int
-  derived: tuple[str, ...]  # what the log says of the derived numbers
+  derived: tuple[str, ...]  # lines for the log: the derived numbers
 
   def initial_state(self) -> byol.ByolState:
-    """The state before step 0, traceable; `init_on_host` runs it."""
+    """Returns the state before step 0; traceable."""
     images = jnp.zeros((1, self.image_size, self.image_size, 3))
     # Compiled once and called twice: most of the compilation is random draws.
     network = parallel.on_one_device(
@@ -48,14 +55,14 @@ class Experiment(NamedTuple):
     return byol.init(forward, self.optimizer, rng, images)
 
   def init_on_host(self) -> byol.ByolState:
-    """The state before step 0 on the host: the same for any device count."""
+    """Returns the state before step 0 as numpy, for any number of devices."""
     return jax.device_get(self.initial_state())
 
 
 def build(
   config: config_dict.ConfigDict, num_examples: int, num_classes: int | None
 ) -> Experiment:
-  """The only reader of `config`; derived numbers are computed here, once.
+  """Builds the functions of a configuration.
 
   Args:
     config: as in `configs/pretrain.py`.
@@ -63,65 +70,75 @@ def build(
     num_classes: None for an unlabelled set.
 
   Raises:
-    ConfigError: a value that no factory takes.
+    ConfigError: a value is out of its range, or the run has no step.
   """
   configuration.check_ranges(config)
-  steps = schedules.num_steps(config.epochs, num_examples, config.batch_size)
-  warmup = schedules.num_steps(
-    config.schedule.warmup_epochs, num_examples, config.batch_size
+  num_steps = schedules.num_steps(
+    config.epochs, num_examples, config.batch_size
   )
-  if steps < 1:
+  if num_steps < 1:
     raise errors.ConfigError(
       f'epochs: {config.epochs:g} of {num_examples} images make no step of'
       f' batch_size {config.batch_size}; raise epochs or lower batch_size'
     )
-  scale = config.batch_size / 256 if config.schedule.scale_with_batch else 1
-  peak = config.schedule.base_rate * scale
-  rate = schedules.warmup_cosine(peak, warmup, steps)
-  tau = schedules.tau(config.target.base_tau, steps, config.target.schedule)
+  rate = schedules.make_learning_rate(
+    num_examples=num_examples,
+    batch_size=config.batch_size,
+    total_steps=num_steps,
+    **config.schedule,
+  )
+  tau = schedules.tau(total_steps=num_steps, **config.target)
   forward = networks.make_forward(
     num_classes=num_classes, axis_name=parallel.AXIS, **config.network
   )
   optimizer = optimizers.make_optimizer(
-    learning_rate=rate, **config.optimizer.to_dict()
+    learning_rate=rate.schedule, **config.optimizer
   )
-  first, second = (
-    augment.make_augment(
-      **{key: value for key, value in view.items() if key != 'crop'}
-    )
+  view1, view2 = (
+    # The crop is the data's part of a view.
+    augment.make_augment(**{k: v for k, v in view.items() if k != 'crop'})
     for view in (config.augment.view1, config.augment.view2)
   )
-  objective = losses.OBJECTIVES[config.objective.name]
-  loss_fn = byol.make_loss(forward, (first, second), objective)
+  objective = losses.make_objective(**config.objective)
+  loss_fn = byol.make_loss(forward, (view1, view2), objective)
   return Experiment(
     forward=forward,
     optimizer=optimizer,
-    update=byol.make_update(loss_fn, optimizer, tau, rate),
+    update=byol.make_update(loss_fn, optimizer, tau, rate.schedule),
     image_size=config.image_size,
-    num_steps=steps,
+    batch_size=config.batch_size,
+    num_steps=num_steps,
     seed=config.seed,
-    derived=(
-      f'preset {config.preset}: base rate {config.schedule.base_rate:g},'
-      f' base tau {config.target.base_tau:g}, weight decay'
-      f' {config.optimizer.weight_decay:g}' + difference(config),
-      f'{num_examples:,} images, {config.epochs:g} epochs, batch'
-      f' {config.batch_size:,}: {steps:,} steps, {warmup:,} of warm-up, peak'
-      f' learning rate {peak:g}'
-      + ('; the run ends in its warm-up' if warmup >= steps else ''),
-    ),
+    derived=_describe_rates(config, rate, num_examples, num_steps),
   )
 
 
-def difference(config: config_dict.ConfigDict) -> str:
-  """How far this run is from the preset that its rates come from."""
-  same = (
-    config.epochs == config.preset_epochs
-    and config.batch_size == config.preset_batch_size
+def _describe_rates(
+  config: config_dict.ConfigDict,
+  rate: schedules.LearningRate,
+  num_examples: int,
+  num_steps: int,
+) -> tuple[str, str]:
+  """Returns two lines: the rates and their preset; the derived numbers."""
+  preset = (
+    f'preset {config.preset}: base rate {config.schedule.base_rate:g}, base'
+    f' tau {config.target.base_tau:g}, weight decay'
+    f' {config.optimizer.weight_decay:g}'
   )
-  if same:
-    return ''
-  return (
-    f'; that preset is for {config.preset_epochs:g} epochs at batch'
-    f' {config.preset_batch_size:,}, this run has {config.epochs:g} at'
-    f' {config.batch_size:,}: base values kept, steps and peak rate derived'
+  if (config.epochs, config.batch_size) != (
+    config.preset_epochs,
+    config.preset_batch_size,
+  ):
+    preset += (
+      f'; that preset is for {config.preset_epochs:g} epochs at batch'
+      f' {config.preset_batch_size:,}, this run has {config.epochs:g} at'
+      f' {config.batch_size:,}: base values kept, steps and peak rate derived'
+    )
+  numbers = (
+    f'{num_examples:,} images, {config.epochs:g} epochs, batch'
+    f' {config.batch_size:,}: {num_steps:,} steps, {rate.warmup_steps:,} of'
+    f' warm-up, peak learning rate {rate.peak:g}'
   )
+  if rate.warmup_steps >= num_steps:
+    numbers += '; the run ends in its warm-up'
+  return preset, numbers

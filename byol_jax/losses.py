@@ -67,3 +67,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 OBJECTIVES: dict[str, Objective] = {'regression': regression}
+
+
+def make_objective(name: str) -> Objective:
+  """Returns the objective of the config section `objective`."""
+  return OBJECTIVES[name]

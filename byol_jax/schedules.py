@@ -4,6 +4,7 @@ Steps are exact in float32 up to 2^24; the longest preset has 2.5 million.
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,39 @@ import optax
 def num_steps(epochs: float, num_examples: int, batch_size: int) -> int:
   """Returns floor(epochs * num_examples / batch_size)."""
   return math.floor(epochs * num_examples / batch_size)
+
+
+class LearningRate(NamedTuple):
+  """The learning rate of a run."""
+
+  schedule: optax.Schedule
+  peak: float
+  warmup_steps: int
+
+
+def make_learning_rate(
+  base_rate: float,
+  warmup_epochs: float,
+  scale_with_batch: bool,
+  *,
+  num_examples: int,
+  batch_size: int,
+  total_steps: int,
+) -> LearningRate:
+  """Returns the learning rate of the config section `schedule`.
+
+  Args:
+    base_rate: the peak at batch size 256.
+    warmup_epochs: length of the linear rise.
+    scale_with_batch: the peak is base_rate * batch_size / 256, else base_rate.
+    num_examples: images of the training set.
+    batch_size: of all devices.
+    total_steps: length of the run.
+  """
+  peak = base_rate * (batch_size / 256 if scale_with_batch else 1)
+  warmup_steps = num_steps(warmup_epochs, num_examples, batch_size)
+  schedule = warmup_cosine(peak, warmup_steps, total_steps)
+  return LearningRate(schedule, peak, warmup_steps)
 
 
 def warmup_cosine(
