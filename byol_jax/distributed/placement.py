@@ -1,9 +1,11 @@
-"""Arrays between the host and the devices, and the mapping over devices.
+"""Moves arrays between the host and the devices, and maps over devices.
 
-The one file that names `jax.pmap`. Since JAX 0.8 pmap is `jit` of `shard_map`
+The only file that names `jax.pmap`. Since JAX 0.8 pmap is `jit` of `shard_map`
 inside: its outputs are sharded over a leading device axis, and indexing one
 (`x[0]`) would start a program across devices, so values leave through
 `first_replica`.
+
+L is the number of this process's devices.
 """
 
 from collections import deque
@@ -23,7 +25,12 @@ from byol_jax.distributed import packing
 
 
 def check_batch_size(key: str, batch_size: int) -> None:
-  """Refuses a global batch that the devices do not divide."""
+  """Raises ConfigError unless the devices divide the global batch.
+
+  Args:
+    key: of the configuration, for the message.
+    batch_size: of all devices.
+  """
   devices = jax.device_count()
   if batch_size <= 0 or batch_size % devices:
     raise errors.ConfigError(
@@ -38,7 +45,13 @@ def pmap(
   donate_argnums: tuple[int, ...] = (),
   devices: Sequence[jax.Device] | None = None,
 ) -> Callable:
-  """`function` on every device at once, over the axis `parallel.AXIS`."""
+  """Maps `function` over the leading axis of its arguments, a device each.
+
+  Args:
+    function: may use collectives over the axis `parallel.AXIS`.
+    donate_argnums: arguments whose buffers the results may reuse.
+    devices: all of the job unless told.
+  """
   return jax.pmap(
     function,
     axis_name=parallel.AXIS,
@@ -48,38 +61,33 @@ def pmap(
 
 
 def sharding(devices: Sequence[jax.Device] | None = None) -> NamedSharding:
-  """A leading axis with one entry for each of this process's devices."""
+  """Returns the sharding of a leading axis over this process's devices."""
   devices = jax.local_devices() if devices is None else devices
   return NamedSharding(
     Mesh(np.asarray(devices), (parallel.AXIS,)), PartitionSpec(parallel.AXIS)
   )
 
 
-@functools.cache
-def _agreement() -> Callable:
-  return pmap(_agree)
-
-
 def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
-  """The same values on every local device: leaves gain a leading axis."""
-  placement = sharding(devices)
-  count = len(placement.device_set)
+  """Copies host arrays to each local device: leaves [...] become [L, ...]."""
+  over_devices = sharding(devices)
+  count = len(over_devices.device_set)
 
   def put(x: Any) -> jax.Array:
     x = np.asarray(x)
     # A view, not `count` copies on one device.
-    return jax.device_put(np.broadcast_to(x, (count, *x.shape)), placement)
+    return jax.device_put(np.broadcast_to(x, (count, *x.shape)), over_devices)
 
   return jax.tree.map(put, tree)
 
 
 def shard(batch: Any, devices: Sequence[jax.Device] | None = None) -> Any:
-  """Puts leaves [local devices, ...] on their devices."""
+  """Puts host arrays [L, ...] on the local devices, a row each."""
   return jax.device_put(batch, sharding(devices))
 
 
 def prefetch(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:
-  """Sharded batches, `size` of them on their way to the devices."""
+  """Yields sharded batches, with up to `size` more being transferred."""
   iterator = iter(batches)
   queue = deque(shard(batch) for batch in itertools.islice(iterator, size))
   while queue:
@@ -89,32 +97,33 @@ def prefetch(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:
 
 
 def first_replica(tree: Any) -> Any:
-  """Local replica 0 as numpy, without a program across devices."""
-
-  def take(x: jax.Array) -> jax.Array:
-    return x.addressable_shards[0].data
-
+  """Fetches local replica 0: leaves [L, ...] become numpy [...]."""
   # One fetch for the whole tree: transfers overlap.
-  local = jax.device_get(jax.tree.map(take, tree))
+  local = jax.device_get(jax.tree.map(_first_shard, tree))
   return jax.tree.map(lambda x: np.asarray(x)[0], local)
 
 
+def _first_shard(x: jax.Array) -> jax.Array:
+  """Returns [1, ...] of [L, ...], without a program across devices."""
+  return x.addressable_shards[0].data
+
+
 @jax.jit
-def _copied(packed: packing.Packed) -> Any:
+def _unpack_row(packed: packing.Packed) -> Any:
   return packing.unpack(jax.tree.map(lambda x: x[0], packed))
 
 
 def snapshot(packed: packing.Packed) -> Any:
-  """Local replica 0, unpacked, as a copy on its device, to be read later.
+  """Copies local replica 0, unpacked, on its device.
 
   Returns at once, and `packed` may be donated afterwards: the host fetches the
-  copy while the devices go on.
+  copy while the devices continue.
   """
-  return _copied(jax.tree.map(lambda x: x.addressable_shards[0].data, packed))
+  return _unpack_row(jax.tree.map(_first_shard, packed))
 
 
 def broadcast_arrays(tree: Any) -> Any:
-  """Process 0's values on every process, bit for bit.
+  """Returns process 0's values on every process, bit for bit.
 
   Args:
     tree: numpy arrays of the same shapes and dtypes on all processes.
@@ -122,12 +131,16 @@ def broadcast_arrays(tree: Any) -> Any:
   if jax.process_count() == 1:
     return tree
   leaves, structure = jax.tree.flatten(tree)
-  octets = [np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in leaves]
-  sizes = [x.size for x in octets]
+  as_bytes = [
+    np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in leaves
+  ]
+  sizes = [x.size for x in as_bytes]
   missing = -sum(sizes) % 4
   # As integers, in one array: a sum with zeros would lose the sign of -0.0,
   # and a thousand leaves would be a thousand programs.
-  words = np.concatenate([*octets, np.zeros(missing, np.uint8)]).view(np.uint32)
+  words = np.concatenate([*as_bytes, np.zeros(missing, np.uint8)]).view(
+    np.uint32
+  )
   sent = np.asarray(multihost_utils.broadcast_one_to_all(words)).view(np.uint8)
   ends = np.cumsum(sizes)
   parts = [
@@ -138,16 +151,46 @@ def broadcast_arrays(tree: Any) -> Any:
 
 
 def local_rows(array: jax.Array) -> np.ndarray:
-  """What pmap left on this process's devices, [L, P, ...] -> [L * P, ...]."""
+  """Fetches this process's part of an output of `pmap`.
+
+  Args:
+    array: [devices, P, ...].
+
+  Returns:
+    [L * P, ...].
+  """
   shards = sorted(array.addressable_shards, key=lambda s: s.index[0].start or 0)
   rows = [np.asarray(shard.data) for shard in shards]
   return np.concatenate(rows).reshape(-1, *array.shape[2:])
 
 
-def digest(tree: Any) -> jax.Array:
-  """uint32 [] that differs where any bit of the tree does, but for chance.
+def allgather_rows(columns: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+  """Concatenates the rows of all processes, on each of them.
 
-  Of 32-bit leaves. Sums of integers do not depend on the order.
+  Args:
+    columns: [N, ...], with the same N on all processes.
+
+  Returns:
+    [processes * N, ...] each, by process, bit for bit.
+  """
+  if jax.process_count() == 1:
+    return columns
+
+  def gather(column: np.ndarray) -> np.ndarray:
+    # As bytes: JAX would make 64-bit numbers 32 bits wide.
+    rows = np.ascontiguousarray(column).reshape(len(column), -1)
+    found = multihost_utils.process_allgather(rows.view(np.uint8), tiled=True)
+    return np.asarray(found).view(column.dtype).reshape(-1, *column.shape[1:])
+
+  return tuple(gather(column) for column in columns)
+
+
+def digest(tree: Any) -> jax.Array:
+  """Returns uint32 [], which a change of any bit changes, up to chance.
+
+  Args:
+    tree: of 32-bit leaves. Their sums are of integers, whose order does not
+      matter.
   """
   total = jnp.uint32(0)
   for number, x in enumerate(jax.tree.leaves(tree)):
@@ -159,18 +202,19 @@ def digest(tree: Any) -> jax.Array:
 
 
 def is_replicated(tree: Any) -> bool:
-  """Whether all devices of all processes hold the same bits of a state.
+  """Returns whether all devices of all processes hold the same bits.
 
   Args:
-    tree: as of `replicate`; every process must ask.
+    tree: leaves [L, ...]; every process must call.
   """
-  return bool(first_replica(_agreement()(tree)))
+  return bool(first_replica(_compare_digests()(tree)))
 
 
-def _agree(tree: Any) -> jax.Array:
-  found = digest(tree)
-  largest, smallest = (
-    jax.lax.pmax(found, parallel.AXIS),
-    jax.lax.pmin(found, parallel.AXIS),
-  )
-  return largest == smallest
+@functools.cache
+def _compare_digests() -> Callable:
+  def compare(tree: Any) -> jax.Array:
+    found = digest(tree)
+    largest = jax.lax.pmax(found, parallel.AXIS)
+    return largest == jax.lax.pmin(found, parallel.AXIS)
+
+  return pmap(compare)

@@ -1,0 +1,118 @@
+"""Arrays to the devices and back, bit for bit."""
+
+import jax
+import numpy as np
+import pytest
+
+from byol_jax import errors
+from byol_jax.distributed import packing, placement
+from tests.helpers import tiny_run
+
+
+def tree():
+  return {
+    'scalar': np.int32(7),
+    'bits': np.arange(2, dtype=np.uint32),
+    'flags': np.array([[True], [False]]),
+    'nested': (np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3),),
+  }
+
+
+def assert_same(a, b):
+  a, b = tiny_run.flat(a), tiny_run.flat(b)
+  assert a.keys() == b.keys()
+  for key in a:
+    assert a[key].dtype == b[key].dtype
+    np.testing.assert_array_equal(a[key], b[key])
+
+
+def test_replicate_and_first_replica_are_inverse():
+  replicated = placement.replicate(tree())
+  for x in jax.tree.leaves(replicated):
+    assert x.shape[0] == jax.local_device_count()
+  back = placement.first_replica(replicated)
+  assert_same(back, tree())
+  assert all(
+    isinstance(x, (np.ndarray, np.generic)) for x in jax.tree.leaves(back)
+  )
+
+
+def test_shard_keeps_the_values():
+  count = jax.local_device_count()
+  batch = {'x': np.arange(count * 6.0, dtype=np.float32).reshape(count, 3, 2)}
+  assert_same(placement.shard(batch), batch)
+
+
+@pytest.mark.parametrize('length', [0, 1, 2, 5])
+@pytest.mark.parametrize('size', [1, 2, 9])
+def test_prefetch_yields_each_batch_once_in_order(length, size):
+  count = jax.local_device_count()
+  batches = [{'x': np.full((count, 1), i)} for i in range(length)]
+  seen = [int(b['x'][0, 0]) for b in placement.prefetch(batches, size)]
+  assert seen == list(range(length))
+
+
+def test_prefetch_is_ahead_but_not_by_more_than_its_size():
+  asked = []
+
+  def batches():
+    for i in range(10):
+      asked.append(i)
+      yield {'x': np.zeros((jax.local_device_count(), 1))}
+
+  iterator = placement.prefetch(batches(), 2)
+  assert not asked
+  next(iterator)
+  assert len(asked) == 3
+  next(iterator)
+  assert len(asked) == 4
+
+
+def test_a_donated_buffer_is_gone():
+  step = placement.pmap(
+    lambda state, x: jax.tree.map(lambda s: s + x, state), donate_argnums=(0,)
+  )
+  state, x = placement.replicate(({'w': np.ones(4, np.float32)}, np.float32(2)))
+  new = step(state, x)
+  assert state['w'].is_deleted() and not x.is_deleted()
+  assert_same(placement.first_replica(new), {'w': np.full(4, 3, np.float32)})
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused(monkeypatch):
+  monkeypatch.setattr(jax, 'device_count', lambda: 4)
+  placement.check_batch_size('batch_size', 12)
+  for size in (10, 0, -4):
+    with pytest.raises(errors.ConfigError, match=f'batch_size.*4.*{size}'):
+      placement.check_batch_size('batch_size', size)
+
+
+def spoiled(tree, bit):
+  """One bit of one leaf is another."""
+  leaves, structure = jax.tree.flatten(tree)
+  changed = np.array(leaves[-1], np.float32)
+  changed.view(np.uint32).reshape(-1)[bit % changed.size] ^= 1 << (bit % 32)
+  return structure.unflatten([*leaves[:-1], changed])
+
+
+def test_a_digest_sees_every_bit_and_the_order():
+  row = np.arange(7, dtype=np.float32)
+  whole = {'a': row, 'b': np.ones((2, 3), np.float32)}
+  digest = jax.jit(placement.digest)
+  first = digest(whole)
+  assert first == digest(whole)
+  assert all(digest(spoiled(whole, bit)) != first for bit in range(200))
+  swapped = {**whole, 'a': row[::-1].copy()}
+  moved = {'a': row, 'b': whole['b'] * np.float32(-1)}
+  assert len({int(digest(x)) for x in (whole, swapped, moved)}) == 3
+
+
+def test_a_snapshot_outlives_its_state():
+  state = placement.replicate(packing.pack(tree()))
+  copy = placement.snapshot(state)
+  step = placement.pmap(
+    lambda s: jax.tree.map(lambda x: ~x if x.dtype == bool else x + x, s),
+    donate_argnums=(0,),
+  )
+  step(state)
+  assert all(x.is_deleted() for x in jax.tree.leaves(state))
+  assert_same(copy, tree())
