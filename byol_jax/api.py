@@ -1,7 +1,6 @@
-"""The functions of byol_jax: what Python callers and the command line share."""
+"""Where data meets the runs: what Python callers and the verbs share."""
 
 from collections.abc import Callable, Mapping
-import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,20 @@ import jax
 from ml_collections import config_dict
 import numpy as np
 
-from byol_jax import configuration, errors, files, pretrained
+from byol_jax import (
+  configuration,
+  encode,
+  errors,
+  experiment,
+  files,
+  pretrained,
+)
 from byol_jax.data import from_config
-from byol_jax.distributed import processes
-from byol_jax.evals import embed as embed_lib, features, knn, linear
-from byol_jax.training import train
+from byol_jax.distributed import placement, processes
+from byol_jax.evals import embed as embeddings, features, knn, linear
+from byol_jax.training import loop, train
 
-# Protocol -> its options, and what measures with them.
-PROTOCOLS: dict[str, tuple[Any, Callable[..., dict[str, float]]]] = {
-  'knn': (knn.Options, knn.measure_accuracy),
-  'linear': (linear.Options, linear.measure_accuracy),
-}
+PROTOCOLS = {'knn': knn.run, 'linear': linear.run}
 
 
 def pretrain(
@@ -52,14 +54,48 @@ def pretrain(
   dataset = processes.raise_on_all(
     'data', lambda: from_config.image_set(config, 'train', held=True)
   )
-  last = train.run(config, str(workdir), dataset)
+  last = pretrain_on(dataset, config, workdir)
   return last | {'unusable_images': dataset.num_failures}
+
+
+def pretrain_on(
+  dataset: Any, config: config_dict.ConfigDict, workdir: str | Path
+) -> dict[str, float]:
+  """Pretrains on a given data set, or resumes what `workdir` holds.
+
+  Args:
+    dataset: this process's part of the training set: a `train.TrainingSet`
+      that is also a `multi_step.StreamedSet` or a `multi_step.ResidentSet`.
+    config: as in `configs/pretrain.py`; its sections `dataset`, `data` and
+      `input` are only recorded, but for `input.steps_per_call`.
+    workdir: see `pretrain`.
+
+  Returns:
+    The last scalars, `step` and `seconds`.
+
+  Raises:
+    UserError: see `train.train`.
+  """
+  placement.check_batch_size('batch_size', config.batch_size)
+  train.require_same_dataset(dataset)
+  return train.train(
+    experiment.build(config, dataset.num_examples, dataset.num_classes),
+    dataset,
+    str(workdir),
+    loop.TrainingOptions(
+      loop.CheckpointOptions(**config.checkpoint),
+      loop.FaultOptions(**config.faults),
+      loop.LogOptions(**config.log),
+    ),
+    config=config.to_dict(),
+    steps_per_call=config.input.steps_per_call,
+  )
 
 
 def load_encoder(
   workdir: str | Path, weights: str = 'online'
 ) -> Callable[[Any], np.ndarray]:
-  """Returns the encoder of a run as a function of images.
+  """The encoder of a run as a function of images.
 
   Preprocessing is inside and is the run's own evaluation crop
   (`data.eval_crop`; 'resize': shorter side to 8/7 of the image size, bicubic
@@ -68,7 +104,7 @@ def load_encoder(
 
   Args:
     workdir: of a pretraining run.
-    weights: see `pretrained.open_encoder`.
+    weights: see `saved.open_encoder`.
 
   Returns:
     A function from images, uint8 in [0, 255] or floats in [0, 1], one
@@ -77,10 +113,10 @@ def load_encoder(
     what is no image.
 
   Raises:
-    UserError: see `pretrained`.
+    UserError: see `saved`.
   """
   run = pretrained.open_run(workdir)
-  return pretrained.make_image_encoder(
+  return encode.make_encode(
     pretrained.open_encoder(run, weights),
     image_size=run.config.image_size,
     eval_crop=run.config.data.eval_crop,
@@ -92,24 +128,20 @@ def evaluate(
   config: config_dict.ConfigDict,
   run: pretrained.Run,
   encoder: features.Encoder,
-  log: Callable[[str], None] = lambda text: None,
+  note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-  """Evaluates an encoder by a protocol and records the results in the workdir.
+  """Runs a protocol on an encoder; keeps its numbers in the workdir.
 
   Args:
     name: 'knn' or 'linear'.
     config: as in `configs/evals/<name>.py`.
     run: the pretraining; the results join its evaluations.jsonl.
-    encoder: from `pretrained.open_encoder`.
-    log: called with lines of progress.
-
-  Returns:
-    See `measure_accuracy` of the protocol.
+    encoder: from `saved.open_encoder`.
+    note: takes lines of progress.
 
   Raises:
     UserError: one of `byol_jax.errors`.
   """
-  configuration.check_ranges(config)
   data = config_dict.ConfigDict(run.config)
   if config.dataset is not None:
     data.dataset = config.dataset
@@ -120,10 +152,7 @@ def evaluate(
   load = functools.cache(
     functools.partial(from_config.image_set, from_config.placed(data))
   )
-  make_options, measure_accuracy = PROTOCOLS[name]
-  fields = [field.name for field in dataclasses.fields(make_options)]
-  options = make_options(**{field: config[field] for field in fields})
-  results = measure_accuracy(options, encoder, load, log)
+  results = PROTOCOLS[name](config, encoder, load, note)
   if jax.process_index() == 0:
     record = {
       'protocol': name,
@@ -145,18 +174,16 @@ def embed(
     workdir: of the pretraining.
     images: a folder, or anything that `dataset` takes.
     output: the .npz file.
-    weights: see `pretrained.open_encoder`.
+    weights: see `saved.open_encoder`.
 
   Returns:
-    The number of images in the file.
-
-  Raises:
-    UserError: one of `byol_jax.errors`.
+    How many images it holds.
   """
   run = pretrained.open_run(workdir)
   config = config_dict.ConfigDict(run.config)
   config.dataset = images
   dataset = from_config.image_set(config, 'all')
   names = [dataset.file_name(i) for i in range(dataset.num_examples)]
-  encoder = pretrained.open_encoder(run, weights)
-  return embed_lib.write_embeddings(encoder, dataset, names, output)
+  return embeddings.run(
+    pretrained.open_encoder(run, weights), dataset, names, output
+  )

@@ -1,32 +1,56 @@
-"""A pretraining run on disk, and its frozen encoders with parameters."""
+"""A pretraining run on disk, and its frozen encoders."""
 
-from collections.abc import Callable, Sequence
-import functools
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from ml_collections import config_dict
-import numpy as np
 
-from byol_jax import configuration, errors, experiment, networks
+from byol_jax import configuration, errors, experiment as experiments
 from byol_jax.checkpoints import checkpointer, trees
 from byol_jax.data import from_config
-from byol_jax.data.sampling import resize
 from byol_jax.evals import features
-from byol_jax.training import workdir as workdir_lib
+from byol_jax.training import workdir as workdirs
 
 WEIGHTS = ('online', 'target', 'random', 'random_calibrated')
-_MAX_IMAGES = 64  # on the device at once
+
+
+def read_config(workdir: str | Path) -> config_dict.ConfigDict:
+  """The configuration of a pretraining run, with its `training_set`.
+
+  Raises:
+    DataError: there is none.
+  """
+  try:
+    saved = workdirs.read_config(workdirs.local(workdir))
+  except errors.DataError:
+    # A bucket, or a copy of one: its checkpoints know.
+    record = checkpointer.read_record(workdirs.checkpoints(workdir)) or {}
+    if 'config' not in record:
+      raise
+    saved = record['config']
+  if 'training_set' not in saved:
+    raise errors.DataError(f'{workdir} holds no pretraining run of byol_jax')
+  config = config_dict.ConfigDict(saved, convert_dict=True)
+  # A run of an earlier version lacks what these sections have gained since.
+  now = configuration.load('pretrain')
+  for section in ('data', 'input', 'checkpoint', 'faults'):
+    if section not in config:
+      config[section] = config_dict.ConfigDict()
+    for key, value in now[section].items():
+      if key not in config[section]:
+        config[section][key] = value
+  config.lock()
+  return config
 
 
 class Run(NamedTuple):
   """A pretraining run on disk, its functions built."""
 
-  path: Path  # on this machine
-  checkpoints: str  # a path or a URL
+  path: Path  # of this machine
+  checkpoints: str  # where they are, a path or a URL
   config: config_dict.ConfigDict
-  experiment: experiment.Experiment
+  experiment: experiments.Experiment
 
 
 def open_run(workdir: str | Path) -> Run:
@@ -38,43 +62,17 @@ def open_run(workdir: str | Path) -> Run:
     DataError: there is no such run.
   """
   config = read_config(workdir)
-  return Run(
-    path=workdir_lib.local(workdir),
-    checkpoints=workdir_lib.checkpoints(workdir, config.checkpoint.folder),
-    config=config,
-    experiment=experiment.build(
-      config, config.training_set.num_examples, config.training_set.num_classes
-    ),
+  experiment = experiments.build(
+    config, config.training_set.num_examples, config.training_set.num_classes
   )
-
-
-def read_config(workdir: str | Path) -> config_dict.ConfigDict:
-  """Returns the configuration of a pretraining run, with its `training_set`.
-
-  Raises:
-    DataError: there is none.
-  """
-  try:
-    saved = workdir_lib.read_config(workdir_lib.local(workdir))
-  except errors.DataError:
-    # A bucket, or a copy of one, has the configuration in its checkpoints.
-    record = checkpointer.read_record(workdir_lib.checkpoints(workdir)) or {}
-    if 'config' not in record:
-      raise
-    saved = record['config']
-  if 'training_set' not in saved:
-    raise errors.DataError(f'{workdir} holds no pretraining run of byol_jax')
-  # A run of an earlier version lacks keys that these sections have now.
-  now = configuration.read_preset('pretrain')
-  for section in ('data', 'input', 'checkpoint', 'faults'):
-    saved[section] = {**now[section], **saved.get(section, {})}
-  return config_dict.ConfigDict(saved).lock()
+  place = workdirs.checkpoints(workdir, config.checkpoint.folder)
+  return Run(workdirs.local(workdir), place, config, experiment)
 
 
 def open_encoder(
   run: Run, weights: str = 'online', *, calibration_batches: int = 50
 ) -> features.Encoder:
-  """Returns the frozen encoder of a pretraining run.
+  """The frozen encoder of a pretraining run.
 
   Args:
     run: from `open_run`.
@@ -92,80 +90,32 @@ def open_encoder(
       f'weights: expected one of {list(WEIGHTS)}, found {weights!r}'
     )
   if weights in ('online', 'target'):
-    state = _read_state(run)
+    folder = run.checkpoints
+    if checkpointer.latest_step(folder) is None:
+      raise errors.DataError(
+        f'{folder} has no checkpoint yet: its pretraining has not saved;'
+        ' wait for it or start it again'
+      )
+    arrays, _ = checkpointer.read_arrays(folder)
+    template = jax.eval_shape(run.experiment.initial_state)
+    state = trees.unflatten(template, arrays, str(folder))
   else:
     state = run.experiment.init_on_host()
   if weights == 'target':
     params, net_state = state.target_params, state.target_state
   else:
     params, net_state = state.online_params, state.online_state
-  forward = run.experiment.forward
   if weights == 'random_calibrated':
-    dataset = from_config.image_set(run.config, 'train', cropped=False)
-    # In random order: a batch of one class has other statistics.
-    batches = dataset.crop_batches(
-      run.config.batch_size, 0, calibration_batches
+    net_state = features.calibrate(
+      run.experiment.forward,
+      params,
+      net_state,
+      # In random order: a batch of one class has other statistics.
+      from_config.image_set(run.config, 'train', cropped=False).crop_batches(
+        run.config.batch_size, 0, calibration_batches
+      ),
+      max_batches=calibration_batches,
     )
-    net_state = features.estimate_batch_norm(
-      forward, params, net_state, batches, max_batches=calibration_batches
-    )
-  return features.make_encoder(forward, params, net_state, weights)
-
-
-def make_image_encoder(
-  encoder: features.Encoder, *, image_size: int, eval_crop: str
-) -> Callable[[Any], np.ndarray]:
-  """Returns images in memory -> representations; see `api.load_encoder`."""
-  represent = jax.jit(functools.partial(networks.represent, encoder.forward))
-  # Arguments, not constants of the program.
-  frozen = jax.device_put((encoder.params, encoder.state))
-
-  def encode_batch(images: Sequence[Any]) -> np.ndarray:
-    count = len(images)
-    # Zeros up to a power of two: few batch sizes, so few programs.
-    padded = 1 << (count - 1).bit_length()
-    crops = np.zeros((padded, image_size, image_size, 3), np.float32)
-    for i, image in enumerate(images):
-      pixels = resize.to_float(image)
-      crops[i] = resize.evaluation_crop(pixels, image_size, eval_crop)
-    return np.asarray(represent(*frozen, crops), np.float32)[:count]
-
-  def encode(images: Any) -> np.ndarray:
-    images = _list_images(images)
-    starts = range(0, len(images), _MAX_IMAGES)
-    parts = [encode_batch(images[i : i + _MAX_IMAGES]) for i in starts]
-    return np.concatenate(parts)
-
-  return encode
-
-
-def _read_state(run: Run) -> Any:
-  """Returns the newest saved `ByolState`, leaves as numpy."""
-  folder = run.checkpoints
-  if checkpointer.latest_step(folder) is None:
-    raise errors.DataError(
-      f'{folder} has no checkpoint yet: its pretraining has not saved;'
-      ' wait for it or start it again'
-    )
-  arrays, _ = checkpointer.read_arrays(folder)
-  template = jax.eval_shape(run.experiment.initial_state)
-  return trees.unflatten(template, arrays, str(folder))
-
-
-def _list_images(images: Any) -> Sequence[Any]:
-  """Returns one [H, W, 3], [B, H, W, 3] or a list of [H, W, 3] as a sequence.
-
-  Raises:
-    DataError: no image, or an array of another shape.
-  """
-  if not isinstance(images, list | tuple):
-    images = np.asarray(images)
-    if images.ndim not in (3, 4):
-      raise errors.DataError(
-        'images: expected [H, W, 3], [B, H, W, 3] or a list, found'
-        f' {list(images.shape)}'
-      )
-    images = images[None] if images.ndim == 3 else images
-  if not len(images):
-    raise errors.DataError('images: expected at least one, found none')
-  return images
+  return features.make_encoder(
+    run.experiment.forward, params, net_state, weights
+  )

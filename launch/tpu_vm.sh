@@ -42,7 +42,6 @@ on_host=byol_jax/current/launch/setup_vm.sh
 name='' project='' zone='' topology='' commit='' capacity=on-demand worker=0
 max_attempts=50 max_hours=48 grace_seconds=120 poll_seconds=30
 dry_run=0 delete_at_end=0 create_flags=() ssh_flags=() arguments=()
-timeout_flags=()
 state='' training=0 described=0 start_time=0
 planned_state=ACTIVE scratch=/dev/null # of a dry run
 
@@ -70,7 +69,7 @@ execute() {
   if ((dry_run)); then
     printf '%s\n' "$(quote "${@:2}")" >&3
   else
-    timeout "${timeout_flags[@]}" "$@" </dev/null
+    timeout "$@" </dev/null
   fi
 }
 
@@ -185,10 +184,7 @@ start() {
     "$grace_seconds" "${arguments[0]}" --distributed=gce "${arguments[@]:1}")"
 }
 
-logs() {
-  timeout_flags=(--foreground) # else Ctrl-C does not reach it
-  ssh_hosts 604800 "$worker" "tail -n 50 -F byol_jax/jobs/$name/log"
-}
+logs() { ssh_hosts 604800 "$worker" "tail -n 50 -F byol_jax/jobs/$name/log"; }
 
 stop() {
   ssh_hosts $((grace_seconds + 120)) all \
@@ -197,7 +193,7 @@ stop() {
 
 # Prints a line "HOST STATE" for each host of --worker that answers.
 ask_hosts() {
-  ssh_hosts 120 "$1" "$(quote "$on_host" status "$name")" |
+  ssh_hosts 120 "$1" "$(quote "$on_host" status "$name")" 2>"$scratch" |
     sed -n 's/^byol_jax: //p' | sort -u || true
 }
 
@@ -222,7 +218,7 @@ await_end() {
   local report silent_polls=0
   code=137
   while pause; read_state; [[ $state == ACTIVE || $state == UNKNOWN ]]; do
-    report=$(ask_hosts 0 2>"$scratch")
+    report=$(ask_hosts 0)
     ((!dry_run)) || report='host 0'
     case $report in
       *running) silent_polls=0 ;;
@@ -237,7 +233,7 @@ await_end() {
         ;;
       *)
         if ((++silent_polls >= 10)); then
-          log "the first host lost the training: $(tail -n 1 "$scratch")"
+          log 'the first host does not answer, or was replaced'
           delete || true
           return
         fi

@@ -19,7 +19,7 @@ os.environ.setdefault(
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
 # Compiling is most of the suite. Without XLA's optimisations it takes two
 # thirds of the time; one test of one device against four, whose sums those
-# reorder, has them (`devices_test.py`).
+# reorder, has them (`training/loop_test.py`).
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 # Nothing is written to the home of whoever runs the tests. Set before the

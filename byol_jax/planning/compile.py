@@ -156,7 +156,7 @@ def make_call(run: PlannedRun, per_device: int) -> tuple[Any, tuple[Any, ...]]:
     if run.num_classes is not None:
       batch['labels'] = shape((per_device,), jnp.int32)
     return packing.on_packed_state(update), (state, batch)
-  steps = config.input.steps_per_call or multi_step.divisor(
+  steps = config.input.steps_per_call or multi_step.choose_steps_per_call(
     (config.log.every_steps, config.checkpoint.every_steps)
   )
   plan = {
@@ -166,7 +166,7 @@ def make_call(run: PlannedRun, per_device: int) -> tuple[Any, tuple[Any, ...]]:
     },
     'count': shape((), jnp.int32),
   }
-  function = multi_step.repeated(update, run.dataset.views)
+  function = multi_step.repeat_update(update, run.dataset.views)
   store = store_shapes(run.dataset, config.image_size)
   return packing.on_packed_state(function), (state, store, plan)
 

@@ -1,4 +1,4 @@
-"""Prints one table: BYOL beside the untrained encoders of the same run."""
+"""One table: BYOL beside the untrained encoders of the same run."""
 
 from typing import Any
 
@@ -8,12 +8,6 @@ ROWS = {
   'random': 'random encoder',
   'random_calibrated': 'random, batch norm estimated',
   'online': 'BYOL',
-}
-COLUMNS = {
-  'knn_k1': 'kNN k=1',
-  'knn_k20': 'kNN k=20',
-  'knn_k200': 'kNN k=200',
-  'top1': 'linear',
 }
 
 
@@ -36,27 +30,39 @@ def run(workdir: str, *, knn: str, linear: str) -> dict[str, dict[str, Any]]:
     for name, spec in (('knn', knn), ('linear', linear)):
       config = configuration.load(spec, {'weights': weights})
       results[weights] |= api.evaluate(name, config, pretraining, encoder)
-  print('\n'.join(format_table(results)))
+  for line in table(results):
+    print(line)
   files.write_json(pretraining.path / 'report.json', results)
   print(f'\ncheckpoints, logs and report.json: {pretraining.path}')
   return results
 
 
-def format_table(results: dict[str, dict[str, Any]]) -> list[str]:
-  """Returns lines of percentages: chance, the encoders, and BYOL's gain."""
-  columns = [key for key in COLUMNS if key in results['online']]
-  lines = [' ' * 30 + ''.join(COLUMNS[c].rjust(12) for c in columns)]
+def table(results: dict[str, dict[str, Any]]) -> list[str]:
+  """Lines of percentages: chance, the rows, and BYOL's gain."""
+  columns = [key for key in results['online'] if key in COLUMNS]
+  lines = [''.ljust(30) + ''.join(COLUMNS[c].rjust(12) for c in columns)]
   chance = 100 / results['online']['num_classes']
-  lines.append(_format_row('chance', [chance] * len(columns)))
-  percents = {w: [100 * results[w][c] for c in columns] for w in ROWS}
-  lines += [_format_row(ROWS[w], values) for w, values in percents.items()]
+  lines.append(row('chance', [chance] * len(columns)))
+  for weights, label in ROWS.items():
+    values = [100 * results[weights][column] for column in columns]
+    lines.append(row(label, values))
   gains = [
-    byol - max(random, calibrated)
-    for random, calibrated, byol in zip(*percents.values())
+    100 * results['online'][column]
+    - 100 * max(results[w][column] for w in ROWS if w != 'online')
+    for column in columns
   ]
-  lines.append(_format_row('BYOL above the better random', gains, '+'))
+  lines.append(row('BYOL above the better random', gains, '+'))
   return lines
 
 
-def _format_row(label: str, values: list[float], sign: str = '') -> str:
+COLUMNS = {
+  'knn_k1': 'kNN k=1',
+  'knn_k20': 'kNN k=20',
+  'knn_k200': 'kNN k=200',
+  'top1': 'linear',
+}
+
+
+def row(label: str, values: list[float], sign: str = '') -> str:
+  """A label and its percentages."""
   return label.ljust(30) + ''.join(f'{v:{sign}.1f}'.rjust(12) for v in values)

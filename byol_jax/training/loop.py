@@ -1,19 +1,22 @@
-"""The loop: calls of the devices, one after the other, and what they say.
+"""The training loop: next batch, step, log, save, preempted?
 
-Between two log lines the host fetches nothing and waits only to stay near the
-devices: everything else is on its way while they work.
+It is the only loop over training steps in the package. Between two log lines
+the host fetches nothing, and waits only to stay a few calls ahead of the
+devices.
 """
+
+from __future__ import annotations  # fields are named like modules
 
 from collections.abc import Callable, Iterator
 import contextlib
+import dataclasses
 import pathlib
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-from ml_collections import config_dict
 
-from byol_jax import byol, errors
+from byol_jax import errors
 from byol_jax.checkpoints import checkpointer
 from byol_jax.distributed import packing, placement, processes
 from byol_jax.training import (
@@ -21,188 +24,214 @@ from byol_jax.training import (
   logs,
   multi_step,
   preemption,
-  recovery as patiences,
+  recovery,
   scalar_buffer,
   watchdog,
 )
 
 
-class Parts(NamedTuple):
-  """What stays through a run, rolled back or not."""
+@dataclasses.dataclass(frozen=True)
+class CheckpointOptions:
+  """The config section `checkpoint`, explained in configs/pretrain.py."""
 
-  config: config_dict.ConfigDict
-  path: pathlib.Path
-  update: Callable  # (Packed state, batch) -> (state, scalars), see `calls`
-  steps: multi_step.Streamed | multi_step.Resident
-  saved: checkpointer.Checkpointer | None  # process 0's
-  stop: preemption.PreemptionGuard
-  patience: patiences.Patience
-  dog: watchdog.Watchdog
+  every_steps: int = 0
+  every_minutes: float = 0.0
+  keep: int = 1
+  folder: str = ''
 
 
-class Start(NamedTuple):
-  """Where a loop begins."""
+@dataclasses.dataclass(frozen=True)
+class FaultOptions:
+  """The config section `faults`, explained in configs/pretrain.py."""
 
-  step: int  # completed
-  state: byol.ByolState  # on the host
-  offset: int  # step N takes the images of N + offset
-  is_resumed: bool
+  max_skips: int = 0
+  max_rollbacks: int = 0
+  stall_seconds: float = 0.0
 
 
-def run(
-  parts: Parts, last: int, start: Start, notes: list[str]
+@dataclasses.dataclass(frozen=True)
+class LogOptions:
+  """The config section `log`, explained in configs/pretrain.py."""
+
+  every_steps: int = 50
+  tensorboard: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions:
+  """What a run takes from its configuration besides the method."""
+
+  checkpoint: CheckpointOptions = CheckpointOptions()
+  faults: FaultOptions = FaultOptions()
+  log: LogOptions = LogOptions()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingContext:
+  """What stays the same through a run, also when it is rolled back.
+
+  Attributes:
+    update: one call, compiled by `step_calls`: (packed state, batch) ->
+      (packed state, scalars).
+    step_calls: divides the steps into calls and makes their batches.
+    num_steps: of the whole run.
+    batch_size: of all devices.
+    workdir: where logs go.
+    options: when to save and to log; the timeout of a batch.
+    checkpointer: None saves nothing; in process 0 only.
+    skip_policy: what to do about steps that were skipped.
+    preemption: whether a signal asks the run to stop.
+    watchdog: ends a process whose steps stop coming.
+  """
+
+  update: Callable
+  step_calls: multi_step.StepCalls
+  num_steps: int
+  batch_size: int
+  workdir: pathlib.Path
+  options: TrainingOptions = TrainingOptions()
+  checkpointer: checkpointer.Checkpointer | None = None
+  skip_policy: recovery.SkipPolicy = dataclasses.field(
+    default_factory=lambda: recovery.SkipPolicy(0, 0)
+  )
+  preemption: preemption.PreemptionGuard = dataclasses.field(
+    default_factory=preemption.PreemptionGuard
+  )
+  watchdog: watchdog.Watchdog = dataclasses.field(
+    default_factory=lambda: watchdog.Watchdog(0)
+  )
+
+
+def run_loop(
+  context: TrainingContext, start: recovery.StartPoint, log: logs.Logs
 ) -> dict[str, float]:
-  """Calls of steps from `start` to `last`.
-
-  Args:
-    parts: of the run.
-    last: steps of the whole run.
-    start: from here.
-    notes: lines for the log, before the first.
-
-  Returns:
-    The scalars of the last log line.
+  """Trains from `start` to the last step; returns the last logged means.
 
   Raises:
-    RolledBack: too many steps in a row were skipped.
-    UserError: see `train.run`.
+    RollbackRequired: too many steps in a row were skipped.
+    UserError: see `train.train`.
   """
-  log = logs.Logs(
-    parts.path,
-    last,
-    start_step=start.step,
-    tensorboard=parts.config.log.tensorboard,
-    silent=jax.process_index() != 0,
-  )
-  with contextlib.closing(log):
-    for note in notes:
-      log.note(note)
-    return _steps(parts, last, start, log)
-
-
-def _steps(
-  parts: Parts, last: int, start: Start, log: logs.Logs
-) -> dict[str, float]:
-  config, stop = parts.config, parts.stop
+  step, last = start.step, context.num_steps
   state = placement.replicate(packing.pack(start.state))
-  todo = range(start.step, last)
-  recent, meter = scalar_buffer.Pending(start.step), logs.Meter()
-  scalars: dict[str, float] = {}
-  saved_at = time.monotonic()
-  with _batches(parts, todo, start.offset, log, meter) as batches:
-    for span in parts.steps.spans(todo):
-      step = span.start
-      with contextlib.suppress(preemption.WaitInterrupted):
-        batch = next(batches)
-        with _guarded(step > start.step):
-          state, found = parts.update(state, batch)
-        if step == start.step:
-          # Other processes may still compile: the watchdog is armed once all
-          # of them have made a step.
-          jax.block_until_ready(found)
-        step = span.stop
-        stop.first_step_done()
-        recent.add(found, len(span))
+  buffer, meter = scalar_buffer.ScalarBuffer(step), logs.Meter()
+  means, signal, saved_at = {}, None, time.monotonic()
+  host_batches = _open_batches(context, start, log)
+  batches = placement.prefetch(host_batches)
+  with contextlib.closing(host_batches):
+    for call in context.step_calls.split(range(step, last)):
+      # Next batch.
+      batch = _wait_for_batch(context, batches, meter)
+
+      # Step. Only the first call, which compiles, may transfer implicitly. We
+      # wait for its end on all processes: then the watchdog may start.
+      if batch is not None:
+        is_first = step == start.step
+        with jax.transfer_guard('allow' if is_first else 'disallow'):
+          state, scalars = context.update(state, batch)
+        if is_first:
+          jax.block_until_ready(scalars)
+        step = call.stop
+        context.preemption.first_step_done()
+        buffer.add(scalars, len(call))
         log.tick(step)
-      parts.dog.step_done(step)
-      if parts.saved is not None:
-        parts.saved.check_for_errors()
-      # Asked once: a signal may come at any moment of this call.
-      stopping = stop.requested() if step < last else None
-      saving = (
-        step == last
-        or stopping is not None
-        or due(config.checkpoint, step, time.monotonic() - saved_at)
-      )
-      if len(recent) and (saving or step % config.log.every_steps == 0):
-        images = config.batch_size * len(recent)
-        scalars = _report(parts, log, recent, meter, images, step)
-      if saving:
-        save(parts, step, state, start.offset)
+      context.watchdog.step_done(step)
+
+      # Log. A signal may arrive at any moment: we ask once a call.
+      signal = context.preemption.requested() if step < last else None
+      is_saving = signal or _is_save_due(context, step, saved_at)
+      is_due = step % context.options.log.every_steps == 0
+      if len(buffer) and (is_due or is_saving):
+        means = _log_means(context, buffer, meter, step, log)
+
+      # Save.
+      if is_saving:
+        save_checkpoint(context, step, state, start.data_offset)
         saved_at = time.monotonic()
         meter.restart()
-      if stopping is not None:
-        raise farewell(parts, stopping, step, last)
-    if parts.saved is not None:
-      parts.saved.wait()
-  return scalars
+      elif context.checkpointer is not None:
+        context.checkpointer.check_for_errors()
+
+      # Preempted?
+      if signal is not None:
+        break
+    if context.checkpointer is not None:
+      context.checkpointer.wait()
+  if signal is not None:
+    raise preempted_error(context, signal, step)
+  return means
 
 
-@contextlib.contextmanager
-def _batches(
-  parts: Parts, todo: range, offset: int, log: logs.Logs, meter: logs.Meter
-) -> Iterator[Iterator[Any]]:
-  """Batches on the devices; a signal ends the wait for one."""
-  config = parts.config
-  made = parts.steps.batches(config.batch_size, todo, offset)
-  on_host = batch_timeout.BatchTimeout(
-    made, config.faults.stall_seconds, log.note
+def _open_batches(
+  context: TrainingContext, start: recovery.StartPoint, log: logs.Logs
+) -> batch_timeout.BatchTimeout:
+  """Returns the batches of a loop on the host, with a timeout for each."""
+  steps = range(start.step, context.num_steps)
+  return batch_timeout.BatchTimeout(
+    context.step_calls.batches(context.batch_size, steps, start.data_offset),
+    context.options.faults.stall_seconds,
+    log.note,
   )
 
-  def waited() -> Iterator[Any]:
-    on_device = placement.prefetch(on_host)
-    while True:
-      parts.dog.restart()  # this wait has a limit of its own, a shorter one
-      with meter.waiting(), parts.stop.interruptible():
-        batch = next(on_device, None)
-      if batch is None:
-        return
-      yield batch
 
-  with contextlib.closing(on_host):
-    yield waited()
-
-
-def _guarded(is_compiled: bool) -> contextlib.AbstractContextManager:
-  """Nothing moves between host and devices but what is put or fetched.
-
-  Compiling places constants, so the first call is free to.
-  """
-  if is_compiled:
-    return jax.transfer_guard('disallow')
-  return contextlib.nullcontext()
+def _wait_for_batch(
+  context: TrainingContext, batches: Iterator[Any], meter: logs.Meter
+) -> Any | None:
+  """Returns the next batch on the devices; None if a signal interrupts."""
+  # This wait has its own timeout, which is shorter than the watchdog's.
+  context.watchdog.restart()
+  try:
+    with meter.waiting(), context.preemption.interruptible():
+      return next(batches)
+  except preemption.WaitInterrupted:
+    return None
+  finally:
+    context.watchdog.restart()
 
 
-def _report(
-  parts: Parts,
-  log: logs.Logs,
-  recent: scalar_buffer.Pending,
+def _log_means(
+  context: TrainingContext,
+  buffer: scalar_buffer.ScalarBuffer,
   meter: logs.Meter,
-  images: int,
   step: int,
+  log: logs.Logs,
 ) -> dict[str, float]:
-  """One log line; looks at the steps that were skipped.
-
-  Raises:
-    RolledBack: there were too many in a row.
-    DivergedError: and rolling back did not help.
-  """
-  taken = recent.take()
-  log.write(step, taken.scalars | meter.read(images))
-  if taken.skipped:
+  """Writes one log line and returns its means; raises as `SkipPolicy`."""
+  images = context.batch_size * len(buffer)
+  fetched = buffer.fetch_means()
+  log.write(step, fetched.means | meter.read(images))
+  if fetched.skipped:
     log.note(
-      f'warning: steps {", ".join(map(str, taken.skipped))} were not finite:'
+      f'warning: steps {", ".join(map(str, fetched.skipped))} were not finite:'
       ' they left the state as it was'
     )
-  parts.patience.look(taken.skipped, taken.steps)
-  return taken.scalars
+  context.skip_policy.observe(fetched.skipped, fetched.steps)
+  return fetched.means
 
 
-def due(section: Any, step: int, seconds: float) -> bool:
-  """Whether it is time to save. Minutes count on a single process only.
+def _is_save_due(context: TrainingContext, step: int, saved_at: float) -> bool:
+  """Returns whether to save `step`, given the time of the last checkpoint.
 
-  Clocks of several processes differ, and all must save the same step.
+  Minutes count in jobs of one process only: clocks differ, and all processes
+  must save the same step.
   """
-  by_step = section.every_steps > 0 and step % section.every_steps == 0
-  single = jax.process_count() == 1 and section.every_minutes > 0
-  return by_step or (single and seconds > 60 * section.every_minutes)
+  options = context.options.checkpoint
+  if step == context.num_steps:
+    return True
+  if options.every_steps > 0 and step % options.every_steps == 0:
+    return True
+  seconds = time.monotonic() - saved_at
+  is_single_process = jax.process_count() == 1
+  minutes = options.every_minutes
+  return is_single_process and minutes > 0 and seconds > 60 * minutes
 
 
-def save(parts: Parts, step: int, state: packing.Packed, offset: int) -> None:
-  """Begins to save one step: a copy on the device, the rest in a thread.
+def save_checkpoint(
+  context: TrainingContext, step: int, state: packing.Packed, data_offset: int
+) -> None:
+  """Starts to save a step: copies it on the device, a thread does the rest.
 
   Raises:
-    CheckFailed: the devices no longer hold the same state.
+    CheckFailed: the devices do not hold the same state.
     DataError: an earlier step could not be written.
   """
   if jax.device_count() > 1 and not placement.is_replicated(state):
@@ -212,19 +241,19 @@ def save(parts: Parts, step: int, state: packing.Packed, offset: int) -> None:
         ' a device or a link is broken, or a sum over devices is missing'
       )
     )
-  if parts.saved is not None:
-    meta = {'step': step, 'data_offset': offset}
-    parts.saved.save(step, placement.snapshot(state), meta)
-  parts.patience.saved()
+  if context.checkpointer is not None:
+    meta = {'step': step, 'data_offset': data_offset}
+    context.checkpointer.save(step, placement.snapshot(state), meta)
+  context.skip_policy.checkpoint_saved()
 
 
-def farewell(parts: Parts, name: str, step: int, last: int) -> errors.UserError:
-  """Waits for the last save; what to raise then."""
-  if parts.saved is not None:
-    parts.saved.wait()
+def preempted_error(
+  context: TrainingContext, signal: str, step: int
+) -> errors.UserError:
+  """Returns what a run raises after `signal`, once `step` is saved."""
   return processes.mark_collective(
     errors.Preempted(
-      f'{name}: saved step {step} of {last} in {parts.path}; the same command'
-      ' resumes'
+      f'{signal}: saved step {step} of {context.num_steps} in'
+      f' {context.workdir}; the same command resumes'
     )
   )

@@ -1,8 +1,8 @@
-"""What one call of the devices does: one step, or several.
+"""Makes one call of the devices do one training step, or several.
 
-A streamed set sends the views of one step with each call. Of a resident set
-the devices have the pixels; a call takes the plan of several steps, and the
-host is not asked between them.
+A streamed set sends the views of one step with each call. A resident set has
+its pixels on the devices: a call takes the plans of several steps, and the
+host does nothing between them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,186 +12,224 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-from ml_collections import config_dict
 import numpy as np
 
 from byol_jax.distributed import packing, placement
 
 Plan = Mapping[str, Any]
 
-_MANY = 25  # steps: the host is needed seldom, and a signal is heard soon
+# Steps of a call by default: few calls, and a signal is seen within seconds.
+_MAX_DEFAULT = 25
 
 
 class StreamedSet(Protocol):
-  """A set whose views come from the host (`data.image_set.ImageSet`)."""
+  """A set whose views come from the host (`data.loading.image_set`)."""
 
   def view_batches(
     self, batch_size: int, start_step: int, num_steps: int
   ) -> Iterator[Any]:
-    """Two views and labels, [local devices, per device, ...], by step."""
+    """Yields one batch a step, [local devices, per device, ...]."""
 
 
 class ResidentSet(Protocol):
-  """A set on the devices (`data.resident.ImageSet`)."""
+  """A set in the memory of the devices (`data.loading.resident`)."""
 
-  extent: Any  # whose reading refuses a set that does not fit
+  extent: Any  # reading it raises ConfigError for a set that does not fit
 
   def store(self) -> Any:
-    """What each device holds: arrays on the host."""
+    """Returns what each device holds, as host arrays."""
 
   def plans(
     self, batch_size: int, start_step: int, num_steps: int
   ) -> Iterator[Plan]:
-    """Arrays [local devices, ...], by step."""
+    """Yields one plan a step: arrays [local devices, ...]."""
 
   def views(self, store: Any, plan: Plan) -> Any:
-    """On a device: the batch that a plan means."""
+    """Returns the batch of a plan; runs on a device."""
 
 
-class Streamed:
-  """A call is a step."""
+class StepCalls(Protocol):
+  """How the steps of a run are divided into calls of the devices."""
 
-  def __init__(self, dataset: StreamedSet) -> None:
-    self._dataset = dataset
-
-  def spans(self, steps: range) -> Iterator[range]:
-    """The steps of each call."""
-    return (range(step, step + 1) for step in steps)
+  def split(self, steps: range) -> Iterator[range]:
+    """Yields the steps of each call."""
 
   def batches(
-    self, batch_size: int, steps: range, offset: int = 0
+    self, batch_size: int, steps: range, data_offset: int = 0
   ) -> Iterator[Any]:
-    """What each call takes, on the host, [local devices, ...].
+    """Yields the batch of each call as host arrays, [local devices, ...].
 
     Args:
       batch_size: of all devices.
       steps: of the run.
-      offset: step N takes the images of N + offset: a run that was rolled
-        back does not meet the same ones again.
+      data_offset: step N takes the images of step N + data_offset, so that a
+        run that was rolled back sees other images.
     """
-    first = steps.start + offset
+
+  def compile(self, update: Callable) -> Callable:
+    """Maps `update` over the devices.
+
+    Returns:
+      (state, batch) -> (state, scalars), with `packing.Packed` states,
+      replicated and donated. Scalars are [L] for a step, or [L, N] for up to N.
+    """
+
+
+class StreamedCalls:
+  """One step a call."""
+
+  def __init__(self, dataset: StreamedSet) -> None:
+    self._dataset = dataset
+
+  def split(self, steps: range) -> Iterator[range]:
+    """See `StepCalls`."""
+    return (range(step, step + 1) for step in steps)
+
+  def batches(
+    self, batch_size: int, steps: range, data_offset: int = 0
+  ) -> Iterator[Any]:
+    """See `StepCalls`."""
+    first = steps.start + data_offset
     return self._dataset.view_batches(batch_size, first, len(steps))
 
   def compile(self, update: Callable) -> Callable:
-    """(state, batch) -> (state, scalars [L]).
-
-    The state is `packing.Packed`, replicated and donated.
-    """
+    """See `StepCalls`; scalars are [L]."""
     return placement.pmap(packing.on_packed_state(update), donate_argnums=(0,))
 
 
-class Resident:
-  """A call is at most so many steps, and none runs across a mark.
+class ResidentCalls:
+  """Up to `max_steps_per_call` steps a call, none across a boundary.
 
   Args:
     dataset: the images.
-    most: steps of a call.
-    marks: after every so many steps a call ends; 0 is never.
+    max_steps_per_call: steps of a call.
+    boundaries: a call ends after each multiple of these; 0 is none.
 
   Raises:
-    ConfigError: the set does not fit.
+    ConfigError: the set does not fit the memory of the devices.
   """
 
   def __init__(
-    self, dataset: ResidentSet, most: int, marks: tuple[int, ...]
+    self,
+    dataset: ResidentSet,
+    max_steps_per_call: int,
+    boundaries: tuple[int, ...],
   ) -> None:
     self._dataset = dataset
-    self._most = most
-    self._marks = [every for every in marks if every]
+    self._max_steps_per_call = max_steps_per_call
+    self._boundaries = [every for every in boundaries if every]
     _ = dataset.extent
 
-  def spans(self, steps: range) -> Iterator[range]:
-    """The steps of each call."""
+  def split(self, steps: range) -> Iterator[range]:
+    """See `StepCalls`."""
     start = steps.start
     while start < steps.stop:
-      ends = [(start // every + 1) * every for every in self._marks]
-      stop = min(start + self._most, steps.stop, *ends)
+      ends = [(start // every + 1) * every for every in self._boundaries]
+      stop = min(start + self._max_steps_per_call, steps.stop, *ends)
       yield range(start, stop)
       start = stop
 
   def batches(
-    self, batch_size: int, steps: range, offset: int = 0
+    self, batch_size: int, steps: range, data_offset: int = 0
   ) -> Iterator[Any]:
-    """As `Streamed.batches`."""
-    first = steps.start + offset
+    """See `StepCalls`."""
+    first = steps.start + data_offset
     plans = self._dataset.plans(batch_size, first, len(steps))
-    for span in self.spans(steps):
-      yield stacked(itertools.islice(plans, len(span)), self._most)
+    for call in self.split(steps):
+      planned = itertools.islice(plans, len(call))
+      yield stack_plans(planned, self._max_steps_per_call)
 
   def compile(self, update: Callable) -> Callable:
-    """As `Streamed.compile`, with scalars [L, most]."""
-    many = placement.pmap(
-      packing.on_packed_state(repeated(update, self._dataset.views)),
+    """See `StepCalls`; scalars are [L, max_steps_per_call]."""
+    repeated = placement.pmap(
+      packing.on_packed_state(repeat_update(update, self._dataset.views)),
       donate_argnums=(0,),
     )
     store = placement.replicate(self._dataset.store())
-    return lambda state, batch: many(state, store, batch)
+    return lambda state, batch: repeated(state, store, batch)
 
 
-def of(config: config_dict.ConfigDict, dataset: Any) -> Streamed | Resident:
-  """The calls of a run; see `Resident` for the errors."""
-  if not config.data.resident:
-    return Streamed(dataset)
-  marks = (config.log.every_steps, config.checkpoint.every_steps)
-  default = 1 if jax.default_backend() == 'cpu' else divisor(marks)
-  return Resident(dataset, config.input.steps_per_call or default, marks)
+def make_step_calls(
+  dataset: Any, steps_per_call: int, boundaries: tuple[int, ...]
+) -> StepCalls:
+  """Returns the calls of a run: of several steps for a resident set.
+
+  Args:
+    dataset: a `StreamedSet` or a `ResidentSet`.
+    steps_per_call: for a resident set, at most; 0 chooses.
+    boundaries: see `ResidentCalls`.
+
+  Raises:
+    ConfigError: see `ResidentCalls`.
+  """
+  if not hasattr(dataset, 'plans'):
+    return StreamedCalls(dataset)
+  is_cpu = jax.default_backend() == 'cpu'
+  default = 1 if is_cpu else choose_steps_per_call(boundaries)
+  return ResidentCalls(dataset, steps_per_call or default, boundaries)
 
 
-def divisor(marks: tuple[int, ...]) -> int:
-  """The most steps of a call, up to a few, that no mark cuts short."""
-  every = math.gcd(*marks)
-  return max(n for n in range(1, _MANY + 1) if every % n == 0)
+def choose_steps_per_call(boundaries: tuple[int, ...]) -> int:
+  """Returns the most steps of a call that no boundary cuts short, up to 25."""
+  every = math.gcd(*boundaries)
+  return max(n for n in range(1, _MAX_DEFAULT + 1) if every % n == 0)
 
 
-def stacked(plans: Iterable[Plan], most: int) -> Plan:
-  """Plans of up to `most` steps, [L, ...] each, as one of [L, most, ...].
+def stack_plans(plans: Iterable[Plan], length: int) -> Plan:
+  """Stacks the plans of up to `length` steps.
 
-  'count', int32 [L], says how many they are; the rest is zeros.
+  Args:
+    plans: arrays [L, ...] each.
+    length: of the new axis; missing plans are zeros.
+
+  Returns:
+    'steps': arrays [L, length, ...]; 'count': int32 [L], the number of plans.
   """
   steps = list(plans)
 
-  def join(*arrays: np.ndarray) -> np.ndarray:
-    whole = np.stack(arrays, axis=1)
-    missing = [(0, 0), (0, most - len(arrays))] + [(0, 0)] * (whole.ndim - 2)
-    return np.pad(whole, missing)
+  def stack(*arrays: np.ndarray) -> np.ndarray:
+    stacked = np.stack(arrays, axis=1)
+    missing = [(0, 0), (0, length - len(arrays))]
+    return np.pad(stacked, missing + [(0, 0)] * (stacked.ndim - 2))
 
-  joined = jax.tree.map(join, *steps)
-  devices = len(next(iter(joined.values())))
-  return {'steps': joined, 'count': np.full(devices, len(steps), np.int32)}
+  stacked = jax.tree.map(stack, *steps)
+  devices = len(next(iter(stacked.values())))
+  return {'steps': stacked, 'count': np.full(devices, len(steps), np.int32)}
 
 
-def repeated(update: Callable, views: Callable) -> Callable:
-  """Several steps as one function of a device: a `lax.scan` over their plans.
+def repeat_update(update: Callable, views: Callable) -> Callable:
+  """Makes one function of several steps: a `lax.scan` over their plans.
 
-  A call that is cut short, by a log line or a checkpoint, scans on to the full
-  length and keeps the state as it is: a shorter scan would be another program,
-  compiled anew and with other last bits. A single step is not scanned at all,
-  since XLA on a CPU does not prepare the convolutions of a loop: 10 times
-  slower (github.com/jax-ml/jax/issues/12868).
+  A call that a boundary cuts short scans on to the full length and keeps the
+  state as it is: a shorter scan would be another program, compiled again and
+  with other last bits. A single step is not scanned, since XLA on a CPU does
+  not prepare the convolutions of a loop: 10 times slower
+  (github.com/jax-ml/jax/issues/12868).
 
   Args:
     update: (state, batch) -> (state, scalars).
     views: (store, plan of a step) -> batch.
 
   Returns:
-    (state, store, plan as of `stacked`, without the axis L) -> the state after
-    `count` steps, and scalars [most], of which the first `count` count.
+    (state, store, plan as of `stack_plans`, without the axis L) -> the state
+    after `count` steps, and scalars [length], of which the first `count` are
+    valid.
   """
 
-  def many(state: Any, store: Any, plan: Plan) -> tuple[Any, Any]:
-    most = len(jax.tree.leaves(plan['steps'])[0])
+  def update_many(state: Any, store: Any, plan: Plan) -> tuple[Any, Any]:
+    length = len(jax.tree.leaves(plan['steps'])[0])
 
-    def one(state: Any, now: tuple[Any, Any]) -> tuple[Any, Any]:
-      is_wanted, step = now
+    def update_one(state: Any, now: tuple[Any, Any]) -> tuple[Any, Any]:
+      is_valid, step = now
       new, scalars = update(state, views(store, step))
-      kept = jax.tree.map(lambda n, s: jnp.where(is_wanted, n, s), new, state)
+      kept = jax.tree.map(lambda n, s: jnp.where(is_valid, n, s), new, state)
       return kept, scalars
 
-    if most == 1:
+    if length == 1:
       step = jax.tree.map(lambda x: x[0], plan['steps'])
       state, scalars = update(state, views(store, step))
       return state, jax.tree.map(lambda x: x[None], scalars)
-    is_wanted = jnp.arange(most) < plan['count']
-    return jax.lax.scan(one, state, (is_wanted, plan['steps']))
+    is_valid = jnp.arange(length) < plan['count']
+    return jax.lax.scan(update_one, state, (is_valid, plan['steps']))
 
-  return many
+  return update_many

@@ -1,51 +1,64 @@
-"""What a run does about steps that were skipped (`guard`)."""
+"""Decides where a run continues: after a restart, and after skipped steps.
 
-from collections.abc import Sequence
+Process 0 reads its checkpoint or draws the initial state; the other processes
+receive its values.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
 
 from byol_jax import errors
+from byol_jax.checkpoints import checkpointer
+from byol_jax.distributed import placement, processes
 
 
-class RolledBack(Exception):
-  """Too many in a row: go on from the last checkpoint, past these images."""
+class RollbackRequired(Exception):
+  """Too many steps in a row were skipped: restore the last checkpoint.
+
+  Attributes:
+    step: completed when the skipped steps were noticed.
+  """
 
   def __init__(self, step: int, reason: str):
     super().__init__(reason)
-    self.step = step  # completed when it was noticed
+    self.step = step
 
 
-class Patience:
-  """So many skipped steps in a row, then a rollback; so many, then the end.
+class SkipPolicy:
+  """Limits skipped steps in a row, and rollbacks without progress.
 
   Args:
-    max_skips: in a row.
-    max_rollbacks: without a new checkpoint between them.
+    max_skips: skipped steps in a row before a rollback.
+    max_rollbacks: rollbacks without a new checkpoint before the run ends.
   """
 
   def __init__(self, max_skips: int, max_rollbacks: int):
     self._max_skips = max_skips
     self._max_rollbacks = max_rollbacks
     self._rollbacks = 0
-    self._row: list[int] = []  # the last steps, where they were skipped
+    self._row: list[int] = []  # the latest steps, if they were skipped
 
-  def saved(self) -> None:
-    """A checkpoint is written: if the run moves, what was is forgiven."""
+  def checkpoint_saved(self) -> None:
+    """Resets the count of rollbacks, unless the latest step was skipped."""
     if not self._row:
       self._rollbacks = 0
 
-  def look(self, skipped: Sequence[int], steps: range) -> None:
-    """Looks at the steps since the last look, in order.
+  def observe(self, skipped: Sequence[int], steps: range) -> None:
+    """Counts the skipped ones among the steps since the last call.
 
     Args:
-      skipped: those of `steps` that had no effect.
-      steps: all of them.
+      skipped: those of `steps` that left the state unchanged.
+      steps: all of them, in order.
 
     Raises:
-      RolledBack: more than `max_skips` in a row.
-      DivergedError: so many times that it is not the images.
+      RollbackRequired: more than `max_skips` in a row.
+      DivergedError: the same, after `max_rollbacks` rollbacks.
     """
-    where = set(skipped)
     for step in steps:
-      self._row = [*self._row, step] if step in where else []
+      self._row = [*self._row, step] if step in skipped else []
       if len(self._row) > self._max_skips:
         self._give_up(steps.stop)
 
@@ -56,11 +69,89 @@ class Patience:
     )
     self._row = []
     if self._rollbacks >= self._max_rollbacks:
-      again = (
-        f', after {self._rollbacks} rollbacks (faults.max_rollbacks)'
-        if self._rollbacks
-        else ''
-      )
-      raise errors.DivergedError(reason + again)
+      if self._rollbacks:
+        reason += f', after {self._rollbacks} rollbacks (faults.max_rollbacks)'
+      raise errors.DivergedError(reason)
     self._rollbacks += 1
-    raise RolledBack(step, reason)
+    raise RollbackRequired(step, reason)
+
+
+class StartPoint(NamedTuple):
+  """Where a loop starts."""
+
+  step: int  # completed
+  state: Any  # host arrays
+  data_offset: int = 0  # step N takes the images of step N + data_offset
+  is_resumed: bool = False  # from a checkpoint
+
+
+def restore_or_init(
+  saver: checkpointer.Checkpointer | None,
+  shapes: Any,
+  init: Callable[[], Any],
+  name: str,
+) -> StartPoint:
+  """Restores the newest usable checkpoint, or makes the initial state.
+
+  Args:
+    saver: of process 0; None on the others.
+    shapes: tree of jax.ShapeDtypeStruct: the state.
+    init: returns the initial state as host arrays; called on process 0 only,
+      and only without a checkpoint: at scale it takes minutes.
+    name: of this restore, unique in a job.
+
+  Raises:
+    DataError: there are checkpoints, but none can be used.
+  """
+  found = processes.raise_on_all(
+    f'{name}/checkpoint',
+    lambda: saver.restore_newest(shapes) if saver else None,
+  )
+  step, offset = 0, 0
+  if found is not None:
+    step, state, meta = found
+    offset = meta.get('data_offset', 0)
+  elif jax.process_index() == 0:
+    state = init()
+  else:
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+  facts = {
+    'step': step,
+    'data_offset': offset,
+    'is_resumed': found is not None,
+  }
+  facts = processes.broadcast_json(f'{name}/facts', facts)
+  # The initial state too: hosts of two kinds need not draw the same bits.
+  return StartPoint(state=placement.broadcast_arrays(state), **facts)
+
+
+def roll_back(
+  saver: checkpointer.Checkpointer | None,
+  shapes: Any,
+  init: Callable[[], Any],
+  start: StartPoint,
+  step: int,
+  attempt: int,
+) -> StartPoint:
+  """Restores the last checkpoint with a data offset past the images so far.
+
+  Args:
+    saver: see `restore_or_init`, as `shapes` and `init`.
+    shapes: of the state.
+    init: makes the initial state.
+    start: where the loop started that is rolled back.
+    step: completed by that loop.
+    attempt: number of that loop, from 1.
+  """
+  if saver is not None:
+    saver.wait()
+  restored = restore_or_init(saver, shapes, init, f'rollback {attempt}')
+  offset = start.data_offset + step - restored.step
+  return restored._replace(data_offset=offset)
+
+
+def advice_after_divergence(saver: checkpointer.Checkpointer | None) -> str:
+  """Returns which checkpoint a diverged run leaves, and what to try."""
+  step = None if saver is None else saver.latest_step()
+  kept = 'no checkpoint yet' if step is None else f'checkpoint {step} stays'
+  return f'{kept}; lower schedule.base_rate or lengthen schedule.warmup_epochs'

@@ -1,7 +1,7 @@
-"""Scalars that are still on a device: fetched seldom, looked at all.
+"""Buffers scalars on the devices between two log lines.
 
-Fetching after every step would make the host wait for it; fetching only the
-last one would miss a step that was skipped.
+Fetching after every step would make the host wait for each one; fetching only
+the last step would miss a step that was skipped.
 """
 
 from typing import Any, NamedTuple
@@ -12,65 +12,73 @@ import numpy as np
 from byol_jax import finite
 from byol_jax.distributed import placement
 
+# Calls whose results the host does not wait for: bounds the batches that are
+# queued on a device.
+MAX_CALLS_IN_FLIGHT = 2
+# Scalars of which a log line has the last value, not the mean.
+SCHEDULES = ('tau', 'learning_rate')
 
-class Taken(NamedTuple):
-  """What the steps since the last log line said."""
 
-  scalars: dict[str, float]
-  skipped: list[int]  # steps without effect, counted from 0
+class StepScalars(NamedTuple):
+  """Scalars of the steps since the last log line."""
+
+  means: dict[str, float]
+  skipped: list[int]  # steps that left the state unchanged, counted from 0
   steps: range
 
 
-class Pending:
-  """Scalars of the steps since the last log line, still on the device."""
-
-  # Calls that may be under way: bounds the batches that wait on a device.
-  IN_FLIGHT = 2
+class ScalarBuffer:
+  """Holds the scalars of steps, on the device, until they are fetched."""
 
   def __init__(self, first_step: int) -> None:
-    self.first_step = first_step
-    self.scalars: list[Any] = []
-    self.counts: list[int] = []
+    self._first_step = first_step
+    self._scalars: list[Any] = []
+    self._counts: list[int] = []
 
   def __len__(self) -> int:
-    """Steps since the last log line."""
-    return sum(self.counts)
+    """Returns the number of steps that were added since the last fetch."""
+    return sum(self._counts)
 
   def add(self, scalars: Any, count: int) -> None:
-    """Appends one call's scalars, waiting for those of an earlier call.
+    """Appends the scalars of one call and waits for those of an earlier call.
 
     Args:
-      scalars: replicated, of one step each or of at least `count` steps.
+      scalars: replicated dict; each [L] for one step, or [L, N] for N >= count
+        steps.
       count: steps of the call.
     """
-    self.scalars.append(scalars)
-    self.counts.append(count)
-    if len(self.scalars) > self.IN_FLIGHT:
-      jax.block_until_ready(self.scalars[-1 - self.IN_FLIGHT])
+    self._scalars.append(scalars)
+    self._counts.append(count)
+    if len(self._scalars) > MAX_CALLS_IN_FLIGHT:
+      jax.block_until_ready(self._scalars[-1 - MAX_CALLS_IN_FLIGHT])
 
-  def take(self) -> Taken:
-    """Means over the steps that had an effect (last value of schedules).
+  def fetch_means(self) -> StepScalars:
+    """Fetches and empties the buffer, which must hold a step.
 
-    `skipped` is there, as their number, where steps had none.
+    Returns:
+      Means over the steps that were not skipped; of schedules the last value.
+      `means['skipped']` is the number of skipped steps, absent if there are
+      none.
     """
-    found = placement.first_replica(self.scalars)
+    fetched = placement.first_replica(self._scalars)
     values = {
       key: np.concatenate(
-        [np.ravel(s[key])[:n] for s, n in zip(found, self.counts)]
+        [np.ravel(s[key])[:n] for s, n in zip(fetched, self._counts)]
       )
-      for key in found[0]
+      for key in fetched[0]
     }
-    is_skipped = values.pop(finite.SKIPPED) > 0
-    scalars = {
+    is_skipped = values.pop(finite.SKIPPED, np.zeros(len(self))) > 0
+    means = {
       key: float(np.mean(each[~is_skipped]))
       for key, each in values.items()
       if not is_skipped.all()
     }
-    for key in ('tau', 'learning_rate'):
-      scalars[key] = float(values[key][-1])
+    for key in values.keys() & set(SCHEDULES):
+      means[key] = float(values[key][-1])
     if is_skipped.any():
-      scalars[finite.SKIPPED] = float(is_skipped.sum())
-    steps = range(self.first_step, self.first_step + len(self))
-    self.first_step = steps.stop
-    self.scalars, self.counts = [], []
-    return Taken(scalars, [steps[i] for i in np.flatnonzero(is_skipped)], steps)
+      means[finite.SKIPPED] = float(is_skipped.sum())
+    steps = range(self._first_step, self._first_step + len(self))
+    self._first_step = steps.stop
+    self._scalars, self._counts = [], []
+    skipped = [steps[i] for i in np.flatnonzero(is_skipped)]
+    return StepScalars(means, skipped, steps)

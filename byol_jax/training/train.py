@@ -1,32 +1,32 @@
-"""The pretraining run: everything that happens before and between its loops.
+"""A training run: everything before, between and after its loops.
 
-Batches come from a data set that the entry passes in; results leave as
-scalars and checkpoints. Files are process 0's alone.
+Batches come from the caller's data set; results leave as scalars and
+checkpoints. Only process 0 writes files.
 """
 
+from collections.abc import Mapping
 import contextlib
 import time
 from typing import Any, Protocol
 
 import jax
-from ml_collections import config_dict
 
-from byol_jax import errors, experiment as experiments
+from byol_jax import errors, experiment
 from byol_jax.checkpoints import checkpointer
-from byol_jax.distributed import placement, processes
+from byol_jax.distributed import processes
 from byol_jax.training import (
+  logs,
   loop,
   multi_step,
   preemption,
   provenance,
-  recovery as patiences,
-  resume,
+  recovery,
   watchdog,
-  workdir as workdirs,
+  workdir,
 )
 
-# Parts of a configuration that do not change what is learned.
-FREE = {
+# Keys of a configuration that do not change what is learned.
+KEYS_THAT_MAY_CHANGE = {
   'data_dir',
   'input',
   'checkpoint',
@@ -38,171 +38,190 @@ FREE = {
 }
 
 
-class ImageSet(Protocol):
-  """What a run needs of a data set, besides what its `calls` do."""
+class TrainingSet(Protocol):
+  """What a run needs of a data set besides `multi_step.make_step_calls`."""
 
   num_examples: int
   num_classes: int | None
   fingerprint: str
 
 
-# What a workdir remembers of its training set.
-FACTS = ('num_examples', 'num_classes', 'fingerprint')
+def describe_dataset(dataset: TrainingSet) -> dict[str, Any]:
+  """Returns what a workdir records of its training set."""
+  names = ('num_examples', 'num_classes', 'fingerprint')
+  return {name: getattr(dataset, name) for name in names}
 
 
-def run(
-  config: config_dict.ConfigDict, path: str, dataset: ImageSet
+def require_same_dataset(dataset: TrainingSet) -> None:
+  """Raises ConfigError on all processes unless they read the same set."""
+  facts = describe_dataset(dataset).items()
+  processes.require_agreement(
+    'training set',
+    {f'training_set.{name}': repr(value) for name, value in facts},
+  )
+
+
+def train(
+  method: experiment.Experiment,
+  dataset: TrainingSet,
+  path: str,
+  options: loop.TrainingOptions,
+  *,
+  config: Mapping[str, Any],
+  steps_per_call: int,
 ) -> dict[str, float]:
-  """Pretrains into `path`, from its last completed step if it has one.
+  """Trains in a workdir, from its last completed step if it has one.
 
   Args:
-    config: as in `configs/pretrain.py`.
-    path: the workdir, made if it is missing; or a URL (gs://BUCKET/RUN).
+    method: what is trained.
     dataset: the training set.
+    path: the workdir, made if it is missing; or a URL (gs://BUCKET/RUN).
+    options: when and where to save and to log, limits on faults.
+    config: plain dict, which the workdir records.
+    steps_per_call: see `multi_step.make_step_calls`.
 
   Returns:
     The scalars of the last log interval, `step` and `seconds`.
 
   Raises:
     ConfigError: a value cannot be used.
-    DataError: the workdir is in use, not writable, or holds another run; or
-      too many images cannot be used, or none comes any more.
-    DivergedError: step after step was not finite; the last checkpoint stays.
+    DataError: the workdir is in use, not writable, or holds another run; too
+      many images cannot be used, or none arrives in time.
+    DivergedError: too many steps in a row were not finite.
     Preempted: Ctrl-C or SIGTERM; the state is saved.
   """
-  placement.check_batch_size('batch_size', config.batch_size)
-  processes.require_agreement(
-    'training set',
-    {f'training_set.{name}': repr(getattr(dataset, name)) for name in FACTS},
-  )
-  experiment = experiments.build(
-    config, dataset.num_examples, dataset.num_classes
-  )
-  steps = multi_step.of(config, dataset)
+  faults, checkpoint = options.faults, options.checkpoint
+  boundaries = (options.log.every_steps, checkpoint.every_steps)
+  step_calls = multi_step.make_step_calls(dataset, steps_per_call, boundaries)
   began = time.monotonic()
   with contextlib.ExitStack() as stack:
-    stop = stack.enter_context(preemption.PreemptionGuard())
-    saved = processes.raise_on_all(
-      'workdir', lambda: opened(stack, config, path, dataset)
+    stop_request = stack.enter_context(preemption.PreemptionGuard())
+    record = dict(config) | {'training_set': describe_dataset(dataset)}
+    saver = processes.raise_on_all(
+      'workdir', lambda: open_checkpointer(stack, path, checkpoint, record)
     )
-    parts = loop.Parts(
-      config=config,
-      path=workdirs.local(path),
-      update=steps.compile(experiment.update),
-      steps=steps,
-      saved=saved,
-      stop=stop,
-      patience=patiences.Patience(
-        config.faults.max_skips, config.faults.max_rollbacks
-      ),
-      dog=stack.enter_context(
-        contextlib.closing(
-          # A little more than images are waited for, which says more.
-          watchdog.Watchdog(1.1 * config.faults.stall_seconds)
-        )
+    context = loop.TrainingContext(
+      update=step_calls.compile(method.update),
+      step_calls=step_calls,
+      num_steps=method.num_steps,
+      batch_size=method.batch_size,
+      workdir=workdir.local(path),
+      options=options,
+      checkpointer=saver,
+      skip_policy=recovery.SkipPolicy(faults.max_skips, faults.max_rollbacks),
+      preemption=stop_request,
+      # Later than the timeout of a batch, whose message says more.
+      watchdog=stack.enter_context(
+        contextlib.closing(watchdog.Watchdog(1.1 * faults.stall_seconds))
       ),
     )
-    scalars = attempts(parts, experiment)
+    scalars = train_with_rollbacks(context, method)
   seconds = time.monotonic() - began
-  return scalars | {'step': experiment.num_steps, 'seconds': seconds}
+  return scalars | {'step': method.num_steps, 'seconds': seconds}
 
 
-def attempts(
-  parts: loop.Parts, experiment: experiments.Experiment
+def train_with_rollbacks(
+  context: loop.TrainingContext, method: experiment.Experiment
 ) -> dict[str, float]:
-  """The loop, and again from the last checkpoint when it rolls back."""
-  start = resume.restored(parts.saved, experiment, 'start')
-  notes = list(experiment.derived)
+  """Runs the loop, again from the last checkpoint after each rollback."""
+  shapes = jax.eval_shape(method.initial_state)
+  saved = (context.checkpointer, shapes, method.init_on_host)
+  start = recovery.restore_or_init(*saved, 'start')
+  notes = list(method.derived)
   if start.is_resumed:
-    notes.append(f'resumed after step {start.step} of {experiment.num_steps}')
-  parts.stop.set_resume_step(start.step if start.is_resumed else None)
-  number = 0
+    notes.append(f'resumed after step {start.step} of {method.num_steps}')
+  context.preemption.set_resume_step(start.step if start.is_resumed else None)
+  attempt = 0
   while True:
-    number += 1
+    attempt += 1
+    log = logs.Logs(
+      context.workdir,
+      context.num_steps,
+      start_step=start.step,
+      tensorboard=context.options.log.tensorboard,
+      silent=jax.process_index() != 0,
+    )
     try:
-      return loop.run(parts, experiment.num_steps, start, notes)
-    except patiences.RolledBack as error:
-      start = resume.back(parts.saved, experiment, start, error.step, number)
+      with contextlib.closing(log):
+        for note in notes:
+          log.note(note)
+        return loop.run_loop(context, start, log)
+    except recovery.RollbackRequired as error:
+      start = recovery.roll_back(*saved, start, error.step, attempt)
       notes = [
         f'warning: {error}; back to step {start.step}, with the images of step'
-        f' {start.step + start.offset} on'
+        f' {start.step + start.data_offset} on'
       ]
     except errors.DivergedError as error:
+      advice = recovery.advice_after_divergence(context.checkpointer)
       raise processes.mark_collective(
-        errors.DivergedError(f'{error}; {resume.stays(parts.saved)}')
+        errors.DivergedError(f'{error}; {advice}')
       ) from None
 
 
-def opened(
+def open_checkpointer(
   stack: contextlib.ExitStack,
-  config: config_dict.ConfigDict,
   path: str,
-  dataset: ImageSet,
+  options: loop.CheckpointOptions,
+  record: dict[str, Any],
 ) -> checkpointer.Checkpointer | None:
-  """Process 0's hold on the workdir, until `stack` ends; None for the others.
+  """Locks the workdir and opens its checkpoints, in process 0.
+
+  Args:
+    stack: closes both.
+    path: the workdir.
+    options: where the checkpoints are.
+    record: configuration and training set of this start.
+
+  Returns:
+    None on the other processes.
 
   Raises:
-    DataError: see `run`.
+    DataError: see `train`.
   """
   if jax.process_index() != 0:
     return None
-  folder = stack.enter_context(workdirs.open_workdir(workdirs.local(path)))
-  place = workdirs.checkpoints(path, config.checkpoint.folder)
-  record = claim(folder, place, config, dataset)
-  return stack.enter_context(
-    contextlib.closing(
-      checkpointer.Checkpointer(
-        place,
-        keep=config.checkpoint.keep,
-        record={
-          'config': record,
-          'config_sha256': provenance.config_digest(record),
-          'versions': provenance.versions(),
-        },
-      )
-    )
+  folder = stack.enter_context(workdir.open_workdir(workdir.local(path)))
+  place = workdir.checkpoints(path, options.folder)
+  check_same_run(folder, place, record)
+  folder.write_config(record)
+  folder.write_versions()
+  saver = checkpointer.Checkpointer(
+    place,
+    keep=options.keep,
+    record={
+      'config': record,
+      'config_sha256': provenance.config_digest(record),
+      'versions': provenance.versions(),
+    },
   )
+  return stack.enter_context(contextlib.closing(saver))
 
 
-def claim(
-  folder: workdirs.Workdir,
-  place: str,
-  config: config_dict.ConfigDict,
-  dataset: ImageSet,
-) -> dict[str, Any]:
-  """Writes what this run is into its workdir, or refuses another one's.
+def check_same_run(
+  folder: workdir.Workdir, place: str, record: dict[str, Any]
+) -> None:
+  """Raises DataError if the workdir holds another run.
 
   Args:
-    folder: of this machine.
+    folder: the workdir on this machine.
     place: of the checkpoints.
-    config: of this start.
-    dataset: of this start.
-
-  Returns:
-    What was written as its configuration.
-
-  Raises:
-    DataError: the workdir holds a run that differs; names the first key.
+    record: configuration and training set of this start.
   """
-  facts = {name: getattr(dataset, name) for name in FACTS}
-  record = config.to_dict() | {'training_set': facts}
   saved = folder.config()
   if saved is None:
-    # The disk of a new host is empty, the bucket is not.
-    found_record = checkpointer.read_record(place)
-    saved = (found_record or {}).get('config')
-    if found_record is not None and saved is None:
+    # A new host has an empty disk, but its checkpoints may be in a bucket.
+    manifest = checkpointer.read_record(place)
+    saved = (manifest or {}).get('config')
+    if manifest is not None and saved is None:
       raise errors.DataError(
         f'{place} holds checkpoints but {folder.path} no config.json, so'
-        ' nobody knows of which run; restore that file or give another folder'
+        ' their run is unknown; restore that file or give another folder'
       )
   if saved is not None:
-    found = workdirs.compare_configs(saved, record, free=FREE)
+    found = workdir.compare_configs(saved, record, free=KEYS_THAT_MAY_CHANGE)
     if found is not None:
       raise errors.DataError(
         f'{folder.path} holds another run: {found}; give that value or'
         ' another --workdir'
       )
-  folder.write_config(record)
-  folder.write_versions()
-  return record

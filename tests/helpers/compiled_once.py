@@ -1,8 +1,8 @@
-"""Runs of one process that share what they compile.
+"""Lets the runs of one process share what they compile.
 
-The same configuration means the same pure functions, so a run may take those
-of the run before it: JAX then finds its programs again, which saves each run
-seconds of tracing. What a run reads, writes, logs and raises is its own.
+JAX finds a program again if it gets the same function objects. So what makes
+functions from a configuration is cached: each run saves seconds of tracing and
+compiling. What a run reads, writes, logs and raises is not shared.
 """
 
 import contextlib
@@ -12,22 +12,20 @@ import json
 import pytest
 
 from byol_jax import configuration, experiment
+from byol_jax.distributed import packing, placement
 from byol_jax.training import multi_step
 
-# Parts of a configuration that `experiment.build` does not read.
+# Sections of a configuration that `experiment.build` does not read.
 UNREAD = ('checkpoint', 'faults', 'log', 'input', 'data_dir')
 
 
 @contextlib.contextmanager
 def shared():
-  """As long as it lasts, a configuration is built and compiled once."""
-  built = {}
-  build, init = experiment.build, experiment.Experiment.init_on_host
-  compile_streamed = multi_step.Streamed.compile
-  compiled = functools.cache(lambda update: compile_streamed(None, update))
+  """Builds and compiles each configuration once inside the block."""
+  built, build = {}, experiment.build
 
   def build_once(config, num_examples, num_classes):
-    configuration.check_ranges(config)  # of all parts
+    configuration.check_ranges(config)  # all sections
     read = {k: v for k, v in config.to_dict().items() if k not in UNREAD}
     key = json.dumps([read, num_examples, num_classes], default=str)
     if key not in built:
@@ -36,8 +34,11 @@ def shared():
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(experiment, 'build', build_once)
-    patch.setattr(experiment.Experiment, 'init_on_host', functools.cache(init))
-    patch.setattr(
-      multi_step.Streamed, 'compile', lambda self, update: compiled(update)
-    )
+    for owner, name in (
+      (experiment.Experiment, 'init_on_host'),
+      (multi_step, 'repeat_update'),
+      (packing, 'on_packed_state'),
+      (placement, 'pmap'),
+    ):
+      patch.setattr(owner, name, functools.cache(getattr(owner, name)))
     yield

@@ -1,4 +1,4 @@
-"""Jobs of several processes on this machine; see `job_worker`."""
+"""Starts jobs of several processes on this machine; see `job_worker`."""
 
 import contextlib
 import time
@@ -46,7 +46,7 @@ def start(path, processes, devices, *arguments, each=(), worker=WORKER, **env):
 
 
 def finish(processes, seconds=600):
-  """Waits for all of them; whatever is left then is killed."""
+  """Waits for all of them; kills those that are left after that time."""
   deadline, ended = time.monotonic() + seconds, []
   try:
     for process in processes:

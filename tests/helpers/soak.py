@@ -1,44 +1,40 @@
-"""A run that is killed, stopped and damaged at random, against one that is not.
+"""Compares a run with random kills, stops and damage with an undisturbed one.
 
 PYTHONPATH=. python tests/helpers/soak.py FOLDER [--events=200] [--seed=0]
 
 Each strike starts the run and, at a random batch and moment, kills it (-9) or
 sends SIGTERM; after half of them a file of the newest checkpoint is damaged,
-which counts as an event of its own. Then the run is left to its end: its last
-state must be that of a run without any of this, bit for bit. Exit code 1 if it
-is not.
+which counts as another event. Then the run may end: its last state must be
+that of the undisturbed run, bit for bit; else the exit code is 1.
 
-Every run is a fork of one process that has imported all it needs but has not
-touched a device, which saves seconds each time. Nor does it read a checkpoint:
-the threads that this starts are not in a fork, which then waits for them.
+Every run is a fork of one process that has imported what it needs but used no
+device, which saves seconds each time. Nor does that process read a checkpoint:
+a fork would wait for the threads that reading starts, which it does not have.
 """
 
 import argparse
 import collections
-from collections.abc import Callable
 import faulthandler
 import os
 import pathlib
 import random
 import signal
-import sys
 import threading
 import time
 import traceback
 
-from byol_jax import errors
+from byol_jax import api, errors
 from byol_jax.checkpoints import checkpointer
-from byol_jax.training import train
 from tests.helpers.tiny_config import FLIP_ONLY, ArraySet, tiny
 
 STEPS = 60  # 15 epochs of 32 images in batches of 8
 EVERY = 6  # steps, between checkpoints
 KINDS = ('kill', 'kill', 'term')
-HANGS = 300  # seconds: some forty times what a start takes
+TIMEOUT = 300  # seconds: some forty times what a start takes
 
 
 class Struck(ArraySet):
-  """At a batch, after a delay, a signal."""
+  """Sends a signal some time after a batch is made."""
 
   def __init__(self, number, batch, delay):
     super().__init__()
@@ -48,13 +44,13 @@ class Struck(ArraySet):
     batches = super().view_batches(batch_size, start_step, num_steps)
     for count, batch in enumerate(batches):
       if count == self.batch:
-        # A little later: what the run does then may be a save.
+        # A little later: the run may be saving then.
         threading.Timer(self.delay, os.kill, (os.getpid(), self.number)).start()
       yield batch
 
 
-def fork(log: pathlib.Path, work: Callable[[], None]) -> int:
-  """`work` in a process of its own; its exit code, or minus the signal."""
+def fork(log, work):
+  """Calls `work` in a fork; its exit code, or minus the signal."""
   child = os.fork()
   if child == 0:
     code = 1
@@ -62,7 +58,7 @@ def fork(log: pathlib.Path, work: Callable[[], None]) -> int:
       with open(log, 'a') as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-      faulthandler.dump_traceback_later(HANGS, exit=True)
+      faulthandler.dump_traceback_later(TIMEOUT, exit=True)
       work()
       code = 0
     except errors.UserError as error:
@@ -70,7 +66,6 @@ def fork(log: pathlib.Path, work: Callable[[], None]) -> int:
       code = error.exit_code
     except BaseException:
       traceback.print_exc()
-      sys.stderr.flush()
     finally:
       os._exit(code)
   _, status = os.waitpid(child, 0)
@@ -78,28 +73,26 @@ def fork(log: pathlib.Path, work: Callable[[], None]) -> int:
 
 
 def start(path, dataset):
-  """A run; its exit code, or minus the signal."""
-  return fork(
-    path.with_suffix('.log'), lambda: train.run(config(), str(path), dataset)
-  )
+  """A run that saves often; its exit code, or minus the signal."""
 
+  def train():
+    config = tiny(
+      **{key.replace('.', '__'): x for key, x in FLIP_ONLY.items()},
+      epochs=STEPS / 4,
+      checkpoint__every_steps=EVERY,
+      checkpoint__every_minutes=0.0,
+      log__every_steps=40,
+    )
+    api.pretrain_on(dataset, config, path)
 
-def config():
-  """Saved often."""
-  return tiny(
-    **{key.replace('.', '__'): x for key, x in FLIP_ONLY.items()},
-    epochs=STEPS / 4,
-    checkpoint__every_steps=EVERY,
-    checkpoint__every_minutes=0.0,
-    log__every_steps=40,
-  )
+  return fork(path.with_suffix('.log'), train)
 
 
 def damage(folder, generator):
   """Spoils one file of the newest checkpoint, if an older one is left.
 
   Returns:
-    The step that is left to go on from; None where nothing was done.
+    The step that is left to resume from; None if nothing was done.
   """
   steps = sorted(int(p.name) for p in folder.glob('[0-9]*') if p.name.isdigit())
   if len(steps) < 2:
@@ -112,21 +105,19 @@ def damage(folder, generator):
     path.unlink()
     return steps[-2]
   place = generator.randrange(len(data))
-  if how == 'flip':
-    data[place] ^= 1 << generator.randrange(8)
-  elif how == 'zero':
-    page = data[place : place + 4096]
-    if not any(page):
-      data[place] ^= 1
-    data[place : place + 4096] = bytes(len(page)) if any(page) else page
-  else:
+  page = slice(place, place + 4096)
+  if how == 'cut':
     del data[place:]
+  elif how == 'zero' and any(data[page]):
+    data[page] = bytes(len(data[page]))
+  else:
+    data[place] ^= 1 << generator.randrange(8)
   path.write_bytes(data)
   return steps[-2]
 
 
 def strike(path, generator, counts, sound):
-  """One or two events; the exit code must be one that the contract knows.
+  """One or two events; the exit code must be one of the contract.
 
   Args:
     path: the workdir.
@@ -144,53 +135,48 @@ def strike(path, generator, counts, sound):
   expected = (42 if kind == 'term' else -signal.SIGKILL, 0)
   if code not in expected:
     raise SystemExit(f'{kind}: exit code {code}, expected one of {expected}')
-  after = checkpointer.latest_step(path / 'checkpoints') or 0
-  if after < sound:
-    raise SystemExit(f'{kind}: step {sound} was there, {after} is left')
+  latest = checkpointer.latest_step(path / 'checkpoints') or 0
+  if latest < sound:
+    raise SystemExit(f'{kind}: step {sound} was there, {latest} is left')
   counts[kind] += code != 0  # else the run was faster
   if generator.random() < 0.5:
-    return after
+    return latest
   left = damage(path / 'checkpoints', generator)
   counts['damage'] += left is not None
-  return after if left is None else left
+  return latest if left is None else left
 
 
-def same(left, right):
-  """Whether two runs ended in the same bits."""
-
-  def compare():
-    one = checkpointer.read_arrays(left / 'checkpoints', STEPS)[0]
-    other = checkpointer.read_arrays(right / 'checkpoints', STEPS)[0]
-    if one.keys() != other.keys() or any(
-      x.tobytes() != other[name].tobytes() for name, x in one.items()
-    ):
-      raise errors.CheckFailed(f'{left} and {right} ended differently')
-
-  return fork(right.with_suffix('.log'), compare) == 0
+def compare(left, right):
+  """Raises CheckFailed unless two runs ended in the same bits."""
+  one = checkpointer.read_arrays(left / 'checkpoints', STEPS)[0]
+  other = checkpointer.read_arrays(right / 'checkpoints', STEPS)[0]
+  if one.keys() != other.keys() or any(
+    x.tobytes() != other[name].tobytes() for name, x in one.items()
+  ):
+    raise errors.CheckFailed(f'{left} and {right} ended differently')
 
 
-def run(folder, events, seed):
-  """Strikes runs until there were so many events; the numbers of each kind.
+def soak(folder, events, seed):
+  """Strikes runs until there were that many events; their numbers by kind.
 
-  A run that got to its end is compared, and another one begun.
+  A run that got to its end is compared, and another one started.
   """
-  generator, counts = random.Random(seed), collections.Counter()
+  generator, counts, runs = random.Random(seed), collections.Counter(), 0
   calm = folder / 'calm'
   if start(calm, ArraySet()) != 0:
     raise SystemExit(f'the undisturbed run failed: see {calm}.log')
-  runs = 0
-  while sum(counts[kind] for kind in ('kill', 'term', 'damage')) < events:
+  while sum(counts.values()) < events:
     path, sound = folder / f'struck{runs}', 0
-    while sound < STEPS and sum(counts.values()) < events + runs:
+    while sound < STEPS and sum(counts.values()) < events:
       sound = strike(path, generator, counts, sound)
     code = start(path, ArraySet())
     if code != 0:
       raise SystemExit(f'the end of {path}: exit code {code}')
-    if not same(calm, path):
+    log = path.with_suffix('.log')
+    if fork(log, lambda path=path: compare(calm, path)) != 0:
       raise SystemExit(f'{path} ended in another state than {calm}')
     runs += 1
-    counts['runs'] += 1
-  return dict(counts)
+  return dict(counts, runs=runs)
 
 
 def main():
@@ -201,7 +187,7 @@ def main():
   arguments = parser.parse_args()
   arguments.folder.mkdir(parents=True)
   began = time.monotonic()
-  counts = run(arguments.folder, arguments.events, arguments.seed)
+  counts = soak(arguments.folder, arguments.events, arguments.seed)
   listed = ', '.join(f'{n} {kind}' for kind, n in sorted(counts.items()))
   print(f'{listed}: the same end, {time.monotonic() - began:.0f} s')
 

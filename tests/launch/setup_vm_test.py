@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from tests.helpers import pods
 
 
@@ -30,15 +32,20 @@ def test_a_repeated_start_starts_once_and_a_new_one_replaces_it(pod):
   assert 'start 1 ended with exit code 42' in log
 
 
-def test_a_training_that_ignores_sigterm_is_killed(pod):
-  pod.play(starts=[['deaf'] * 2])
+@pytest.mark.parametrize(
+  'what, grace_seconds, code', [('train', '60', '42'), ('deaf', '1', '137')]
+)
+def test_a_training_that_does_not_exit_in_time_is_killed(
+  pod, what, grace_seconds, code
+):
+  pod.play(starts=[[what] * 2])
   assert (pod.run('create')[0], pod.run('setup')[0]) == (0, 0)
   start(pod, '1')
   pods.wait_until((pod.folder / 'home-0/ready').exists)
-  pod.call_host('stop', 'byol', '1')
+  pod.call_host('stop', 'byol', grace_seconds)
   assert state(pod) == 'stopped'
   job = pod.folder / 'home-0/byol_jax/jobs/byol'
-  assert (job / 'exit_code').read_text() == '137\n'
+  assert (job / 'exit_code').read_text().strip() == code
 
 
 def pins(path):

@@ -50,7 +50,11 @@ def test_what_is_compiled_is_what_training_compiles(
   with pytest.raises(Mapped):
     compile.compile_step(run, jax.devices(), 8)
   update = run.experiment.update
-  steps = multi_step.of(config, from_config.image_set(config, 'train'))
+  steps = multi_step.make_step_calls(
+    from_config.image_set(config, 'train'),
+    config.input.steps_per_call,
+    (config.log.every_steps, config.checkpoint.every_steps),
+  )
   train = steps.compile(update)
   state = jax.tree.map(
     lambda x: np.zeros((1, *x.shape), x.dtype),

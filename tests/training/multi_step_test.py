@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from byol_jax.checkpoints import checkpointer
 from byol_jax.distributed import packing, placement
 from byol_jax.training import multi_step
-from tests.helpers import tiny_run
+from tests.helpers import tiny_folder, tiny_run
+from tests.helpers.tiny_config import ArraySet
 
 
 class Plans:
@@ -33,43 +33,46 @@ def update(state, batch):
 
 
 @pytest.mark.parametrize('most', (1, 4, 100))
-@pytest.mark.parametrize('marks', ((3, 5), (7, 0), (1, 2), (1000, 1000)))
-def test_calls_cover_every_step_and_cross_no_mark(most, marks):
-  spans = list(multi_step.Resident(Plans(), most, marks).spans(range(2, 40)))
+@pytest.mark.parametrize('boundaries', ((3, 5), (7, 0), (1, 2), (1000, 1000)))
+def test_calls_cover_every_step_and_cross_no_boundary(most, boundaries):
+  calls = multi_step.ResidentCalls(Plans(), most, boundaries)
+  spans = list(calls.split(range(2, 40)))
   assert [step for span in spans for step in span] == list(range(2, 40))
   for span in spans:
     assert 1 <= len(span) <= most
-    for mark in filter(None, marks):
-      # A step is a mark once it is completed.
-      assert all(step % mark for step in range(span.start + 1, span.stop))
+    for every in filter(None, boundaries):
+      # A boundary is a step that is completed.
+      assert all(step % every for step in range(span.start + 1, span.stop))
 
 
 def test_no_call_is_shorter_than_it_must_be():
-  spans = multi_step.Resident(Plans(), 4, (10, 0)).spans(range(1, 25))
-  assert [len(span) for span in spans] == [4, 4, 1, 4, 4, 2, 4, 1]
-
-
-def test_a_streamed_set_makes_one_step_a_call():
-  assert list(multi_step.Streamed(None).spans(range(2, 5))) == [
-    range(2, 3),
-    range(3, 4),
-    range(4, 5),
-  ]
+  calls = multi_step.ResidentCalls(Plans(), 4, (10, 0))
+  found = [len(span) for span in calls.split(range(1, 25))]
+  assert found == [4, 4, 1, 4, 4, 2, 4, 1]
+  streamed = multi_step.StreamedCalls(None).split(range(2, 4))
+  assert list(streamed) == [range(2, 3), range(3, 4)]
 
 
 @pytest.mark.parametrize('most', (1, 4, 16))
 def test_a_call_is_its_steps_one_after_the_other(most):
-  steps = range(3, 14)
-  resident = multi_step.Resident(Plans(), most, (6,))
-  call = resident.compile(update)
+  """Calls that a boundary cuts short compile no other program."""
+  steps, traced, counts = range(3, 14), [], []
+
+  def counted(state, batch):
+    traced.append(1)
+    return update(state, batch)
+
+  calls = multi_step.ResidentCalls(Plans(), most, (6,))
+  call = calls.compile(counted)
   state, seen = placement.replicate(packing.pack(np.float32(1))), []
-  for span, batch in zip(
-    resident.spans(steps), resident.batches(8, steps), strict=True
-  ):
+  batches = placement.prefetch(calls.batches(8, steps))
+  for span, batch in zip(calls.split(steps), batches, strict=True):
     assert batch['steps']['step'].shape == (1, most, 8)
     state, scalars = call(state, batch)
     seen += list(np.asarray(scalars['seen'])[0, : len(span)])
     assert scalars['before'].shape == (1, most)
+    counts.append(len(traced))
+  assert len(set(counts)) == 1
   expected = np.float32(1)
   for step in steps:
     expected = 2 * expected + 10 * step
@@ -77,61 +80,26 @@ def test_a_call_is_its_steps_one_after_the_other(most):
   assert seen == [10.0 * step for step in steps]
 
 
-def test_a_call_cut_short_compiles_nothing():
-  traced = []
-
-  def counted(state, batch):
-    traced.append(1)
-    return update(state, batch)
-
-  resident = multi_step.Resident(Plans(), 4, (3,))
-  call = resident.compile(counted)
-  state, after = placement.replicate(packing.pack(np.float32(1))), []
-  for batch in placement.prefetch(resident.batches(8, range(30))):
-    state, _ = call(state, batch)
-    after.append(len(traced))
-  assert len(after) > 9 and set(after) == {after[0]}
-
-
-ARGUMENTS = (
-  '--config=pretrain:300',
-  '--config.dataset=shapes',
-  '--config.data.resident=True',
-  '--config.input.steps_per_call=3',
-  '--config.image_size=32',
-  '--config.batch_size=16',
-  '--config.epochs=0.02',
-  '--config.network.encoder=TinyResNet',
-  '--config.network.stem=small_stride2',
-  '--config.network.projector=(64,32)',
-  '--config.network.predictor=(64,32)',
+@pytest.mark.parametrize(
+  'boundaries, most',
+  [((50, 1000), 25), ((30, 1000), 10), ((7, 0), 7), ((3, 2), 1)],
 )
+def test_by_default_no_boundary_cuts_a_call_short(
+  boundaries, most, monkeypatch
+):
+  assert multi_step.choose_steps_per_call(boundaries) == most
 
+  def first_call(steps_per_call):
+    calls = multi_step.make_step_calls(Plans(), steps_per_call, boundaries)
+    return len(next(calls.split(range(99))))
 
-@pytest.mark.jobs
-def test_one_device_and_four_train_alike_on_a_resident_set(tmp_path):
-  """As in `devices_test`, with the same bound: five steps in two calls."""
-  states = {}
-  processes = {
-    devices: tiny_run.start_python(
-      *('-m', 'byol_jax', 'pretrain', f'--workdir={tmp_path / str(devices)}'),
-      *ARGUMENTS,
-      JAX_NUM_CPU_DEVICES=str(devices),
-    )
-    for devices in (1, 4)
-  }
-  for devices, process in processes.items():
-    tiny_run.finish(process)
-    states[devices], _ = checkpointer.read_arrays(
-      tmp_path / f'{devices}/checkpoints'
-    )
-  assert states[1]['step'] == states[4]['step'] == 5
-  assert states[1].keys() == states[4].keys()
-  for name, one in states[1].items():
-    bound = 1e-5 * max(1, np.max(np.abs(one), initial=0))
-    np.testing.assert_allclose(
-      states[4][name], one, rtol=0, atol=bound, err_msg=name
-    )
+  assert jax.default_backend() == 'cpu'
+  assert first_call(0) == 1  # loops are slow there, see `repeat_update`
+  assert first_call(2) == min(2, *filter(None, boundaries))
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+  assert first_call(0) == most
+  streamed = multi_step.make_step_calls(ArraySet(), 4, boundaries)
+  assert isinstance(streamed, multi_step.StreamedCalls)
 
 
 WITHOUT_TENSORFLOW = """
@@ -159,34 +127,7 @@ assert 'jax' in found and 'tensorflow' not in found
 
 @pytest.mark.slow
 def test_a_resident_run_and_its_evaluations_need_no_tensorflow(tmp_path):
-  from tests.helpers import tiny_folder
-
   folder = tiny_folder.write(tmp_path / 'images')
   tiny_run.finish(
     tiny_run.start_python('-c', WITHOUT_TENSORFLOW, folder, tmp_path / 'run')
   )
-
-
-def test_on_a_cpu_a_call_is_one_step_unless_told():
-  """Loops are slow there, see `calls.repeated`."""
-  assert jax.default_backend() == 'cpu'
-  from tests.helpers.tiny_config import tiny
-
-  config = tiny(data__resident=True)
-  assert len(next(multi_step.of(config, Plans()).spans(range(9)))) == 1
-  config = tiny(
-    data__resident=True,
-    input__steps_per_call=4,
-    log__every_steps=10,
-    checkpoint__every_steps=3,
-  )
-  spans = multi_step.of(config, Plans()).spans(range(9))
-  assert [len(span) for span in spans] == [3, 3, 3]
-  assert isinstance(multi_step.of(tiny(), Plans()), multi_step.Streamed)
-
-
-@pytest.mark.parametrize(
-  'marks, most', [((50, 1000), 25), ((30, 1000), 10), ((7, 0), 7), ((3, 2), 1)]
-)
-def test_by_default_no_mark_cuts_a_call_short(marks, most):
-  assert multi_step.divisor(marks) == most

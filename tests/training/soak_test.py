@@ -1,4 +1,4 @@
-"""Twenty random kills, stops and damages; `make soak` runs two hundred."""
+"""Twenty random kills, stops and damages; `make soak` does two hundred."""
 
 import re
 
@@ -8,7 +8,7 @@ from tests.helpers import tiny_run
 
 
 @pytest.mark.slow
-def test_twenty_random_faults_end_in_the_parameters_of_a_calm_run(tmp_path):
+def test_twenty_random_faults_end_in_the_state_of_an_undisturbed_run(tmp_path):
   output = tiny_run.finish(
     tiny_run.start_python(
       tiny_run.ROOT / 'tests' / 'helpers' / 'soak.py',

@@ -1,29 +1,40 @@
-"""The loop: resumed runs, refusals, signals and divergence."""
+"""Training runs: resumed, refused, stopped by signals, rolled back."""
 
+import contextlib
 import functools
+import io
 import itertools
 import json
 import os
-import shutil
+import pathlib
 import signal
 import threading
 import time
+import traceback
 
 import jax
 import numpy as np
 import pytest
 
-from byol_jax import errors, experiment
+import byol_jax
+from byol_jax import api, errors, experiment, losses
 from byol_jax.checkpoints import checkpointer
 from byol_jax.data.loading import image_set, resident, tf_engine
 from byol_jax.data.sampling import crops, order
 from byol_jax.data.sources import arrays
-from byol_jax.training import logs, train
-from tests.helpers.tiny_config import ArraySet, tiny
+from byol_jax.training import logs
+from tests.helpers.tiny_config import FLIP_ONLY, SMALL, ArraySet, tiny
 
 pytestmark = pytest.mark.usefixtures('compiled_once')
 
 NUM_STEPS = 10  # 2.5 epochs of 32 images in batches of 8
+HANDLED = (signal.SIGTERM, signal.SIGINT)
+
+
+def train(path, dataset=None, **overrides):
+  """A run of ten steps; its result."""
+  dataset = ArraySet() if dataset is None else dataset
+  return api.pretrain_on(dataset, tiny(**overrides), path)
 
 
 def saved(path, step=None):
@@ -31,120 +42,148 @@ def saved(path, step=None):
   return checkpointer.read_arrays(path / 'checkpoints', step)[0]
 
 
+def saved_steps(path):
+  return {int(p.name) for p in (path / 'checkpoints').glob('[0-9]*')}
+
+
 def lines(path):
   """The logged records."""
-  return [
-    json.loads(line) for line in (path / 'scalars.jsonl').open().readlines()
-  ]
+  return list(map(json.loads, (path / 'scalars.jsonl').open()))
 
 
-class Interrupted(ArraySet):
-  """Sends this process a signal when a step's batch is made."""
-
-  def __init__(self, at_step, number=signal.SIGTERM, **options):
-    super().__init__(**options)
-    self.at_step, self.number = at_step, number
-
-  def view_batches(self, batch_size, start_step, num_steps):
-    batches = super().view_batches(batch_size, start_step, num_steps)
-    for step, batch in enumerate(batches, start=start_step):
-      if step == self.at_step:
-        os.kill(os.getpid(), self.number)
-      yield batch
+def logged_steps(path):
+  return [line['step'] for line in lines(path)]
 
 
-@pytest.fixture(scope='module')
-def unbroken(tmp_path_factory):
-  """A run from start to end."""
-  path = tmp_path_factory.mktemp('unbroken')
-  train.run(tiny(), str(path), ArraySet())
-  return path
-
-
-@pytest.mark.parametrize('number', (signal.SIGTERM, signal.SIGINT))
-def test_a_stopped_run_resumes_bit_for_bit(
-  unbroken, tmp_path, number, monkeypatch
-):
-  with pytest.raises(errors.Preempted, match=r'saved step \d of 10') as caught:
-    train.run(tiny(), str(tmp_path), Interrupted(5, number))
-  assert caught.value.exit_code == 42
-  stopped = checkpointer.latest_step(tmp_path / 'checkpoints')
-  assert 1 <= stopped <= 6
-  rest = ArraySet()
-  # Nor is a state drawn that nobody needs: at scale that takes minutes.
-  monkeypatch.delattr(experiment.Experiment, 'init')
-  train.run(tiny(), str(tmp_path), rest)
-  # No step is repeated, none is left out.
-  assert rest.asked == list(range(stopped, NUM_STEPS))
-  expected, found = saved(unbroken), saved(tmp_path)
+def assert_same_end(path, other):
+  expected, found = saved(path), saved(other)
   assert expected.keys() == found.keys()
   for name, array in expected.items():
     np.testing.assert_array_equal(array, found[name], err_msg=name)
 
 
-def test_a_signal_late_in_a_step_loses_nothing(tmp_path, monkeypatch):
-  """It comes after the step was to be saved or not: the next one is."""
-  write = logs.Logs.write
-
-  def interrupt(self, step, scalars):
-    os.kill(os.getpid(), signal.SIGTERM)
-    write(self, step, scalars)
-
-  monkeypatch.setattr(logs.Logs, 'write', interrupt)
-  with pytest.raises(errors.Preempted) as caught:
-    train.run(tiny(), str(tmp_path), ArraySet())
-  step = checkpointer.latest_step(tmp_path / 'checkpoints')
-  assert f'saved step {step} of' in str(caught.value)
+def assert_finite(path):
+  assert all(np.isfinite(array).all() for array in saved(path).values())
 
 
-def test_before_a_first_step_what_was_saved_stands(tmp_path):
-  """Its batches are made before the devices have begun."""
-  with pytest.raises(errors.Preempted, match='nothing is saved yet') as caught:
-    train.run(tiny(), str(tmp_path), Interrupted(0))
-  assert caught.value.exit_code == 42
-  assert checkpointer.latest_step(tmp_path / 'checkpoints') is None
-  stop_after(4, tmp_path)
-  with pytest.raises(errors.Preempted, match='step 4, saved before, stays'):
-    train.run(tiny(), str(tmp_path), Interrupted(4))
-  assert checkpointer.latest_step(tmp_path / 'checkpoints') == 4
+def stop(number=signal.SIGTERM):
+  os.kill(os.getpid(), number)
 
 
-def stop_after(step, path):
-  """A run that is told to stop at a log line."""
-  write = logs.Logs.write
-
-  def interrupt(self, at, scalars):
-    write(self, at, scalars)
-    if at == step:
-      os.kill(os.getpid(), signal.SIGTERM)
-
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(logs.Logs, 'write', interrupt)
-    with pytest.raises(errors.Preempted):
-      train.run(tiny(checkpoint__every_steps=step), str(path), ArraySet())
+@pytest.fixture(scope='module')
+def unbroken(tmp_path_factory):
+  """A run from start to end, and what it printed."""
+  path = tmp_path_factory.mktemp('unbroken')
+  handlers = [signal.getsignal(number) for number in HANDLED]
+  with contextlib.redirect_stdout(io.StringIO()) as output:
+    train(path)
+  assert [signal.getsignal(number) for number in HANDLED] == handlers
+  (path / 'output').write_text(output.getvalue())
+  return path
 
 
-def test_a_signal_while_a_step_is_saved_loses_nothing(
-  unbroken, tmp_path, monkeypatch
-):
-  """The save under way is finished; it is the one that the run goes on from."""
-  save, asked = checkpointer.Checkpointer.save, []
+def test_a_run_leaves_its_state_scalars_config_and_versions(unbroken):
+  assert saved(unbroken)['step'] == NUM_STEPS
+  assert saved_steps(unbroken) == {NUM_STEPS}
+  assert logged_steps(unbroken) == [2, 4, 6, 8, 10]
+  record = lines(unbroken)[-1]
+  assert record.keys() >= {
+    *('loss', 'repr_loss', 'classif_loss', 'top1_accuracy', 'top5_accuracy'),
+    *('tau', 'learning_rate', 'projection_std'),
+    *('images_per_second', 'data_wait'),
+  }
+  assert record['loss'] == pytest.approx(
+    record['repr_loss'] + record['classif_loss'], rel=1e-5
+  )
+  config = json.loads((unbroken / 'config.json').read_text())
+  assert config['batch_size'] == 8
+  assert config['training_set']['fingerprint'] == ArraySet.fingerprint
+  versions = json.loads((unbroken / 'versions.json').read_text())
+  assert versions['jax'] == jax.__version__
 
-  def interrupted(self, step, tree, meta):
-    found = save(self, step, tree, meta)
-    asked.append(step)
-    if step == 3:
-      os.kill(os.getpid(), signal.SIGTERM)  # written meanwhile, by a thread
+
+class Acting(ArraySet):
+  """Does something before the batch of one step is made."""
+
+  def __init__(self, at_step, action, **options):
+    super().__init__(**options)
+    self.at_step, self.action = at_step, action
+
+  def view_batches(self, batch_size, start_step, num_steps):
+    batches = super().view_batches(batch_size, start_step, num_steps)
+    for step, batch in enumerate(batches, start=start_step):
+      if step == self.at_step:
+        self.action()
+      yield batch
+
+
+def stop_and_hang():
+  time.sleep(1)
+  stop()
+  threading.Event().wait()
+
+
+def after(function, condition):
+  """Sends SIGTERM when `function` was called with a step."""
+
+  def call(self, step, *rest):
+    found = function(self, step, *rest)
+    if condition(step):
+      stop()
     return found
 
-  monkeypatch.setattr(checkpointer.Checkpointer, 'save', interrupted)
-  config = tiny(checkpoint__every_steps=3)
-  with pytest.raises(errors.Preempted, match='saved step 3 of 10'):
-    train.run(config, str(tmp_path), ArraySet())
-  assert asked == [3, 3]
-  assert saved(tmp_path)['step'] == 3
-  train.run(config, str(tmp_path), ArraySet())
+  return call
+
+
+@pytest.mark.parametrize(
+  'moment', ('SIGTERM', 'SIGINT', 'images', 'log line', 'saving')
+)
+def test_a_stopped_run_resumes_bit_for_bit(
+  unbroken, tmp_path, monkeypatch, moment
+):
+  """Whatever the run does when the signal arrives: no step is lost."""
+  dataset, every, expected = ArraySet(), 0, range(1, 8)
+  if moment in ('SIGTERM', 'SIGINT'):
+    dataset = Acting(5, functools.partial(stop, getattr(signal, moment)))
+  elif moment == 'images':  # which never arrive
+    dataset, expected = Acting(3, stop_and_hang), [1]
+  elif moment == 'log line':
+    at_four = after(logs.Logs.write, lambda step: step == 4)
+    monkeypatch.setattr(logs.Logs, 'write', at_four)
+    expected = [4]
+  else:  # a thread writes step 3 meanwhile, which is not saved again
+    kind = checkpointer.Checkpointer
+    at_three = after(kind.save, lambda step: step == 3)
+    monkeypatch.setattr(kind, 'save', at_three)
+    every, expected = 3, [3]
+  with pytest.raises(errors.Preempted) as caught:
+    train(tmp_path, dataset, checkpoint__every_steps=every)
+  monkeypatch.undo()
+  assert caught.value.exit_code == 42
+  stopped = checkpointer.latest_step(tmp_path / 'checkpoints')
+  assert stopped in expected
+  assert f'saved step {stopped} of 10' in str(caught.value)
+  # Nor is an initial state drawn that is not used: at scale it takes minutes.
+  monkeypatch.setattr(experiment.Experiment, 'init_on_host', None)
+  rest = ArraySet()
+  train(tmp_path, rest, checkpoint__every_steps=every)
+  assert rest.asked == list(range(stopped, NUM_STEPS))
   assert_same_end(unbroken, tmp_path)
+
+
+def test_a_signal_before_the_first_step_keeps_what_was_saved(tmp_path):
+  with pytest.raises(errors.Preempted, match='nothing is saved yet') as caught:
+    train(tmp_path, Acting(0, stop))
+  assert caught.value.exit_code == 42
+  assert checkpointer.latest_step(tmp_path / 'checkpoints') is None
+  with pytest.raises(errors.Preempted):
+    train(tmp_path, Acting(5, stop))
+  step = checkpointer.latest_step(tmp_path / 'checkpoints')
+  with pytest.raises(
+    errors.Preempted, match=f'step {step}, saved before, stays'
+  ):
+    train(tmp_path, Acting(step, stop))
+  assert saved_steps(tmp_path) == {step}
 
 
 def test_a_clock_that_goes_back_changes_no_order(
@@ -153,238 +192,148 @@ def test_a_clock_that_goes_back_changes_no_order(
   """Steps are in order by their number, not by a time."""
   clock = itertools.count(10**9, -60)
   monkeypatch.setattr(time, 'time', lambda: next(clock))
-  config = tiny(checkpoint__every_steps=2, checkpoint__keep=9)
-  stop_after(4, tmp_path)
-  for step in (tmp_path / 'checkpoints').glob('[0-9]*'):
-    os.utime(step, (10**9 - int(step.name),) * 2)  # the newest looks oldest
-  train.run(config, str(tmp_path), ArraySet())
-  assert [line['step'] for line in lines(tmp_path)] == [2, 4, 6, 8, 10]
-  assert_same_end(unbroken, tmp_path)
-
-
-class Stuck(ArraySet):
-  """Its third batch never comes."""
-
-  def __init__(self, signal_after=None):
-    super().__init__()
-    self.signal_after = signal_after
-
-  def view_batches(self, batch_size, start_step, num_steps):
-    batches = super().view_batches(batch_size, start_step, num_steps)
-    for step, batch in enumerate(batches, start=start_step):
-      if step == start_step + 3:
-        time.sleep(1)
-        if self.signal_after is not None:
-          os.kill(os.getpid(), signal.SIGTERM)
-        threading.Event().wait()
-      yield batch
-
-
-def test_a_signal_while_images_are_waited_for_saves_at_once(unbroken, tmp_path):
-  with pytest.raises(errors.Preempted, match='saved step 1 of 10'):
-    train.run(tiny(), str(tmp_path), Stuck(signal_after=1))
-  train.run(tiny(), str(tmp_path), ArraySet())
+  overrides = {'checkpoint__every_steps': 2, 'checkpoint__keep': 9}
+  with pytest.raises(errors.Preempted):
+    train(tmp_path, Acting(7, stop), **overrides)
+  for step in saved_steps(tmp_path):  # the newest looks oldest
+    os.utime(tmp_path / 'checkpoints' / str(step), (10**9 - step,) * 2)
+  train(tmp_path, **overrides)
+  logged = logged_steps(tmp_path)
+  assert logged == sorted({*logged, 2, 4, 6, 8, 10})
   assert_same_end(unbroken, tmp_path)
 
 
 def test_a_source_that_no_longer_answers_ends_the_run(tmp_path, capsys):
-  config = tiny(faults__stall_seconds=5.0, checkpoint__every_steps=1)
+  dataset = Acting(3, threading.Event().wait)
   with pytest.raises(errors.DataError, match='no images for 5 s') as caught:
-    train.run(config, str(tmp_path), Stuck())
+    train(
+      tmp_path, dataset, faults__stall_seconds=5.0, checkpoint__every_steps=1
+    )
   assert caught.value.exit_code == 3
   assert 'waiting for images for 0.5 s' in capsys.readouterr().out
   assert checkpointer.latest_step(tmp_path / 'checkpoints') == 1
 
 
-def test_the_state_counts_completed_steps(unbroken):
-  assert saved(unbroken)['step'] == NUM_STEPS
-  assert checkpointer.latest_step(unbroken / 'checkpoints') == NUM_STEPS
-
-
 def test_a_finished_run_is_left_alone(unbroken):
-  before = saved(unbroken)
-  again = ArraySet()
-  result = train.run(tiny(), str(unbroken), again)
-  assert again.asked == []
-  assert result['step'] == NUM_STEPS
-  for name, array in saved(unbroken).items():
-    np.testing.assert_array_equal(array, before[name])
-
-
-def test_every_scalar_of_the_issue_is_logged(unbroken):
-  record = lines(unbroken)[-1]
-  assert record.keys() >= {
-    'loss',
-    'repr_loss',
-    'classif_loss',
-    'top1_accuracy',
-    'top5_accuracy',
-    'tau',
-    'learning_rate',
-    'images_per_second',
-    'data_wait',
-    'projection_std',
-    'step',
-  }
-  assert record['loss'] == pytest.approx(
-    record['repr_loss'] + record['classif_loss'], rel=1e-5
-  )
-  assert [line['step'] for line in lines(unbroken)] == [2, 4, 6, 8, 10]
-
-
-def test_config_and_versions_are_saved_beside(unbroken):
-  config = json.loads((unbroken / 'config.json').read_text())
-  assert config['batch_size'] == 8
-  assert config['training_set']['fingerprint'] == ArraySet.fingerprint
-  versions = json.loads((unbroken / 'versions.json').read_text())
-  assert versions['jax'] == jax.__version__
-
-
-@pytest.mark.parametrize(
-  'change',
-  (
-    {'network__width': 1.0},
-    {'dataset': 'other'},
-    {'data__heldout_share': 0.2},
-    {'augment__view2__solarize__probability': 0.3},
-    {'optimizer__weight_decay': 1e-3},
-    {'schedule__base_rate': 1.0},
-    {'target__base_tau': 0.5},
-    {'batch_size': 16},
-    {'epochs': 5.0},
-    {'seed': 1},
-  ),
-)
-def test_another_run_is_refused_by_its_first_difference(unbroken, change):
-  before = saved(unbroken)
-  key = next(iter(change)).replace('__', '.')
-  with pytest.raises(errors.DataError, match=f'{key}: saved') as caught:
-    train.run(tiny(**change), str(unbroken), ArraySet())
-  assert '\n' not in str(caught.value)
-  np.testing.assert_array_equal(
-    saved(unbroken)['online_params/projector/linear/w'],
-    before['online_params/projector/linear/w'],
-  )
-
-
-def test_on_a_new_disk_the_checkpoints_say_what_the_run_is(unbroken, tmp_path):
-  """A slice that is made again has an empty disk; the bucket is as it was."""
-  elsewhere = str(unbroken / 'checkpoints')
-  other = tiny(checkpoint__folder=elsewhere, seed=1)
-  with pytest.raises(errors.DataError, match='seed: saved 0, now 1'):
-    train.run(other, str(tmp_path / 'other'), ArraySet())
-  config = tiny(checkpoint__folder=elsewhere)
-  result = train.run(config, str(tmp_path / 'new'), ArraySet())
-  assert result['step'] == NUM_STEPS
-  assert not (tmp_path / 'new' / 'checkpoints').exists()
-  assert (tmp_path / 'new' / 'config.json').exists()
-
-
-def test_checkpoints_of_a_run_that_nobody_knows_are_refused(
-  unbroken, tmp_path, monkeypatch
-):
-  """As those of the first format."""
-  path = tmp_path / 'copy'
-  shutil.copytree(unbroken, path)
-  (path / 'config.json').unlink()
-  monkeypatch.setattr(checkpointer, 'read_record', lambda folder: {})
-  with pytest.raises(errors.DataError, match=r'no config\.json, so nobody'):
-    train.run(tiny(), str(path), ArraySet())
-  assert not (path / 'config.json').exists()
-
-
-def test_another_data_set_under_the_same_name_is_refused(unbroken):
-  other = ArraySet()
-  other.fingerprint = 'f' * 64
-  with pytest.raises(errors.DataError, match=r'training_set\.fingerprint'):
-    train.run(tiny(), str(unbroken), other)
-
-
-def test_logging_saving_and_reading_may_change(unbroken):
-  config = tiny(
+  """Logging, saving and reading may change."""
+  before, again = saved(unbroken), ArraySet()
+  result = train(
+    unbroken,
+    again,
     log__every_steps=7,
     checkpoint__keep=1,
     checkpoint__every_minutes=1.0,
     input__threads=3,
     data_dir='elsewhere',
   )
-  train.run(config, str(unbroken), ArraySet())
+  assert again.asked == [] and result['step'] == NUM_STEPS
+  for name, array in saved(unbroken).items():
+    np.testing.assert_array_equal(array, before[name])
+
+
+@pytest.mark.parametrize(
+  'change',
+  (
+    {'network__width': 1.0},
+    {'augment__view2__solarize__probability': 0.3},
+    {'batch_size': 16},
+    {'seed': 1},
+    {'training_set__fingerprint': 'f' * 64},
+  ),
+)
+def test_another_run_is_refused_by_its_first_difference(unbroken, change):
+  before, dataset = saved(unbroken), ArraySet()
+  ((name, value),) = change.items()
+  if name == 'training_set__fingerprint':  # another set of the same name
+    dataset.fingerprint, change = value, {}
+  key = name.replace('__', '.')
+  with pytest.raises(errors.DataError, match=f'{key}: saved') as caught:
+    train(unbroken, dataset, **change)
+  assert '\n' not in str(caught.value)
+  for name, array in saved(unbroken).items():
+    np.testing.assert_array_equal(array, before[name])
+
+
+def test_on_a_new_disk_the_checkpoints_say_what_the_run_is(
+  unbroken, tmp_path, monkeypatch
+):
+  """A slice that is made again has an empty disk; the bucket is as it was."""
+  bucket = str(unbroken / 'checkpoints')
+  with pytest.raises(errors.DataError, match='seed: saved 0, now 1'):
+    train(tmp_path / 'other', checkpoint__folder=bucket, seed=1)
+  result = train(tmp_path / 'new', checkpoint__folder=bucket)
+  assert result['step'] == NUM_STEPS
+  assert not (tmp_path / 'new' / 'checkpoints').exists()
+  assert (tmp_path / 'new' / 'config.json').exists()
+  # Checkpoints without a record are of an unknown run.
+  monkeypatch.setattr(checkpointer, 'read_record', lambda folder: {})
+  with pytest.raises(errors.DataError, match=r'no config\.json'):
+    train(tmp_path / 'unknown', checkpoint__folder=bucket)
+  assert not (tmp_path / 'unknown' / 'config.json').exists()
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_named(tmp_path, capsys):
-  train.run(tiny(), str(tmp_path), ArraySet(poison={5}))
+  train(tmp_path, ArraySet(poison={5}))
   assert 'warning: steps 5 were not finite' in capsys.readouterr().out
   assert [line.get('skipped', 0) for line in lines(tmp_path)] == [0, 0, 1, 0, 0]
   assert all(np.isfinite(line['loss']) for line in lines(tmp_path))
-  assert all(np.isfinite(array).all() for array in saved(tmp_path).values())
+  assert_finite(tmp_path)
 
 
-def test_too_many_in_a_row_go_back_and_past_these_images(tmp_path, capsys):
-  config = tiny(checkpoint__every_steps=4, faults__max_skips=1)
+def test_too_many_skips_roll_back_past_these_images(tmp_path, capsys):
+  overrides = {
+    'checkpoint__every_steps': 4,
+    'checkpoint__keep': 2,
+    'faults__max_skips': 1,
+  }
   dataset = ArraySet(poison={5, 6, 7})
-  train.run(config, str(tmp_path), dataset)
+  train(tmp_path / 'whole', dataset, **overrides)
   out = capsys.readouterr().out
   assert 'steps 5 to 6 were not finite' in out
   # Noticed at the log line of step 8; step 4 takes the images of step 8.
   assert 'back to step 4, with the images of step 8 on' in out
   assert dataset.asked[-6:] == [8, 9, 10, 11, 12, 13]
-  steps = [line['step'] for line in lines(tmp_path)]
-  assert steps == [2, 4, 6, 8, 10]
-  assert 'skipped' not in lines(tmp_path)[-1]
-  # The images' place is part of the state: a resumed run goes on with it.
-  _, meta = checkpointer.read_arrays(tmp_path / 'checkpoints')
+  assert logged_steps(tmp_path / 'whole') == [2, 4, 6, 8, 10]
+  assert 'skipped' not in lines(tmp_path / 'whole')[-1]
+  assert saved_steps(tmp_path / 'whole') == {8, 10}  # the newest two
+  # The offset is part of the checkpoint: a resumed run continues with it.
+  _, meta = checkpointer.read_arrays(tmp_path / 'whole' / 'checkpoints')
   assert meta == {'step': NUM_STEPS, 'data_offset': 4}
-
-
-def test_a_run_that_was_rolled_back_resumes_bit_for_bit(tmp_path):
-  config = tiny(checkpoint__every_steps=4, faults__max_skips=1)
-  train.run(config, str(tmp_path / 'a'), ArraySet(poison={2, 3}))
-  stopped = Interrupted(11, poison={2, 3})
   with pytest.raises(errors.Preempted):
-    train.run(config, str(tmp_path / 'b'), stopped)
-  rest = ArraySet(poison={2, 3})
-  train.run(config, str(tmp_path / 'b'), rest)
-  assert rest.asked[-1] == 13 and min(rest.asked) > 4
-  assert_same_end(tmp_path / 'a', tmp_path / 'b')
+    train(tmp_path / 'b', Acting(11, stop, poison={5, 6, 7}), **overrides)
+  rest = ArraySet(poison={5, 6, 7})
+  train(tmp_path / 'b', rest, **overrides)
+  assert rest.asked[-1] == 13 and min(rest.asked) > 8
+  assert_same_end(tmp_path / 'whole', tmp_path / 'b')
 
 
 def test_a_run_that_does_not_recover_ends_and_keeps_its_checkpoint(
   unbroken, tmp_path
 ):
-  config = tiny(
-    checkpoint__every_steps=4, faults__max_skips=1, faults__max_rollbacks=2
-  )
+  overrides = {'faults__max_skips': 1, 'faults__max_rollbacks': 2}
   with pytest.raises(
     errors.DivergedError,
     match=r'not finite.*after 2 rollbacks.*; checkpoint 4 stays; lower',
   ) as caught:
-    train.run(config, str(tmp_path), ArraySet(poison=range(5, 99)))
-  assert caught.value.exit_code == 4
-  assert checkpointer.latest_step(tmp_path / 'checkpoints') == 4
-  assert all(np.isfinite(array).all() for array in saved(tmp_path).values())
-  # Sound data heal it, from that checkpoint, to the same end.
-  train.run(config, str(tmp_path), ArraySet())
-  assert_same_end(unbroken, tmp_path)
-
-
-def test_a_run_that_never_was_finite_starts_over_and_ends(tmp_path):
-  with pytest.raises(errors.DivergedError, match='no checkpoint yet'):
-    train.run(
-      tiny(faults__max_skips=1), str(tmp_path), ArraySet(poison=range(99))
+    train(
+      tmp_path / 'a',
+      ArraySet(poison=range(5, 99)),
+      checkpoint__every_steps=4,
+      **overrides,
     )
-
-
-def test_the_newest_checkpoints_are_kept(tmp_path):
-  config = tiny(checkpoint__every_steps=2, checkpoint__keep=2)
-  train.run(config, str(tmp_path), ArraySet())
-  steps = sorted(
-    int(p.name) for p in (tmp_path / 'checkpoints').iterdir() if p.is_dir()
-  )
-  assert steps == [8, 10]
+  assert caught.value.exit_code == 4
+  assert saved_steps(tmp_path / 'a') == {4}
+  assert_finite(tmp_path / 'a')
+  # With sound data it continues from there to the same end.
+  train(tmp_path / 'a', checkpoint__every_steps=4, **overrides)
+  assert_same_end(unbroken, tmp_path / 'a')
+  with pytest.raises(errors.DivergedError, match='no checkpoint yet'):
+    train(tmp_path / 'b', ArraySet(poison=range(99)), **overrides)
 
 
 def test_unlabelled_data_train_without_a_classifier(tmp_path):
-  result = train.run(tiny(), str(tmp_path), ArraySet(num_classes=None))
+  flips = {key.replace('.', '__'): x for key, x in FLIP_ONLY.items()}
+  result = train(tmp_path, ArraySet(num_classes=None), **flips)
   assert 'classif_loss' not in result
   assert not any('classifier' in name for name in saved(tmp_path))
 
@@ -392,19 +341,12 @@ def test_unlabelled_data_train_without_a_classifier(tmp_path):
 def test_the_batch_must_divide_by_the_devices(tmp_path, monkeypatch):
   monkeypatch.setattr(jax, 'device_count', lambda: 3)
   with pytest.raises(errors.ConfigError, match='multiple of the 3 devices'):
-    train.run(tiny(), str(tmp_path / 'new'), ArraySet())
+    train(tmp_path / 'new')
   assert not (tmp_path / 'new').exists()
 
 
-def test_signal_handlers_are_put_back(tmp_path):
-  before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-  train.run(tiny(), str(tmp_path), ArraySet())
-  after = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-  assert before == after
-
-
 class Slow(ArraySet):
-  """Takes long for a batch, beside a step."""
+  """Takes long for a batch, compared with a step."""
 
   def view_batches(self, batch_size, start_step, num_steps):
     for batch in super().view_batches(batch_size, start_step, num_steps):
@@ -412,21 +354,36 @@ class Slow(ArraySet):
       yield batch
 
 
-def test_promise_7_a_slow_source_is_named_as_the_bottleneck(tmp_path, capsys):
-  config = tiny()
-  config.log.every_steps = 2
-  train.run(config, str(tmp_path), Slow())
-  found = lines(tmp_path)
-  assert all('images_per_second' in line for line in found)
+def test_promise_7_a_slow_source_is_named_as_the_bottleneck(
+  unbroken, tmp_path, capsys
+):
+  train(tmp_path, Slow())
   # The first line has the compilation in it, the last what was prefetched.
-  assert all(line['data_wait'] > 0.8 for line in found[1:-1])
+  assert all(line['data_wait'] > 0.8 for line in lines(tmp_path)[1:-1])
   assert capsys.readouterr().out.count('the input is the bottleneck') == 1
+  assert 'bottleneck' not in (unbroken / 'output').read_text()
 
 
-def test_a_fast_source_is_not(unbroken, tmp_path, capsys):
-  train.run(tiny(), str(tmp_path), ArraySet())
-  assert 'bottleneck' not in capsys.readouterr().out
+def test_an_error_in_the_loss_shows_at_most_ten_frames_of_the_package(
+  tmp_path, monkeypatch
+):
+  def broken(online, target):
+    raise ZeroDivisionError
 
+  monkeypatch.setitem(losses.OBJECTIVES, 'regression', broken)
+  with pytest.raises(ZeroDivisionError) as caught:
+    api.pretrain('shapes', tmp_path, SMALL | {'seed': 9})
+  root = pathlib.Path(byol_jax.__file__).parent
+  frames = [
+    f'{frame.filename}:{frame.lineno}'
+    for frame in traceback.extract_tb(caught.tb)
+    if root in pathlib.Path(frame.filename).parents
+  ]
+  assert 5 < len(frames) <= 10, frames
+  assert any('loop.py' in frame for frame in frames)
+
+
+# A set in the memory of the devices, with calls of several steps.
 
 CROP_RANGE = crops.CropRange((0.2, 1.0), (3 / 4, 4 / 3))
 OPTIONS = {
@@ -438,10 +395,15 @@ OPTIONS = {
   'seed': 0,
   'num_threads': 1,
 }
+RESIDENT = {
+  'data__resident': True,
+  'input__steps_per_call': 4,
+  **{key.replace('.', '__'): x for key, x in FLIP_ONLY.items()},
+}
 
 
 def pictures(poisoned=None):
-  """32 images in memory; one of them may be of no known class."""
+  """32 images in memory; one of them may be of an unknown class."""
   generator = np.random.default_rng(0)
   images = generator.integers(0, 256, (32, 20, 18, 3)).astype(np.uint8)
   labels = np.arange(32) % 4
@@ -450,49 +412,42 @@ def pictures(poisoned=None):
   return arrays.ArraySource(images, labels, class_names='abcd')
 
 
-def resident_run(path, *, poisoned=None, stop_at=None, **overrides):
-  """Ten steps in calls of at most four; the result of `train.run`."""
+def train_resident(path, *, poisoned=None, stop_at=None, **overrides):
+  """Ten steps in calls of at most four."""
   dataset = resident.ImageSet(pictures(poisoned), gib=1.0, **OPTIONS)
   plans = dataset.plans
 
   def interrupted(batch_size, start_step, num_steps):
     for step, plan in enumerate(plans(batch_size, start_step, num_steps)):
       if start_step + step == stop_at:
-        os.kill(os.getpid(), signal.SIGTERM)
+        stop()
       yield plan
 
   dataset.plans = interrupted
-  many = {'data__resident': True, 'input__steps_per_call': 4}
-  return train.run(tiny(**(many | overrides)), str(path), dataset)
+  return train(path, dataset, **(RESIDENT | overrides))
 
 
 @pytest.fixture(scope='module')
 def resident_unbroken(tmp_path_factory):
   """A run from start to end, in calls of four, four and two steps."""
   path = tmp_path_factory.mktemp('resident')
-  resident_run(path, log__every_steps=100)
+  train_resident(path, log__every_steps=100)
   return path
-
-
-def assert_same_end(path, other):
-  expected, found = saved(path), saved(other)
-  assert expected.keys() == found.keys()
-  for name, array in expected.items():
-    np.testing.assert_array_equal(array, found[name], err_msg=name)
 
 
 def test_calls_end_where_something_is_logged_or_saved(
   resident_unbroken, tmp_path
 ):
-  """Whatever the calls, the end is the same, bit for bit."""
-  result = resident_run(tmp_path, log__every_steps=3, checkpoint__every_steps=5)
+  """However steps are divided into calls, the end is the same."""
+  result = train_resident(
+    tmp_path, log__every_steps=3, checkpoint__every_steps=5
+  )
   assert result['step'] == NUM_STEPS
-  assert [line['step'] for line in lines(tmp_path)] == [3, 5, 6, 9, 10]
-  steps = {int(p.name) for p in (tmp_path / 'checkpoints').glob('[0-9]*')}
-  assert steps == {5, 10}
+  assert logged_steps(tmp_path) == [3, 5, 6, 9, 10]
+  assert saved_steps(tmp_path) == {5, 10}
   assert_same_end(resident_unbroken, tmp_path)
   # Means over the interval of each line make up the mean of all.
-  lengths = np.diff([0, *(line['step'] for line in lines(tmp_path))])
+  lengths = np.diff([0, *logged_steps(tmp_path)])
   (whole,) = lines(resident_unbroken)
   for key in ('loss', 'top1_accuracy'):
     found = np.average([line[key] for line in lines(tmp_path)], weights=lengths)
@@ -505,31 +460,32 @@ def test_a_stopped_resident_run_resumes_bit_for_bit(
   resident_unbroken, tmp_path
 ):
   with pytest.raises(errors.Preempted, match=r'saved step \d of 10'):
-    resident_run(tmp_path, stop_at=9, log__every_steps=3)
+    train_resident(tmp_path, stop_at=9, log__every_steps=3)
   assert checkpointer.latest_step(tmp_path / 'checkpoints') in (3, 6, 9)
-  resident_run(tmp_path, log__every_steps=100)
+  train_resident(tmp_path, log__every_steps=100)
   assert_same_end(resident_unbroken, tmp_path)
 
 
 def test_a_skipped_step_within_a_call_is_named(tmp_path, capsys):
   ids, _ = order.example_ids(0, np.arange(32), 32)
-  poisoned = int(ids[22])  # in the batch of step 2, once in an epoch
-  resident_run(tmp_path, poisoned=poisoned)
+  train_resident(tmp_path, poisoned=int(ids[22]))  # of step 2, once an epoch
   assert 'warning: steps 2 were not finite' in capsys.readouterr().out
-  assert all(np.isfinite(array).all() for array in saved(tmp_path).values())
+  assert_finite(tmp_path)
 
 
-def test_a_resident_set_trains_as_the_streamed_one(tmp_path):
+def test_a_resident_set_trains_as_the_streamed_one(resident_unbroken, tmp_path):
   """To the last bits of a pixel, of a view or of a convolution in a loop.
 
   Ten steps at a rate of the demo make them larger, so the first two are
   compared.
   """
-  for name, overrides in (('many', {}), ('one', {'input__steps_per_call': 1})):
-    resident_run(tmp_path / name, **overrides)
+  train_resident(tmp_path / 'many')
+  train_resident(tmp_path / 'one', input__steps_per_call=1)
   engine = functools.partial(tf_engine.decode_into, decoding='once')
   dataset = image_set.ImageSet(pictures(), engine=engine, **OPTIONS)
-  train.run(tiny(), str(tmp_path / 'streamed'), dataset)
+  train(
+    tmp_path / 'streamed', dataset, **(RESIDENT | {'data__resident': False})
+  )
   expected, *rest = lines(tmp_path / 'streamed')
   assert expected['step'] == 2 and len(rest) == 4
   for name in ('many', 'one'):
@@ -541,27 +497,5 @@ def test_a_resident_set_trains_as_the_streamed_one(tmp_path):
 def test_a_set_that_does_not_fit_leaves_the_workdir_alone(tmp_path):
   dataset = resident.ImageSet(pictures(), gib=1e-6, **OPTIONS)
   with pytest.raises(errors.ConfigError, match=r'input\.resident_gib'):
-    train.run(tiny(data__resident=True), str(tmp_path / 'new'), dataset)
+    train(tmp_path / 'new', dataset, **RESIDENT)
   assert not (tmp_path / 'new').exists()
-
-
-def test_a_run_whose_newest_checkpoint_is_damaged_goes_back_one(
-  unbroken, tmp_path, capsys
-):
-  config = tiny()
-  config.checkpoint.every_steps = 4
-  train.run(config, str(tmp_path), ArraySet())
-  newest = tmp_path / 'checkpoints' / str(NUM_STEPS)
-  files = [path for path in newest.rglob('*') if path.is_file()]
-  largest = max(files, key=lambda path: path.stat().st_size)
-  data = bytearray(largest.read_bytes())
-  data[len(data) // 2] ^= 1
-  largest.write_bytes(data)
-  train.run(config, str(tmp_path), ArraySet())
-  assert 'resumed after step 8 of 10' in capsys.readouterr().out
-  expected, found = saved(unbroken), saved(tmp_path)
-  assert expected.keys() == found.keys()
-  for name in expected:
-    np.testing.assert_array_equal(found[name], expected[name])
-  steps = [line['step'] for line in lines(tmp_path)]
-  assert steps == sorted(set(steps))
