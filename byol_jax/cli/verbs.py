@@ -311,7 +311,13 @@ def bench_input(arguments: argparse.Namespace) -> None:
   """
   from byol_jax.tools import bench_input as bench_input_tool
 
-  bench_input_tool.run(arguments, arguments.overrides)
+  bench_input_tool.run(
+    arguments.config,
+    arguments.overrides,
+    rounds=arguments.rounds,
+    cores=arguments.cores,
+    as_json=arguments.json,
+  )
 
 
 @_add_verb(

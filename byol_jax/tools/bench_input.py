@@ -1,227 +1,388 @@
-"""How fast this machine makes the views of a set, beside what others take.
+"""Measures how fast this machine makes batches: the verb `bench input`.
 
-Every row is measured in the same process on the same images, which lie in
-memory: in turn, several rounds, medians. A process of its own for each number
-of cores, held to them.
+All rows use the same images in one process, in turn, for several rounds;
+results are medians. Each number of cores has its own process, restricted to
+them.
 """
 
-import argparse
+from collections.abc import Callable, Iterator
 import contextlib
+import functools
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
-from typing import Any
+import time
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from byol_jax import configuration, errors
-from byol_jax.tools import bench_rows
+from byol_jax.data import from_config
+from byol_jax.data.loading import decode, image_set, tf_engine
+from byol_jax.data.loading.tf_engine import tf
+from byol_jax.data.sampling import crops, resize, views
+from byol_jax.data.sources import base
 from byol_jax.training import provenance
 
-PAPER_RATE = 44_485  # images/s: 1000 epochs of ImageNet in 8 hours (spec 7)
-_HOSTS = (96, 48)  # virtual cores of hosts that people rent
-_LATE = 300_000  # the step that a seek is measured at
+PAPER_RATE = 44_485  # images/s: 1000 epochs of ImageNet in 8 hours
+BATCH = 64
+MAX_IMAGES = 400  # of the set
+SKIPPED = 4  # results before the clock starts: the pipeline fills
+HOST_CORES = (96, 48)  # virtual, of hosts that can be rented
+
+DECODING = 'decoding alone'
+INTERPOLATION = 'two interpolations alone'
+FLOOR = 'floor: these two, one after the other'
+TENSORFLOW = "decoding, two of TensorFlow's resizes"
+OFFICIAL = 'the official recipe'
+CONFIGURED = 'as configured, from memory'
+SOURCE = 'as configured, from the source'
+DECODED = 'from the decoded cache'
 
 
-def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
-  """Measures, prints the table and the verdict, or one line of JSON.
+def run(
+  spec: str,
+  overrides: list[str],
+  *,
+  rounds: int = 5,
+  cores: int = 0,
+  as_json: bool = False,
+) -> None:
+  """Measures, and prints a table and the cores that the paper's rate needs.
 
   Args:
-    arguments: of the verb.
-    overrides: of the configuration, as they were given.
+    spec: the configuration; see `configuration.load`.
+    overrides: `--config.section.key=value` arguments.
+    rounds: results are medians of them.
+    cores: measure in this process on so many cores, and print JSON; 0 starts a
+      process for one core, for two and for all.
+    as_json: print one line of JSON in place of the table.
+
+  Raises:
+    ConfigError: a value cannot be used.
+    DataError: the set cannot be opened, or has no encoded images.
   """
-  config = configuration.load(arguments.config, overrides)
-  if arguments.rounds < 1:
-    raise errors.ConfigError(
-      f'--rounds: expected at least 1, found {arguments.rounds}'
-    )
-  if arguments.cores:
-    found = measure(config, arguments.cores, arguments.rounds)
-    print(json.dumps(found))
+  config = configuration.load(spec, overrides)
+  if rounds < 1:
+    raise errors.ConfigError(f'--rounds: expected at least 1, found {rounds}')
+  if cores:
+    print(json.dumps(measure_rates(config, cores, rounds)))
     return
-  everything = len(usable())
-  counts = sorted({1, min(2, everything), everything})
-  argv = [
-    f'--config={arguments.config}',
-    f'--rounds={arguments.rounds}',
-    *overrides,
+  available = len(available_cores())
+  arguments = [f'--config={spec}', f'--rounds={rounds}', *overrides]
+  results = [
+    _measure_in_process(arguments, count)
+    for count in sorted({1, min(2, available), available})
   ]
-  results = [child(argv, cores) for cores in counts]
   report = {
-    'config': arguments.config,
+    'config': spec,
     'overrides': overrides,
-    'machine': machine(),
+    'machine': {'processor': _processor_name(), 'cores': available},
     'versions': provenance.versions(),
     'results': results,
-    'verdict': verdict(results),
+    'verdict': count_needed_cores(results[-1]),
   }
-  if arguments.json:
-    print(json.dumps(report))
-    return
-  for line in described(report):
-    print(line)
+  print(json.dumps(report) if as_json else '\n'.join(describe_report(report)))
 
 
-def usable() -> list[int]:
-  """The cores that this process may use."""
+def available_cores() -> list[int]:
+  """Returns the cores that this process may use."""
   if hasattr(os, 'sched_getaffinity'):
     return sorted(os.sched_getaffinity(0))
   return list(range(os.cpu_count() or 1))
 
 
-def child(argv: list[str], cores: int) -> dict[str, Any]:
-  """What a process of its own measures on so many cores.
-
-  Raises:
-    UserError: that of the process, with its line and exit code.
-  """
-  command = [sys.executable, '-m', 'byol_jax', 'bench', 'input', *argv]
+def _measure_in_process(arguments: list[str], cores: int) -> dict[str, Any]:
+  """Raises the error of the process, with its exit code and line."""
+  command = [sys.executable, '-m', 'byol_jax', 'bench', 'input', *arguments]
   done = subprocess.run(
-    [*command, f'--cores={cores}'], capture_output=True, text=True, check=False
+    [*command, f'--cores={cores}'], capture_output=True, text=True
   )
   if done.returncode:
+    kind = errors.ConfigError if done.returncode == 2 else errors.DataError
     lines = done.stderr.splitlines() or [f'exit code {done.returncode}']
-    kinds = (errors.CheckFailed, errors.ConfigError, errors.DataError)
-    kind = {k.exit_code: k for k in kinds}.get(
-      done.returncode, errors.DataError
-    )
     raise kind(lines[-1].removeprefix('byol_jax: '))
   return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure(config: Any, cores: int, rounds: int) -> dict[str, Any]:
-  """All rows on the first `cores` cores; images/s, medians over rounds.
+def measure_rates(config: Any, cores: int, rounds: int) -> dict[str, Any]:
+  """Measures all rows on the first `cores` cores, images/s.
 
   Raises:
-    ConfigError: there are not so many cores.
-    DataError: the set cannot be opened, or gives no encoded images.
+    ConfigError: the process may not use so many cores.
+    DataError: see `run`.
   """
-  if cores > len(usable()):
+  available = available_cores()
+  if cores > len(available):
     raise errors.ConfigError(
-      f'--cores: expected at most {len(usable())}, found {cores}'
+      f'--cores: expected at most {len(available)}, found {cores}'
     )
   if hasattr(os, 'sched_setaffinity'):
-    # Before any thread is made: those that exist stay where they are.
-    os.sched_setaffinity(0, usable()[:cores])
-  sample, facts = bench_rows.sample(config)
-  rows = bench_rows.rows(config, sample, cores)
-  before = memory()
-  rates: dict[str, list[float]] = {name: [] for name in rows}
-  for _ in range(rounds):
-    for name, row in rows.items():
-      rates[name].append(row())
-  # Interpolation was timed on one core.
-  rates[bench_rows.INTERPOLATION] = [
-    cores * rate for rate in rates[bench_rows.INTERPOLATION]
+    # Before any thread starts: threads keep the cores that they started with.
+    os.sched_setaffinity(0, available[:cores])
+  images, facts = sample_images(config)
+  rows = make_rows(config, images, cores)
+  rounds_of_rates = [
+    {name: measure() for name, measure in rows.items()} for _ in range(rounds)
   ]
-  rates = floor(rates)
-  decoding = np.array(rates[bench_rows.DECODING])
+  rates = {k: np.array([r[k] for r in rounds_of_rates]) for k in rows}
+  rates[INTERPOLATION] *= cores  # timed on one
+  both = 1 / (1 / rates[DECODING] + 1 / rates[INTERPOLATION])
+  first = {k: rates.pop(k) for k in (DECODING, INTERPOLATION)}
+  rates = first | {FLOOR: both} | rates
+  medians = lambda values: {k: float(np.median(v)) for k, v in values.items()}
+  # Ratios of the same round: other load on the machine is in both numbers.
+  of_row = lambda name: medians({k: v / rates[name] for k, v in rates.items()})
   return {
     'cores': cores,
     'rounds': rounds,
     'images': facts,
-    'images_per_second': {k: float(np.median(v)) for k, v in rates.items()},
-    # Of the rounds, which share what else the machine does.
-    'of_decoding': {
-      k: float(np.median(np.array(v) / decoding)) for k, v in rates.items()
-    },
-    'of_official': of_official(rates),
-    'peak_gib': memory() / 2**30,
-    'before_gib': before / 2**30,
-    'seek_seconds': {
-      str(step): bench_rows.seek(config, step) for step in (0, _LATE)
-    },
+    'images_per_second': medians(rates),
+    'of_decoding': of_row(DECODING),
+    'of_official': of_row(OFFICIAL) if OFFICIAL in rates else {},
   }
 
 
-def floor(rates: dict[str, list[float]]) -> dict[str, list[float]]:
-  """The rates with the floor: a decoding and two interpolations an image."""
-  first, second = bench_rows.DECODING, bench_rows.INTERPOLATION
-  both = [1 / (1 / a + 1 / b) for a, b in zip(rates[first], rates[second])]
-  parts = {first: rates[first], second: rates[second], bench_rows.FLOOR: both}
-  return parts | {k: v for k, v in rates.items() if k not in parts}
+def sample_images(config: Any) -> tuple[list[bytes], dict[str, Any]]:
+  """Returns usable encoded images spread over the training set, and facts.
+
+  Raises:
+    DataError: the set gives pixels, or no image can be used.
+  """
+  source = from_config.source(config, 'train')
+  count = min(MAX_IMAGES, len(source))
+  images, pixels = [], []
+  for index in np.linspace(0, len(source) - 1, count).astype(int):
+    # A source may raise any exception; a run would name the image.
+    with contextlib.suppress(Exception):
+      image, _ = source.read(int(index))
+      if isinstance(image, bytes):
+        height, width, _ = decode.rgb(image).shape
+        pixels.append(height * width)
+        images.append(image)
+  if not images:
+    raise errors.DataError(
+      f'{source.name}: expected encoded images that can be used, found none'
+    )
+  return images, {
+    'dataset': config.dataset,
+    'count': len(images),
+    'mean_bytes': float(np.mean([len(image) for image in images])),
+    'mean_megapixels': float(np.mean(pixels) / 1e6),
+    'image_size': config.image_size,
+  }
 
 
-def of_official(rates: dict[str, list[float]]) -> dict[str, float]:
-  """Rates beside the official recipe's, where the set could be fed to it."""
-  official = np.array(rates.get(bench_rows.OFFICIAL, []))
-  if not len(official):
-    return {}
-  return {k: float(np.median(np.array(v) / official)) for k, v in rates.items()}
+class MemorySource:
+  """Images in memory, encoded or decoded, with the label 0."""
+
+  name = fingerprint = 'sample'
+  class_names: tuple[str, ...] | None = None
+  num_classes: int | None = 1
+
+  def __init__(self, images: list[Any]) -> None:
+    self.images = images
+
+  def __len__(self) -> int:
+    return len(self.images)
+
+  def read(self, index: int) -> tuple[Any, int]:
+    return self.images[index], 0
+
+  def file_name(self, index: int) -> str:
+    return str(index)
 
 
-def memory() -> int:
-  """The most resident memory that this process has had, bytes."""
-  most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  return most if sys.platform == 'darwin' else most * 1024
+def make_rows(
+  config: Any, images: list[bytes], threads: int
+) -> dict[str, Callable[[], float]]:
+  """Returns the rows of the table: name -> a measurement, images/s."""
+  encoded = MemorySource(images)
+  decoded = MemorySource([decode.rgb(image) for image in images])
+  crop = config.augment.view1.crop
+  crop_range = crops.CropRange(tuple(crop.area), tuple(crop.ratio))
+
+  def ours(source: base.Source, **options: str) -> Callable[[], float]:
+    values = {key: config.data[key] for key in ('decoding', 'transfer')}
+    values |= options
+    dataset = image_set.ImageSet(
+      source,
+      engine=functools.partial(
+        tf_engine.decode_into, decoding=values['decoding']
+      ),
+      image_size=config.image_size,
+      crop_ranges=[crop_range] * 2,
+      eval_crop=config.data.eval_crop,
+      transfer=values['transfer'],
+      max_bad_share=1.0,
+      seed=0,
+      num_threads=threads,
+    )
+    count = min(len(source), MAX_IMAGES)
+    steps = _count_passes(count) * count // BATCH
+    return lambda: _time(dataset.view_batches(BATCH, 0, steps), BATCH)
+
+  size, graphs = config.image_size, _Graphs(config.image_size, crop_range)
+  rows = {
+    DECODING: lambda: _time(_map(tf_engine.decode_image, images, threads), 1),
+    INTERPOLATION: lambda: _time_interpolation(
+      decoded.images, crop_range, size, config.data.transfer
+    ),
+    TENSORFLOW: lambda: _time(_map(graphs.resize_two, images, threads), 1),
+  }
+  if all(image.startswith(b'\xff\xd8\xff') for image in images):
+    rows[OFFICIAL] = lambda: _time(
+      _map(graphs.official_views, images, threads, batch=BATCH), BATCH
+    )
+  return rows | {
+    CONFIGURED: ours(encoded),
+    SOURCE: ours(from_config.source(config, 'train')),
+    'data.decoding=crops': ours(encoded, decoding='crops'),
+    'data.transfer=uint8': ours(encoded, transfer='uint8'),
+    DECODED: ours(decoded),
+    'from the decoded cache, uint8': ours(decoded, transfer='uint8'),
+  }
 
 
-def machine() -> dict[str, Any]:
-  """The processor by name, and the cores that may be used."""
-  name = platform.processor()
-  # Not Linux, or a processor that does not say.
-  with contextlib.suppress(OSError, IndexError):
-    with open('/proc/cpuinfo') as file:
-      names = [line for line in file if line.startswith('model name')]
-    name = names[0].partition(':')[2].strip()
-  return {'processor': name, 'cores': len(usable())}
+def _count_passes(count: int) -> int:
+  """Passes over a sample: three, or enough for eight batches."""
+  return max(3, -(-8 * BATCH // count))
 
 
-def verdict(results: list[dict[str, Any]]) -> dict[str, Any]:
-  """Cores and hosts for the paper's rate and twice that, by row."""
-  last = results[-1]
-  found: dict[str, Any] = {}
-  for name in (bench_rows.CONFIGURED, bench_rows.DECODED):
-    if name not in last['images_per_second']:
-      continue
-    per_core = last['images_per_second'][name] / last['cores']
-    found[name] = {}
+def _time(results: Iterator[Any], images_each: int) -> float:
+  """Returns images/s, without the start and the first results."""
+  for _ in range(SKIPPED):
+    next(results)
+  start, count = time.perf_counter(), 0
+  for _ in results:
+    count += images_each
+  return count / (time.perf_counter() - start)
+
+
+def _map(
+  function: Callable, images: list[bytes], threads: int, *, batch: int = 0
+) -> Iterator[Any]:
+  """Maps a function over encoded images in tf.data's threads."""
+  dataset = tf.data.Dataset.from_tensor_slices(images)
+  dataset = dataset.repeat(_count_passes(len(images))).map(
+    tf.autograph.experimental.do_not_convert(function),
+    num_parallel_calls=threads,
+    deterministic=not batch,
+  )
+  if batch:
+    dataset = dataset.batch(batch, drop_remainder=True)
+  dataset = dataset.prefetch(2 if batch else threads)
+  options = tf_engine.pipeline_options(threads)
+  return dataset.with_options(options).as_numpy_iterator()
+
+
+def _time_interpolation(
+  images: list, crop_range: crops.CropRange, size: int, dtype: str
+) -> float:
+  """Returns images/s of two views each from pixels in memory, on one core."""
+  ids = np.arange(len(images))
+  drawn = crops.draw_crops(
+    crops.draw_uniform(0, crops.PRETRAIN_STREAM, np.zeros_like(ids), ids, 2),
+    [crop_range] * 2,
+  )  # float64 [N, 2, 4]
+  view = views.random_crop(crop_range, size)
+  out = np.empty((size, size, 3), dtype)
+  start = time.perf_counter()
+  for image, pair in zip(images, drawn):
+    height, width, _ = image.shape
+    for numbers in pair:
+      resize.resample(image, view.resample_window(height, width, numbers), out)
+  return len(images) / (time.perf_counter() - start)
+
+
+class _Graphs(NamedTuple):
+  """Functions of TensorFlow that make two views of an encoded image."""
+
+  size: int
+  crop_range: crops.CropRange
+
+  def _draw_window(self, shape: Any) -> Any:
+    """Draws a crop as the official code does (method.md 3.2), int32 [4]."""
+    height, width = tf.cast(shape[0], tf.float32), tf.cast(shape[1], tf.float32)
+    area = height * width * tf.random.uniform([], *self.crop_range.area)
+    ratio = tf.exp(tf.random.uniform([], *np.log(self.crop_range.ratio)))
+    w = tf.minimum(tf.round(tf.sqrt(area * ratio)), width)
+    h = tf.minimum(tf.round(tf.sqrt(area / ratio)), height)
+    h, w = (tf.cast(tf.maximum(side, 1), tf.int32) for side in (h, w))
+    y = tf.random.uniform([], maxval=shape[0] - h + 1, dtype=tf.int32)
+    x = tf.random.uniform([], maxval=shape[1] - w + 1, dtype=tf.int32)
+    return tf.stack([y, x, h, w])
+
+  def _resize(self, pixels: Any) -> Any:
+    return tf.image.resize(pixels, [self.size] * 2, 'bicubic')
+
+  def resize_two(self, image: Any) -> list:
+    """The limit of a pipeline that decodes once and resizes by TensorFlow."""
+    pixels, found = tf_engine.decode_image(image), []
+    for _ in range(2):
+      y, x, h, w = tf.unstack(self._draw_window(tf.shape(pixels)))
+      found.append(self._resize(pixels[y : y + h, x : x + w]))
+    return found
+
+  def official_views(self, image: Any) -> list:
+    """What the official code does, in float32."""
+    shape, found = tf.io.extract_jpeg_shape(image), []
+    for _ in range(2):
+      window = self._draw_window(shape)
+      pixels = tf.image.decode_and_crop_jpeg(image, window, channels=3)
+      found.append(tf.clip_by_value(self._resize(pixels) / 255, 0, 1))
+    return found
+
+
+def _processor_name() -> str:
+  # Not Linux, or a processor without a name.
+  with (
+    contextlib.suppress(OSError, StopIteration),
+    open('/proc/cpuinfo') as file,
+  ):
+    line = next(line for line in file if line.startswith('model name'))
+    return line.partition(':')[2].strip()
+  return platform.processor()
+
+
+def count_needed_cores(result: dict[str, Any]) -> dict[str, Any]:
+  """Returns cores and hosts for the paper's rate and twice that, by row."""
+  needs: dict[str, Any] = {}
+  for name in (CONFIGURED, DECODED):
+    per_core = result['images_per_second'][name] / result['cores']
+    needs[name] = {}
     for demand in (PAPER_RATE, 2 * PAPER_RATE):
       cores = int(np.ceil(demand / per_core))
-      hosts = {f'hosts_of_{n}': -(-cores // n) for n in _HOSTS}
-      found[name][str(demand)] = {
-        'cores': cores,
-        'machines_like_this': -(-cores // last['cores']),
-        **hosts,
-      }
-  return found
+      hosts = {f'hosts_of_{n}': -(-cores // n) for n in HOST_CORES}
+      needs[name][str(demand)] = {'cores': cores, **hosts}
+  return needs
 
 
-def described(report: dict[str, Any]) -> list[str]:
-  """The report in words."""
-  images = report['results'][0]['images']
+def describe_report(report: dict[str, Any]) -> list[str]:
+  """Returns a report as lines of text."""
+  machine, images = report['machine'], report['results'][0]['images']
   lines = [
-    f'{report["machine"]["processor"]}, {report["machine"]["cores"]} cores;'
-    f' {images["count"]} images of {images["dataset"]}, mean'
-    f' {images["mean_bytes"] / 2**10:.0f} KiB and'
-    f' {images["mean_megapixels"]:.3f} megapixels; two views of'
+    f'{machine["processor"]}, {machine["cores"]} cores; {images["count"]}'
+    f' images of {images["dataset"]}, mean {images["mean_bytes"] / 2**10:.0f}'
+    f' KiB and {images["mean_megapixels"]:.3f} megapixels; two views of'
     f' {images["image_size"]} pixels'
   ]
   for result in report['results']:
     lines += ['', f'{result["cores"]} core' + 's' * (result['cores'] > 1)]
     lines += [f'{"":38}{"images/s":>9}{"of decoding":>13}{"of official":>13}']
     for name, rate in result['images_per_second'].items():
-      beside = result['of_official'].get(name)
+      official = result['of_official'].get(name)
       lines.append(
         f'{name:38}{rate:9.0f}{result["of_decoding"][name]:13.2f}'
-        + (f'{beside:13.2f}' if beside else '')
+        + (f'{official:13.2f}' if official else '')
       )
-    late = result['seek_seconds'][str(_LATE)]
-    lines.append(
-      f'peak memory {result["peak_gib"]:.2f} GiB'
-      f' ({result["before_gib"]:.2f} with the images, before the first row);'
-      f' first batch at step {_LATE:,} of as many images as ImageNet has:'
-      f' {late:.2f} s'
-    )
   lines.append('')
-  for name, by_rate in report['verdict'].items():
-    for demand, need in by_rate.items():
+  for name, needs in report['verdict'].items():
+    for demand, need in needs.items():
       lines.append(
-        f'{int(demand):,} images/s, {name}: {need["cores"]:,} cores like'
-        f' these: {need["hosts_of_96"]} hosts of 96, {need["hosts_of_48"]} of'
-        f' 48, or {need["machines_like_this"]} machines like this'
+        f'{int(demand):,} images/s, {name}: {need["cores"]:,} cores like these:'
+        f' {need["hosts_of_96"]} hosts of 96, {need["hosts_of_48"]} of 48'
       )
   return lines
