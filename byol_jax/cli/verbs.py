@@ -301,10 +301,9 @@ def check_data(arguments: argparse.Namespace) -> None:
 def bench_input(arguments: argparse.Namespace) -> None:
   """Measure how fast this machine makes views, and what a pod would need.
 
-  On one core, two and all: decoding alone, the floor (decoding and two
-  interpolations), the official recipe, and ours from memory, from the source
-  and from the decoded cache, as ratios taken in one run. Ends with the cores
-  and hosts for 44,485 images/s, the paper's rate, and for twice that.
+  On one core, two and all: decoding, interpolation, the official recipe, and
+  ours from memory, from the source and from the decoded cache. Ends with the
+  cores and hosts for the paper's rate, 44,485 images/s, and for twice that.
 
   example: python -m byol_jax bench input --config=pretrain:1000
                --config.dataset=DATA/imagenet_sample/1.0.0
