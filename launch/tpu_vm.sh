@@ -42,6 +42,7 @@ on_host=byol_jax/current/launch/setup_vm.sh
 name='' project='' zone='' topology='' commit='' capacity=on-demand worker=0
 max_attempts=50 max_hours=48 grace_seconds=120 poll_seconds=30
 dry_run=0 delete_at_end=0 create_flags=() ssh_flags=() arguments=()
+timeout_flags=()
 state='' training=0 described=0 start_time=0
 planned_state=ACTIVE scratch=/dev/null # of a dry run
 
@@ -69,7 +70,7 @@ execute() {
   if ((dry_run)); then
     printf '%s\n' "$(quote "${@:2}")" >&3
   else
-    timeout "$@" </dev/null
+    timeout "${timeout_flags[@]}" "$@" </dev/null
   fi
 }
 
@@ -184,7 +185,10 @@ start() {
     "$grace_seconds" "${arguments[0]}" --distributed=gce "${arguments[@]:1}")"
 }
 
-logs() { ssh_hosts 604800 "$worker" "tail -n 50 -F byol_jax/jobs/$name/log"; }
+logs() {
+  timeout_flags=(--foreground) # else Ctrl-C does not reach it
+  ssh_hosts 604800 "$worker" "tail -n 50 -F byol_jax/jobs/$name/log"
+}
 
 stop() {
   ssh_hosts $((grace_seconds + 120)) all \
@@ -193,7 +197,7 @@ stop() {
 
 # Prints a line "HOST STATE" for each host of --worker that answers.
 ask_hosts() {
-  ssh_hosts 120 "$1" "$(quote "$on_host" status "$name")" 2>"$scratch" |
+  ssh_hosts 120 "$1" "$(quote "$on_host" status "$name")" |
     sed -n 's/^byol_jax: //p' | sort -u || true
 }
 
@@ -218,7 +222,7 @@ await_end() {
   local report silent_polls=0
   code=137
   while pause; read_state; [[ $state == ACTIVE || $state == UNKNOWN ]]; do
-    report=$(ask_hosts 0)
+    report=$(ask_hosts 0 2>"$scratch")
     ((!dry_run)) || report='host 0'
     case $report in
       *running) silent_polls=0 ;;
@@ -233,7 +237,7 @@ await_end() {
         ;;
       *)
         if ((++silent_polls >= 10)); then
-          log 'the first host does not answer, or was replaced'
+          log "the first host lost the training: $(tail -n 1 "$scratch")"
           delete || true
           return
         fi

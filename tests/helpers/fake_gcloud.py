@@ -51,6 +51,7 @@ def execute(script, verb, flags, argv):
     state = made['states'][0] if made else 'NOT_FOUND'
     if made:
       del made['states'][: len(made['states']) > 1]
+    script['is_known'] = state != 'ERROR'
     if state in ('NOT_FOUND', 'ERROR'):
       print('(gcloud)', state, file=sys.stderr)
       return 1
@@ -66,6 +67,8 @@ def execute(script, verb, flags, argv):
     ]
     print('|'.join(read_field(resource, field) for field in fields.split(',')))
   elif verb == 'delete':
+    if not script['is_known']:
+      return 1  # whose slice it is was not asked
     end_processes()
     for folder in FOLDER.glob('home-*'):
       shutil.rmtree(folder)

@@ -49,10 +49,3 @@ def test_exit_codes_and_attempts_decide(
   ]
   # Process 0 may be saving when another one has exited.
   assert '--kill-on-bad-exit=0' in argv[:at]
-
-
-def test_the_processes_get_sigterm_in_time_to_save():
-  lines = (pods.LAUNCH / 'slurm.sbatch').read_text().splitlines()
-  options = [line.split()[1] for line in lines if line.startswith('#SBATCH')]
-  # Without `B:` it goes to the processes, not to the script.
-  assert {'--signal=TERM@120', '--requeue', '--open-mode=append'} <= {*options}

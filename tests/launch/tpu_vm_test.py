@@ -56,7 +56,7 @@ def test_a_preempted_slice_is_created_again_and_the_run_completes(pod):
     lives=[
       [
         *('WAITING_FOR_RESOURCES', 'PROVISIONING', 'ACTIVE', 'ACTIVE', 'ERROR'),
-        *('ACTIVE', 'ACTIVE', 'SUSPENDING', 'SUSPENDED'),
+        *('ACTIVE', 'ACTIVE', 'SUSPENDING', 'SUSPENDED', 'ERROR', 'SUSPENDED'),
       ],
       ['CREATING', 'ACTIVE'],
     ],
@@ -84,7 +84,7 @@ def test_a_preempted_slice_is_created_again_and_the_run_completes(pod):
 # A process that fails ends the others, and its exit code explains theirs.
 @pytest.mark.parametrize(
   'codes, expected',
-  [((134, 1), 1), ((2, 2), 2), ((134, 3), 3), ((4, 137), 4), ((0, 77), 77)],
+  [((1, 2), 2), ((134, 3), 3), ((4, 137), 4), ((0, 77), 77)],
 )
 def test_a_final_exit_code_ends_the_run(pod, codes, expected):
   pod.play(starts=[codes])
@@ -93,24 +93,28 @@ def test_a_final_exit_code_ends_the_run(pod, codes, expected):
 
 
 @pytest.mark.parametrize(
-  'lives, starts, flags, actions',
+  'lives, starts, poll_seconds, actions, reason',
   [
-    ((), [[137, 137], [42, 0]], (), ['create', *STARTED, *STARTED]),
-    ([['PROVISIONING', 'FAILED']] * 2, [], (), ['create', 'delete'] * 2),
-    ((), [['train'] * 2], ('--poll-seconds=1800',), [
-      *('create', *STARTED, 'stop')
-    ]),
-    ([['WAITING_FOR_RESOURCES']], [], ('--poll-seconds=600',), ['create']),
+    ([['ACTIVE']], [[137, 137], [42, 0]], 1, [*STARTED, *STARTED], 'attempts'),
+    ([['CREATING', 'FAILED']] * 2, [], 9, ['delete', 'create', 'delete'], 27),
+    ([['ACTIVE']], [['train'] * 2], 1800, [*STARTED, 'stop'], 3600),
+    ([['WAITING_FOR_RESOURCES']], [], 600, [], 3600),
   ],
-)  # fmt: skip
-def test_attempts_and_hours_are_limited(pod, lives, starts, flags, actions):
-  pod.play(lives=lives or [['ACTIVE']], starts=starts)
-  code, _, err = pod.run('run', '--max-attempts=2', '--max-hours=1', *flags)
+)
+def test_attempts_and_hours_are_limited(
+  pod, lives, starts, poll_seconds, actions, reason
+):
+  pod.play(lives=lives, starts=starts)
+  code, _, err = pod.run(
+    *('run', '--max-attempts=2', '--max-hours=1'),
+    f'--poll-seconds={poll_seconds}',
+  )
   assert code == 1
-  assert 'gave up after ' + ('1 hours' if flags else '2 attempts') in err
-  assert pod.verbs() == actions
-  if flags:
-    assert (pod.folder / 'clock').read_text().strip() == '3600'
+  limit = '1 hours' if reason == 3600 else '2 attempts'
+  assert f'gave up after {limit}' in err
+  assert pod.verbs() == ['create', *actions]
+  if reason != 'attempts':
+    assert (pod.folder / 'clock').read_text().strip() == str(reason)
 
 
 def test_a_host_that_does_not_answer_costs_the_slice(pod):
