@@ -22,10 +22,10 @@ def read_config(workdir: str | Path) -> config_dict.ConfigDict:
     DataError: there is none.
   """
   try:
-    saved = workdirs.read_config(workdirs.local(workdir))
+    saved = workdirs.read_config(workdirs.local_folder(workdir))
   except errors.DataError:
     # A bucket, or a copy of one: its checkpoints know.
-    record = checkpointer.read_record(workdirs.checkpoints(workdir)) or {}
+    record = checkpointer.read_record(workdirs.checkpoint_folder(workdir)) or {}
     if 'config' not in record:
       raise
     saved = record['config']
@@ -65,8 +65,8 @@ def open_run(workdir: str | Path) -> Run:
   experiment = experiments.build(
     config, config.training_set.num_examples, config.training_set.num_classes
   )
-  place = workdirs.checkpoints(workdir, config.checkpoint.folder)
-  return Run(workdirs.local(workdir), place, config, experiment)
+  place = workdirs.checkpoint_folder(workdir, config.checkpoint.folder)
+  return Run(workdirs.local_folder(workdir), place, config, experiment)
 
 
 def open_encoder(

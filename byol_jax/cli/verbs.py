@@ -368,9 +368,9 @@ def _join_job(
 
   def load() -> tuple[Any, dict[str, str]]:
     if 'config' not in arguments:
-      return None, provenance.facts({})
+      return None, provenance.job_facts({})
     config = configuration.load(arguments.config, arguments.overrides)
-    return config, provenance.facts(config.to_dict())
+    return config, provenance.job_facts(config.to_dict())
 
   config, description = processes.join_job(
     arguments.distributed,

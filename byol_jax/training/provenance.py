@@ -56,7 +56,7 @@ def versions() -> dict[str, str]:
   return found
 
 
-def facts(config: dict[str, Any]) -> dict[str, str]:
+def job_facts(config: dict[str, Any]) -> dict[str, str]:
   """Returns what all processes of a job must have in common, {what: value}.
 
   These are Python, the packages, this code and every value of the configuration

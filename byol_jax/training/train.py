@@ -105,7 +105,7 @@ def train(
       step_calls=step_calls,
       num_steps=method.num_steps,
       batch_size=method.batch_size,
-      workdir=workdir.local(path),
+      workdir=workdir.local_folder(path),
       options=options,
       checkpointer=saver,
       skip_policy=recovery.SkipPolicy(faults.max_skips, faults.max_rollbacks),
@@ -181,8 +181,8 @@ def open_checkpointer(
   """
   if jax.process_index() != 0:
     return None
-  folder = stack.enter_context(workdir.open_workdir(workdir.local(path)))
-  place = workdir.checkpoints(path, options.folder)
+  folder = stack.enter_context(workdir.open_workdir(workdir.local_folder(path)))
+  place = workdir.checkpoint_folder(path, options.folder)
   check_same_run(folder, place, record)
   folder.write_config(record)
   folder.write_versions()

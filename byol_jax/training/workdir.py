@@ -97,7 +97,7 @@ def read_config(path: str | pathlib.Path) -> dict[str, Any]:
   return config
 
 
-def local(path: str | os.PathLike) -> pathlib.Path:
+def local_folder(path: str | os.PathLike) -> pathlib.Path:
   """Returns a workdir's folder on this machine, in the cache if it is a URL.
 
   It holds the lock, the logs and a copy of config.json; the checkpoints from
@@ -110,7 +110,7 @@ def local(path: str | os.PathLike) -> pathlib.Path:
   return pathlib.Path(cache).expanduser() / 'runs' / scheme / rest
 
 
-def checkpoints(path: str | os.PathLike, folder: str = '') -> str:
+def checkpoint_folder(path: str | os.PathLike, folder: str = '') -> str:
   """Returns the folder or URL of a run's checkpoints.
 
   Args:

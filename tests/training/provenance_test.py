@@ -8,7 +8,7 @@ from tests.helpers import tiny_run
 
 def test_processes_must_share_each_value_the_packages_and_the_code():
   config = {'a': {'b': 1.0}, 'data_dir': '/x', 'c': (1, 2)}
-  facts = provenance.facts(config)
+  facts = provenance.job_facts(config)
   assert facts['config.a.b'] == '1.0' and facts['config.c'] == '[1, 2]'
   # Each host may have the data elsewhere, and another kernel.
   assert not {'config.data_dir', 'platform'} & facts.keys()

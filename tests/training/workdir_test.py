@@ -147,9 +147,9 @@ def test_the_first_difference_of_two_configs_is_named(change, text):
 
 def test_of_a_bucket_the_lock_and_logs_are_on_this_machine(monkeypatch):
   monkeypatch.setenv('BYOL_JAX_CACHE', '/cache')
-  local = workdir.local('gs://bucket/a/run')
+  local = workdir.local_folder('gs://bucket/a/run')
   assert local == pathlib.Path('/cache/runs/gs/bucket/a/run')
-  assert workdir.local('runs/a') == pathlib.Path('runs/a')
-  assert workdir.checkpoints('gs://b/run') == 'gs://b/run/checkpoints'
-  assert workdir.checkpoints('runs/a') == 'runs/a/checkpoints'
-  assert workdir.checkpoints('runs/a', 'gs://b/c') == 'gs://b/c'
+  assert workdir.local_folder('runs/a') == pathlib.Path('runs/a')
+  assert workdir.checkpoint_folder('gs://b/run') == 'gs://b/run/checkpoints'
+  assert workdir.checkpoint_folder('runs/a') == 'runs/a/checkpoints'
+  assert workdir.checkpoint_folder('runs/a', 'gs://b/c') == 'gs://b/c'
