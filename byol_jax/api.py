@@ -49,10 +49,10 @@ def pretrain(
     config = configuration.load(config, overrides or {})
   elif overrides:
     raise errors.ConfigError('overrides: expected a preset by name with them')
-  config = from_config.placed(config)
+  config = from_config.resolve_paths(config)
   configuration.check_ranges(config)  # before a whole set is read into a cache
   dataset = processes.raise_on_all(
-    'data', lambda: from_config.image_set(config, 'train', held=True)
+    'data', lambda: from_config.make_image_set(config, 'train', held=True)
   )
   last = pretrain_on(dataset, config, workdir)
   return last | {'unusable_images': dataset.num_failures}
@@ -150,7 +150,9 @@ def evaluate(
     data.data_dir = config.data_dir
   data.seed = config.seed
   load = functools.cache(
-    functools.partial(from_config.image_set, from_config.placed(data))
+    functools.partial(
+      from_config.make_image_set, from_config.resolve_paths(data)
+    )
   )
   results = PROTOCOLS[name](config, encoder, load, note)
   if jax.process_index() == 0:
@@ -182,7 +184,7 @@ def embed(
   run = pretrained.open_run(workdir)
   config = config_dict.ConfigDict(run.config)
   config.dataset = images
-  dataset = from_config.image_set(config, 'all')
+  dataset = from_config.make_image_set(config, 'all')
   names = [dataset.file_name(i) for i in range(dataset.num_examples)]
   return embeddings.run(
     pretrained.open_encoder(run, weights), dataset, names, output

@@ -111,9 +111,9 @@ def open_encoder(
       params,
       net_state,
       # In random order: a batch of one class has other statistics.
-      from_config.image_set(run.config, 'train', cropped=False).crop_batches(
-        run.config.batch_size, 0, calibration_batches
-      ),
+      from_config.make_image_set(
+        run.config, 'train', cropped=False
+      ).crop_batches(run.config.batch_size, 0, calibration_batches),
       max_batches=calibration_batches,
     )
   return features.make_encoder(

@@ -251,7 +251,7 @@ def prepare_data(arguments: argparse.Namespace) -> None:
     quality=arguments.quality,
     max_bad_share=arguments.max_bad_share,
     num_threads=arguments.threads,
-    **from_config.source_facts(configuration.load('pretrain')),
+    **from_config.split_options(configuration.load('pretrain')),
   )
   print(f'{path}\n\n{prepare.training_command(path)}')
 
@@ -286,7 +286,7 @@ def check_data(arguments: argparse.Namespace) -> None:
     split=arguments.split,
     output=arguments.output,
     num_threads=arguments.threads,
-    **from_config.source_facts(configuration.load('pretrain')),
+    **from_config.split_options(configuration.load('pretrain')),
   )
 
 

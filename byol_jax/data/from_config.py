@@ -1,45 +1,47 @@
 """The image sets that a configuration names: where data meets the runs."""
 
 import functools
-from pathlib import Path
+import pathlib
 from typing import Any
 
 import jax
 from ml_collections import config_dict
 
 from byol_jax import errors
+from byol_jax.data.sources import base, lookup
 
 
-def image_set(
+def make_image_set(
   config: config_dict.ConfigDict,
   split: str,
   *,
   cropped: bool = True,
   held: bool = False,
 ) -> Any:
-  """A split of the data set of a configuration, for this process.
+  """Returns a split of the data set of a configuration, for this process.
 
   Args:
     config: as in `configs/pretrain.py`.
     split: 'train', 'fit' (train without the hold-out), 'valid' (the hold-out)
       or 'test'.
     cropped: whether training batches hold random crops; else evaluation crops.
-    held: whether `input.cache` has a say; in pretraining it has.
+    held: whether to follow `input.cache`, as pretraining does.
+
+  Raises:
+    ConfigError: a value of data or input cannot be used.
+    DataError: the set cannot be opened.
   """
-  from byol_jax.data.loading import image_set as image_set_lib
+  from byol_jax.data.loading import image_set
   from byol_jax.data.sampling import crops
 
-  images = source(config, split)
-  images = cached(config, images) if held else images
-  crop_ranges = tuple(
-    crops.CropRange(tuple(view.crop.area), tuple(view.crop.ratio))
-    if cropped and view.crop
-    else None
-    for view in (config.augment.view1, config.augment.view2)
-  )
+  source = open_source(config, split)
+  source = _with_cache(config, source) if held else source
   options = {
     'image_size': config.image_size,
-    'crop_ranges': crop_ranges,
+    'crop_ranges': [
+      crops.CropRange(**view.crop) if cropped and view.crop else None
+      for view in (config.augment.view1, config.augment.view2)
+    ],
     'eval_crop': config.data.eval_crop,
     'max_bad_share': config.input.max_bad_share,
     'seed': config.seed,
@@ -52,60 +54,58 @@ def image_set(
     from byol_jax.data.loading import resident
 
     gib = config.input.resident_gib
-    return resident.ImageSet(images, gib=gib, transfer='float32', **options)
+    return resident.ImageSet(source, gib=gib, transfer='float32', **options)
   # TensorFlow takes seconds to import; only what streams images needs it.
   from byol_jax.data.loading import tf_engine
 
-  engine = functools.partial(
+  decode_into = functools.partial(
     tf_engine.decode_into, decoding=config.data.decoding
   )
-  transfer = config.data.transfer
-  return image_set_lib.ImageSet(
-    images, engine=engine, transfer=transfer, **options
+  return image_set.ImageSet(
+    source, engine=decode_into, transfer=config.data.transfer, **options
   )
 
 
-def source(config: config_dict.ConfigDict, split: str) -> Any:
-  """Random access to the encoded images of a split; a `base.Source`."""
-  from byol_jax.data.sources import lookup
-
+def open_source(config: config_dict.ConfigDict, split: str) -> base.Source:
+  """Returns random access to the encoded images of a split."""
   return lookup.open_source(
-    config.dataset, split, data_dir=config.data_dir, **source_facts(config)
+    config.dataset, split, data_dir=config.data_dir, **split_options(config)
   )
 
 
-def cached(config: config_dict.ConfigDict, images: Any) -> Any:
-  """The source of a training, in memory if the configuration says so."""
+def _with_cache(
+  config: config_dict.ConfigDict, source: base.Source
+) -> base.Source:
+  """Returns a source that is in memory if the configuration asks for it."""
+  kind = config.input.cache
+  if kind == 'none':
+    return source
+  if config.data.resident:
+    raise errors.ConfigError(
+      f"input.cache: expected 'none' with data.resident, found {kind!r}"
+    )
+  if kind == 'decoded' and config.data.decoding != 'once':
+    raise errors.ConfigError(
+      "input.cache: 'decoded' needs data.decoding='once', found"
+      f' {config.data.decoding!r}'
+    )
   from byol_jax.data.loading import cache
 
-  if config.data.resident and config.input.cache != 'none':
-    raise errors.ConfigError(
-      f'input.cache: {config.input.cache!r} with data.resident, whose set is on'
-      " the devices; give 'none'"
-    )
-  if config.input.cache == 'decoded' and config.data.decoding != 'once':
-    raise errors.ConfigError(
-      "input.cache: 'decoded' holds whole images, so data.decoding must be"
-      f" 'once', found {config.data.decoding!r}"
-    )
-  if config.input.cache == 'none':
-    return images
   return cache.CachedSource(
-    images, config.input.cache, config.input.cache_gib, config.input.threads
+    source, kind, config.input.cache_gib, config.input.threads
   )
 
 
-def source_facts(config: config_dict.ConfigDict) -> dict[str, Any]:
-  """The part of the section `data` that chooses images."""
-  keys = ('holdout', 'heldout_share')
-  return {key: config.data[key] for key in keys}
+def split_options(config: config_dict.ConfigDict) -> dict[str, Any]:
+  """Returns the keys of the section `data` that divide a set into splits."""
+  return {key: config.data[key] for key in ('holdout', 'heldout_share')}
 
 
-def placed(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
-  """A copy whose folders are absolute: the run is evaluated from anywhere."""
+def resolve_paths(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
+  """Returns a copy with absolute paths: a run is evaluated from anywhere."""
   config = config.copy_and_resolve_references()
   for key in ('dataset', 'data_dir'):
-    folder = Path(config[key] or '').expanduser()
+    folder = pathlib.Path(config[key] or '').expanduser()
     # 'shapes' is the embedded set, whatever lies here under that name.
     if config[key] not in (None, 'shapes') and folder.exists():
       config[key] = str(folder.resolve())

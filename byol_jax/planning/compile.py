@@ -106,12 +106,12 @@ def open_run(config: config_dict.ConfigDict) -> PlannedRun:
   dataset = None
   facts = catalog.find_facts(config.dataset)
   if config.data.resident:
-    dataset = from_config.image_set(config, 'train')
+    dataset = from_config.make_image_set(config, 'train')
     size, num_classes = dataset.num_examples, dataset.num_classes
   elif facts is not None:
     size, num_classes = facts.num_train, facts.num_classes
   else:
-    source = from_config.source(config, 'train')
+    source = from_config.open_source(config, 'train')
     size, num_classes = len(source), source.num_classes
   built = experiment.build(config, size, num_classes)
   return PlannedRun(config, built, num_classes, dataset)

@@ -151,7 +151,7 @@ def sample_images(config: Any) -> tuple[list[bytes], dict[str, Any]]:
   Raises:
     DataError: the set gives pixels, or no image can be used.
   """
-  source = from_config.source(config, 'train')
+  source = from_config.open_source(config, 'train')
   count = min(MAX_IMAGES, len(source))
   images, pixels = [], []
   for index in np.linspace(0, len(source) - 1, count).astype(int):
@@ -238,7 +238,7 @@ def make_rows(
     )
   return rows | {
     CONFIGURED: ours(encoded),
-    SOURCE: ours(from_config.source(config, 'train')),
+    SOURCE: ours(from_config.open_source(config, 'train')),
     'data.decoding=crops': ours(encoded, decoding='crops'),
     'data.transfer=uint8': ours(encoded, transfer='uint8'),
     DECODED: ours(decoded),

@@ -51,7 +51,7 @@ def test_what_is_compiled_is_what_training_compiles(
     compile.compile_step(run, jax.devices(), 8)
   update = run.experiment.update
   steps = multi_step.make_step_calls(
-    from_config.image_set(config, 'train'),
+    from_config.make_image_set(config, 'train'),
     config.input.steps_per_call,
     (config.log.every_steps, config.checkpoint.every_steps),
   )
