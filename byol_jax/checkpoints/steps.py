@@ -86,7 +86,7 @@ def _make_manager(folder: epath.Path, writes: bool) -> Manager:
     create=False,  # not possible with `active_processes`
     cleanup_tmp_directories=writes,
     enable_async_checkpointing=False,
-    lightweight_initialize=True,  # reads no file of a damaged step
+    lightweight_initialize=True,  # lists steps without reading files
     multiprocessing_options=alone,
     save_root_metadata=False,
   )

@@ -1,9 +1,10 @@
 """Checkpoints: the same bits back, or a clear error, and never half a step."""
 
-import contextlib
 import gc
 import socket
 import threading
+import time
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -151,7 +152,7 @@ def test_when_all_are_damaged_a_run_does_not_start_afresh(tmp_path, damage):
 
 def test_stale_folders_of_a_killed_save_go_and_others_stay(tmp_path):
   save(tmp_path, 1, states(1)[1])
-  for name in ('2.orbax-checkpoint-tmp', '.note', 'x'):
+  for name in ('9.orbax-checkpoint-tmp', '.note', 'x'):
     (tmp_path / name / 'arrays').mkdir(parents=True)
   assert restore_newest(tmp_path, states(1)[1])[0] == 1
   save(tmp_path, 2, states(1)[1])
@@ -166,9 +167,12 @@ def test_a_save_is_of_the_values_when_it_was_called(tmp_path, gate):
     opened.save(1, tree, meta)
     tree['host'][:] = 7
     meta['list'].append(2)
-    del tree['device']
     opened.check_for_errors()
     assert opened.latest_step() is None
+    device = weakref.ref(tree.pop('device'))
+    deadline = time.monotonic() + 30
+    while device() is not None:  # fetched: its memory is free again
+      assert time.monotonic() < deadline
     threading.Timer(0.1, gate.set).start()
   # Closed: all is written.
   arrays, found = checkpointer.read_arrays(tmp_path)
@@ -243,14 +247,13 @@ def test_a_step_that_cannot_be_deleted_costs_a_warning(
   assert names(tmp_path) == ['3']
 
 
-@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('seed', range(2))
 def test_the_newest_step_that_verifies_is_never_deleted(
-  tmp_path, monkeypatch, seed, caplog
+  tmp_path, monkeypatch, seed
 ):
-  """Saves that end well, fail or are damaged; damage to old ones; restarts."""
+  """Random lives of saves that end well, fail or are damaged, and restarts."""
   generator = np.random.default_rng(seed)
-  keep, folder = int(generator.integers(1, 4)), tmp_path / 'steps'
-  fate = ''
+  folder, keep, fate, newest = tmp_path / 'steps', seed + 1, '', None
 
   def flush(step):
     if fate == 'fails':
@@ -258,40 +261,27 @@ def test_the_newest_step_that_verifies_is_never_deleted(
     if fate == 'is damaged':
       flip(largest(step))
 
-  def verified():
-    good = set()
-    for name in names(folder):
-      with contextlib.suppress(errors.DataError):
-        checkpointer.read_arrays(folder, int(name))
-        good.add(int(name))
-    return good
-
   monkeypatch.setattr(files, 'flush_tree', flush)
-  opened, good = checkpointer.Checkpointer(folder, keep=keep), set()
+  opened = checkpointer.Checkpointer(folder, keep=keep)
   for step in range(1, 25):
-    fate = generator.choice(
-      ['well', 'fails', 'is damaged', 'rots', 'restart'],
-      p=[0.4, 0.1, 0.2, 0.2, 0.1],
-    )
-    if fate == 'rots':
-      for old in sorted(good)[1:][:1]:  # never the only one
-        DAMAGES[generator.choice(sorted(DAMAGES))](folder / str(old))
-        good.remove(old)
-    elif fate == 'restart' and good:
+    fate = generator.choice(['well', 'well', 'fails', 'is damaged', 'restart'])
+    if fate == 'restart':
       opened.close()
       opened = checkpointer.Checkpointer(folder, keep=keep)
-      assert opened.restore_newest({'w': np.zeros(999)})[0] == max(good)
-    elif fate != 'restart':
-      opened.save(step, {'w': generator.normal(size=999)}, {})
-      if fate == 'well':
+      found = opened.restore_newest({'w': np.zeros(999)})
+      assert found is newest is None or found[0] == newest
+      continue
+    opened.save(step, {'w': generator.normal(size=999)}, {})
+    if fate == 'well':
+      opened.wait()
+      assert len(names(folder)) <= keep
+    else:
+      with pytest.raises(errors.DataError):
         opened.wait()
-        good.add(step)
-        assert len(names(folder)) <= keep
-      else:
-        with pytest.raises(errors.DataError):
-          opened.wait()
-    before, good = good, verified()
-    assert not before or max(good) >= max(before)
+    if fate != 'is damaged':  # what was not flushed may still be there
+      newest = step
+    if newest is not None:
+      checkpointer.read_arrays(folder, newest)
   opened.close()
 
 
@@ -312,30 +302,24 @@ def test_many_saves_leave_nothing_behind_in_memory(tmp_path):
   assert count_objects() - before < len(tree)
 
 
-SAVES = """
-import sys
-import numpy as np
-from byol_jax.checkpoints import checkpointer
-opened = checkpointer.Checkpointer(sys.argv[1], keep=1)
-for step in range(1, 31):
-  opened.save(step, {'w': np.full(20_000, step)}, {'step': step})
-opened.close()
-"""
+def test_a_reader_goes_on_to_the_step_that_replaced_its_own(
+  tmp_path, monkeypatch
+):
+  """As a run deletes a step which an evaluation has chosen."""
+  save(tmp_path, 1, states(1)[1], keep=1)
+  read = steps.read_step
 
+  def read_late(manager, step):
+    monkeypatch.setattr(steps, 'read_step', read)
+    assert save(tmp_path, manager.latest_step() + 1, states(2)[2], keep=1)
+    return read(manager, step)
 
-@pytest.mark.slow
-def test_a_folder_is_read_while_another_process_saves_into_it(tmp_path):
-  """With one step kept, each read may find that its step has just gone."""
-  process = tiny_run.start_python('-c', SAVES, tmp_path)
-  seen = []
-  while process.poll() is None:
-    if checkpointer.latest_step(tmp_path) is not None:
-      arrays, meta = checkpointer.read_arrays(tmp_path)
-      assert (arrays['w'] == meta['step']).all()
-      seen.append(meta['step'])
-  tiny_run.finish(process)
-  assert seen == sorted(seen) and len(set(seen)) > 5
-  assert checkpointer.read_arrays(tmp_path)[1] == {'step': 30}
+  monkeypatch.setattr(steps, 'read_step', read_late)
+  arrays, _ = checkpointer.read_arrays(tmp_path)
+  assert_same_bits(arrays, states(2)[2])
+  monkeypatch.setattr(steps, 'read_step', read_late)
+  with pytest.raises(errors.DataError, match='2'):  # asked for by number
+    checkpointer.read_arrays(tmp_path, 2)
 
 
 @pytest.mark.slow
