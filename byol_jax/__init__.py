@@ -1,17 +1,20 @@
 """BYOL (Grill et al. 2020) in JAX and Haiku.
 
-`byol_jax.pretrain(...)` and `byol_jax.load_encoder(workdir)`; they are
-imported when first used, so importing the package costs nothing.
+`byol_jax.pretrain(...)` and `byol_jax.load_encoder(workdir)` are imported when
+first used, so that importing the package is quick. They raise the exceptions
+of `byol_jax.errors`.
 """
 
 from typing import TYPE_CHECKING, Any
+
+from byol_jax import errors
 
 if TYPE_CHECKING:
   from byol_jax.api import load_encoder, pretrain
 
 __version__ = '0.1.0'
 
-__all__ = ['load_encoder', 'pretrain']
+__all__ = ['errors', 'load_encoder', 'pretrain']
 
 
 def __getattr__(name: str) -> Any:
@@ -20,3 +23,7 @@ def __getattr__(name: str) -> Any:
 
     return getattr(api, name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *__all__})

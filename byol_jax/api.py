@@ -1,6 +1,7 @@
-"""Where data meets the runs: what Python callers and the verbs share."""
+"""The functions of byol_jax: what Python callers and the command line share."""
 
 from collections.abc import Callable, Mapping
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,17 @@ import jax
 from ml_collections import config_dict
 import numpy as np
 
-from byol_jax import (
-  configuration,
-  encode,
-  errors,
-  experiment,
-  files,
-  pretrained,
-)
+from byol_jax import configuration, errors, experiment, files, pretrained
 from byol_jax.data import from_config
 from byol_jax.distributed import placement, processes
-from byol_jax.evals import embed as embeddings, features, knn, linear
+from byol_jax.evals import embed as embed_lib, features, knn, linear
 from byol_jax.training import loop, train
 
-PROTOCOLS = {'knn': knn.run, 'linear': linear.run}
+# Protocol -> its options, and what measures with them.
+PROTOCOLS: dict[str, tuple[Any, Callable[..., dict[str, float]]]] = {
+  'knn': (knn.Options, knn.measure_accuracy),
+  'linear': (linear.Options, linear.measure_accuracy),
+}
 
 
 def pretrain(
@@ -95,7 +93,7 @@ def pretrain_on(
 def load_encoder(
   workdir: str | Path, weights: str = 'online'
 ) -> Callable[[Any], np.ndarray]:
-  """The encoder of a run as a function of images.
+  """Returns the encoder of a run as a function of images.
 
   Preprocessing is inside and is the run's own evaluation crop
   (`data.eval_crop`; 'resize': shorter side to 8/7 of the image size, bicubic
@@ -104,7 +102,7 @@ def load_encoder(
 
   Args:
     workdir: of a pretraining run.
-    weights: see `saved.open_encoder`.
+    weights: see `pretrained.open_encoder`.
 
   Returns:
     A function from images, uint8 in [0, 255] or floats in [0, 1], one
@@ -113,10 +111,10 @@ def load_encoder(
     what is no image.
 
   Raises:
-    UserError: see `saved`.
+    UserError: see `pretrained`.
   """
   run = pretrained.open_run(workdir)
-  return encode.make_encode(
+  return pretrained.make_image_encoder(
     pretrained.open_encoder(run, weights),
     image_size=run.config.image_size,
     eval_crop=run.config.data.eval_crop,
@@ -128,20 +126,24 @@ def evaluate(
   config: config_dict.ConfigDict,
   run: pretrained.Run,
   encoder: features.Encoder,
-  note: Callable[[str], None] = lambda text: None,
+  log: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-  """Runs a protocol on an encoder; keeps its numbers in the workdir.
+  """Evaluates an encoder by a protocol and records the results in the workdir.
 
   Args:
     name: 'knn' or 'linear'.
     config: as in `configs/evals/<name>.py`.
     run: the pretraining; the results join its evaluations.jsonl.
-    encoder: from `saved.open_encoder`.
-    note: takes lines of progress.
+    encoder: from `pretrained.open_encoder`.
+    log: called with lines of progress.
+
+  Returns:
+    See `measure_accuracy` of the protocol.
 
   Raises:
     UserError: one of `byol_jax.errors`.
   """
+  configuration.check_ranges(config)
   data = config_dict.ConfigDict(run.config)
   if config.dataset is not None:
     data.dataset = config.dataset
@@ -154,7 +156,10 @@ def evaluate(
       from_config.make_image_set, from_config.resolve_paths(data)
     )
   )
-  results = PROTOCOLS[name](config, encoder, load, note)
+  make_options, measure_accuracy = PROTOCOLS[name]
+  fields = [field.name for field in dataclasses.fields(make_options)]
+  options = make_options(**{field: config[field] for field in fields})
+  results = measure_accuracy(options, encoder, load, log)
   if jax.process_index() == 0:
     record = {
       'protocol': name,
@@ -176,16 +181,18 @@ def embed(
     workdir: of the pretraining.
     images: a folder, or anything that `dataset` takes.
     output: the .npz file.
-    weights: see `saved.open_encoder`.
+    weights: see `pretrained.open_encoder`.
 
   Returns:
-    How many images it holds.
+    The number of images in the file.
+
+  Raises:
+    UserError: one of `byol_jax.errors`.
   """
   run = pretrained.open_run(workdir)
   config = config_dict.ConfigDict(run.config)
   config.dataset = images
   dataset = from_config.make_image_set(config, 'all')
   names = [dataset.file_name(i) for i in range(dataset.num_examples)]
-  return embeddings.run(
-    pretrained.open_encoder(run, weights), dataset, names, output
-  )
+  encoder = pretrained.open_encoder(run, weights)
+  return embed_lib.write_embeddings(encoder, dataset, names, output)

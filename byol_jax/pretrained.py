@@ -1,56 +1,32 @@
-"""A pretraining run on disk, and its frozen encoders."""
+"""A pretraining run on disk, and its frozen encoders with parameters."""
 
+from collections.abc import Callable, Sequence
+import functools
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import config_dict
+import numpy as np
 
-from byol_jax import configuration, errors, experiment as experiments
+from byol_jax import configuration, errors, experiment, networks
 from byol_jax.checkpoints import checkpointer, trees
 from byol_jax.data import from_config
+from byol_jax.data.sampling import resize
 from byol_jax.evals import features
-from byol_jax.training import workdir as workdirs
+from byol_jax.training import workdir as workdir_lib
 
 WEIGHTS = ('online', 'target', 'random', 'random_calibrated')
-
-
-def read_config(workdir: str | Path) -> config_dict.ConfigDict:
-  """The configuration of a pretraining run, with its `training_set`.
-
-  Raises:
-    DataError: there is none.
-  """
-  try:
-    saved = workdirs.read_config(workdirs.local_folder(workdir))
-  except errors.DataError:
-    # A bucket, or a copy of one: its checkpoints know.
-    record = checkpointer.read_record(workdirs.checkpoint_folder(workdir)) or {}
-    if 'config' not in record:
-      raise
-    saved = record['config']
-  if 'training_set' not in saved:
-    raise errors.DataError(f'{workdir} holds no pretraining run of byol_jax')
-  config = config_dict.ConfigDict(saved, convert_dict=True)
-  # A run of an earlier version lacks what these sections have gained since.
-  now = configuration.load('pretrain')
-  for section in ('data', 'input', 'checkpoint', 'faults'):
-    if section not in config:
-      config[section] = config_dict.ConfigDict()
-    for key, value in now[section].items():
-      if key not in config[section]:
-        config[section][key] = value
-  config.lock()
-  return config
+_MAX_IMAGES = 64  # on the device at once
 
 
 class Run(NamedTuple):
   """A pretraining run on disk, its functions built."""
 
-  path: Path  # of this machine
-  checkpoints: str  # where they are, a path or a URL
+  path: Path  # on this machine
+  checkpoints: str  # a path or a URL
   config: config_dict.ConfigDict
-  experiment: experiments.Experiment
+  experiment: experiment.Experiment
 
 
 def open_run(workdir: str | Path) -> Run:
@@ -62,17 +38,47 @@ def open_run(workdir: str | Path) -> Run:
     DataError: there is no such run.
   """
   config = read_config(workdir)
-  experiment = experiments.build(
-    config, config.training_set.num_examples, config.training_set.num_classes
+  return Run(
+    path=workdir_lib.local_folder(workdir),
+    checkpoints=workdir_lib.checkpoint_folder(
+      workdir, config.checkpoint.folder
+    ),
+    config=config,
+    experiment=experiment.build(
+      config, config.training_set.num_examples, config.training_set.num_classes
+    ),
   )
-  place = workdirs.checkpoint_folder(workdir, config.checkpoint.folder)
-  return Run(workdirs.local_folder(workdir), place, config, experiment)
+
+
+def read_config(workdir: str | Path) -> config_dict.ConfigDict:
+  """Returns the configuration of a pretraining run, with its `training_set`.
+
+  Raises:
+    DataError: there is none.
+  """
+  try:
+    saved = workdir_lib.read_config(workdir_lib.local_folder(workdir))
+  except errors.DataError:
+    # A bucket, or a copy of one, has the configuration in its checkpoints.
+    record = (
+      checkpointer.read_record(workdir_lib.checkpoint_folder(workdir)) or {}
+    )
+    if 'config' not in record:
+      raise
+    saved = record['config']
+  if 'training_set' not in saved:
+    raise errors.DataError(f'{workdir} holds no pretraining run of byol_jax')
+  # A run of an earlier version lacks keys that these sections have now.
+  now = configuration.read_preset('pretrain')
+  for section in ('data', 'input', 'checkpoint', 'faults'):
+    saved[section] = {**now[section], **saved.get(section, {})}
+  return config_dict.ConfigDict(saved).lock()
 
 
 def open_encoder(
   run: Run, weights: str = 'online', *, calibration_batches: int = 50
 ) -> features.Encoder:
-  """The frozen encoder of a pretraining run.
+  """Returns the frozen encoder of a pretraining run.
 
   Args:
     run: from `open_run`.
@@ -90,32 +96,80 @@ def open_encoder(
       f'weights: expected one of {list(WEIGHTS)}, found {weights!r}'
     )
   if weights in ('online', 'target'):
-    folder = run.checkpoints
-    if checkpointer.latest_step(folder) is None:
-      raise errors.DataError(
-        f'{folder} has no checkpoint yet: its pretraining has not saved;'
-        ' wait for it or start it again'
-      )
-    arrays, _ = checkpointer.read_arrays(folder)
-    template = jax.eval_shape(run.experiment.initial_state)
-    state = trees.unflatten(template, arrays, str(folder))
+    state = _read_state(run)
   else:
     state = run.experiment.init_on_host()
   if weights == 'target':
     params, net_state = state.target_params, state.target_state
   else:
     params, net_state = state.online_params, state.online_state
+  forward = run.experiment.forward
   if weights == 'random_calibrated':
-    net_state = features.calibrate(
-      run.experiment.forward,
-      params,
-      net_state,
-      # In random order: a batch of one class has other statistics.
-      from_config.make_image_set(
-        run.config, 'train', cropped=False
-      ).crop_batches(run.config.batch_size, 0, calibration_batches),
-      max_batches=calibration_batches,
+    dataset = from_config.make_image_set(run.config, 'train', cropped=False)
+    # In random order: a batch of one class has other statistics.
+    batches = dataset.crop_batches(
+      run.config.batch_size, 0, calibration_batches
     )
-  return features.make_encoder(
-    run.experiment.forward, params, net_state, weights
-  )
+    net_state = features.estimate_batch_norm(
+      forward, params, net_state, batches, max_batches=calibration_batches
+    )
+  return features.make_encoder(forward, params, net_state, weights)
+
+
+def make_image_encoder(
+  encoder: features.Encoder, *, image_size: int, eval_crop: str
+) -> Callable[[Any], np.ndarray]:
+  """Returns images in memory -> representations; see `api.load_encoder`."""
+  represent = jax.jit(functools.partial(networks.represent, encoder.forward))
+  # Arguments, not constants of the program.
+  frozen = jax.device_put((encoder.params, encoder.state))
+
+  def encode_batch(images: Sequence[Any]) -> np.ndarray:
+    count = len(images)
+    # Zeros up to a power of two: few batch sizes, so few programs.
+    padded = 1 << (count - 1).bit_length()
+    crops = np.zeros((padded, image_size, image_size, 3), np.float32)
+    for i, image in enumerate(images):
+      pixels = resize.to_float(image)
+      crops[i] = resize.evaluation_crop(pixels, image_size, eval_crop)
+    return np.asarray(represent(*frozen, crops), np.float32)[:count]
+
+  def encode(images: Any) -> np.ndarray:
+    images = _list_images(images)
+    starts = range(0, len(images), _MAX_IMAGES)
+    parts = [encode_batch(images[i : i + _MAX_IMAGES]) for i in starts]
+    return np.concatenate(parts)
+
+  return encode
+
+
+def _read_state(run: Run) -> Any:
+  """Returns the newest saved `ByolState`, leaves as numpy."""
+  folder = run.checkpoints
+  if checkpointer.latest_step(folder) is None:
+    raise errors.DataError(
+      f'{folder} has no checkpoint yet: its pretraining has not saved;'
+      ' wait for it or start it again'
+    )
+  arrays, _ = checkpointer.read_arrays(folder)
+  template = jax.eval_shape(run.experiment.initial_state)
+  return trees.unflatten(template, arrays, str(folder))
+
+
+def _list_images(images: Any) -> Sequence[Any]:
+  """Returns one [H, W, 3], [B, H, W, 3] or a list of [H, W, 3] as a sequence.
+
+  Raises:
+    DataError: no image, or an array of another shape.
+  """
+  if not isinstance(images, list | tuple):
+    images = np.asarray(images)
+    if images.ndim not in (3, 4):
+      raise errors.DataError(
+        'images: expected [H, W, 3], [B, H, W, 3] or a list, found'
+        f' {list(images.shape)}'
+      )
+    images = images[None] if images.ndim == 3 else images
+  if not len(images):
+    raise errors.DataError('images: expected at least one, found none')
+  return images

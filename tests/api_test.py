@@ -168,6 +168,6 @@ def test_unknown_weights_are_refused(labelled):
 
 
 def test_importing_the_package_imports_nothing_heavy():
-  assert set(byol_jax.__all__) == {'load_encoder', 'pretrain'}
+  assert set(byol_jax.__all__) == {'errors', 'load_encoder', 'pretrain'}
   with pytest.raises(AttributeError, match='no_such'):
     _ = byol_jax.no_such

@@ -79,7 +79,7 @@ IMAGENET = (224, 1_281_167)
 PICKLES = {'pickle', 'dill', 'cloudpickle', 'marshal', 'shelve', 'joblib'}
 MAX_FILE, MAX_FUNCTION, MAX_ROOT = 400, 60, 20
 # Modules that have moved and are still to be rewritten.
-TRANSITION = {'api', 'encode', 'evals.knn', 'evals.linear', 'cli.arguments'}
+TRANSITION: set[str] = set()
 
 
 def name_of(path):

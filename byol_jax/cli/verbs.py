@@ -394,7 +394,7 @@ def _evaluate(name: str, arguments: argparse.Namespace) -> None:
   encoder = pretrained.open_encoder(
     run, config.weights, calibration_batches=config.calibration_batches
   )
-  for key, value in api.evaluate(name, config, run, encoder, note=log).items():
+  for key, value in api.evaluate(name, config, run, encoder, log=log).items():
     log(
       f'{key}: {value:.4g}' if isinstance(value, float) else f'{key}: {value}'
     )

@@ -1,4 +1,4 @@
-"""Representations of an image set in one .npz file."""
+"""Writes the representations of an image set into one .npz file."""
 
 from collections.abc import Iterator, Sequence
 import contextlib
@@ -15,7 +15,7 @@ from byol_jax.evals import features, splits
 PER_DEVICE = 32  # images
 
 
-def run(
+def write_embeddings(
   encoder: features.Encoder,
   dataset: splits.ImageSet,
   names: Sequence[str],
@@ -29,46 +29,43 @@ def run(
 
   Args:
     encoder: frozen.
-    dataset: its images, whose ids are places in `names`.
+    dataset: its images, whose ids are positions in `names`.
     names: one an image.
-    output: the file; written as named, replaced if it is there.
+    output: the file; written as named, replaced if it exists.
 
   Returns:
     N.
 
   Raises:
-    DataError: nothing to write, or no place to write it.
+    DataError: there is no image, or the file cannot be written.
   """
   path = Path(output).expanduser()
-  part = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  writing = jax.process_index() == 0
-  if writing:
-    with refused(output):
-      reserve(path, part)
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  is_writer = jax.process_index() == 0
+  if is_writer:
+    # Before the work: a file that cannot be written fails at once.
+    with _refuse_unwritable(output):
+      if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+      path.parent.mkdir(parents=True, exist_ok=True)
+      temporary.touch()
   try:
-    batch_size = PER_DEVICE * jax.device_count()
-    found = features.extract(encoder, dataset.eval_batches(batch_size))
-    if writing:
-      with refused(output):
-        write(part, found, names)
-        os.replace(part, path)
+    batches = dataset.eval_batches(PER_DEVICE * jax.device_count())
+    found = features.extract_features(encoder, batches)
+    if is_writer:
+      with _refuse_unwritable(output):
+        _write_arrays(temporary, found, names)
+        temporary.replace(path)
   finally:
-    if writing:
-      part.unlink(missing_ok=True)
+    if is_writer:
+      temporary.unlink(missing_ok=True)
   return len(found.ids)
 
 
-def reserve(path: Path, part: Path) -> None:
-  """Before the work: a place that cannot be written fails at once."""
-  if path.is_dir():
-    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-  path.parent.mkdir(parents=True, exist_ok=True)
-  part.touch()
-
-
-def write(part: Path, found: features.Features, names: Sequence[str]) -> None:
-  """The arrays as .npz; numpy would add the suffix to a name."""
-  with part.open('wb') as file:
+def _write_arrays(
+  path: Path, found: features.Features, names: Sequence[str]
+) -> None:
+  with path.open('wb') as file:  # savez would add a suffix to a name
     np.savez(
       file,
       representations=found.values,
@@ -77,8 +74,8 @@ def write(part: Path, found: features.Features, names: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def refused(output: str | Path) -> Iterator[None]:
-  """What the file system says, as one line for the user."""
+def _refuse_unwritable(output: str | Path) -> Iterator[None]:
+  """Turns errors of the file system into one line for the user."""
   try:
     yield
   except OSError as error:

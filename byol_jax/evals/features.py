@@ -31,7 +31,7 @@ class Encoder(NamedTuple):
 
 
 class Features(NamedTuple):
-  """One row an image, in the order of the ids."""
+  """The representations of a set, one row an image, in the order of the ids."""
 
   values: np.ndarray  # float32 [N, D]
   labels: np.ndarray  # int32 [N], -1 without a label
@@ -44,7 +44,7 @@ def make_encoder(
   state: networks.NetState,
   name: str,
 ) -> Encoder:
-  """An `Encoder`; its dimension is worked out without a forward pass."""
+  """Returns an `Encoder`; its dimension is found without a forward pass."""
   # Any size does: the encoder ends in a global average.
   images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
   represent = functools.partial(networks.represent, forward)
@@ -52,31 +52,15 @@ def make_encoder(
   return Encoder(forward, params, state, shape[-1], name)
 
 
-@functools.lru_cache(maxsize=4)
-def _represent(forward: networks.Forward) -> Callable:
-  """Compiled once for all the splits of an evaluation."""
-  return placement.pmap(functools.partial(networks.represent, forward))
-
-
-@functools.lru_cache(maxsize=4)
-def _train_mode(forward: networks.Forward) -> Callable:
-  """(params, state, images) -> the state after a forward pass."""
-
-  def left(params: Any, state: Any, images: jax.Array) -> Any:
-    return forward.apply(params, state, images, is_training=True)[1]
-
-  return placement.pmap(left)
-
-
 def make_represent(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:
-  """images [L, P, H, W, 3] -> float32 [L, P, D], on the local devices."""
-  represent = _represent(encoder.forward)
+  """Returns images [L, P, H, W, 3] -> float32 [L, P, D], on local devices."""
+  represent = _compile_represent(encoder.forward)
   frozen = placement.replicate((encoder.params, encoder.state))
   return lambda images: represent(*frozen, images)
 
 
-def extract(encoder: Encoder, batches: Batches) -> Features:
-  """Every image's representation; padding is dropped.
+def extract_features(encoder: Encoder, batches: Batches) -> Features:
+  """Returns the representation of every image; padding is dropped.
 
   In a job of several processes each gives its own batches, as many as the
   others, and gets the rows of all.
@@ -103,17 +87,73 @@ def extract(encoder: Encoder, batches: Batches) -> Features:
     raise errors.DataError('no images to evaluate: the split is empty')
   columns = [np.concatenate(column) for column in zip(*map(dict.values, kept))]
   found = placement.allgather_rows((np.concatenate(values), *columns))
-  return ordered(encoder, *found)
+  return _sort_rows(encoder, *found)
 
 
-def ordered(
+def estimate_batch_norm(
+  forward: networks.Forward,
+  params: networks.Params,
+  state: networks.NetState,
+  batches: Batches,
+  *,
+  max_batches: int,
+) -> networks.NetState:
+  """Returns batch-norm averages estimated by forward passes, no update.
+
+  Each is the mean over the batches of what one batch alone would leave, so
+  neither their order nor the decay matters. Give batches in random order:
+  statistics within a batch of one class are not those of the set.
+
+  Args:
+    forward: the network, its batch norm over `parallel.AXIS`.
+    params: of the network.
+    state: for its shapes; its values are not used.
+    batches: `images` [L, P, H, W, 3]; where a `mask` is False, images of the
+      same process replace the padding.
+    max_batches: how many of them to use.
+
+  Raises:
+    DataError: there is no image.
+  """
+  fresh = jax.tree.map(np.zeros_like, state)
+  step = _compile_train_mode(forward)
+  arguments = placement.replicate((params, fresh))
+  images = _replace_padding(itertools.islice(batches, max_batches))
+  total: Any = jax.tree.map(lambda x: np.zeros(x.shape, np.float64), fresh)
+  count = 0
+  for batch in placement.prefetch(images):
+    found = placement.first_replica(step(*arguments, batch))
+    total = jax.tree.map(np.add, total, found)
+    count += 1
+  if not count:
+    raise errors.DataError('no images to estimate batch-norm averages on')
+  return jax.tree.map(lambda x, t: (t / count).astype(x.dtype), fresh, total)
+
+
+# Compiled once for all the splits of an evaluation.
+@functools.lru_cache(maxsize=4)
+def _compile_represent(forward: networks.Forward) -> Callable:
+  return placement.pmap(functools.partial(networks.represent, forward))
+
+
+@functools.lru_cache(maxsize=4)
+def _compile_train_mode(forward: networks.Forward) -> Callable:
+  """Returns (params, state, images) -> the state after a forward pass."""
+
+  def update_state(params: Any, state: Any, images: jax.Array) -> Any:
+    return forward.apply(params, state, images, is_training=True)[1]
+
+  return placement.pmap(update_state)
+
+
+def _sort_rows(
   encoder: Encoder,
   values: np.ndarray,
   labels: np.ndarray,
   mask: np.ndarray,
   ids: np.ndarray,
 ) -> Features:
-  """Rows that are images, sorted by id; see `extract` for the errors."""
+  """Drops padding and sorts by id; see `extract_features` for the errors."""
   order = np.flatnonzero(mask)
   order = order[np.argsort(ids[order], kind='stable')]
   if not len(order):
@@ -128,48 +168,8 @@ def ordered(
   return Features(values, labels[order].astype(np.int32), ids)
 
 
-def calibrate(
-  forward: networks.Forward,
-  params: networks.Params,
-  state: networks.NetState,
-  batches: Batches,
-  *,
-  max_batches: int,
-) -> networks.NetState:
-  """Batch-norm averages estimated by forward passes; no parameter moves.
-
-  Each is the mean over the batches of what one batch alone would leave, so
-  neither their order nor the decay enters. Give batches in random order:
-  statistics within a batch of one class are not those of the set.
-
-  Args:
-    forward: the network, its batch norm over `parallel.AXIS`.
-    params: of the network.
-    state: for its shapes; what it holds is forgotten.
-    batches: `images` [L, P, H, W, 3]; where a `mask` is False, images of the
-      same process stand in for the padding.
-    max_batches: how many of them to take.
-
-  Raises:
-    DataError: there is no image.
-  """
-  fresh = jax.tree.map(np.zeros_like, state)
-  step = _train_mode(forward)
-  arguments = placement.replicate((params, fresh))
-  images = filled(itertools.islice(batches, max_batches))
-  total: Any = jax.tree.map(lambda x: np.zeros(x.shape, np.float64), fresh)
-  count = 0
-  for batch in placement.prefetch(images):
-    found = placement.first_replica(step(*arguments, batch))
-    total = jax.tree.map(np.add, total, found)
-    count += 1
-  if not count:
-    raise errors.DataError('no images to estimate batch-norm averages on')
-  return jax.tree.map(lambda x, t: (t / count).astype(x.dtype), fresh, total)
-
-
-def filled(batches: Batches) -> Iterator[np.ndarray]:
-  """Images without padding: real ones are repeated in its place."""
+def _replace_padding(batches: Batches) -> Iterator[np.ndarray]:
+  """Yields images, real ones repeated in the place of padding."""
   real = None
   for batch in batches:
     images = np.asarray(batch['images'])
@@ -177,7 +177,7 @@ def filled(batches: Batches) -> Iterator[np.ndarray]:
     mask = np.ones(len(flat), bool)
     if 'mask' in batch:
       mask = np.asarray(batch['mask']).reshape(-1)
-    # A process may have nothing in the last batch: its previous one serves.
+    # A process may have no image in the last batch: it repeats the previous.
     real = flat[mask] if mask.any() else real
     if real is None:
       raise errors.DataError('no images to estimate batch-norm averages on')

@@ -1,85 +1,90 @@
-"""Linear accuracy of a frozen encoder (paper, appendix C.1; spec 5.1).
+"""Linear accuracy of a frozen encoder (paper, appendix C.1; method.md 5.1).
 
 All learning rates train side by side on `fit`, the part of the training split
 that is not held out. The rate with the best top-1 on the held-out `valid` is
-the one whose classifier sees `test`, once. Accuracy is counted in integers,
-on centre crops.
+evaluated on `test`, once. Accuracy is counted in integers, on centre crops.
 """
 
 from collections.abc import Callable
+import dataclasses
+import functools
 
 import jax
-from ml_collections import config_dict
 import numpy as np
 
 from byol_jax import errors, parallel, schedules
 from byol_jax.distributed import placement
 from byol_jax.evals import features, probe, splits, supervised
 
-SPLITS = ('fit', 'valid', 'test')
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Options of the protocol; `configs/evals/linear.py` explains them."""
+
+  seed: int
+  batch_size: int
+  epochs: float
+  rates: tuple[float, ...]
+  momentum: float
+  features: str
+  standardize: bool
 
 
-def run(
-  config: config_dict.ConfigDict,
+def measure_accuracy(
+  options: Options,
   encoder: features.Encoder,
   load: splits.Load,
-  note: probe.Note = lambda text: None,
+  log: Callable[[str], None] = lambda text: None,
 ) -> dict[str, float]:
-  """Trains, chooses the rate, tests.
+  """Trains the classifiers, selects the rate and tests its classifier.
 
   Args:
-    config: as in `configs/evals/linear.py`.
+    options: of the protocol.
     encoder: frozen.
     load: 'fit', 'valid' and 'test' -> image set.
-    note: takes lines of progress.
+    log: called with lines of progress.
 
   Returns:
-    `top1` and `top5` on test, in [0, 1], of the chosen base `rate`;
+    `top1` and `top5` on test, in [0, 1], of the selected base `rate`;
     `valid_top1` of that rate and `valid_top1_rate<r>` of each; `fit_loss`, the
-    chosen rate's at the last step; `diverged` (rates), `steps`, `fit`, `valid`
-    and `test` (images), `num_classes`.
+    selected rate's at the last step; `diverged` (rates), `steps`, `fit`,
+    `valid` and `test` (images), `num_classes`.
 
   Raises:
     ConfigError: a value that cannot be used.
     DataError: labels are absent or do not fit.
     DivergedError: the losses of all rates are not finite.
   """
-  check(config)
-  named, num_classes = splits.open_splits(load, SPLITS)
-  steps = num_steps(config, named['fit'].num_examples)
-  rates = sorted(float(rate) for rate in config.rates)
-  progress = probe.Progress(rates, steps, note)
-  start = build(config, rates, steps, encoder.dim, num_classes)
-
-  def read(name: str) -> features.Features:
-    note(f'linear: encoding {name}, {named[name].num_examples:,} images')
-    batches = named[name].eval_batches(config.batch_size)
-    found = features.extract(encoder, batches)
-    splits.check_labels(found.labels, num_classes, name)
-    return found
-
-  prepare = lambda found: found
-  if config.features == 'cached':
-    stored = read('fit')
-    if config.standardize:
-      prepare = standardizer(stored)
+  _check_options(options)
+  named, num_classes = splits.open_splits(load, ('fit', 'valid', 'test'))
+  progress, start = _make_training(
+    options, named['fit'].num_examples, encoder.dim, num_classes, log
+  )
+  encode = functools.partial(
+    splits.encode_split, encoder, named, options.batch_size, log
+  )
+  standardize = lambda found: found
+  if options.features == 'cached':
+    fit = encode('fit')
+    if options.standardize:
+      standardize = fit_standardizer(fit)
     params = probe.train_cached(
-      start, prepare(stored), config.batch_size, config.seed, progress
+      start, standardize(fit), options.batch_size, options.seed, progress
     )
   else:
-    crops = named['fit'].crop_batches(config.batch_size, 0, steps)
-    params = probe.train_augmented(
-      start, encoder, probe.labelled(crops, num_classes), progress
-    )
-  valid = prepare(read('valid'))
-  results = choose(rates, probe.count(params, valid, 1), valid, progress)
-  best = rates.index(results['rate'])
+    crops = named['fit'].crop_batches(options.batch_size, 0, progress.num_steps)
+    batches = probe.check_batch_labels(crops, num_classes)
+    params = probe.train_augmented(start, encoder, batches, progress)
+  valid = standardize(encode('valid'))
+  correct = probe.count_correct(params, valid, 1)
+  best, results = select_rate(correct, len(valid.ids), progress)
   chosen = jax.tree.map(lambda x: x[best : best + 1], params)
-  test = prepare(read('test'))
+  test = standardize(encode('test'))
+  for k in (1, 5):
+    hits = probe.count_correct(chosen, test, k)[0]
+    results[f'top{k}'] = int(hits) / len(test.ids)
   return results | {
-    'top1': int(probe.count(chosen, test, 1)[0]) / len(test.ids),
-    'top5': int(probe.count(chosen, test, 5)[0]) / len(test.ids),
-    'steps': steps,
+    'steps': progress.num_steps,
     'fit': named['fit'].num_examples,
     'valid': len(valid.ids),
     'test': len(test.ids),
@@ -87,37 +92,16 @@ def run(
   }
 
 
-def build(
-  config: config_dict.ConfigDict,
-  rates: list[float],
-  steps: int,
-  num_features: int,
-  num_classes: int,
-) -> probe.Start:
-  """The update and the state before step 0, from the configuration."""
-  peaks = [rate * config.batch_size / 256 for rate in rates]
-  optimizer = supervised.nesterov(
-    peaks, momentum=config.momentum, num_steps=steps
-  )
-  state = supervised.init(
-    jax.random.PRNGKey(config.seed),
-    optimizer,
-    num_rates=len(rates),
-    num_features=num_features,
-    num_classes=num_classes,
-  )
-  augmented = config.features == 'augmented'
-  mean = parallel.mean if augmented else lambda tree: tree
-  return supervised.make_update(optimizer, mean), state
-
-
-def standardizer(
+def fit_standardizer(
   stored: features.Features,
 ) -> Callable[[features.Features], features.Features]:
-  """To zero mean and unit deviation of these features; not the paper's."""
+  """Returns a map to zero mean and unit deviation of these features.
+
+  The paper does not standardise.
+  """
   mean = stored.values.mean(axis=0, dtype=np.float64)
   deviation = stored.values.std(axis=0, dtype=np.float64)
-  # A feature that never changes stays 0.
+  # A constant feature becomes 0.
   scale = np.where(deviation > 0, 1 / np.maximum(deviation, 1e-30), 0.0)
 
   def apply(found: features.Features) -> features.Features:
@@ -127,31 +111,30 @@ def standardizer(
   return apply
 
 
-def choose(
-  rates: list[float],
-  correct: np.ndarray,
-  valid: features.Features,
-  progress: probe.Progress,
-) -> dict[str, float]:
-  """The best finite rate on the held-out images; of equals the smaller.
+def select_rate(
+  correct: np.ndarray, num_images: int, progress: probe.Progress
+) -> tuple[int, dict[str, float]]:
+  """Selects the best finite rate on the held-out images; of equals the lower.
 
   Args:
-    rates: base rates, rising.
-    correct: int [R], hits among the held-out images.
-    valid: the held-out images.
+    correct: int [R], hits among the held-out images, by rising rate.
+    num_images: held-out images.
     progress: of the training.
+
+  Returns:
+    The index of the rate, and the results that do not need the test split.
   """
+  rates = progress.rates
   best = int(np.argmax(np.where(progress.finite, correct, -1)))
-  images = len(valid.ids)
   for rate, finite in zip(rates, progress.finite):
     if not finite:
-      progress.note(f'linear: rate {rate:g} diverged and is left out')
-  progress.note(f'linear: rate {rates[best]:g} is best on valid')
-  return {
+      progress.log(f'linear: rate {rate:g} diverged and is left out')
+  progress.log(f'linear: rate {rates[best]:g} is best on valid')
+  return best, {
     'rate': rates[best],
-    'valid_top1': int(correct[best]) / images,
+    'valid_top1': int(correct[best]) / num_images,
     **{
-      f'valid_top1_rate{rate:g}': int(n) / images
+      f'valid_top1_rate{rate:g}': int(n) / num_images
       for rate, n in zip(rates, correct)
     },
     'fit_loss': float(progress.losses[best]),
@@ -159,52 +142,42 @@ def choose(
   }
 
 
-def num_steps(config: config_dict.ConfigDict, num_examples: int) -> int:
-  """Steps of the whole training; ConfigError if there is none."""
-  steps = schedules.num_steps(config.epochs, num_examples, config.batch_size)
+def _make_training(
+  options: Options,
+  num_examples: int,
+  num_features: int,
+  num_classes: int,
+  log: Callable[[str], None],
+) -> tuple[probe.Progress, probe.Start]:
+  """Returns a record of the training, and its update and initial state."""
+  steps = schedules.num_steps(options.epochs, num_examples, options.batch_size)
   if steps < 1:
     raise errors.ConfigError(
-      f'epochs: {config.epochs:g} of {num_examples} images make no step of'
-      f' batch_size {config.batch_size}; raise epochs or lower batch_size'
+      f'epochs: {options.epochs:g} of {num_examples} images make no step of'
+      f' batch_size {options.batch_size}; raise epochs or lower batch_size'
     )
-  return steps
-
-
-def check(config: config_dict.ConfigDict) -> None:
-  """Refuses values that would fail late.
-
-  Raises:
-    ConfigError: names the key, what was expected and what was found.
-  """
-  placement.check_batch_size('batch_size', config.batch_size)
-  rates = list(config.rates)
-  plain = not (config.standardize and config.features != 'cached')
-  rules = (
-    (
-      'features',
-      config.features,
-      config.features in ('augmented', 'cached'),
-      "'augmented' or 'cached'",
-    ),
-    (
-      'rates',
-      rates,
-      bool(rates) and min(rates) > 0 and len({*rates}) == len(rates),
-      'different positive numbers',
-    ),
-    (
-      'momentum',
-      config.momentum,
-      0 <= config.momentum < 1,
-      'a number in [0, 1)',
-    ),
-    (
-      'standardize',
-      config.standardize,
-      plain,
-      "False unless features='cached'",
-    ),
+  rates = sorted(map(float, options.rates))
+  optimizer = supervised.nesterov(
+    [rate * options.batch_size / 256 for rate in rates],
+    momentum=options.momentum,
+    num_steps=steps,
   )
-  for key, found, holds, expected in rules:
-    if not holds:
-      raise errors.ConfigError(f'{key}: expected {expected}, found {found!r}')
+  state = supervised.init(
+    jax.random.PRNGKey(options.seed),
+    optimizer,
+    num_rates=len(rates),
+    num_features=num_features,
+    num_classes=num_classes,
+  )
+  is_divided = options.features == 'augmented'
+  mean = parallel.mean if is_divided else lambda tree: tree
+  update = supervised.make_update(optimizer, mean)
+  return probe.Progress(rates, steps, log), (update, state)
+
+
+def _check_options(options: Options) -> None:
+  placement.check_batch_size('batch_size', options.batch_size)
+  if options.standardize and options.features != 'cached':
+    raise errors.ConfigError(
+      "standardize: expected False unless features='cached', found True"
+    )

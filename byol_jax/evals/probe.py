@@ -1,17 +1,15 @@
-"""Training of linear classifiers on a frozen encoder, and their counts.
+"""Trains linear classifiers on a frozen encoder, and counts their hits.
 
 Two ways to the same update: a forward pass of the encoder at each step, on
-all devices, or features stored once and a scan over them. Parameters have a
-leading axis of R learning rates (`supervised`).
+all devices, or one scan over features that were stored before. Parameters have
+a leading axis of R learning rates (`supervised`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
 import functools
-import itertools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from byol_jax import errors, metrics
@@ -19,42 +17,44 @@ from byol_jax.distributed import placement
 from byol_jax.evals import features, splits, supervised
 
 ROWS = 1024  # features that are scored at once
-NOTES = 10  # lines of progress in a training
+PROGRESS_LINES = 10  # of a training
 IN_FLIGHT = 2  # steps that may wait on the devices
 
-Note = Callable[[str], None]
 Start = tuple[Callable, supervised.LinearState]  # update, state
 
 
 class Progress:
-  """Losses of the steps done; a line of progress now and then."""
+  """Records the losses of the steps done and logs some of them."""
 
-  def __init__(self, rates: list[float], steps: int, note: Note) -> None:
+  def __init__(
+    self, rates: list[float], num_steps: int, log: Callable[[str], None]
+  ) -> None:
     self.rates = rates
-    self.steps = steps
-    self.note = note
-    self.losses = np.zeros((0, len(rates)))  # of the last step that was added
+    self.num_steps = num_steps
+    self.log = log
+    self.losses = np.zeros(len(rates))  # of the last step
     self.finite = np.ones(len(rates), bool)
-    self.done = 0
+    self._done = 0
 
   def add(self, losses: np.ndarray) -> None:
-    """Takes the losses of some steps, [K, R].
+    """Records the losses of consecutive steps, [K, R].
 
     Raises:
       DivergedError: every rate has had a loss that is not finite.
     """
-    before = self.done
-    self.done += len(losses)
+    before = self._done
+    self._done += len(losses)
     self.losses = losses[-1]
     self.finite &= np.isfinite(losses).all(axis=0)
     if not self.finite.any():
       raise errors.DivergedError(
         f'linear: the losses of all rates {self.rates} are not finite by step'
-        f' {self.done} of {self.steps}; lower --config.rates'
+        f' {self._done} of {self.num_steps}; lower --config.rates'
       )
-    if self.done * NOTES // self.steps > before * NOTES // self.steps:
+    lines = [n * PROGRESS_LINES // self.num_steps for n in (before, self._done)]
+    if lines[1] > lines[0]:
       shown = ' '.join(f'{loss:.4f}' for loss in self.losses)
-      self.note(f'linear: step {self.done} of {self.steps}, losses {shown}')
+      self.log(f'linear: step {self._done} of {self.num_steps}, losses {shown}')
 
 
 def train_augmented(
@@ -63,13 +63,13 @@ def train_augmented(
   batches: Iterable[Any],
   progress: Progress,
 ) -> supervised.Params:
-  """One forward pass of the encoder a step, on all devices.
+  """Trains with one forward pass of the encoder a step, on all devices.
 
   Args:
     start: update, with means over devices, and state.
     encoder: frozen.
     batches: `images` and `labels`, [local devices, per device, ...].
-    progress: takes the losses.
+    progress: records the losses.
 
   Returns:
     Parameters as numpy.
@@ -98,80 +98,69 @@ def train_cached(
   seed: int,
   progress: Progress,
 ) -> supervised.Params:
-  """Batches out of stored features, an epoch's steps in one scan.
-
-  Every epoch is a new order of the whole set; a batch may straddle two.
+  """Trains on batches of stored features: one scan over all steps.
 
   Args:
     start: update, with no mean over devices, and state.
     stored: features of the training part.
     batch_size: rows a step.
     seed: of the orders.
-    progress: has the number of steps; takes the losses.
+    progress: has the number of steps; records the losses.
 
   Returns:
     Parameters as numpy.
   """
   update, state = start
-  values, labels = jnp.asarray(stored.values), jnp.asarray(stored.labels)
 
-  @functools.partial(jax.jit, donate_argnums=(0,))
-  def epoch(state: Any, values: Any, labels: Any, rows: Any) -> Any:
+  @jax.jit
+  def train(state: Any, values: Any, labels: Any, rows: Any) -> Any:
     def step(state: Any, rows: jax.Array) -> Any:
       return update(state, {'features': values[rows], 'labels': labels[rows]})
 
     return jax.lax.scan(step, state, rows)
 
-  steps = max(1, len(labels) // batch_size)
-  order = orders(seed, len(labels))
-  while progress.done < progress.steps:
-    now = min(steps, progress.steps - progress.done)
-    rows = np.fromiter(order, np.int32, count=now * batch_size)
-    state, scalars = epoch(state, values, labels, rows.reshape(now, batch_size))
-    progress.add(np.asarray(scalars['loss']))
+  rows = draw_rows(seed, len(stored.ids), progress.num_steps, batch_size)
+  state, scalars = train(state, stored.values, stored.labels, rows)
+  progress.add(np.asarray(scalars['loss']))
   return jax.device_get(state.params)
 
 
-def orders(seed: int, size: int) -> Iterator[int]:
-  """Rows in one random order after another, without end."""
+def draw_rows(
+  seed: int, num_rows: int, num_steps: int, batch_size: int
+) -> np.ndarray:
+  """Returns the rows of all batches, int32 [num_steps, batch_size].
+
+  Every epoch is a new random order of all rows; a batch may straddle two.
+  """
   key = jax.random.fold_in(jax.random.PRNGKey(seed), 1)
-  for epoch in itertools.count():
-    order = jax.random.permutation(jax.random.fold_in(key, epoch), size)
-    yield from np.asarray(order).tolist()
+  count = num_steps * batch_size
+  orders = [
+    np.asarray(jax.random.permutation(jax.random.fold_in(key, i), num_rows))
+    for i in range(-(-count // num_rows))
+  ]
+  return np.concatenate(orders)[:count].reshape(num_steps, batch_size)
 
 
-def labelled(batches: Iterable[Any], num_classes: int) -> Iterator[Any]:
-  """The batches, their labels checked before they reach a device."""
+def check_batch_labels(
+  batches: Iterable[Any], num_classes: int
+) -> Iterator[Any]:
+  """Yields the batches, their labels checked before they reach a device."""
   for batch in batches:
     splits.check_labels(np.asarray(batch['labels']), num_classes, 'fit')
     yield {'images': batch['images'], 'labels': batch['labels']}
 
 
-@functools.partial(jax.jit, static_argnames='k')
-def hits(
-  params: supervised.Params,
-  values: jax.Array,
-  labels: jax.Array,
-  mask: jax.Array,
-  k: int,
-) -> jax.Array:
-  """Labels among the k best, [B, D] and [B] -> int32 [R]."""
-  scores = supervised.logits(params, values)
-  by_rate = jax.vmap(metrics.count_in_top_k, in_axes=(0, None, None, None))
-  return by_rate(scores, labels, mask, k)
-
-
-def count(
+def count_correct(
   params: supervised.Params, found: features.Features, k: int
 ) -> np.ndarray:
-  """How many images have their label among the k best, int64 [R]."""
+  """Returns how many images have their label among the k best, int64 [R]."""
   total = np.zeros(len(params['linear']['b']), np.int64)
   for first in range(0, len(found.ids), ROWS):
     values = found.values[first : first + ROWS]
     labels = found.labels[first : first + ROWS]
     missing = min(ROWS, len(found.ids)) - len(labels)
     total += np.asarray(
-      hits(
+      _count_hits(
         params,
         np.pad(values, ((0, missing), (0, 0))),
         np.pad(labels, (0, missing)),
@@ -180,3 +169,17 @@ def count(
       )
     )
   return total
+
+
+@functools.partial(jax.jit, static_argnames='k')
+def _count_hits(
+  params: supervised.Params,
+  values: jax.Array,
+  labels: jax.Array,
+  mask: jax.Array,
+  k: int,
+) -> jax.Array:
+  """Counts labels among the k best, [B, D] and [B] -> int32 [R]."""
+  scores = supervised.compute_logits(params, values)
+  by_rate = jax.vmap(metrics.count_in_top_k, in_axes=(0, None, None, None))
+  return by_rate(scores, labels, mask, k)

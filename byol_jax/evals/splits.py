@@ -1,19 +1,19 @@
-"""What an evaluation needs of its data: splits with labels that fit.
+"""Opens the splits of an evaluation, and checks that their labels fit.
 
-Data sets arrive through `load`; which files they come from is the entry's
-business.
+Data sets arrive through a function `load`; evaluations know no files.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
 from byol_jax import errors
+from byol_jax.evals import features
 
 
 class ImageSet(Protocol):
-  """What an evaluation needs of a split (`data.image_set.ImageSet`)."""
+  """A split, as an evaluation needs it; see `data.loading.image_set`."""
 
   num_examples: int
   num_classes: int | None
@@ -22,10 +22,10 @@ class ImageSet(Protocol):
   def crop_batches(
     self, batch_size: int, start_step: int, num_steps: int
   ) -> Iterator[Any]:
-    """Randomly cropped and flipped `images` and `labels`, by step."""
+    """Yields randomly cropped and flipped `images` and `labels`, by step."""
 
   def eval_batches(self, batch_size: int) -> Iterator[Any]:
-    """Every image once: `images`, `labels`, `mask`, `ids`."""
+    """Yields every image once: `images`, `labels`, `mask`, `ids`."""
 
 
 # split name -> image set
@@ -35,7 +35,7 @@ Load = Callable[[str], ImageSet]
 def open_splits(
   load: Load, names: tuple[str, ...]
 ) -> tuple[dict[str, ImageSet], int]:
-  """The splits by name and their number of classes, which must agree.
+  """Returns the splits by name and their number of classes.
 
   Raises:
     DataError: labels are absent, or the classes of two splits differ.
@@ -63,12 +63,29 @@ def open_splits(
   return splits, first.num_classes
 
 
-def check_labels(labels: np.ndarray, num_classes: int, split: str) -> None:
-  """Refuses labels outside [0, num_classes).
+def encode_split(
+  encoder: features.Encoder,
+  splits: Mapping[str, ImageSet],
+  batch_size: int,
+  log: Callable[[str], None],
+  name: str,
+) -> features.Features:
+  """Returns the representations of a split, its labels checked.
 
   Raises:
-    DataError: names the first.
+    DataError: there is no image, or a label does not fit.
+    DivergedError: a representation is not finite.
   """
+  split = splits[name]
+  log(f'encoding {name}, {split.num_examples:,} images')
+  batches = split.eval_batches(batch_size)
+  found = features.extract_features(encoder, batches)
+  check_labels(found.labels, split.num_classes or 0, name)
+  return found
+
+
+def check_labels(labels: np.ndarray, num_classes: int, split: str) -> None:
+  """Raises DataError for labels outside [0, num_classes), naming the first."""
   wrong = labels[(labels < 0) | (labels >= num_classes)]
   if wrong.size:
     raise errors.DataError(

@@ -1,8 +1,8 @@
 """The supervised update of linear classifiers on frozen features.
 
 Several learning rates train side by side: parameters have a leading axis of R
-rates, which share each batch and the initial weights and nothing else. Spec
-5.1; paper appendix C.1.
+rates, which share each batch and the initial weights and nothing else
+(method.md 5.1; paper, appendix C.1).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ Scalars = dict[str, jax.Array]
 
 
 class LinearState(NamedTuple):
-  """All that the next step needs."""
+  """The state of a training between two steps."""
 
   step: jax.Array  # int32 [], updates done
   params: Params
@@ -39,7 +39,7 @@ def init(
   num_features: int,
   num_classes: int,
 ) -> LinearState:
-  """Haiku's default start (spec 2.4), the same for every rate.
+  """Returns Haiku's default start (method.md 2.4), the same for every rate.
 
   Args:
     rng: uint32 [2].
@@ -68,7 +68,7 @@ def init(
 def nesterov(
   peak_rates: Sequence[float], *, momentum: float, num_steps: int
 ) -> optax.GradientTransformation:
-  """SGD with Nesterov momentum, a cosine from each peak rate to 0.
+  """Returns SGD with Nesterov momentum, a cosine from each peak rate to 0.
 
   No warm-up and no regularisation.
 
@@ -89,8 +89,8 @@ def nesterov(
   )
 
 
-def logits(params: Params, features: jax.Array) -> jax.Array:
-  """Scores of every rate's classifier, [B, D] -> [R, B, C]."""
+def compute_logits(params: Params, features: jax.Array) -> jax.Array:
+  """Returns the scores of every rate's classifier, [B, D] -> [R, B, C]."""
   chex.assert_rank(features, 2)
   linear = params['linear']
   scores = jnp.einsum('bd,rdc->rbc', features, linear['w'])
@@ -100,12 +100,12 @@ def logits(params: Params, features: jax.Array) -> jax.Array:
 def make_update(
   optimizer: optax.GradientTransformation, mean: Callable[[Any], Any]
 ) -> Callable[[LinearState, Batch], tuple[LinearState, Scalars]]:
-  """One step of all rates.
+  """Returns the update of one step of all rates.
 
   Args:
     optimizer: its updates are added to the parameters.
     mean: over the parts of a batch: `parallel.mean` under pmap, the identity
-      where the batch is whole.
+      for a batch that is not divided.
 
   Returns:
     update(state, batch) -> (state, scalars); `loss` is float32 [R].
@@ -113,7 +113,7 @@ def make_update(
 
   def loss_fn(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
     by_image = jax.vmap(losses.cross_entropy, in_axes=(0, None))(
-      logits(params, batch['features']), batch['labels']
+      compute_logits(params, batch['features']), batch['labels']
     )
     by_rate = jnp.mean(by_image, axis=-1)
     # A sum: the gradient of one rate's weights is that of its own loss.

@@ -1,4 +1,4 @@
-"""One table: BYOL beside the untrained encoders of the same run."""
+"""Prints one table: BYOL beside the untrained encoders of the same run."""
 
 from typing import Any
 
@@ -8,6 +8,12 @@ ROWS = {
   'random': 'random encoder',
   'random_calibrated': 'random, batch norm estimated',
   'online': 'BYOL',
+}
+COLUMNS = {
+  'knn_k1': 'kNN k=1',
+  'knn_k20': 'kNN k=20',
+  'knn_k200': 'kNN k=200',
+  'top1': 'linear',
 }
 
 
@@ -30,39 +36,27 @@ def run(workdir: str, *, knn: str, linear: str) -> dict[str, dict[str, Any]]:
     for name, spec in (('knn', knn), ('linear', linear)):
       config = configuration.load(spec, {'weights': weights})
       results[weights] |= api.evaluate(name, config, pretraining, encoder)
-  for line in table(results):
-    print(line)
+  print('\n'.join(format_table(results)))
   files.write_json(pretraining.path / 'report.json', results)
   print(f'\ncheckpoints, logs and report.json: {pretraining.path}')
   return results
 
 
-def table(results: dict[str, dict[str, Any]]) -> list[str]:
-  """Lines of percentages: chance, the rows, and BYOL's gain."""
-  columns = [key for key in results['online'] if key in COLUMNS]
-  lines = [''.ljust(30) + ''.join(COLUMNS[c].rjust(12) for c in columns)]
+def format_table(results: dict[str, dict[str, Any]]) -> list[str]:
+  """Returns lines of percentages: chance, the encoders, and BYOL's gain."""
+  columns = [key for key in COLUMNS if key in results['online']]
+  lines = [' ' * 30 + ''.join(COLUMNS[c].rjust(12) for c in columns)]
   chance = 100 / results['online']['num_classes']
-  lines.append(row('chance', [chance] * len(columns)))
-  for weights, label in ROWS.items():
-    values = [100 * results[weights][column] for column in columns]
-    lines.append(row(label, values))
+  lines.append(_format_row('chance', [chance] * len(columns)))
+  percents = {w: [100 * results[w][c] for c in columns] for w in ROWS}
+  lines += [_format_row(ROWS[w], values) for w, values in percents.items()]
   gains = [
-    100 * results['online'][column]
-    - 100 * max(results[w][column] for w in ROWS if w != 'online')
-    for column in columns
+    byol - max(random, calibrated)
+    for random, calibrated, byol in zip(*percents.values())
   ]
-  lines.append(row('BYOL above the better random', gains, '+'))
+  lines.append(_format_row('BYOL above the better random', gains, '+'))
   return lines
 
 
-COLUMNS = {
-  'knn_k1': 'kNN k=1',
-  'knn_k20': 'kNN k=20',
-  'knn_k200': 'kNN k=200',
-  'top1': 'linear',
-}
-
-
-def row(label: str, values: list[float], sign: str = '') -> str:
-  """A label and its percentages."""
+def _format_row(label: str, values: list[float], sign: str = '') -> str:
   return label.ljust(30) + ''.join(f'{v:{sign}.1f}'.rjust(12) for v in values)

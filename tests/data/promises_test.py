@@ -14,8 +14,8 @@ import pytest
 
 from byol_jax import errors
 from byol_jax.data.loading import cache
-from byol_jax.data.sources import lookup, record_files
-from tests.helpers import tiny_run
+from byol_jax.data.sources import lookup
+from tests.helpers import listed, tiny_run
 from tests.helpers.made import encode, image_set, smooth
 
 BATCH = 28  # 1, 2, 4 and 7 divide it
@@ -93,7 +93,7 @@ def test_promise_1_a_cache_changes_no_byte(folder, expected, kind):
 def test_promise_1_each_image_once_an_epoch(folder):
   """A broken image is replaced by another one."""
   source = opened(folder)
-  data = image_set(ById(source))
+  data = image_set(label_by_index(source))
   labels = np.concatenate(
     [batch['labels'].ravel() for batch in data.view_batches(1, 0, 2 * SIZE)]
   ).reshape(2, SIZE)
@@ -112,22 +112,10 @@ def broken(source, number):
   return index
 
 
-class ById:
-  """A source whose labels are its ids."""
-
-  name, fingerprint, class_names, num_classes = 'by id', 'x', None, 2**20
-
-  def __init__(self, source):
-    self._source = source
-
-  def __len__(self):
-    return len(self._source)
-
-  def read(self, index):
-    return self._source.read(index)[0], index
-
-  def file_name(self, index):
-    return self._source.file_name(index)
+def label_by_index(source):
+  """A source of the same images whose labels are their indices."""
+  images = [source.read(i)[0] for i in range(len(source))]
+  return listed.Listed(images, num_classes=2**20)
 
 
 RUN = """
@@ -189,7 +177,7 @@ def test_promise_1_seeking_reads_nothing_before_the_step(step):
 )
 def test_promise_6_evaluation_counts_every_image_once(folder, hosts, per_host):
   """Counts of images, and of hits of an arbitrary classifier, over hosts."""
-  source = ById(opened(folder))
+  source = label_by_index(opened(folder))
   total = hits = 0
   ids = []
   for host in range(hosts):
@@ -207,7 +195,7 @@ def test_promise_6_evaluation_counts_every_image_once(folder, hosts, per_host):
 @functools.cache
 def count_hits_on_one_host(folder):
   """Hits in one batch."""
-  (batch,) = image_set(ById(opened(folder))).eval_batches(SIZE)
+  (batch,) = image_set(label_by_index(opened(folder))).eval_batches(SIZE)
   guess = (batch['images'].sum((2, 3, 4)) * 997).astype(np.int64) % 5
   return int(np.sum((guess == batch['labels'] % 5) & batch['mask']))
 
@@ -235,20 +223,3 @@ def test_promise_2_every_kind_of_source_gives_the_same_bytes(folder, tmp_path):
   assert command.main(words) == 0
   # The truncated images have a header, so they are copied unchanged.
   assert labels_by_image(opened(tmp_path / 'same')) == expected
-
-
-def test_promise_2_the_two_kinds_of_tfds_shards_are_one_set(prepared):
-  first, second = (
-    opened(prepared[kind][1]) for kind in ('tfrecord', 'array_record')
-  )
-  assert len(first) == len(second) == 40
-  for index in range(40):
-    assert first.read(index) == second.read(index)
-
-
-def test_promise_2_an_index_of_tfrecords_is_built_once(prepared, monkeypatch):
-  _, path = prepared['tfrecord']
-  opened(path)
-
-  monkeypatch.setattr(record_files, '_build_index', None)
-  assert len(opened(path)) == 40

@@ -17,7 +17,7 @@ def make_set():
 
 def test_rows_are_in_the_order_of_the_names(tmp_path):
   dataset, output = make_set(), tmp_path / 'new' / 'out.npz'
-  assert embed.run(fakes.pixels(12), dataset, NAMES, output) == 5
+  assert embed.write_embeddings(fakes.pixels(12), dataset, NAMES, output) == 5
   with np.load(output, allow_pickle=False) as found:
     assert found['names'].tolist() == NAMES
     assert found['representations'].dtype == np.float32
@@ -30,7 +30,7 @@ def test_rows_are_in_the_order_of_the_names(tmp_path):
 def test_an_unreadable_image_has_neither_row_nor_name(tmp_path):
   dataset, output = make_set(), tmp_path / 'plain_name'
   dataset.unreadable = (1, 4)
-  assert embed.run(fakes.pixels(12), dataset, NAMES, output) == 3
+  assert embed.write_embeddings(fakes.pixels(12), dataset, NAMES, output) == 3
   with np.load(output, allow_pickle=False) as found:
     assert found['names'].tolist() == [NAMES[i] for i in (0, 2, 3)]
     np.testing.assert_array_equal(
@@ -44,7 +44,7 @@ def test_a_failed_run_leaves_the_old_file_and_nothing_else(tmp_path):
   dataset = make_set()
   dataset.images[2] = np.nan
   with pytest.raises(errors.DivergedError):
-    embed.run(fakes.pixels(12), dataset, NAMES, output)
+    embed.write_embeddings(fakes.pixels(12), dataset, NAMES, output)
   assert output.read_bytes() == b'old'
   assert list(tmp_path.iterdir()) == [output]
 
@@ -55,5 +55,5 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path):
   for output in (file / 'out.npz', tmp_path):
     dataset = make_set()
     with pytest.raises(errors.DataError, match='--output='):
-      embed.run(fakes.pixels(12), dataset, NAMES, output)
+      embed.write_embeddings(fakes.pixels(12), dataset, NAMES, output)
     assert dataset.reads == 0

@@ -62,7 +62,7 @@ def test_any_batch_size_gives_each_image_once_and_the_same_features(encoder):
   assert np.sum(expected.std(axis=0) > 1e-3) >= 5
   for batch_size in (1, 4, 16):
     dataset = fakes.ImageSet(data, labels)
-    found = features.extract(encoder, dataset.eval_batches(batch_size))
+    found = features.extract_features(encoder, dataset.eval_batches(batch_size))
     # The convolution may sum in another order for another batch size.
     np.testing.assert_allclose(found.values, expected, atol=1e-5, rtol=1e-5)
     np.testing.assert_array_equal(found.labels, labels)
@@ -73,7 +73,7 @@ def test_any_batch_size_gives_each_image_once_and_the_same_features(encoder):
 def test_rows_are_in_the_order_of_ids_whatever_that_of_the_batches():
   data = images(9)[:, :1, :4]
   dataset = fakes.ImageSet(data, np.arange(9))
-  found = features.extract(
+  found = features.extract_features(
     fakes.pixels(12), reversed(list(dataset.eval_batches(4)))
   )
   np.testing.assert_array_equal(found.values, data.reshape(9, -1))
@@ -86,7 +86,7 @@ def test_ids_keep_64_bits_and_unreadable_images_have_no_row():
   batches = [
     batch | {'ids': batch['ids'] + 2**40} for batch in dataset.eval_batches(4)
   ]
-  found = features.extract(fakes.pixels(12), batches)
+  found = features.extract_features(fakes.pixels(12), batches)
   assert (found.ids - 2**40).tolist() == [1, 2, 3, 5]
   assert (found.labels == -1).all()
 
@@ -95,14 +95,16 @@ def test_nothing_to_evaluate_is_a_data_error():
   for dataset in (fakes.ImageSet(images(0)), fakes.ImageSet(images(3))):
     dataset.unreadable = (0, 1, 2)
     with pytest.raises(errors.DataError, match='no images'):
-      features.extract(fakes.pixels(12), dataset.eval_batches(4))
+      features.extract_features(fakes.pixels(12), dataset.eval_batches(4))
 
 
 def test_a_representation_that_is_not_finite_is_named():
   data = images(5)[:, :1, :4]
   data[3] = np.inf
   with pytest.raises(errors.DivergedError, match=r'pixel encoder .* 1 of 5'):
-    features.extract(fakes.pixels(12), fakes.ImageSet(data).eval_batches(4))
+    features.extract_features(
+      fakes.pixels(12), fakes.ImageSet(data).eval_batches(4)
+    )
 
 
 def train_mode(forward, params, state, batch):
@@ -116,12 +118,12 @@ def train_mode(forward, params, state, batch):
 def test_calibrated_on_one_batch_evaluation_is_training_mode(forward, tree):
   data = images(8)
   dataset = fakes.ImageSet(data)
-  state = features.calibrate(
+  state = features.estimate_batch_norm(
     forward, *tree, dataset.eval_batches(8), max_batches=5
   )
   chex.assert_trees_all_equal_shapes_and_dtypes(state, tree[1])
   encoder = features.make_encoder(forward, tree[0], state, 'calibrated')
-  found = features.extract(encoder, dataset.eval_batches(8))
+  found = features.extract_features(encoder, dataset.eval_batches(8))
   # Both normalise by the same moments, in differently fused programs.
   np.testing.assert_allclose(
     found.values, train_mode(forward, *tree, data), atol=2e-5, rtol=2e-5
@@ -137,7 +139,7 @@ def test_calibration_is_the_mean_over_batches_in_any_order(forward, tree):
 
   def calibrate(order, max_batches=9):
     batches = list(fakes.ImageSet(data).eval_batches(4))
-    return features.calibrate(
+    return features.estimate_batch_norm(
       forward, *tree, [batches[i] for i in order], max_batches=max_batches
     )
 
@@ -152,10 +154,10 @@ def test_calibration_is_the_mean_over_batches_in_any_order(forward, tree):
 
 def test_calibration_does_not_see_padding(forward, tree):
   data = images(6)
-  padded = features.calibrate(
+  padded = features.estimate_batch_norm(
     forward, *tree, fakes.ImageSet(data).eval_batches(12), max_batches=1
   )
-  exact = features.calibrate(
+  exact = features.estimate_batch_norm(
     forward, *tree, fakes.ImageSet(data).eval_batches(6), max_batches=1
   )
   # Six images, or the same six twice: equal moments.
@@ -163,7 +165,7 @@ def test_calibration_does_not_see_padding(forward, tree):
     averages(padded), averages(exact), atol=1e-6, rtol=1e-5
   )
   with pytest.raises(errors.DataError, match='no images'):
-    features.calibrate(forward, *tree, [], max_batches=1)
+    features.estimate_batch_norm(forward, *tree, [], max_batches=1)
 
 
 @pytest.mark.slow

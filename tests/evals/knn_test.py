@@ -5,10 +5,10 @@ import pytest
 
 from byol_jax import errors
 from byol_jax.evals import knn
-from configs.evals import knn as configuration
 from tests.helpers import fakes
 
 NUM_CLASSES = 5
+OPTIONS = knn.Options(batch_size=8, ks=(1, 20, 200), temperature=0.1)
 
 
 def reference(bank, labels, queries, k, temperature):
@@ -30,117 +30,90 @@ def noise(seed, count, dim=6):
   return points.astype(np.float32), generator.integers(0, NUM_CLASSES, count)
 
 
+def classify(bank, labels, queries, ks, temperature=0.1):
+  return knn.classify(
+    bank, labels, queries,
+    ks=ks, temperature=temperature, num_classes=NUM_CLASSES,
+  )  # fmt: skip
+
+
 @pytest.mark.parametrize(
-  'k, temperature', ((1, 0.1), (7, 0.1), (20, 0.01), (20, 1.0), (83, 0.5))
+  'ks, temperature', (((1, 7), 0.1), ((20,), 0.01), ((20, 83, 200), 0.5))
 )
 @pytest.mark.parametrize('parts', ((256, 65536), (5, 9)))
-def test_predictions_agree_with_the_definition(
-  k, temperature, parts, monkeypatch
-):
+def test_classes_agree_with_the_definition(ks, temperature, parts, monkeypatch):
   monkeypatch.setattr(knn, 'QUERIES', parts[0])
   monkeypatch.setattr(knn, 'BANK', parts[1])
   bank, labels = noise(0, 83)
   queries, _ = noise(1, 22)
-  votes = reference(bank, labels, queries, k, temperature)
-  # No vote so close that float32 could turn it.
-  first, second = np.sort(votes, axis=1)[:, [-1, -2]].T
-  assert (first - second > 1e-3 * first).all()
-  found = knn.predict(
-    bank, labels, queries,
-    k=k, temperature=temperature, num_classes=NUM_CLASSES,
-  )  # fmt: skip
-  assert found.dtype == np.int32
-  np.testing.assert_array_equal(found, votes.argmax(axis=1))
+  found = classify(bank, labels, queries, ks, temperature)
+  assert list(found) == list(ks)
+  for k in ks:  # more than the bank are the bank
+    votes = reference(bank, labels, queries, k, temperature)
+    # No vote so close that float32 could turn it.
+    first, second = np.sort(votes, axis=1)[:, [-1, -2]].T
+    assert (first - second > 1e-3 * first).all()
+    assert found[k].dtype == np.int32
+    np.testing.assert_array_equal(found[k], votes.argmax(axis=1))
 
 
 def test_an_image_in_the_bank_is_its_own_nearest_neighbour():
   bank, labels = noise(2, 60)
-  found = knn.predict(
-    bank, labels, 3 * bank, k=1, temperature=0.1, num_classes=NUM_CLASSES
-  )
-  np.testing.assert_array_equal(found, labels)
-
-
-def test_more_neighbours_than_the_bank_are_the_bank():
-  bank, labels = noise(3, 12)
-  queries, _ = noise(4, 30)
-  settings = {'temperature': 0.3, 'num_classes': NUM_CLASSES}
-  np.testing.assert_array_equal(
-    knn.predict(bank, labels, queries, k=200, **settings),
-    knn.predict(bank, labels, queries, k=12, **settings),
-  )
+  found = classify(bank, labels, 3 * bank, (1,))
+  np.testing.assert_array_equal(found[1], labels)
 
 
 def test_ties_go_to_the_earlier_row_and_the_lower_class(monkeypatch):
   monkeypatch.setattr(knn, 'BANK', 2)
   bank = np.tile(np.float32([[1, 0]]), (6, 1))
   labels = np.array([3, 1, 1, 3, 0, 2])
-  queries = np.float32([[2, 0]])
-  settings = {'temperature': 0.1, 'num_classes': NUM_CLASSES}
-  for k, expected in ((1, 3), (2, 1), (3, 1), (4, 1), (6, 1)):
-    assert knn.predict(bank, labels, queries, k=k, **settings) == expected
+  found = classify(bank, labels, np.float32([[2, 0]]), (1, 2, 3, 4, 6))
+  assert found == {1: 3, 2: 1, 3: 1, 4: 1, 6: 1}
 
 
-def make_load(train, test, **changes):
-  sets = {
-    name: fakes.ImageSet(*data, **({'num_classes': NUM_CLASSES} | changes))
-    for name, data in (('train', train), ('test', test))
+def make_sets(noise=0.1, **changes):
+  return {
+    name: fakes.ImageSet(
+      *fakes.clusters(seed, size, NUM_CLASSES, noise=noise),
+      **({'num_classes': NUM_CLASSES} | changes),
+    )
+    for seed, (name, size) in enumerate((('train', 6), ('test', 5)))
   }
-  return sets, sets.__getitem__
 
 
-def make_config(**overrides):
-  config = configuration.get_config()
-  config.update({'batch_size': 8} | overrides)
-  return config
+def measure(sets, log=lambda text: None):
+  return knn.measure_accuracy(OPTIONS, fakes.pixels(12), sets.__getitem__, log)
 
 
-def test_run_counts_every_query_once_and_reports_a_clipped_k():
-  train = fakes.clusters(0, 6, NUM_CLASSES, noise=1.5)
-  test = fakes.clusters(1, 5, NUM_CLASSES, noise=1.5)
-  _, load = make_load(train, test)
-  lines = []
-  results = knn.run(make_config(), fakes.pixels(12), load, lines.append)
-  flat = [images.reshape(len(images), -1) for images, _ in (train, test)]
+def test_every_query_counts_once_and_a_clipped_k_is_reported():
+  sets, lines = make_sets(noise=1.5), []
+  results = measure(sets, lines.append)
+  flat = {n: s.images.reshape(len(s.images), -1) for n, s in sets.items()}
   for k in (1, 20, 200):
-    votes = reference(flat[0], train[1], flat[1], k, 0.1)
-    hits = int((votes.argmax(axis=1) == test[1]).sum())
+    votes = reference(flat['train'], sets['train'].labels, flat['test'], k, 0.1)
+    hits = int((votes.argmax(axis=1) == sets['test'].labels).sum())
     assert results[f'knn_k{k}'] == hits / 25
     assert 5 < hits < 25
-  assert results['bank'] == 30
-  assert results['queries'] == 25
-  assert results['largest_k'] == 30
+  facts = {key: results[key] for key in ('bank', 'queries', 'largest_k')}
+  assert facts == {'bank': 30, 'queries': 25, 'largest_k': 30}
   assert results['num_classes'] == NUM_CLASSES
   assert any('30 images' in line and 'k=200' in line for line in lines)
 
 
-def test_labels_that_are_absent_or_do_not_fit_are_data_errors():
-  train = fakes.clusters(0, 2, NUM_CLASSES, noise=0.1)
-  test = fakes.clusters(1, 2, NUM_CLASSES, noise=0.1)
-  run = lambda load: knn.run(make_config(), fakes.pixels(12), load)
-  _, load = make_load(train, test, num_classes=None)
-  with pytest.raises(errors.DataError, match="'train' has no labels"):
-    run(load)
-  sets, load = make_load(train, test)
-  sets['test'].num_classes = 7
-  with pytest.raises(errors.DataError, match='7 classes'):
-    run(load)
-  sets, load = make_load(train, test, class_names=('a', 'b', 'c', 'd', 'e'))
-  sets['test'].class_names = ('a', 'b', 'c', 'd', 'f')
-  with pytest.raises(errors.DataError, match='class names'):
-    run(load)
-  for label in (-1, NUM_CLASSES):
-    sets, load = make_load(train, test)
-    sets['test'].labels[3] = label
-    with pytest.raises(errors.DataError, match=f'found {label}'):
-      run(load)
-
-
 @pytest.mark.parametrize(
-  'overrides, key',
-  (({'ks': (0,)}, 'ks'), ({'temperature': 0.0}, 'temperature'),
-   ({'batch_size': 0}, 'batch_size')),
-)  # fmt: skip
-def test_values_that_cannot_be_used_are_named(overrides, key):
-  with pytest.raises(errors.ConfigError, match=f'^{key}:'):
-    knn.run(make_config(**overrides), fakes.pixels(12), None)
+  'split, attribute, value, match',
+  (
+    ('train', 'num_classes', None, "'train' has no labels"),
+    ('test', 'num_classes', 7, '7 classes'),
+    ('test', 'class_names', tuple('abcdf'), 'class names'),
+    ('test', 'labels', np.full(25, -1), 'found -1'),
+    ('train', 'labels', np.full(30, NUM_CLASSES), f'found {NUM_CLASSES}'),
+  ),
+)
+def test_labels_that_are_absent_or_do_not_fit_are_refused(
+  split, attribute, value, match
+):
+  sets = make_sets(class_names=tuple('abcde'))
+  setattr(sets[split], attribute, value)
+  with pytest.raises(errors.DataError, match=match):
+    measure(sets)

@@ -27,7 +27,7 @@ def main(out, distributed):
     }
     return parts | {'ids': parts['ids'] + 2**40}
 
-  found = features.extract(
+  found = features.extract_features(
     fakes.pixels(12), (own(batch) for batch in dataset.eval_batches(8))
   )
   np.savez(out, **found._asdict())

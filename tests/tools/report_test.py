@@ -21,7 +21,7 @@ def numbers(line):
 
 
 def test_byol_is_measured_against_the_better_random_encoder():
-  head, chance, random, calibrated, byol, gain = report.table(RESULTS)
+  head, chance, random, calibrated, byol, gain = report.format_table(RESULTS)
   assert head.split('  ')[-3:] and 'kNN k=20' in head and 'linear' in head
   assert numbers(chance) == [12.5, 12.5, 12.5]
   assert numbers(random) == [20, 30, 40]

@@ -9,6 +9,7 @@ import pytest
 
 from byol_jax import errors
 from byol_jax.data.sources import base, lookup
+from tests.helpers import listed
 from tests.helpers.made import names, opened, refused
 
 
@@ -103,7 +104,7 @@ PRETRAIN = """
 import sys
 from byol_jax import __main__
 from byol_jax.data.sources import paths
-paths.BUCKET_TIMEOUT = {timeout}
+paths.BUCKET_TIMEOUT = 0.01
 sys.exit(__main__.main(sys.argv[1:]))
 """
 ARRAY_RECORD = """
@@ -138,16 +139,15 @@ def run_without_network(code, *arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('timeout', [0.01, 3])
-def test_a_bucket_out_of_reach_ends_in_one_line(tmp_path, timeout):
+def test_a_bucket_out_of_reach_ends_in_one_line(tmp_path):
   line = run_without_network(
-    PRETRAIN.format(timeout=timeout),
+    PRETRAIN,
     'pretrain',
     '--config=shapes',
     f'--workdir={tmp_path / "run"}',
     '--config.dataset=gs://byol-jax-no-such-bucket/set',
   )
-  assert 'looking for dataset_info.json: ' in line
+  assert 'looking for dataset_info.json: no ' in line
   assert not list(tmp_path.iterdir())
 
 
@@ -188,26 +188,11 @@ def test_a_validation_split_beside_a_test_split_is_valid(prepared, tmp_path):
   assert len(splits['all']) == 50
 
 
-class Numbers:
-  """As many images as ImageNet has; each is its index."""
-
-  name, num_classes, class_names = 'imagenet2012', 1000, None
-  fingerprint = 'x'
-
-  def __len__(self):
-    return 1_281_167
-
-  def read(self, index):
-    return b'', index
-
-  def file_name(self, index):
-    return str(index)
-
-
 @pytest.mark.parametrize('holdout', ['paper', 'official'])
 def test_imagenet_holds_out_its_first_or_last_images(holdout):
+  images = listed.Listed(range(1_281_167), num_classes=1000)
   fit, valid = (
-    lookup._hold_out_imagenet(Numbers(), split, holdout)
+    lookup._hold_out_imagenet(images, split, holdout)
     for split in ('fit', 'valid')
   )
   first = {'paper': 1_271_158, 'official': 0}[holdout]

@@ -122,3 +122,10 @@ def test_a_prepared_directory_is_described_without_its_files(copy):
   found = tfds.PreparedDataset(folder)
   assert (found.name, found.split_names) == ('toy', ('train', 'validation'))
   assert (found.image_key, found.label_key) == ('image', 'label')
+  features = folder / 'features.json'
+  text = features.read_text()
+  features.write_text(text.replace('"label"', '"species"'))
+  found = tfds.PreparedDataset(folder)
+  assert (found.label_key, found.num_classes) == ('species', 3)
+  features.write_text(text.replace('image_feature.Image', 'text_feature.Text'))
+  assert 'expected one image an example, found []' in refused(folder)
