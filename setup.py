@@ -7,9 +7,8 @@ from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 
-# The presets travel inside the package, as `configs` below a folder that
-# byol_jax.presets puts on the path: a top-level package of that name would be
-# in everybody's way.
+# The presets are installed inside the package, where byol_jax.configuration
+# finds them: a top-level package `configs` could shadow a user's own.
 PRESETS = {
   f'byol_jax.shipped.{name}': name.replace('.', '/')
   for name in ('configs', 'configs.small', 'configs.evals')

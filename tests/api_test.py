@@ -11,7 +11,7 @@ import byol_jax
 from byol_jax import api, errors, pretrained
 from tests.helpers import tiny_folder
 
-# One image through batches of other sizes: XLA sums in another order.
+# One image in batches of other sizes: XLA sums in another order.
 SAME = {'rtol': 1e-4, 'atol': 1e-5}
 
 
@@ -34,15 +34,17 @@ def images(count, height=21, width=34):
   return generator.integers(0, 256, shape).astype(np.uint8)
 
 
-def test_pretrain_takes_a_preset_and_overrides_and_resumes(labelled):
+def test_pretrain_takes_a_preset_with_overrides_and_resumes_from_anywhere(
+  labelled, monkeypatch, tmp_path
+):
   folder, workdir = labelled
-  saved_config = json.loads((workdir / 'config.json').read_text())
-  assert saved_config['batch_size'] == 8
-  assert saved_config['dataset'] == str(folder)
-  values = tiny_folder.VALUES | {'dataset': folder}
+  saved = json.loads((workdir / 'config.json').read_text())
+  assert saved['batch_size'] == 8 and saved['dataset'] == str(folder)
+  monkeypatch.chdir(folder.parent)
+  values = tiny_folder.VALUES | {'dataset': folder.name}
   assert byol_jax.pretrain('shapes', workdir, values)['step'] == 2
-  with pytest.raises(errors.DataError, match='batch_size: saved 8, now 11'):
-    byol_jax.pretrain('shapes', workdir, values | {'batch_size': 11})
+  monkeypatch.chdir(tmp_path)
+  assert pretrained.open_run(workdir).config.dataset == str(folder)
 
 
 def test_pretrain_takes_a_configuration_and_leaves_it_as_it_is(labelled):
@@ -54,33 +56,29 @@ def test_pretrain_takes_a_configuration_and_leaves_it_as_it_is(labelled):
   assert config.to_dict() == before
   with pytest.raises(errors.ConfigError, match='a preset by name'):
     byol_jax.pretrain(config, labelled[1], {'seed': 1})
+  config.batch_size = 0
+  with pytest.raises(errors.ConfigError, match='batch_size: expected'):
+    byol_jax.pretrain(config, labelled[1])
 
 
-def test_a_relative_folder_is_the_same_from_anywhere(
-  labelled, monkeypatch, tmp_path
-):
-  folder, workdir = labelled
-  monkeypatch.chdir(folder.parent)
-  values = tiny_folder.VALUES | {'dataset': folder.name}
-  assert byol_jax.pretrain('shapes', workdir, values)['step'] == 2
-  monkeypatch.chdir(tmp_path)
-  run = pretrained.open_run(workdir)
-  assert run.config.dataset == str(folder)
+def test_representations_are_float32_and_depend_on_no_other_row(encode):
+  batch = images(70)  # more than are encoded at once
+  together = encode(batch)
+  assert together.dtype == np.float32 and together.shape[0] == 70
+  assert np.isfinite(together).all() and together.std(axis=0).max() > 0
+  for i in (0, 63, 64, 69):
+    np.testing.assert_allclose(encode(batch[i]), together[i : i + 1], **SAME)
+  np.testing.assert_allclose(encode(list(batch[:3])), together[:3], **SAME)
+  mixed = [images(1)[0], images(1, 50, 20)[0], images(1, 1, 9)[0] / 255]
+  for row, image in zip(encode(mixed), mixed):
+    np.testing.assert_allclose(row, encode(image)[0], **SAME)
 
 
-def test_representations_are_float32_one_a_row(encode):
-  single, several = encode(images(1)[0]), encode(images(5))
-  assert single.dtype == several.dtype == np.float32
-  assert single.ndim == 2
-  assert single.shape[0] == 1 and several.shape == (5, single.shape[1])
-  assert np.isfinite(several).all() and several.std(axis=0).max() > 0
-
-
-def test_bytes_and_shares_are_the_same_image(encode):
+def test_bytes_and_floats_are_the_same_image(encode):
   found = encode(images(3))
-  for dtype, tolerance in ((np.float32, SAME), (np.float64, SAME)):
-    shares = images(3).astype(dtype) / 255
-    np.testing.assert_allclose(encode(shares), found, **tolerance)
+  for dtype in (np.float32, np.float64):
+    floats = images(3).astype(dtype) / 255
+    np.testing.assert_allclose(encode(floats), found, **SAME)
   # Half precision has 11 bits: each pixel is off by up to 2.5e-4.
   halves = (images(3) / 255).astype(np.float16)
   np.testing.assert_allclose(encode(halves), found, rtol=0.02, atol=0.02)
@@ -89,53 +87,8 @@ def test_bytes_and_shares_are_the_same_image(encode):
   )
 
 
-def test_neither_the_batch_nor_its_size_changes_a_row(encode):
-  batch = images(70)  # more than go at once
-  together = encode(batch)
-  assert together.shape[0] == 70
-  for i in (0, 63, 64, 69):
-    np.testing.assert_allclose(encode(batch[i]), together[i : i + 1], **SAME)
-  np.testing.assert_allclose(encode(list(batch[:3])), together[:3], **SAME)
-
-
-def test_a_list_may_hold_any_sizes(encode):
-  mixed = [images(1)[0], images(1, 50, 20)[0], images(1, 1, 9)[0] / 255]
-  found = encode(mixed)
-  for row, image in zip(found, mixed):
-    np.testing.assert_allclose(row, encode(image)[0], **SAME)
-
-
-def test_it_agrees_with_the_verb_embed(labelled, encode, tmp_path):
-  """TensorFlow crops for the verb, numpy here, from the same decoder's pixels.
-
-  Lossless files only: Pillow and TensorFlow decode WebP and JPEG apart by up
-  to one part in 255.
-  """
-  folder, workdir = labelled
-  output = tmp_path / 'all.npz'
-  count = api.embed(workdir, str(folder), output)
-  with np.load(output) as file:
-    names, expected = file['names'], file['representations']
-  assert count == len(names) == 36
-  rows = [i for i, name in enumerate(names) if name.endswith('.png')]
-  pictures = [np.asarray(Image.open(folder / names[i])) for i in rows]
-  found = encode([picture[..., :3] for picture in pictures])
-  assert len(rows) >= 6
-  np.testing.assert_allclose(found, expected[rows], **SAME)
-
-
-def test_weights_differ(labelled, encode):
-  found = {'online': encode(images(4))}
-  for weights in ('target', 'random', 'random_calibrated'):
-    found[weights] = byol_jax.load_encoder(labelled[1], weights)(images(4))
-  names = list(found)
-  for i, first in enumerate(names):
-    for second in names[i + 1 :]:
-      assert np.abs(found[first] - found[second]).max() > 1e-6, (first, second)
-
-
 @pytest.mark.parametrize(
-  'found, words',
+  'found, message',
   (
     ([], 'at least one, found none'),
     (np.zeros((0, 8, 8, 3), np.uint8), 'at least one, found none'),
@@ -149,25 +102,42 @@ def test_weights_differ(labelled, encode):
     ('cat.jpg', r'or a list, found \[\]'),
   ),
 )
-def test_what_is_no_image_is_refused(encode, found, words):
-  with pytest.raises(errors.DataError, match=words):
+def test_what_is_no_image_is_refused(encode, found, message):
+  with pytest.raises(errors.DataError, match=message):
     encode(found)
 
 
-def test_a_workdir_that_holds_no_run(tmp_path):
-  with pytest.raises(errors.DataError, match='holds no byol_jax run'):
-    byol_jax.load_encoder(tmp_path)
-  (tmp_path / 'config.json').write_text('{"seed": 0}')
-  with pytest.raises(errors.DataError, match='holds no pretraining run'):
-    byol_jax.load_encoder(tmp_path)
+def test_load_encoder_agrees_with_embed(labelled, encode, tmp_path):
+  """TensorFlow crops for `embed`, numpy here, from the same pixels.
+
+  Lossless files only: Pillow and TensorFlow decode WebP and JPEG apart by up
+  to one part in 255.
+  """
+  folder, workdir = labelled
+  output = tmp_path / 'all.npz'
+  count = api.embed(workdir, str(folder), output)
+  with np.load(output) as file:
+    names, expected = file['names'], file['representations']
+  assert count == len(names) == 36
+  rows = [i for i, name in enumerate(names) if name.endswith('.png')]
+  pictures = [np.asarray(Image.open(folder / names[i])) for i in rows]
+  assert len(rows) >= 6
+  found = encode([picture[..., :3] for picture in pictures])
+  np.testing.assert_allclose(found, expected[rows], **SAME)
 
 
-def test_unknown_weights_are_refused(labelled):
+def test_weights_differ(labelled, encode):
+  found = [encode(images(4))]
+  for weights in ('target', 'random', 'random_calibrated'):
+    found.append(byol_jax.load_encoder(labelled[1], weights)(images(4)))
+  for i, first in enumerate(found):
+    for second in found[i + 1 :]:
+      assert np.abs(first - second).max() > 1e-6
   with pytest.raises(errors.ConfigError, match=r"weights: .* found 'best'"):
     byol_jax.load_encoder(labelled[1], 'best')
 
 
-def test_importing_the_package_imports_nothing_heavy():
-  assert set(byol_jax.__all__) == {'errors', 'load_encoder', 'pretrain'}
+def test_the_package_names_what_it_offers():
+  assert {'errors', 'load_encoder', 'pretrain'} <= {*dir(byol_jax)}
   with pytest.raises(AttributeError, match='no_such'):
     _ = byol_jax.no_such

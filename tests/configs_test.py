@@ -1,4 +1,4 @@
-"""Every config loads, says the paper's numbers and fits its factories."""
+"""The configurations hold the paper's numbers and fit their factories."""
 
 import inspect
 import math
@@ -7,7 +7,8 @@ import pytest
 
 from byol_jax import augment, networks, optimizers, schedules
 from configs import pretrain
-from tests.helpers import tiny_run
+from configs.evals import linear
+from configs.small import imagenette
 
 IMAGENET = 1_281_167
 # method.md 4.3, 4.4: epochs, batch, base rate, weight decay, tau, K, W.
@@ -18,65 +19,20 @@ SPEC = {
   '1000': (1000, 4096, 0.2, 1.5e-6, 0.996, 312_784, 3_127),
   '1000_batch512': (1000, 512, 0.4, 1.5e-6, 0.9995, 2_502_279, 25_022),
 }
-LOAD_ALL = """
-import importlib, inspect, pathlib, sys
-names = sorted(
-    '.'.join(path.with_suffix('').parts)
-    for path in pathlib.Path('configs').rglob('*.py')
-    if path.name != '__init__.py')
-assert 'configs.pretrain' in names
-for name in names:
-  module = importlib.import_module(name)
-  assert module.__doc__, name
-  default = inspect.signature(module.get_config).parameters
-  tables = [getattr(module, t, ()) for t in ('PRESETS', 'ROWS')]
-  for argument in [key for table in tables for key in table]:
-    module.get_config(argument)
-  if all(p.default is not p.empty for p in default.values()):
-    assert module.get_config().to_dict(), name
-for name in ('tensorflow', 'jax', 'byol_jax'):
-  assert name not in sys.modules, name
-print('loaded', *names)
-"""
-
-
-def test_every_config_loads_and_needs_neither_tensorflow_nor_jax():
-  process = tiny_run.start_python(
-    '-c', f'import os\nos.chdir({str(tiny_run.ROOT)!r})\n{LOAD_ALL}'
-  )
-  assert 'loaded' in tiny_run.finish(process)
-
-
-@pytest.mark.parametrize('variant', ['gpu', 'cpu'])
-@pytest.mark.parametrize('name', ['cifar10', 'imagenette'])
-def test_small_configs_have_their_variants(name, variant):
-  module = pytest.importorskip(f'configs.small.{name}')
-  config = module.get_config(variant)
-  assert config.preset.startswith(name)
-  with pytest.raises(ValueError, match="'tpu'"):
-    module.get_config('tpu')
 
 
 def test_imagenette_is_the_quick_setup_of_the_official_readme():
-  module = pytest.importorskip('configs.small.imagenette')
-  config = module.get_config()
-  # method.md 4.5.
-  assert (config.batch_size, config.epochs, config.image_size) == (
-    256,
-    1000,
-    128,
-  )
+  config = imagenette.get_config()  # method.md 4.5
+  sizes = (config.batch_size, config.epochs, config.image_size)
+  assert sizes == (256, 1000, 128)
   assert config.schedule.base_rate == 2.0 and config.target.base_tau == 0.996
   assert config.optimizer.weight_decay == 1e-6
   assert config.network.encoder == 'ResNet18'
 
 
-def test_the_presets_are_those_of_the_spec():
-  assert pretrain.PRESETS.keys() == SPEC.keys()
-
-
 @pytest.mark.parametrize('name', list(SPEC))
-def test_preset(name):
+def test_a_preset_has_the_published_numbers(name):
+  assert pretrain.PRESETS.keys() == SPEC.keys()
   config = pretrain.get_config(name)
   epochs, batch_size, rate, weight_decay, tau, num_steps, warmup = SPEC[name]
   assert (config.epochs, config.batch_size) == (epochs, batch_size)
@@ -140,7 +96,7 @@ def test_other_lengths_take_the_preset_nearest_in_ratio(epochs, expected):
   assert config.epochs == epochs and config.preset == expected
   assert config.schedule.base_rate == SPEC[expected][2]
   assert config.target.base_tau == SPEC[expected][4]
-  # The two neighbours meet at the geometric mean of their lengths.
+  # Two presets are equally near at the geometric mean of their lengths.
   ratios = {n: max(epochs / int(n), int(n) / epochs) for n in list(SPEC)[:4]}
   assert min(ratios, key=ratios.get) == expected
   assert math.isclose(config.preset_epochs, int(expected))
@@ -169,3 +125,10 @@ def test_a_section_is_the_arguments_of_its_factory():
   settings = parameters(optimizers.lars) - {'learning_rate'}
   assert set(config.optimizer) - {'name'} == settings
   assert set(config.target) == parameters(schedules.tau) - {'total_steps'}
+
+
+def test_the_linear_evaluation_is_the_papers():
+  config = linear.get_config()
+  assert config.rates == (0.4, 0.3, 0.2, 0.1, 0.05)
+  assert (config.epochs, config.batch_size, config.momentum) == (80, 1024, 0.9)
+  assert (config.features, config.standardize) == ('augmented', False)

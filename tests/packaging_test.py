@@ -1,7 +1,6 @@
-"""What `pip install .` leaves, used from another folder; the whole journey."""
+"""The package as `pip install .` leaves it, used from another folder."""
 
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -9,15 +8,38 @@ import sys
 import numpy as np
 import pytest
 
-from tests.helpers import tiny_folder
+from tests.helpers import tiny_folder, tiny_run
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 IGNORED = shutil.ignore_patterns('.*', '__pycache__', 'runs', 'tests', 'build')
+
+# Folder -> pretrain -> knn -> linear -> embed -> load_encoder, in one process.
+JOURNEY = """
+import sys
+import numpy as np
+import byol_jax
+from byol_jax import __main__ as command, configuration
+
+assert byol_jax.__file__.startswith(sys.argv[1])
+for name in configuration.list_presets():
+  configuration.load(name)
+  print(name)
+run = '--workdir=runs/first'
+for words in (
+  ('pretrain', '--config=shapes', *sys.argv[2:], '--config.dataset=pictures',
+   run),
+  ('knn', run),
+  ('linear', run, '--config=evals/linear:cpu'),
+  ('embed', run, '--images=pictures', '--output=all.npz'),
+):
+  assert command.main(words) == 0
+image = np.arange(20 * 30 * 3).reshape(20, 30, 3).astype(np.uint8)
+np.save('one.npy', byol_jax.load_encoder('runs/first')(image))
+"""
 
 
 def left_by_a_build():
-  """Whether the sources have what a build leaves beside them."""
-  return (ROOT / 'build').exists() or [*ROOT.glob('*.egg-info')] != []
+  """What a build leaves beside the sources."""
+  return [*tiny_run.ROOT.glob('build'), *tiny_run.ROOT.glob('*.egg-info')]
 
 
 @pytest.fixture(scope='module')
@@ -26,7 +48,7 @@ def installed(tmp_path_factory):
   before = left_by_a_build()
   copy = tmp_path_factory.mktemp('copy') / 'tree'
   target = tmp_path_factory.mktemp('target')
-  shutil.copytree(ROOT, copy, ignore=IGNORED)
+  shutil.copytree(tiny_run.ROOT, copy, ignore=IGNORED)
   subprocess.run(
     [sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index',
      '--no-build-isolation', '--disable-pip-version-check',
@@ -37,8 +59,8 @@ def installed(tmp_path_factory):
   return target
 
 
-def python(target, folder, *arguments):
-  """Another interpreter that sees the installed package only."""
+def run(target, folder, *arguments):
+  """The output of another interpreter that sees only the installed package."""
   process = subprocess.run(
     [sys.executable, *map(str, arguments)],
     cwd=folder,
@@ -52,72 +74,28 @@ def python(target, folder, *arguments):
 
 
 @pytest.mark.slow
-def test_presets_travel_with_the_package(installed, tmp_path):
-  code = (
-    'import byol_jax; from byol_jax import configuration;'
-    f'assert byol_jax.__file__.startswith({str(installed)!r});'
-    '[configuration.load(name) for name in configuration.list_presets()];'
-    "assert configuration.load('pretrain:300').epochs == 300;"
-    "config = configuration.load('configs/small/imagenette.py:cpu');"
-    'assert config.image_size == 48;'
-    "print(*configuration.list_presets(), sep='\\n')"
-  )
-  names = python(installed, tmp_path, '-c', code).split()
-  expected = {
-    path.relative_to(ROOT).as_posix() for path in ROOT.glob('configs/**/*.py')
-  }
-  assert set(names) == {name for name in expected if '__init__' not in name}
-
-
-@pytest.mark.slow
-def test_nothing_else_of_the_project_is_importable(installed):
-  """`configs` and `tests` would be in everybody's way."""
+def test_only_our_package_is_importable_and_has_a_command_line(
+  installed, tmp_path
+):
+  """`configs` and `tests` could shadow the user's own packages."""
   tops = {path.name for path in installed.iterdir() if path.is_dir()}
   assert {top for top in tops if not top.endswith('.dist-info')} == {'byol_jax'}
+  output = run(installed, tmp_path, '-m', 'byol_jax', 'pretrain', '--help')
+  assert '--config.batch_size=4096' in output
 
 
 @pytest.mark.slow
 def test_the_whole_journey_from_another_folder(installed, tmp_path):
-  """Folder -> pretrain -> knn -> linear -> embed -> load_encoder."""
   tiny_folder.write(tmp_path / 'pictures')
-  byol = ('-m', 'byol_jax')
-  assert 'usage' in python(installed, tmp_path, *byol, 'pretrain', '--help')
-  output = python(
-    installed, tmp_path, *byol, 'pretrain', '--config=shapes',
-    *tiny_folder.SMALLEST, '--config.dataset=pictures', '--workdir=runs/first',
-  )  # fmt: skip
-  assert 'done: step 2' in output
-  run = '--workdir=runs/first'
-  output = python(installed, tmp_path, *byol, 'knn', run)
-  assert 'knn_k20: ' in output and 'num_classes: 3' in output
-  output = python(
-    installed, tmp_path, *byol, 'linear', run, '--config=evals/linear:cpu'
+  output = run(
+    installed, tmp_path, '-c', JOURNEY, installed, *tiny_folder.SMALLEST
   )
-  assert 'top1: ' in output
-  python(
-    installed, tmp_path, *byol, 'embed', run, '--images=pictures',
-    '--output=all.npz',
-  )  # fmt: skip
-  code = (
-    'import byol_jax, numpy as np;'
-    "encode = byol_jax.load_encoder('runs/first');"
-    'image = np.arange(20 * 30 * 3).reshape(20, 30, 3).astype(np.uint8);'
-    "np.save('one.npy', encode(image))"
-  )
-  python(installed, tmp_path, '-c', code)
+  presets = {line for line in output.split() if line.startswith('configs/')}
+  files = tiny_run.ROOT.glob('configs/**/*.py')
+  assert presets == {f.relative_to(tiny_run.ROOT).as_posix() for f in files}
+  for result in ('done: step 2', 'knn_k20: ', 'num_classes: 3', 'top1: '):
+    assert result in output
   one, all_ = np.load(tmp_path / 'one.npy'), np.load(tmp_path / 'all.npz')
   assert one.dtype == all_['representations'].dtype == np.float32
   assert all_['representations'].shape == (36, one.shape[1])
   assert len(all_['names']) == 36
-
-
-@pytest.mark.slow
-def test_the_embedded_set_needs_no_file(installed, tmp_path):
-  code = (
-    'import byol_jax;'
-    f'values = {tiny_folder.VALUES | {"epochs": 0.004}!r};'
-    "last = byol_jax.pretrain('shapes', 'run', values);"
-    "assert last['step'] == 2, last;"
-    "print(byol_jax.load_encoder('run'))"
-  )
-  assert 'encode' in python(installed, tmp_path, '-c', code)

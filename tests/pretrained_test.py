@@ -35,6 +35,9 @@ def test_a_copy_of_the_checkpoints_alone_says_what_the_run_is(tmp_path):
   assert pretrained.read_config(tmp_path).training_set.num_examples == 5
 
 
-def test_a_folder_without_config_and_checkpoints_is_no_run(tmp_path):
+def test_a_folder_without_a_pretraining_is_no_run(tmp_path):
   with pytest.raises(errors.DataError, match='holds no byol_jax run'):
+    pretrained.read_config(tmp_path)
+  (tmp_path / 'config.json').write_text('{"seed": 0}')
+  with pytest.raises(errors.DataError, match='holds no pretraining run'):
     pretrained.read_config(tmp_path)

@@ -11,7 +11,7 @@ from ml_collections import config_dict
 
 
 def get_config() -> config_dict.ConfigDict:
-  """The configuration of the verb `knn`."""
+  """Returns the configuration of the verb `knn`."""
   return config_dict.ConfigDict(
     {
       # Default: the set of the pretraining.

@@ -15,7 +15,7 @@ from ml_collections import config_dict
 
 
 def get_config(name: str = 'paper') -> config_dict.ConfigDict:
-  """The configuration of the verb `linear`: 'paper' or 'cpu'."""
+  """Returns the configuration of the verb `linear`: 'paper' or 'cpu'."""
   if name not in ('paper', 'cpu'):
     raise ValueError(f"unknown argument {name!r}: expected 'paper' or 'cpu'")
   config = config_dict.ConfigDict(
