@@ -16,7 +16,10 @@ from byol_jax.distributed import packing, placement
 from byol_jax.training import multi_step
 
 # Sections of a configuration that `experiment.build` does not read.
-UNREAD = ('checkpoint', 'faults', 'log', 'input', 'data_dir')
+UNREAD = (
+  *('dataset', 'data_dir', 'data', 'input'),
+  *('checkpoint', 'faults', 'log'),
+)
 
 
 @contextlib.contextmanager

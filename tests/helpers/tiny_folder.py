@@ -45,11 +45,10 @@ def write(folder, labelled=True):
   return pathlib.Path(folder)
 
 
-def pretrained(base, labelled=True):
+def pretrained(base):
   """(folder, workdir) of the smallest run, made once below `base`."""
-  folder = base / ('labelled' if labelled else 'flat')
-  workdir = base / f'run_{folder.name}'
+  folder, workdir = base / 'labelled', base / 'run_labelled'
   if not workdir.exists():
-    write(folder, labelled)
+    write(folder)
     api.pretrain('shapes', workdir, VALUES | {'dataset': str(folder)})
   return folder, workdir
