@@ -117,25 +117,16 @@ def match_rows(
     bool [M], and labels, int32 [M], -1 where a row is not done.
   """
   stream = iter(chunks)
-  held: Chunk = make_chunk([], [])
+  found: Chunk | None = make_chunk([], [])
   for positions in positions_by_batch:
     done = np.zeros(len(positions), bool)
     labels = np.full(len(positions), -1, np.int32)
-    while len(positions):
-      count = int(np.searchsorted(held['position'], positions[-1], 'right'))
-      found = held['position'][:count]
-      found = found[found >= positions[0]]
-      places = np.searchsorted(positions, found)
-      done[places] = True
-      labels[places] = held['labels'][count - len(found) : count]
-      is_complete = count < len(held['position']) or (
-        count and held['position'][count - 1] == positions[-1]
-      )
-      held = {name: array[count:] for name, array in held.items()}
-      if is_complete:
+    while found is not None and len(positions):
+      count = int(np.searchsorted(found['position'], positions[-1], 'right'))
+      rows = np.searchsorted(positions, found['position'][:count])
+      done[rows], labels[rows] = True, found['labels'][:count]
+      if done[-1] or count < len(found['position']):
+        found = {name: array[count:] for name, array in found.items()}
         break
-      following = next(stream, None)
-      if following is None:
-        break
-      held = following
+      found = next(stream, None)
     yield done, labels

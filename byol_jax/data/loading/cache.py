@@ -6,6 +6,7 @@ set. What it will take is estimated from 200 images before the set is read.
 
 import contextlib
 import functools
+import math
 import os
 import threading
 
@@ -22,31 +23,20 @@ _BLOCK = 1 << 26  # bytes allocated at a time
 _FREE_SHARE = 0.8  # of the free memory, where no budget is given
 
 
-def count_bytes(image: bytes | np.ndarray, kind: str) -> int:
-  """Returns the bytes of an image, 'encoded' as it is or 'decoded'.
-
-  Raises:
-    decode.Unusable: its header cannot be read.
-  """
-  if not isinstance(image, bytes):
-    return image.nbytes
-  if kind == 'encoded':
-    return len(image)
-  _, height, width = decode.header(image)
-  return 3 * height * width
-
-
 def estimate_bytes(source: base.Source, kind: str) -> int:
   """Returns what a cache of the whole set will take, from a sample."""
   count = len(source)
   ids = np.unique(np.linspace(0, count - 1, min(_SAMPLE, count)).astype(int))
-  sizes = []
+  size = 0
   for index in ids:
-    try:
-      sizes.append(count_bytes(source.read(int(index))[0], kind))
-    except Exception:  # counted and named when the run reads it
-      sizes.append(0)
-  return int(count * (np.mean(sizes) + _OVERHEAD))
+    # What cannot be used is counted and named when the run reads it.
+    with contextlib.suppress(Exception):
+      image, _ = source.read(int(index))
+      if kind == 'encoded' and isinstance(image, bytes):
+        size += len(image)
+      else:
+        size += 3 * math.prod(decode.read_sides(image))
+  return int(count * (size / len(ids) + _OVERHEAD))
 
 
 def free_memory() -> int:
@@ -99,15 +89,19 @@ class _Arena:
     self._block = np.empty(0, np.uint8)
     self._used = 0
 
-  def copy(self, values: np.ndarray) -> np.ndarray:
-    """Returns a copy of uint8 [n] in the arena."""
-    if self._used + len(values) > len(self._block):
+  def copy(self, image: bytes | np.ndarray) -> np.ndarray:
+    """Returns a copy in the arena: uint8 [n] of bytes, or of any shape."""
+    values = (
+      np.frombuffer(image, np.uint8) if isinstance(image, bytes) else image
+    )
+    if self._used + values.size > len(self._block):
       # Pages that are not touched yet take no memory.
-      self._block = np.empty(max(_BLOCK, len(values)), np.uint8)
+      self._block = np.empty(max(_BLOCK, values.size), np.uint8)
       self._used = 0
-    kept = self._block[self._used : self._used + len(values)]
-    kept[:] = values
-    self._used += len(values)
+    kept = self._block[self._used : self._used + values.size]
+    kept = kept.reshape(values.shape)
+    kept[...] = values
+    self._used += values.size
     return kept
 
 
@@ -146,24 +140,16 @@ class CachedSource:
       leave=False,
     )
     arena = _Arena()
-    return [found and self._keep(arena, *found) for found in bar]
+    return [found and (arena.copy(found[0]), found[1]) for found in bar]
 
   def _load(self, index: int) -> tuple[bytes | np.ndarray, int] | None:
-    try:
+    with contextlib.suppress(Exception):  # read again, and named, in its turn
       return self._read_source(index)
-    except Exception:  # read again, and named, when its turn comes
-      return None
+    return None
 
   def _read_source(self, index: int) -> tuple[bytes | np.ndarray, int]:
     image, label = self._source.read(index)
     return (decode.pixels(image) if self._decoded else image), label
-
-  def _keep(
-    self, arena: _Arena, image: bytes | np.ndarray, label: int
-  ) -> tuple[np.ndarray, int]:
-    if isinstance(image, bytes):
-      return arena.copy(np.frombuffer(image, np.uint8)), label
-    return arena.copy(image.reshape(-1)).reshape(image.shape), label
 
   def __len__(self) -> int:
     return len(self._source)

@@ -27,12 +27,6 @@ class Unusable(ValueError):
   """Raised for bytes that cannot be used as an image, with the reason."""
 
 
-def _describe_header_error(error: Exception) -> str:
-  if isinstance(error, UnidentifiedImageError):
-    return f'is none of {", ".join(KINDS)}'
-  return f'has a broken header: {error or type(error).__name__}'
-
-
 @contextlib.contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
   if not data:
@@ -41,8 +35,11 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     image = Image.open(io.BytesIO(data), formats=KINDS)
   except Image.DecompressionBombError:
     raise Unusable(f'claims more than {MAX_PIXELS:,} pixels') from None
+  except UnidentifiedImageError:
+    raise Unusable(f'is none of {", ".join(KINDS)}') from None
   except Exception as error:  # Pillow raises many kinds on broken headers
-    raise Unusable(_describe_header_error(error)) from None
+    reason = str(error) or type(error).__name__
+    raise Unusable(f'has a broken header: {reason}') from None
   with image:
     if image.width * image.height > MAX_PIXELS or not (
       image.width and image.height
@@ -62,6 +59,13 @@ def header(data: bytes) -> tuple[str, int, int]:
   """
   with _opened(data) as image:
     return str(image.format), image.height, image.width
+
+
+def read_sides(image: bytes | np.ndarray) -> tuple[int, int]:
+  """Returns height and width of what a source gives; may raise Unusable."""
+  if isinstance(image, bytes):
+    return header(image)[1:]
+  return image.shape[0], image.shape[1]
 
 
 def rgb(data: bytes) -> np.ndarray:

@@ -10,7 +10,7 @@ the two lengths: numpy works it out once for all lengths (`resize.taps`), so
 no rounding of a device can take another entry of TensorFlow's table.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import functools
 from typing import Any, NamedTuple
 
@@ -20,7 +20,6 @@ import numpy as np
 
 from byol_jax import errors
 from byol_jax.data.loading import (
-  bad_images,
   batch_buffer,
   decode,
   image_set,
@@ -45,89 +44,6 @@ class DecodedImages(NamedTuple):
   images: np.ndarray
   sizes: np.ndarray
   labels: np.ndarray
-
-
-def find_largest_sides(
-  source: base.Source, gib: float, num_threads: int
-) -> tuple[int, int]:
-  """Returns height and width that hold every image, from the headers.
-
-  Args:
-    source: the images.
-    gib: what an array of all may take, GiB.
-    num_threads: for reading.
-
-  Raises:
-    ConfigError: it takes more.
-  """
-
-  def sides(index: int) -> tuple[int, int]:
-    try:
-      image, _ = source.read(index)
-      if isinstance(image, bytes):
-        return decode.header(image)[1:]
-      return image.shape[0], image.shape[1]
-    except Exception:  # counted and named by `decode_all`
-      return 0, 0
-
-  count = len(source)
-  sample = range(0, count, -(-count // _SAMPLE))
-  for ids in (sample, range(count)):
-    found = np.array(list(thread_engine.map_in_order(sides, ids, num_threads)))
-    height, width = (int(side) for side in found.max(axis=0))
-    size = count * height * width * 3 / 2**30
-    if size > gib:
-      largest = source.file_name(ids[int(np.argmax(found.prod(axis=1)))])
-      raise errors.ConfigError(
-        f'input.resident_gib: {source.name} has {count:,} images of up to'
-        f' {height} x {width} pixels ({largest}), {size:.3g} GiB on each'
-        f' device, allowed are {gib:g}; raise it or give data.resident=False'
-      )
-  return height, width
-
-
-def decode_all(
-  source: base.Source,
-  fallback: bad_images.FallbackReader,
-  sides: tuple[int, int],
-  num_threads: int,
-) -> DecodedImages:
-  """Decodes every image; a bad one is replaced by the next that can be used.
-
-  Args:
-    source: the images.
-    fallback: of that source; it counts and names the bad images.
-    sides: height and width from `find_largest_sides`.
-    num_threads: for reading and decoding.
-
-  Raises:
-    DataError: too many images cannot be used.
-  """
-  fallback.read_next_usable(0)  # or there is no image to replace others by
-  count = len(source)
-  found = DecodedImages(
-    np.zeros((count, *sides, 3), np.uint8),
-    np.zeros((count, 2), np.int32),
-    np.full(count, -1, np.int32),
-  )
-
-  def decode_one(index: int) -> bool:
-    image = fallback.read(index)
-    if image is None:
-      return False
-    pixels, found.labels[index] = image
-    height, width = pixels.shape[:2]
-    found.images[index, :height, :width] = pixels
-    found.sizes[index] = height, width
-    return True
-
-  done = thread_engine.map_in_order(decode_one, range(count), num_threads)
-  is_good = np.array(list(done))
-  good, bad = np.flatnonzero(is_good), np.flatnonzero(~is_good)
-  replacements = good[np.searchsorted(good, bad) % len(good)]
-  for column in found:
-    column[bad] = column[replacements]
-  return found
 
 
 class Store(NamedTuple):
@@ -189,10 +105,11 @@ class ImageSet(image_set.ImageSet):
 
   @functools.cached_property
   def extent(self) -> tuple[int, int]:
-    """Height and width that hold every image; decodes nothing yet.
+    """Height and width that hold every image, from the headers.
 
     Raises:
-      ConfigError: they take too much memory, or a view has no random crop.
+      ConfigError: an array of all images takes more than `gib`, or a view has
+        no random crop.
     """
     crop_ranges = [view.crop_range for view in self._views]
     if None in crop_ranges:
@@ -200,12 +117,62 @@ class ImageSet(image_set.ImageSet):
         f'augment.view{crop_ranges.index(None) + 1}.crop: expected a random'
         ' crop, found none; give one or data.resident=False'
       )
-    return find_largest_sides(self._source, self._gib, self._threads)
+    count = self.num_examples
+    sample = range(0, count, -(-count // _SAMPLE))
+    for ids in (sample, range(count)):
+      found = np.array(self._map(self._read_sides, ids))
+      height, width = (int(side) for side in found.max(axis=0))
+      size = count * height * width * 3 / 2**30
+      if size > self._gib:
+        largest = self.file_name(ids[int(np.argmax(found.prod(axis=1)))])
+        raise errors.ConfigError(
+          f'input.resident_gib: {self._source.name} has {count:,} images of up'
+          f' to {height} x {width} pixels ({largest}), {size:.3g} GiB on each'
+          f' device, allowed are {self._gib:g}; raise it or give'
+          ' data.resident=False'
+        )
+    return height, width
 
   @functools.cached_property
   def decoded(self) -> DecodedImages:
-    """All pixels and labels; DataError when too many images are bad."""
-    return decode_all(self._source, self._fallback, self.extent, self._threads)
+    """All pixels and labels; for a bad image those of the next usable one.
+
+    Raises:
+      DataError: too many images cannot be used.
+    """
+    sides, count = self.extent, self.num_examples
+    self._fallback.read_next_usable(0)  # or none can replace others
+    found = DecodedImages(
+      np.zeros((count, *sides, 3), np.uint8),
+      np.zeros((count, 2), np.int32),
+      np.full(count, -1, np.int32),
+    )
+
+    def decode_one(index: int) -> bool:
+      image = self._fallback.read(index)
+      if image is None:
+        return False
+      pixels, found.labels[index] = image
+      height, width = pixels.shape[:2]
+      found.images[index, :height, :width] = pixels
+      found.sizes[index] = height, width
+      return True
+
+    is_good = np.array(self._map(decode_one, range(count)))
+    good, bad = np.flatnonzero(is_good), np.flatnonzero(~is_good)
+    replacements = good[np.searchsorted(good, bad) % len(good)]
+    for column in found:
+      column[bad] = column[replacements]
+    return found
+
+  def _map(self, function: Callable[[int], Any], ids: range) -> list[Any]:
+    return list(thread_engine.map_in_order(function, ids, self._threads))
+
+  def _read_sides(self, index: int) -> tuple[int, int]:
+    try:
+      return decode.read_sides(self._source.read(index)[0])
+    except Exception:  # counted and named when it is decoded
+      return 0, 0
 
   def store(self) -> Store:
     """Returns what every device holds, as numpy arrays."""

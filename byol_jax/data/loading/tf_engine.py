@@ -15,8 +15,8 @@ another way, and a set must not change with what decodes it.
 TensorFlow is kept off every accelerator: they belong to JAX.
 """
 
-from collections.abc import Generator
-import functools
+from collections.abc import Callable, Generator, Sequence
+import contextlib
 import os
 from typing import Any
 
@@ -43,8 +43,17 @@ _DCT = 'INTEGER_ACCURATE'
 _graph = tf.autograph.experimental.do_not_convert
 
 
+def _call(
+  function: Callable, arguments: Sequence[Tensor], *results: tuple
+) -> list[Tensor]:
+  """Calls a Python function in a graph; `results` are (dtype, shape) each."""
+  kinds, shapes = zip(*results)
+  found = tf.nest.flatten(tf.numpy_function(function, arguments, kinds))
+  return list(map(tf.ensure_shape, found, shapes))
+
+
 class _Stream:
-  """What TensorFlow's threads call while a stream is open.
+  """The steps of a graph while it is open; each maps tensors to tensors.
 
   TensorFlow never frees the Python functions of a graph, nor what they hold:
   they hold this object, which drops plan and source at the end.
@@ -52,6 +61,7 @@ class _Stream:
 
   def __init__(self, plan: batch_plan.BatchPlan, source: base.Source) -> None:
     self._held: tuple[batch_plan.BatchPlan, base.Source] | None = (plan, source)
+    self._num_views = len(plan.views)
 
   def close(self) -> None:
     """Makes every later call raise, which ends the threads."""
@@ -62,38 +72,81 @@ class _Stream:
       raise RuntimeError('the stream has ended')
     return self._held
 
-  def plan_step(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return self._get()[0].plan_step(int(step))
+  def plan_step(self, step: Tensor) -> tuple[Tensor, ...]:
+    """Returns positions and ids, int64 [N], and what is drawn for them."""
 
-  def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return base.read_many(self._get()[1], ids)
+    def plan(step: Any) -> tuple[np.ndarray, ...]:
+      return self._get()[0].plan_step(int(step))
 
-  def crop_windows(self, sides: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    return self._get()[0].crop_windows(sides, drawn)
+    ids, drawn = (tf.int64, [None]), (tf.float64, [None, None, None])
+    return tuple(_call(plan, [step], ids, ids, drawn))
 
-  def write_image(self, position: Any, drawn: Any, pixels: Any) -> Any:
-    self._get()[0].write_row(int(position), [pixels], drawn)
-    return position
+  def read(
+    self, positions: Tensor, ids: Tensor, drawn: Tensor
+  ) -> tuple[Tensor, ...]:
+    """Returns encoded images [N] and labels, and the other columns."""
+
+    def read_many(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+      return base.read_many(self._get()[1], ids)
+
+    columns = _call(read_many, [ids], (tf.string, [None]), (tf.int32, [None]))
+    return *columns, positions, drawn
+
+  def write_image(
+    self, image: Tensor, label: Tensor, position: Tensor, drawn: Tensor
+  ) -> dict[str, Tensor]:
+    """Decodes an image and writes its row."""
+
+    def write(position: Any, drawn: np.ndarray, pixels: np.ndarray) -> Any:
+      self._get()[0].write_row(int(position), [pixels], drawn)
+      return position
+
+    arguments = [position, drawn, decode_image(image)]
+    (done,) = _call(write, arguments, (tf.int64, []))
+    return {'position': done, 'labels': label}
 
   def write_windows(
-    self, position: Any, drawn: Any, sides: Any, *pixels: Any
-  ) -> Any:
-    self._get()[0].write_row(int(position), pixels, drawn, sides)
-    return position
+    self, image: Tensor, label: Tensor, position: Tensor, drawn: Tensor
+  ) -> dict[str, Tensor]:
+    """Decodes the window of each view and writes the row."""
 
-  def write_pixels(self, positions: Any, ids: Any, drawn: Any) -> tuple:
-    """Reads and writes images of a source of pixels, skipping bad ones."""
-    plan, source = self._get()
-    done, labels = [], []
-    for position, index, numbers in zip(positions, ids, drawn):
-      try:
-        image, label = source.read(int(index))
-        plan.write_row(int(position), [decode.pixels(image)], numbers)
-      except Exception:  # a source may raise anything; FallbackReader names it
-        continue
-      done.append(position)
-      labels.append(label)
-    return np.array(done, np.int64), np.array(labels, np.int32)
+    def crop(sides: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+      return self._get()[0].crop_windows(sides, drawn)
+
+    def write(position: Any, drawn: Any, sides: Any, *pixels: Any) -> Any:
+      self._get()[0].write_row(int(position), pixels, drawn, sides)
+      return position
+
+    sides = read_sides(image)
+    shape = [self._num_views, 4]
+    (windows,) = _call(crop, [sides, drawn], (tf.int32, shape))
+    pixels = [decode_window(image, window) for window in tf.unstack(windows)]
+    arguments = [position, drawn, sides, *pixels]
+    (done,) = _call(write, arguments, (tf.int64, []))
+    return {'position': done, 'labels': label}
+
+  def write_pixels(
+    self, positions: Tensor, ids: Tensor, drawn: Tensor
+  ) -> dict[str, Tensor]:
+    """Reads images of a source of pixels and writes the rows of good ones."""
+
+    def write(positions: Any, ids: Any, drawn: Any) -> tuple:
+      plan, source = self._get()
+      done, labels = [], []
+      for position, index, numbers in zip(positions, ids, drawn):
+        # A source may raise anything; FallbackReader names it.
+        with contextlib.suppress(Exception):
+          image, label = source.read(int(index))
+          plan.write_row(int(position), [decode.pixels(image)], numbers)
+          done.append(position)
+          labels.append(label)
+      return np.array(done, np.int64), np.array(labels, np.int32)
+
+    arguments = [positions, ids, drawn]
+    done, labels = _call(
+      write, arguments, (tf.int64, [None]), (tf.int32, [None])
+    )
+    return {'position': done, 'labels': labels}
 
 
 def decode_into(
@@ -114,22 +167,16 @@ def decode_into(
   """
   stream = _Stream(plan, source)
   steps = tf.data.Dataset.range(plan.steps.start, plan.steps.stop)
-  dataset = steps.map(_graph(functools.partial(_plan_step, stream)))
-  dataset = dataset.unbatch().batch(_CHUNK)
+  dataset = steps.map(_graph(stream.plan_step)).unbatch().batch(_CHUNK)
   parallel = {'num_parallel_calls': threads, 'deterministic': True}
   if isinstance(batch_plan.read_first_image(source), bytes):
-    read = functools.partial(_read, stream)
-    dataset = dataset.map(_graph(read), **parallel).unbatch()
-    write = (
-      functools.partial(_write_image, stream)
-      if decoding == 'once'
-      else functools.partial(_write_windows, stream, len(plan.views))
-    )
+    is_once = decoding == 'once'
+    write = stream.write_image if is_once else stream.write_windows
+    dataset = dataset.map(_graph(stream.read), **parallel).unbatch()
     dataset = dataset.map(_graph(write), **parallel).ignore_errors()
     dataset = dataset.batch(_CHUNK)
   else:
-    write = functools.partial(_write_pixels, stream)
-    dataset = dataset.map(_graph(write), **parallel)
+    dataset = dataset.map(_graph(stream.write_pixels), **parallel)
   dataset = dataset.prefetch(-(-_AHEAD * plan.rows // _CHUNK))
   dataset = dataset.with_options(pipeline_options(threads))
   try:
@@ -148,56 +195,6 @@ def pipeline_options(threads: int) -> Tensor:
   return result
 
 
-def _plan_step(stream: _Stream, step: Tensor) -> tuple:
-  kinds = [tf.int64, tf.int64, tf.float64]
-  columns = tf.numpy_function(stream.plan_step, [step], kinds)
-  return tuple(map(tf.ensure_shape, columns, ([None], [None], [None] * 3)))
-
-
-def _read(
-  stream: _Stream, positions: Tensor, ids: Tensor, drawn: Tensor
-) -> tuple:
-  images, labels = tf.numpy_function(stream.read, [ids], [tf.string, tf.int32])
-  images, labels = (tf.ensure_shape(x, [None]) for x in (images, labels))
-  return images, labels, positions, drawn
-
-
-def _write_image(
-  stream: _Stream, image: Tensor, label: Tensor, position: Tensor, drawn: Tensor
-) -> dict[str, Tensor]:
-  arguments = [position, drawn, decode_image(image)]
-  done = tf.numpy_function(stream.write_image, arguments, tf.int64)
-  return {'position': tf.ensure_shape(done, []), 'labels': label}
-
-
-def _write_windows(
-  stream: _Stream,
-  count: int,
-  image: Tensor,
-  label: Tensor,
-  position: Tensor,
-  drawn: Tensor,
-) -> dict[str, Tensor]:
-  sides = read_sides(image)
-  windows = tf.numpy_function(stream.crop_windows, [sides, drawn], tf.int32)
-  windows = tf.unstack(tf.ensure_shape(windows, [count, 4]))
-  pixels = [decode_window(image, window) for window in windows]
-  arguments = [position, drawn, sides, *pixels]
-  done = tf.numpy_function(stream.write_windows, arguments, tf.int64)
-  return {'position': tf.ensure_shape(done, []), 'labels': label}
-
-
-def _write_pixels(
-  stream: _Stream, positions: Tensor, ids: Tensor, drawn: Tensor
-) -> dict[str, Tensor]:
-  arguments, kinds = [positions, ids, drawn], [tf.int64, tf.int32]
-  done, labels = tf.numpy_function(stream.write_pixels, arguments, kinds)
-  return {
-    'position': tf.ensure_shape(done, [None]),
-    'labels': tf.ensure_shape(labels, [None]),
-  }
-
-
 def decode_image(image: Tensor) -> Tensor:
   """Returns the pixels of an encoded image, uint8 [H, W, 3]."""
   return tf.cond(
@@ -208,11 +205,14 @@ def decode_image(image: Tensor) -> Tensor:
 def read_sides(image: Tensor) -> Tensor:
   """Returns height and width of an encoded image, int32 [2]."""
 
-  def other() -> Tensor:
-    return tf.numpy_function(_header_sides, [image], tf.int32)
+  def read_header(data: Any) -> np.ndarray:
+    return np.array(decode.header(_as_bytes(data))[1:], np.int32)
 
-  found = tf.cond(tf.io.is_jpeg(image), lambda: _jpeg_sides(image), other)
-  return tf.ensure_shape(found, [2])
+  return tf.cond(
+    tf.io.is_jpeg(image),
+    lambda: _jpeg_sides(image),
+    lambda: _call(read_header, [image], (tf.int32, [2]))[0],
+  )
 
 
 def decode_window(image: Tensor, window: Tensor) -> Tensor:
@@ -244,16 +244,10 @@ def _as_bytes(data: Any) -> bytes:
   return data if isinstance(data, bytes) else data.item()
 
 
-def _header_sides(data: Any) -> np.ndarray:
-  return np.array(decode.header(_as_bytes(data))[1:], np.int32)
-
-
 def _decode(image: Tensor) -> Tensor:
   """Decodes what is not JPEG; raises for what is not an image."""
-  pixels = tf.numpy_function(
-    lambda data: decode.rgb(_as_bytes(data)), [image], tf.uint8
-  )
-  return tf.ensure_shape(pixels, [None, None, 3])
+  read = lambda data: decode.rgb(_as_bytes(data))
+  return _call(read, [image], (tf.uint8, [None, None, 3]))[0]
 
 
 def _jpeg_sides(image: Tensor) -> Tensor:
@@ -264,7 +258,7 @@ def _jpeg_sides(image: Tensor) -> Tensor:
     area, tf.constant(decode.MAX_PIXELS, tf.int64)
   )
   with tf.control_dependencies([bound] if bound is not None else []):
-    return tf.identity(shape)
+    return tf.ensure_shape(shape, [2])
 
 
 def _decode_jpeg(image: Tensor) -> Tensor:

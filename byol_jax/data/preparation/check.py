@@ -5,6 +5,7 @@ Bytes are those of the encoded image; decoded bytes are 3 H W, its RGB pixels.
 
 import collections
 from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import functools
 import hashlib
 import io
@@ -21,8 +22,6 @@ from byol_jax.data.loading import bad_images, decode, thread_engine
 from byol_jax.data.sources import base, lookup, tfds
 
 _ORIENTATION = 0x0112  # the EXIF tag
-_EXIF = b'Exif\0\0'  # opens the EXIF segment, near the start of a file
-_EXIF_WITHIN = 1 << 16  # bytes
 _LISTED = 5  # bad images in the text; --output has all
 
 
@@ -66,10 +65,8 @@ def open_disjoint_splits(dataset: str, **where: Any) -> dict[str, base.Source]:
   lookup.open_source(dataset, 'all', **where)
   found = {}
   for split in ('train', 'fit', 'valid', 'test'):
-    try:
+    with contextlib.suppress(errors.DataError):
       found[split] = lookup.open_source(dataset, split, **where)
-    except errors.DataError:
-      continue
   fit = found.pop('fit', None)
   if not fit or fit.fingerprint != found['train'].fingerprint:
     found.pop('valid', None)
@@ -117,61 +114,58 @@ def check_images(
     raise errors.DataError(
       f'{path}: expected a folder that can be written; choose another --output'
     )
-  images, summaries = {}, {}
+  summaries = {}
+  names_by_digest: dict[bytes, list[str]] = collections.defaultdict(list)
   for name, source in splits.items():
-    images[name] = inspect_images(source, name, num_threads)
-    summaries[name] = summarize_split(source, images[name])
+    images = inspect_images(source, name, num_threads)
+    for index, image in enumerate(images):
+      if image.num_bytes:  # what could not be read has none
+        names = names_by_digest[image.digest]
+        names.append(f'{name} {source.file_name(index)}')
+    summaries[name] = summarize_split(source, images)
     print(*_describe_split(name, summaries[name]), sep='\n')
-  duplicates = find_duplicates(splits, images)
+  duplicates = [names for names in names_by_digest.values() if len(names) > 1]
   print(_describe_duplicates(duplicates))
   report = {'dataset': dataset, 'splits': summaries, 'duplicates': duplicates}
   if path is not None:
     files.write_json(path, report)
   broken = sum(len(summary['broken']) for summary in summaries.values())
   if broken:
-    count = sum(map(len, splits.values()))
     where = f'all of them: {path}' if path else '--output=FILE lists all'
     raise errors.CheckFailed(
-      f'{dataset}: {broken:,} of {count:,} images are broken; {where}'
+      f'{dataset}: {broken:,} of {sum(map(len, splits.values())):,} images are'
+      f' broken; {where}'
     )
   return report
 
 
 def inspect_image(source: base.Source, index: int) -> ImageReport:
   """Reads, verifies and decodes one image; raises nothing."""
-  label = -1
-  image: bytes | np.ndarray = b''
+  label, data = -1, b''
+  details: tuple[Any, ...]
   try:
     if isinstance(source, tfds.RecordSource):
       source.verify(index)
     image, label = source.read(index)
     if isinstance(image, bytes):
+      data = image
       kind, height, width = decode.header(image)
       decode.rgb(image)
-      data, is_rotated = image, _is_rotated(image)
     else:
+      data = image.tobytes()
       kind, (height, width) = 'pixels', image.shape[:2]
-      data, is_rotated = image.tobytes(), False
-    digest = hashlib.sha256(data).digest()
-    return ImageReport(
-      label, digest, len(data), kind, height, width, is_rotated
-    )
+    details = kind, height, width, _is_rotated(data), None
   except Exception as error:  # a source or a decoder may raise anything
-    data = image if isinstance(image, bytes) else b''
-    reason = bad_images.describe_failure(error)
-    digest = hashlib.sha256(data).digest()
-    return ImageReport(label, digest, len(data), reason=reason)
+    details = None, 0, 0, False, bad_images.describe_failure(error)
+  return ImageReport(label, hashlib.sha256(data).digest(), len(data), *details)
 
 
 def _is_rotated(image: bytes) -> bool:
   """Whether EXIF asks for another orientation than that of the pixels."""
-  if _EXIF not in image[:_EXIF_WITHIN]:
-    return False
-  try:
-    with Image.open(io.BytesIO(image)) as opened:
-      return opened.getexif().get(_ORIENTATION, 1) in range(2, 9)
-  except Exception:  # a broken tag; the pixels were decoded
-    return False
+  # Pixels of an array are no image, and a broken tag is no broken image.
+  with contextlib.suppress(Exception), Image.open(io.BytesIO(image)) as opened:
+    return opened.getexif().get(_ORIENTATION, 1) in range(2, 9)
+  return False
 
 
 def inspect_images(
@@ -224,54 +218,32 @@ def _summarize_sides(pixels: np.ndarray) -> dict[str, float]:
   }
 
 
-def find_duplicates(
-  splits: Mapping[str, base.Source],
-  images: Mapping[str, Sequence[ImageReport]],
-) -> list[list[str]]:
-  """Returns groups of images with the same bytes, as 'split name' each."""
-  places: dict[bytes, list[str]] = {}
-  for split, reports in images.items():
-    for index, image in enumerate(reports):
-      if image.num_bytes:  # what could not be read has none
-        name = f'{split} {splits[split].file_name(index)}'
-        places.setdefault(image.digest, []).append(name)
-  return [group for group in places.values() if len(group) > 1]
-
-
 def _describe_split(name: str, summary: Mapping[str, Any]) -> Iterator[str]:
   """Yields the lines that are printed of a split."""
   count, size = summary['num_images'], summary['encoded_bytes']
-  yield f'{name}: {count:,} images{_describe_classes(summary["classes"])}'
+  classes = ', no labels'
+  if counts := summary['classes']:
+    ranked = sorted(counts, key=lambda name: counts[name])
+    least, most = (f'{counts[x]:,} ({x})' for x in (ranked[0], ranked[-1]))
+    classes = f' of {len(counts):,} classes, {least} to {most} each'
+  yield f'{name}: {count:,} images{classes}'
   kinds = (f'{kind} {n:,}' for kind, n in summary['kinds'].items())
   rows = {
-    'bytes': f'{format_bytes(size)}, {format_bytes(size / count)} an image',
-    'decoded': f'{format_bytes(summary["decoded_bytes"])} of pixels',
+    'bytes': f'{size / 1e6:,.3f} MB, {size / count / 1e3:,.3f} kB an image',
+    'decoded': f'{summary["decoded_bytes"] / 1e6:,.3f} MB of pixels',
     'kinds': ', '.join(kinds) or 'none',
+    'EXIF': f'{summary["rotated_by_exif"]:,} ask for a rotation, not done',
   }
-  for key in ('shorter_side', 'longer_side'):
-    if sides := summary[key]:
-      rows[key.replace('_', ' ')] = (
-        '{smallest:,} to {largest:,} pixels, median {median:,g}'.format(**sides)
-      )
-  if rotated := summary['rotated_by_exif']:
-    rows['EXIF'] = f'{rotated:,} ask for a rotation, which is ignored'
+  if summary['shorter_side']:
+    for key in ('shorter side', 'longer side'):
+      rows[key] = (
+        '{smallest:,} to {largest:,} pixels, median {median:,g}'
+      ).format(**summary[key.replace(' ', '_')])
   rows['broken'] = f'{len(summary["broken"]):,}'
   for label, text in rows.items():
     yield f'  {label:<13} {text}'
   for image in summary['broken'][:_LISTED]:
     yield f'  {"":<13} {image["name"]} {image["reason"]}'
-
-
-def _describe_classes(classes: Mapping[str, int] | None) -> str:
-  if classes is None:
-    return ', no labels'
-  fewest, most = (
-    choose(classes, key=lambda name: classes[name]) for choose in (min, max)
-  )
-  return (
-    f' of {len(classes):,} classes, {classes[fewest]:,} ({fewest}) to'
-    f' {classes[most]:,} ({most}) each'
-  )
 
 
 def _describe_duplicates(groups: Sequence[Sequence[str]]) -> str:
@@ -282,12 +254,3 @@ def _describe_duplicates(groups: Sequence[Sequence[str]]) -> str:
     f'duplicates: {len(groups):,} images more than once, {across:,} of them in'
     f' two splits; for example {" = ".join(groups[0][:3])}'
   )
-
-
-def format_bytes(count: float) -> str:
-  """Returns bytes in the largest fitting unit, powers of 1,000."""
-  for unit in ('B', 'kB', 'MB'):
-    if count < 999.5:
-      return f'{count:.3g} {unit}'
-    count /= 1e3
-  return f'{count:,.1f} GB'

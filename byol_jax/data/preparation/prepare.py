@@ -4,14 +4,15 @@ TFDS's own writer makes the files. ImageNet's archives are not read here:
 `tfds build imagenet2012 --file_format=array_record` prepares them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import functools
 import io
 import logging
+import os
 import pathlib
 import re
 import shlex
-import shutil
 import tempfile
 from typing import Any
 
@@ -22,11 +23,12 @@ from byol_jax import errors
 from byol_jax.data import catalog
 from byol_jax.data.loading import bad_images, decode, thread_engine
 from byol_jax.data.preparation import check
-from byol_jax.data.sources import base, paths, tfds as prepared_sets
+from byol_jax.data.sources import base, tfds as prepared_sets
 
 VERSION = '1.0.0'
 _NAME = re.compile('[a-z][a-z0-9_]*')
-_IMAGENET = 'ILSVRC2012_img_{}.tar'
+
+Examples = Iterator[tuple[str, dict[str, Any]]]  # key, fields
 
 
 def prepare_images(
@@ -62,12 +64,16 @@ def prepare_images(
       or it cannot be written; then nothing is left of it.
   """
   _check_values(name, shorter_side, quality, max_bad_share)
-  _check_not_imagenet(source, output, name)
+  if any(pathlib.Path(source).expanduser().glob('ILSVRC2012_img_*.tar')):
+    raise errors.DataError(
+      f'{source}: holds the archives of ImageNet; prepare them with: tfds build'
+      f' imagenet2012 --file_format=array_record --manual_dir={source}'
+      f' --data_dir={output}'
+    )
   splits = check.open_disjoint_splits(source, data_dir=None, **holdout)
   name = name or _derive_name(next(iter(splits.values())).name)
-  data_dir = pathlib.Path(output).expanduser()
   variant = f'shorter_{shorter_side}' if shorter_side else ''
-  path = data_dir / name / variant / VERSION
+  path = pathlib.Path(output).expanduser() / name / variant / VERSION
   if path.exists():
     raise errors.DataError(
       f'{path} exists: remove it, or choose another OUTPUT or --name'
@@ -75,16 +81,25 @@ def prepare_images(
   counter = bad_images.BadImageCounter(
     name, sum(map(len, splits.values())), max_bad_share, '--max_bad_share'
   )
+  convert = functools.partial(
+    resize_encoded, shorter_side=shorter_side, quality=quality
+  )
   threads = thread_engine.count_threads(num_threads)
   examples = {
     {'valid': 'validation'}.get(split, split): _read_examples(
-      split, images, shorter_side, quality, threads, counter
+      split, images, convert, threads, counter
     )
     for split, images in splits.items()
   }
-  with paths.remove_new_folders_on_error(path):
-    info = _write(examples, splits, name, variant, data_dir, path)
-  _print_written(info, counter)
+  class_names = next(iter(splits.values())).class_names
+  info = _write(examples, class_names, path, name=name, config=variant or None)
+  for split, written in info.splits.items():
+    print(
+      f'{split}: {written.num_examples:,} images, {written.num_bytes:,} bytes'
+      f' in {written.num_shards:,} files'
+    )
+  if len(counter):
+    print(f'{len(counter):,} unusable images left out')
   return path
 
 
@@ -95,51 +110,30 @@ def training_command(path: pathlib.Path) -> str:
   return shlex.join([*words, dataset, '--workdir=runs/prepared'])
 
 
-def _print_written(info: Any, counter: bad_images.BadImageCounter) -> None:
-  for split, written in info.splits.items():
-    print(
-      f'{split}: {written.num_examples:,} images, {written.num_bytes:,} bytes'
-      f' in {written.num_shards:,} files'
-    )
-  if len(counter):
-    print(f'{len(counter):,} unusable images left out')
-
-
 def _check_values(
   name: str | None,
   shorter_side: int | None,
   quality: int,
   max_bad_share: float,
 ) -> None:
-  if shorter_side is not None and shorter_side < 1:
-    raise errors.ConfigError(
-      f'--shorter_side: expected at least 1, found {shorter_side}'
-    )
-  if not 1 <= quality <= 100:
-    raise errors.ConfigError(f'--quality: expected 1 to 100, found {quality}')
-  if not 0 <= max_bad_share <= 1:
-    raise errors.ConfigError(
-      f'--max_bad_share: expected 0 to 1, found {max_bad_share}'
-    )
-  if name and not _NAME.fullmatch(name):
-    raise errors.ConfigError(
-      f'--name: expected small letters, digits and _, found {name!r}'
-    )
-
-
-def _check_not_imagenet(source: str, output: str, name: str | None) -> None:
-  folder = pathlib.Path(source).expanduser()
-  if any((folder / _IMAGENET.format(x)).is_file() for x in ('train', 'val')):
-    raise errors.DataError(
-      f'{folder}: holds the archives of ImageNet; prepare them with: tfds build'
-      f' imagenet2012 --file_format=array_record --manual_dir={folder}'
-      f' --data_dir={output}'
-    )
-  if name and catalog.find_facts(name):
-    raise errors.ConfigError(
-      f'--name={name}: is a set of TFDS with splits of its own; prepare it with'
-      f' tfds build {name}, or give another name'
-    )
+  for key, value, is_valid, expected in (
+    ('quality', quality, 1 <= quality <= 100, '1 to 100'),
+    ('max_bad_share', max_bad_share, 0 <= max_bad_share <= 1, '0 to 1'),
+    (
+      *('shorter_side', shorter_side),
+      *(shorter_side is None or shorter_side >= 1, 'at least 1'),
+    ),
+    (
+      *('name', name, not name or _NAME.fullmatch(name)),
+      'small letters, digits and _',
+    ),
+    (
+      *('name', name, not name or not catalog.find_facts(name)),
+      f'another name, since tfds build {name} prepares that set',
+    ),
+  ):
+    if not is_valid:
+      raise errors.ConfigError(f'--{key}: expected {expected}, found {value!r}')
 
 
 def _derive_name(source_name: str) -> str:
@@ -148,13 +142,15 @@ def _derive_name(source_name: str) -> str:
   name = re.sub('[^a-z0-9]+', '_', words).strip('_')
   if not _NAME.fullmatch(name):
     raise errors.ConfigError(
-      f'--name: needed, for {source_name!r} cannot be written in small letters,'
-      ' digits and _ after a letter'
+      f'--name: expected one, since {source_name!r} cannot be written in small'
+      ' letters, digits and _ after a letter'
     )
   return name
 
 
-def resize_encoded(data: bytes, shorter_side: int, quality: int) -> bytes:
+def resize_encoded(
+  data: bytes, shorter_side: int | None, quality: int
+) -> bytes:
   """Returns an encoded image of at most that shorter side, as JPEG.
 
   Bicubic with antialiasing, chroma 4:2:0; an image that is not larger keeps
@@ -162,20 +158,19 @@ def resize_encoded(data: bytes, shorter_side: int, quality: int) -> bytes:
 
   Args:
     data: the encoded image.
-    shorter_side: pixels.
+    shorter_side: pixels; None keeps the bytes.
     quality: of the JPEG, 1 to 100.
 
   Raises:
-    decode.Unusable: it cannot be decoded.
+    decode.Unusable: it cannot be decoded, or its header not be read.
   """
   _, height, width = decode.header(data)
-  scale = shorter_side / min(height, width)
-  if scale >= 1:
+  shorter = min(height, width)
+  if shorter_side is None or shorter_side >= shorter:
     return data
-  size = max(1, round(width * scale)), max(1, round(height * scale))
-  image = Image.fromarray(decode.rgb(data))
+  size = [max(1, round(x * shorter_side / shorter)) for x in (width, height)]
   buffer = io.BytesIO()
-  image.resize(size, Image.Resampling.BICUBIC).save(
+  Image.fromarray(decode.rgb(data)).resize(size, Image.Resampling.BICUBIC).save(
     buffer, 'JPEG', quality=quality, subsampling='4:2:0'
   )
   return buffer.getvalue()
@@ -184,12 +179,11 @@ def resize_encoded(data: bytes, shorter_side: int, quality: int) -> bytes:
 def _read_examples(
   split: str,
   source: base.Source,
-  shorter_side: int | None,
-  quality: int,
+  convert: Callable[[bytes], bytes],
   num_threads: int,
   counter: bad_images.BadImageCounter,
-) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Yields key and fields of each usable image, in the order of the source."""
+) -> Examples:
+  """Yields the usable images, converted, in the order of the source."""
 
   def read(index: int) -> tuple[bytes, int] | str:
     try:
@@ -198,10 +192,7 @@ def _read_examples(
         raise errors.DataError(
           f'{source.name}: holds pixels, expected encoded images'
         )
-      if shorter_side is None:
-        decode.header(image)
-        return image, label
-      return resize_encoded(image, shorter_side, quality), label
+      return convert(image), label
     except errors.UserError:
       raise
     except Exception as error:  # a source or a decoder may raise anything
@@ -223,14 +214,15 @@ def _read_examples(
 
 
 def _write(
-  examples: Mapping[str, Iterator[tuple[str, dict[str, Any]]]],
-  splits: Mapping[str, base.Source],
-  name: str,
-  variant: str,
-  data_dir: pathlib.Path,
+  examples: Mapping[str, Examples],
+  class_names: tuple[str, ...] | None,
   path: pathlib.Path,
+  **builder_options: Any,
 ) -> Any:
-  """Writes all splits by TFDS; returns its DatasetInfo."""
+  """Writes all splits by TFDS to the folder `path`; returns its DatasetInfo.
+
+  They are written beside it and renamed: nothing is left of what fails.
+  """
   import tensorflow_datasets as tfds
 
   tfds.disable_progress_bar()
@@ -239,29 +231,31 @@ def _write(
     'image': tfds.features.Image(encoding_format='jpeg'),
     'file_name': tfds.features.Text(),
   }
-  class_names = next(iter(splits.values())).class_names
   if class_names is not None:
     features['label'] = tfds.features.ClassLabel(names=class_names)
+  parent = next(folder for folder in path.parents if folder.exists())
   try:
-    data_dir.mkdir(parents=True, exist_ok=True)
     with (
-      # TFDS makes the folder even for what needs no download.
-      tempfile.TemporaryDirectory() as downloads,
+      tempfile.TemporaryDirectory(prefix='.preparing-', dir=parent) as folder,
       contextlib.redirect_stdout(io.StringIO()),
     ):
       builder = tfds.dataset_builders.AdhocBuilder(
-        name=name,
         version=VERSION,
-        config=variant or None,
         features=tfds.features.FeaturesDict(features),
         split_datasets=examples,
         description='Written by byol_jax data prepare.',
-        data_dir=str(data_dir),
+        data_dir=folder,
+        **builder_options,
       )
       builder.download_and_prepare(
-        file_format='array_record', download_dir=downloads
+        file_format='array_record', download_dir=f'{folder}/downloads'
       )
-    _check_written(path)
+      # Opens what was written, since a full disk is not always an error.
+      written = prepared_sets.PreparedDataset(pathlib.Path(builder.data_dir))
+      for split in written.split_names:
+        written.open_files(split)
+      path.parent.mkdir(parents=True, exist_ok=True)
+      os.replace(written.folder, path)
   except errors.UserError:
     raise
   except Exception as error:  # of TFDS, ArrayRecord or the disk
@@ -269,14 +263,3 @@ def _write(
       f'{path} cannot be written: {errors.first_line(error)}'
     ) from error
   return builder.info
-
-
-def _check_written(path: pathlib.Path) -> None:
-  """Opens what was written, since a full disk is not always an error."""
-  try:
-    found = prepared_sets.PreparedDataset(path)
-    for split in found.split_names:
-      found.open_files(split)
-  except errors.DataError:
-    shutil.rmtree(path)
-    raise

@@ -68,7 +68,7 @@ def _list_members(path: pathlib.Path, size: int) -> index_cache.Arrays:
         ' unpack it and give the folder, or the tar without compression'
       )
   members: dict[str, tuple[int, int]] = {}  # of equal names the last counts
-  needed = 0  # bytes that the members found so far take
+  end = 0  # of the members found so far, in bytes
   try:
     with tarfile.open(path, 'r:') as tar:
       while (member := tar.next()) is not None:
@@ -76,22 +76,25 @@ def _list_members(path: pathlib.Path, size: int) -> index_cache.Arrays:
         tar.members.clear()  # type: ignore[attr-defined]
         if member.size < 0:  # the next member would be an earlier one
           raise tarfile.ReadError(f'a member of {member.size} bytes')
-        needed = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+        end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
         name = _plain_name(member)
         if name is not None:
           members[name] = member.offset_data, member.size
       end = tar.offset
+    # A tar that is cut between two members looks like one that ends there.
+    mark = paths.read_range(path, _BLOCK, end)
+    if len(mark) < _BLOCK or any(mark):
+      raise tarfile.ReadError('expected a member or the end mark')
   except tarfile.TarError as error:
-    raise _listing_error(path, needed, size, error) from error
-  # A tar that is cut between two members looks like one that ends there.
-  mark = paths.read_range(path, _BLOCK, end)
-  if len(mark) < _BLOCK:
-    raise _truncated_error(path, end + 2 * _BLOCK, size)
-  if any(mark):
+    if not end:
+      raise errors.DataError(
+        f'{path}: is a file, but no tar file; expected a folder of images or a'
+        ' tar file of one'
+      ) from error
     raise errors.DataError(
-      f'{path}: damaged at byte {end:,}: expected a member or the end mark;'
-      ' copy or download it again'
-    )
+      f'{path}: truncated or damaged: read to byte {end:,}, the file has'
+      f' {size:,}: {error}; copy or download it again'
+    ) from error
   names = '\0'.join(members).encode('utf-8', 'surrogateescape')
   spans = np.array(list(members.values()), np.int64).reshape(-1, 2)
   return {
@@ -109,27 +112,3 @@ def _plain_name(member: tarfile.TarInfo) -> str | None:
   if name.startswith('/') or '\0' in name or '..' in name.split('/'):
     return None
   return posixpath.normpath(name)
-
-
-def _listing_error(
-  path: pathlib.Path, needed: int, size: int, error: tarfile.TarError
-) -> errors.DataError:
-  if not needed and (size >= _BLOCK or path.suffix != '.tar'):
-    return errors.DataError(
-      f'{path}: is a file, but no tar file; expected a folder of images or a'
-      ' tar file of one'
-    )
-  if max(needed, _BLOCK) > size:
-    return _truncated_error(path, max(needed, _BLOCK), size)
-  return errors.DataError(
-    f'{path}: damaged after byte {needed:,}: {error}; copy or download it again'
-  )
-
-
-def _truncated_error(
-  path: pathlib.Path, expected: int, found: int
-) -> errors.DataError:
-  return errors.DataError(
-    f'{path}: truncated: expected at least {expected:,} bytes, found'
-    f' {found:,}; copy or download it again'
-  )

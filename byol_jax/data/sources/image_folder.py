@@ -32,14 +32,14 @@ _LOG = logging.getLogger(__name__)
 class Layout(NamedTuple):
   """The images among files, by split, as sorted posix paths below `prefix`.
 
-  prefix is '', or the one folder around the set with its slash. split_folders
-  are the top folders that are splits and not classes.
+  prefix is '', or the one folder around the set with its slash. classes maps
+  each image to the folder that is its class, '' if it lies in none.
   """
 
   files: paths.Files
   prefix: str
   class_names: tuple[str, ...] | None
-  split_folders: tuple[str, ...]
+  classes: dict[str, str]
   splits: dict[str, list[str]]
 
 
@@ -54,8 +54,7 @@ class FolderSource:
     self.num_classes = len(layout.class_names) if layout.class_names else None
     rows = {name: i for i, name in enumerate(layout.class_names or ())}
     self._labels = np.array(
-      [rows.get(_class_of(n, layout.split_folders), -1) for n in self._names],
-      np.int32,
+      [rows.get(layout.classes[name], -1) for name in self._names], np.int32
     )
     # Covers names, sizes and labels, not the pixels.
     digest = hashlib.sha256(repr(self.class_names).encode(errors='replace'))
@@ -83,7 +82,7 @@ def find_splits(files: paths.Files, heldout_share: float) -> Layout:
   Raises:
     DataError: fewer than two images, or folders that contradict each other.
   """
-  images = sorted(name for name in files.names if _is_image(name))
+  images = sorted(filter(_is_image, files.names))
   prefix = _outer_folder(images)
   images = [image.removeprefix(prefix) for image in images]
   root = str(files.root / prefix)
@@ -93,21 +92,23 @@ def find_splits(files: paths.Files, heldout_share: float) -> Layout:
       f' of the extensions {" ".join(EXTENSIONS)}'
     )
   folders = _split_folders(root, images)
+  classes = {image: _class_of(image, folders) for image in images}
   train = _images_below(_TRAIN, images) if folders else images
-  names = {name for name in (_class_of(i, folders) for i in train) if name}
+  names = {classes[image] for image in train} - {''}
   class_names = tuple(sorted(names)) or None
-  train = _drop_unlabelled(root, train, class_names, folders)
+  if class_names is not None:
+    train = _drop_unlabelled(root, train, classes)
   splits = {'all': images, 'train': train}
   tests = []
   for name in folders[1:]:
     found = _images_below(name, images)
-    found = _drop_unlabelled(f'{root}/{name}', found, class_names, folders)
-    unknown = sorted({str(_class_of(i, folders)) for i in found} - names)
-    if class_names is not None and unknown:
-      raise errors.DataError(
-        f'{root}/{name}: {len(unknown)} class folders that {root}/{_TRAIN} does'
-        f' not have: {", ".join(unknown[:3])}; expected the same classes'
-      )
+    if class_names is not None:
+      found = _drop_unlabelled(f'{root}/{name}', found, classes)
+      if unknown := sorted({classes[image] for image in found} - names):
+        raise errors.DataError(
+          f'{root}/{name}: {len(unknown)} class folders that {root}/{_TRAIN}'
+          f' does not have: {", ".join(unknown[:3])}; expected the same classes'
+        )
     if found:
       tests.append(found)
   if tests:
@@ -120,7 +121,7 @@ def find_splits(files: paths.Files, heldout_share: float) -> Layout:
     splits['fit'], splits['valid'] = _hold_out(
       splits['train'], heldout_share, 'valid'
     )
-  return Layout(files, prefix, class_names, folders, splits)
+  return Layout(files, prefix, class_names, classes, splits)
 
 
 def _is_image(name: str) -> bool:
@@ -137,11 +138,8 @@ def is_heldout(file: str, share: float, salt: str) -> bool:
 def _hold_out(
   files: Sequence[str], share: float, salt: str
 ) -> tuple[list[str], list[str]]:
-  kept: list[str] = []
-  heldout: list[str] = []
-  for file in files:
-    (heldout if is_heldout(file, share, salt) else kept).append(file)
-  return kept, heldout
+  heldout = [file for file in files if is_heldout(file, share, salt)]
+  return sorted(set(files) - set(heldout)), heldout
 
 
 def _outer_folder(images: Sequence[str]) -> str:
@@ -178,25 +176,18 @@ def _images_below(folder: str, images: Sequence[str]) -> list[str]:
 
 def _class_of(image: str, split_folders: Sequence[str] | set[str]) -> str:
   """The folder of an image below its split; '' if it lies in none."""
-  top, _, rest = image.partition('/')
-  name, separator, _ = (rest if top in split_folders else image).partition('/')
-  return name if separator else ''
+  *parts, _ = image.split('/')
+  if parts and parts[0] in split_folders:
+    del parts[0]
+  return parts[0] if parts else ''
 
 
 def _drop_unlabelled(
-  folder: str,
-  images: list[str],
-  class_names: tuple[str, ...] | None,
-  split_folders: tuple[str, ...],
+  folder: str, images: list[str], classes: dict[str, str]
 ) -> list[str]:
   """Leaves out images beside the class folders, with a warning."""
-  if class_names is None:
-    return images
-  kept = [image for image in images if _class_of(image, split_folders)]
+  kept = [image for image in images if classes[image]]
   if len(kept) < len(images):
-    _LOG.warning(
-      '%s: %d images in no class folder are left out',
-      folder,
-      len(images) - len(kept),
-    )
+    count = len(images) - len(kept)
+    _LOG.warning('%s: %d images in no class folder are left out', folder, count)
   return kept

@@ -28,12 +28,9 @@ _LOG = logging.getLogger(__name__)
 
 def cache_folder() -> pathlib.Path:
   """$BYOL_JAX_CACHE, else $XDG_CACHE_HOME/byol_jax, else ~/.cache/byol_jax."""
-  own = os.environ.get('BYOL_JAX_CACHE')
-  if own:
-    return pathlib.Path(own).expanduser()
-  base = os.environ.get('XDG_CACHE_HOME')
-  home = pathlib.Path(base) if base else pathlib.Path.home() / '.cache'
-  return home / 'byol_jax'
+  home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  folder = os.environ.get('BYOL_JAX_CACHE') or os.path.join(home, 'byol_jax')
+  return pathlib.Path(folder).expanduser()
 
 
 def load_or_build(
@@ -56,43 +53,31 @@ def load_or_build(
   name = hashlib.sha256(f'{kind}\n{text}'.encode(errors='replace')).hexdigest()
   target = cache_folder() / f'{kind}-{name[:40]}'
   salt = f'{kind}\n{text}\n{stamp.size} {stamp.mtime_ns}\n'
-  found = _load(target, salt)
-  if found is not None and fits(found):
-    return found
-  arrays = build()
-  try:
-    _store(target, salt, arrays)
-  except OSError as error:
-    _warn_once(target.parent, error.strerror or str(error))
-  return arrays
-
-
-def _load(target: pathlib.Path, salt: str) -> Arrays | None:
-  try:
+  with contextlib.suppress(OSError):
     data = target.read_bytes()
-  except OSError:
-    return None
-  digest, body = data[:_DIGEST_SIZE], data[_DIGEST_SIZE:]
-  if not body or _digest(salt, body) != digest:
-    return None
-  with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
-    return dict(arrays)
-
-
-def _store(target: pathlib.Path, salt: str, arrays: Arrays) -> None:
+    body = data[_DIGEST_SIZE:]
+    if data[:_DIGEST_SIZE] == _digest(salt, body):
+      with np.load(io.BytesIO(body), allow_pickle=False) as file:
+        found = dict(file)
+      if fits(found):
+        return found
+  arrays = build()
   buffer = io.BytesIO()
   np.savez(buffer, **arrays)  # type: ignore[arg-type]
-  body = buffer.getvalue()
-  target.parent.mkdir(parents=True, exist_ok=True)
   # Renamed when complete: other processes may index the same file.
   temporary = target.with_name(f'.new-{uuid.uuid4().hex}')
   try:
-    temporary.write_bytes(_digest(salt, body) + body)
-    os.replace(temporary, target)
-  except BaseException:
-    with contextlib.suppress(OSError):
-      temporary.unlink()
-    raise
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      temporary.write_bytes(
+        _digest(salt, buffer.getvalue()) + buffer.getvalue()
+      )
+      os.replace(temporary, target)
+    finally:
+      temporary.unlink(missing_ok=True)
+  except OSError as error:
+    _warn_once(target.parent, error.strerror or str(error))
+  return arrays
 
 
 def _digest(salt: str, body: bytes) -> bytes:

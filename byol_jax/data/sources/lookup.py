@@ -97,12 +97,18 @@ def locate_dataset(dataset: str, data_dir: str | None) -> paths.Path:
     DataError: there is no such path, or a bucket does not answer.
   """
   path = paths.parse_path(dataset)
-  if not isinstance(path, pathlib.Path):
-    return _locate_in_bucket(path)
-  if path.is_dir():
-    return _newest_version(path) or path
-  if path.exists():
-    return path
+  is_bucket = paths.is_bucket(dataset)
+  if is_bucket or path.exists():
+    found = paths.call_with_timeout(
+      path, f'looking for {_INFO}', lambda: _newest_version(path) or path
+    )
+    if is_bucket and not is_prepared(found):
+      raise errors.DataError(
+        f'{path}: no prepared TFDS directory found; images and tar files in a'
+        ' bucket are not read as they are: prepare it, mount the bucket, or'
+        ' copy it to a local path'
+      )
+    return found
   if not _NAME.fullmatch(dataset):
     raise errors.DataError(
       f'{path}: no such folder; dataset is a folder of images, a tar file of'
@@ -122,20 +128,6 @@ def is_prepared(folder: paths.Path) -> bool:
   return paths.call_with_timeout(
     folder, f'looking for {_INFO}', (folder / _INFO).exists
   )
-
-
-def _locate_in_bucket(path: paths.Path) -> paths.Path:
-  found = path if is_prepared(path) else None
-  found = found or paths.call_with_timeout(
-    path, f'looking for {_INFO}', lambda: _newest_version(path)
-  )
-  if found is None:
-    raise errors.DataError(
-      f'{path}: no prepared TFDS directory found; images and tar files in a'
-      ' bucket are not read as they are: prepare the set, mount the bucket, or'
-      ' copy it to a local path'
-    )
-  return found
 
 
 def _newest_version(path: paths.Path, version: str = '*') -> paths.Path | None:
@@ -217,34 +209,27 @@ def _open_prepared(
   prepared = tfds.PreparedDataset(root)
   facts = catalog.find_facts(prepared.name)
   names = prepared.split_names
+  tests = [name for name in ('test', 'validation') if name in names]
+  has_valid = not facts and len(tests) == 2  # and a test split beside it
   if facts:
     tests = [facts.test_split]
-  else:
-    tests = [name for name in ('test', 'validation') if name in names]
-  expected = {'test': tests[:1], 'all': []}.get(split, ['train'])
-  if split == 'test' and not tests:
-    expected = ['test or validation']
-  for name in expected:
+  chosen = {
+    'valid': ['validation' if has_valid else 'train'],
+    'test': tests[:1] or ['test or validation'],
+    'all': [name for name in ('train', 'validation', 'test') if name in names],
+  }.get(split, ['train'])
+  for name in chosen:
     if name not in names:
       raise errors.DataError(
         f'{root}: no split {name!r}, found {list(names)}; {split!r} needs it'
       )
-  if split == 'all':
-    return tfds.RecordSource(
-      prepared, [n for n in ('train', 'validation', 'test') if n in names]
-    )
-  if split == 'test':
-    return tfds.RecordSource(prepared, tests[:1])
-  own_valid = len(tests) == 2  # a validation split beside the test split
-  if split == 'valid' and own_valid:
-    return tfds.RecordSource(prepared, ['validation'])
-  train = tfds.RecordSource(prepared, ['train'])
-  if split == 'train' or (split == 'fit' and own_valid):
-    return train
+  source = tfds.RecordSource(prepared, chosen)
+  if has_valid or split not in ('fit', 'valid'):
+    return source
   if prepared.name.startswith('imagenet2012'):
-    return _hold_out_imagenet(train, split, holdout)
+    return _hold_out_imagenet(source, split, holdout)
   count = facts.num_valid if facts else None
-  return _hold_out(train, split, count or round(share * len(train)))
+  return _hold_out(source, split, count or round(share * len(source)))
 
 
 def _hold_out_imagenet(
@@ -252,25 +237,28 @@ def _hold_out_imagenet(
 ) -> base.Source:
   """ImageNet's hold-out by position in the official order (method.md 5.1)."""
   end, count = catalog.HOLDOUTS[holdout]
-  _check_count(train, count)
-  ids = np.arange(len(train), dtype=np.int64)
-  heldout = ids < count if end == 'first' else ids >= len(train) - count
-  return base.Subset(train, ids[heldout if split == 'valid' else ~heldout])
+  order = np.roll(np.arange(len(train)), count if end == 'last' else 0)
+  return _hold_out(train, split, count, order)
 
 
-def _hold_out(train: base.Source, split: str, count: int) -> base.Source:
-  """A fixed random part of train, the same for all seeds of a run."""
-  _check_count(train, count)
-  words = np.random.Philox(key=0).random_raw(len(train))
-  order = np.argsort(words, kind='stable')
-  chosen = order[:count] if split == 'valid' else order[count:]
-  return base.Subset(train, np.sort(chosen))
+def _hold_out(
+  train: base.Source,
+  split: str,
+  count: int,
+  order: np.ndarray | None = None,
+) -> base.Source:
+  """The first images of an order, or the others.
 
-
-def _check_count(train: base.Source, count: int) -> None:
+  Without an order a random one, the same for all seeds of a run.
+  """
   if not 0 < count < len(train):
     raise errors.DataError(
       f'{train.name}: {count:,} images cannot be held out of the'
       f' {len(train):,} of train; change data.heldout_share or use another'
       ' set'
     )
+  if order is None:
+    words = np.random.Philox(key=0).random_raw(len(train))
+    order = np.argsort(words, kind='stable')
+  chosen = order[:count] if split == 'valid' else order[count:]
+  return base.Subset(train, np.sort(chosen))

@@ -5,6 +5,7 @@ A local path is a `pathlib.Path`; a path that starts with gs:// is an
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
 import contextlib
 import functools
 import os
@@ -114,19 +115,6 @@ def _buffer_blocks(read: ReadRange) -> ReadRange:
   return read_buffered
 
 
-@contextlib.contextmanager
-def remove_new_folders_on_error(path: pathlib.Path) -> Iterator[None]:
-  """If the block raises, removes the empty folders above `path` it made."""
-  missing = [folder for folder in path.parents if not folder.exists()]
-  try:
-    yield
-  except BaseException:
-    for folder in missing:
-      with contextlib.suppress(OSError):  # not empty
-        folder.rmdir()
-    raise
-
-
 def call_with_timeout(path: Path, action: str, call: Callable[[], T]) -> T:
   """Returns call(); for a bucket, raises if it takes over BUCKET_TIMEOUT.
 
@@ -141,26 +129,24 @@ def call_with_timeout(path: Path, action: str, call: Callable[[], T]) -> T:
   """
   if isinstance(path, pathlib.Path):
     return call()
-  answer: list[T] = []
-  failure: list[BaseException] = []
+  future: futures.Future[T] = futures.Future()
 
   def attempt() -> None:
     try:
-      answer.append(call())
+      future.set_result(call())
     except BaseException as error:
-      failure.append(error)
+      future.set_exception(error)
 
   # A daemon: a call that never returns must not keep the process alive.
-  thread = threading.Thread(target=attempt, daemon=True)
-  thread.start()
-  thread.join(BUCKET_TIMEOUT)
-  if answer:
-    return answer[0]
-  if failure and isinstance(failure[0], errors.UserError | FileNotFoundError):
-    raise failure[0]
-  reason = f'no answer within {BUCKET_TIMEOUT:g} s'
-  if failure:
-    reason = f'failed: {errors.first_line(failure[0])}'
+  threading.Thread(target=attempt, daemon=True).start()
+  try:
+    return future.result(BUCKET_TIMEOUT)
+  except (errors.UserError, FileNotFoundError):
+    raise
+  except TimeoutError:
+    reason = f'no answer within {BUCKET_TIMEOUT:g} s'
+  except Exception as error:
+    reason = f'failed: {errors.first_line(error)}'
   raise errors.DataError(
     f'{path}: {action}: {reason}; check the network, the name of the bucket'
     ' and the credentials (gcloud auth application-default login), or mount'

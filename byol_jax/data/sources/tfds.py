@@ -70,9 +70,8 @@ class PreparedDataset:
       key for key in kinds if issubclass(kinds[key], tfds.features.ClassLabel)
     ]
     self.image_key = images[0]
-    self.label_key = 'label' if 'label' in labels else None
-    if len(labels) == 1:
-      self.label_key = labels[0]
+    fallback = 'label' if 'label' in labels else None
+    self.label_key = labels[0] if len(labels) == 1 else fallback
     label = self._features[self.label_key] if self.label_key else None
     self.num_classes: int | None = label.num_classes if label else None
     self.class_names = tuple(label.names) if label else None
@@ -96,29 +95,17 @@ class PreparedDataset:
     def open_file(path: paths.Path, count: int) -> record_files.RecordFile:
       try:
         file = record_files.FILE_FORMATS[self._format](path)
+        if file.num_records != count:
+          raise ValueError(f'{file.num_records:,} records found')
+        return file
       except errors.DataError:
         raise
-      except FileNotFoundError as error:
-        raise errors.DataError(
-          f'{path}: missing; dataset_info.json of {self.folder} expects'
-          f' {len(places)} files for split {split!r}; copy or prepare it again'
-        ) from error
-      except ImportError as error:
-        raise errors.DataError(
-          f'{path}: reading ArrayRecord files needs the package array_record:'
-          ' pip install array_record, or prepare the set as tfrecord'
-        ) from error
       except Exception as error:  # array_record raises many types
         raise errors.DataError(
-          f'{path}: no readable {self._format} file of {count:,} records:'
+          f'{path}: expected a readable {self._format} file of {count:,}'
+          f' records, one of {len(places)} of split {split!r}, found'
           f' {errors.first_line(error)}; copy or prepare it again'
         ) from error
-      if file.num_records != count:
-        raise errors.DataError(
-          f'{path}: {file.num_records:,} records found, dataset_info.json'
-          f' expects {count:,}; copy or prepare it again'
-        )
-      return file
 
     with futures.ThreadPoolExecutor(_THREADS) as pool:
       return list(pool.map(open_file, places, info.shard_lengths))

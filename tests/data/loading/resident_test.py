@@ -1,13 +1,11 @@
 """Views made on the device against those of tf.data."""
 
-import logging
-
 import jax
 import numpy as np
 import pytest
 
 from byol_jax import errors
-from byol_jax.data.loading import bad_images, decode, resident
+from byol_jax.data.loading import decode, resident
 from byol_jax.data.loading.tf_engine import tf
 from byol_jax.data.sampling import crops
 from tests.helpers.listed import Listed
@@ -16,7 +14,6 @@ from tests.helpers.made import CROP_RANGE, encode, image_set, smooth
 # The bound is 1e-3; 5e-7 seen: the weights are TensorFlow's, to the last bits,
 # so only the order of sums differs.
 TOLERANCE = 4e-6
-THREADS = 3
 SMALL = crops.CropRange((0.01, 0.4), (1 / 3, 3))
 STANDARD = {
   'image_size': 16,
@@ -47,6 +44,21 @@ def made(data, batch_size, start, steps):
     yield views(store, {name: array[0] for name, array in plan.items()})
 
 
+def check_views(data, expected, start, steps):
+  """Compares views and labels with those of the streamed set."""
+  for found, batch in zip(
+    made(data, 12, start, steps),
+    expected.view_batches(12, start, steps),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(found['labels'], batch['labels'][0])
+    for name in ('view1', 'view2'):
+      assert found[name].dtype == np.float32
+      np.testing.assert_allclose(
+        found[name], batch[name][0], rtol=0, atol=TOLERANCE
+      )
+
+
 SIZES = (
   (1, 1),
   (1, 40),
@@ -72,15 +84,7 @@ def test_promise_8_views_and_labels_are_those_of_tf_data(image_size):
   # What lies beside a smaller image may be anything.
   for image, (h, w) in zip(data.decoded.images, data.decoded.sizes):
     image[h:], image[:, w:] = 255, 255
-  for found, batch in zip(
-    made(data, 12, 1, 6), expected.view_batches(12, 1, 6), strict=True
-  ):
-    np.testing.assert_array_equal(found['labels'], batch['labels'][0])
-    for name in ('view1', 'view2'):
-      assert found[name].dtype == np.float32
-      np.testing.assert_allclose(
-        found[name], batch[name][0], rtol=0, atol=TOLERANCE
-      )
+  check_views(data, expected, 1, 6)
 
 
 @pytest.mark.parametrize(
@@ -118,21 +122,20 @@ def test_a_plan_is_a_function_of_the_step_and_divided_among_processes():
     resident_set(source, local_devices=3, process_count=2).plans(8, 0, 1)
 
 
-def test_a_broken_image_is_replaced_as_by_tf_data():
+def test_a_broken_image_is_replaced_as_by_tf_data(caplog):
   images = [encode(smooth(i, 20 + i, 30)) for i in range(12)]
   images[3], images[4], images[11] = b'<html>', images[4][:100], None
   source = Listed(images)
-  expected = image_set(source, **STANDARD)
   data = resident_set(source)
-  for found, batch in zip(
-    made(data, 12, 0, 2), expected.view_batches(12, 0, 2), strict=True
-  ):
-    np.testing.assert_array_equal(found['labels'], batch['labels'][0])
-    for name in ('view1', 'view2'):
-      np.testing.assert_allclose(
-        found[name], batch[name][0], rtol=0, atol=TOLERANCE
-      )
+  found = data.decoded
+  expected = [0, 1, 2, 5, 5, 5, 6, 7, 8, 9, 10, 0]
+  np.testing.assert_array_equal(found.labels, expected)
+  np.testing.assert_array_equal(found.sizes[:, 0], np.add(expected, 20))
   assert data.num_failures == 3
+  messages = [record.message for record in caplog.records]
+  for name in ('file3', 'file4', 'file11'):
+    assert sum(f' {name} ' in line for line in messages) == 1
+  check_views(data, image_set(source, **STANDARD), 0, 2)
 
 
 def test_without_labels_there_are_none():
@@ -141,25 +144,10 @@ def test_without_labels_there_are_none():
   assert sorted(batch) == ['view1', 'view2']
 
 
-def test_what_cannot_be_resident_is_refused_before_it_is_decoded(monkeypatch):
-  monkeypatch.delattr(resident, 'decode_all')
-  source = Listed([encode(smooth(0, 100, 100))] * 4)
-  with pytest.raises(errors.ConfigError, match=r'^augment\.view2\.crop: '):
-    _ = resident_set(source, crop_ranges=(CROP_RANGE, None)).extent
-  with pytest.raises(errors.ConfigError, match=r'^input\.resident_gib: '):
-    _ = resident_set(source, gib=1e-4).extent
-
-
-def decode_all(source, max_bad_share=0.0):
-  fallback = bad_images.FallbackReader(source, max_bad_share)
-  sides = resident.find_largest_sides(source, 1.0, THREADS)
-  return resident.decode_all(source, fallback, sides, THREADS), fallback
-
-
 def test_images_of_every_size_and_kind_lie_at_the_top_left():
   pixels = [smooth(i, 9 + i, 20 - i) for i in range(9)]
   images = [encode(p, 'PNG') for p in pixels[:4]] + pixels[4:]
-  found, _ = decode_all(Listed(images))
+  found = resident_set(Listed(images)).decoded
   assert found.images.shape == (9, 17, 20, 3)
   assert found.images.dtype == np.uint8
   for i, expected in enumerate(pixels):
@@ -170,27 +158,12 @@ def test_images_of_every_size_and_kind_lie_at_the_top_left():
   np.testing.assert_array_equal(found.labels, np.arange(9))
 
 
-def test_the_next_usable_image_stands_for_a_broken_one(caplog):
-  images = [encode(smooth(i, 9, 9), 'PNG') for i in range(8)]
-  images[2], images[3], images[7] = b'', images[3][:60], None
-  with caplog.at_level(logging.WARNING):
-    found, fallback = decode_all(Listed(images))
-  np.testing.assert_array_equal(found.labels, [0, 1, 4, 4, 4, 5, 6, 0])
-  np.testing.assert_array_equal(found.images[2], smooth(4, 9, 9))
-  np.testing.assert_array_equal(found.images[7], smooth(0, 9, 9))
-  assert (found.sizes == 9).all()
-  assert len(fallback.bad_images) == 3
-  said = [record.message for record in caplog.records]
-  for name in ('file2', 'file3', 'file7'):
-    assert sum(f' {name} ' in line for line in said) == 1
-
-
 def test_too_many_broken_images_end_it():
   images = [encode(smooth(0, 9, 9))] * 20 + [b'broken'] * 11
   with pytest.raises(errors.DataError, match=r'11 images .* allowed are 10'):
-    decode_all(Listed(images))
+    _ = resident_set(Listed(images)).decoded
   with pytest.raises(errors.DataError, match='no image can be used'):
-    decode_all(Listed([b'broken'] * 4))
+    _ = resident_set(Listed([b'broken'] * 4)).decoded
 
 
 def test_a_set_that_does_not_fit_is_refused_by_headers(monkeypatch):
@@ -206,14 +179,17 @@ def test_a_set_that_does_not_fit_is_refused_by_headers(monkeypatch):
       self.asked += 1
       return super().read(index)
 
-  source = Counted([wide, high] * 500)
-  assert resident.find_largest_sides(source, 1.01 * size, THREADS) == (200, 100)
-  source = Counted([wide] * 999 + [high])
+  assert resident_set(Listed([wide, high] * 500), 1.01 * size).extent == (
+    *(200, 100),
+  )
+  source = Listed([wide] * 999 + [high])
   words = r'^input\.resident_gib: .* 1,000 .* 200 x 100 .* 0\.0559 .* 0\.0553'
   with pytest.raises(errors.ConfigError, match=words) as caught:
-    resident.find_largest_sides(source, 0.99 * size, THREADS)
+    _ = resident_set(source, 0.99 * size).extent
   assert '\n' not in str(caught.value)
   source = Counted([high] * 1000)
   with pytest.raises(errors.ConfigError):
-    resident.find_largest_sides(source, 0.01 * size, THREADS)
+    _ = resident_set(source, 0.01 * size).decoded
   assert source.asked <= 200
+  with pytest.raises(errors.ConfigError, match=r'^augment\.view2\.crop: '):
+    _ = resident_set(source, crop_ranges=(CROP_RANGE, None)).decoded

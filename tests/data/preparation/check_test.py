@@ -178,12 +178,3 @@ def test_pixels_are_counted_as_they_are():
   found = check.summarize_split(source, reports)
   assert found['decoded_bytes'] == found['encoded_bytes'] == images.nbytes
   assert found['kinds'] == {'pixels': 3} and not found['broken']
-
-
-@pytest.mark.parametrize(
-  'count, text',
-  [(0, '0 B'), (999, '999 B'), (1000, '1 kB'), (38.8e6, '38.8 MB'),
-   (999.9e6, '1.0 GB'), (1.5e12, '1,500.0 GB')],
-)  # fmt: skip
-def test_bytes_in_words(count, text):
-  assert check.format_bytes(count) == text

@@ -81,7 +81,7 @@ def test_a_tar_that_is_cut_anywhere_is_refused(tmp_path, cache):
   for size in [*range(0, end, 100), *range(0, end + 1, 512), end + 511]:
     path.write_bytes(data[:size])
     text = refusal(path)
-    assert 'truncated' in text and f'found {size:,}' in text, size
+    assert ('no tar file' if size < 512 else f'has {size:,}: ') in text, size
   path.write_bytes(data[: end + 1024])
   assert len(read_all(path)) == 4
 
@@ -102,7 +102,7 @@ def test_a_damaged_header_does_not_end_the_list(tmp_path):
   data = bytearray(path.read_bytes())
   data[1024] ^= 1
   path.write_bytes(data)
-  assert 'damaged at byte 1,024' in refusal(path)
+  assert 'damaged: read to byte 1,024' in refusal(path)
 
 
 @pytest.mark.parametrize('mode', ['w:gz', 'w:bz2', 'w:xz'])

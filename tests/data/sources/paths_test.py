@@ -106,17 +106,3 @@ def test_a_directory_lists_its_files_and_skips_hidden_folders(write, tmp_path):
   assert found == ['a/1.jpg', 'a/b/2.jpg', 'link.jpg', 'top.txt']
   assert directory.read('a/b/2.jpg') == b'four'
   assert [directory.size(name) for name in found] == [4, 4, -1, 4]
-
-
-def test_an_error_removes_the_new_folders_only(tmp_path):
-  (tmp_path / 'old').mkdir()
-  target = tmp_path / 'old' / 'new' / 'deeper' / 'file'
-
-  @paths.remove_new_folders_on_error(target)
-  def fail():
-    target.parent.mkdir(parents=True)
-    target.read_bytes()
-
-  with pytest.raises(FileNotFoundError):
-    fail()
-  assert list(tmp_path.rglob('*')) == [tmp_path / 'old']
