@@ -140,7 +140,7 @@ def measure(folder: pathlib.Path, saves: int) -> dict[str, Any]:
       save_once(saver, step, on_devices) for step in range(saves, 2 * saves)
     ]
     began = time.perf_counter()
-    saver.restore(state)
+    saver.restore_newest(state)
     restored = time.perf_counter() - began
   return {
     'config': CONFIG,

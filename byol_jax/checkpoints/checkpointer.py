@@ -15,11 +15,9 @@ from concurrent import futures
 import contextlib
 import json
 import logging
-import os
 import shutil
 from typing import Any
 
-from etils import epath
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -29,7 +27,6 @@ from byol_jax.checkpoints import digests, steps, trees
 
 _LOG = logging.getLogger(__name__)
 Json = digests.Json
-Folder = str | os.PathLike[str]
 
 
 class Checkpointer:
@@ -39,7 +36,9 @@ class Checkpointer:
   certain to be saved only after `wait` or `close`.
   """
 
-  def __init__(self, folder: Folder, *, keep: int, record: Json | None = None):
+  def __init__(
+    self, folder: steps.Folder, *, keep: int, record: Json | None = None
+  ):
     """Opens or creates `folder` and removes what a killed save left there.
 
     Args:
@@ -50,16 +49,18 @@ class Checkpointer:
     Raises:
       DataError: the folder cannot be created or listed.
     """
-    self._folder = _to_path(folder)
     self._keep = keep
     self._record = record or {}
     self._stack = contextlib.ExitStack()
     self._manager = self._stack.enter_context(
-      steps.open_manager(self._folder, writes=True)
+      steps.open_manager(folder, writes=True)
     )
+    self._folder = self._manager.directory
     # Fetching, hashing and reading back take place in this thread too, so
     # Orbax's own asynchronous saving would gain nothing.
-    self._pool = futures.ThreadPoolExecutor(1, 'checkpointer')
+    self._pool = self._stack.enter_context(
+      futures.ThreadPoolExecutor(1, 'checkpointer')
+    )
     self._saving: futures.Future[None] | None = None
 
   def save(self, step: int, tree: Any, meta: Json) -> bool:
@@ -83,7 +84,10 @@ class Checkpointer:
     self.wait()
     if step in self._manager.all_steps():
       return False
-    leaves = {k: _copy_if_writeable(x) for k, x in trees.flatten(tree).items()}
+    leaves = {
+      name: leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+      for name, leaf in trees.flatten(tree).items()
+    }
     facts = {'step': step, 'meta': meta, 'record': self._record}
     facts = json.loads(json.dumps(facts))
     self._saving = self._pool.submit(self._save, step, leaves, facts)
@@ -104,24 +108,7 @@ class Checkpointer:
 
   def latest_step(self) -> int | None:
     """Returns the newest saved step; None before the first."""
-    return max(self._manager.all_steps(), default=None)
-
-  def restore(self, template: Any, step: int | None = None) -> tuple[Any, Json]:
-    """Returns a saved tree, in the structure of `template`, and its meta.
-
-    Args:
-      template: as for `trees.unflatten`.
-      step: None for the newest one.
-
-    Raises:
-      DamagedError: the step is not what was saved.
-      DataError: there is no such step, it cannot be read, or it holds another
-        tree: names the first leaf whose path, shape or dtype differs.
-    """
-    self.wait()
-    arrays, content = steps.read_step(self._manager, step)
-    where = str(self._folder / str(content['step']))
-    return trees.unflatten(template, arrays, where), content['meta']
+    return self._manager.latest_step()
 
   def restore_newest(self, template: Any) -> tuple[int, Any, Json] | None:
     """Returns the newest step that verifies, its tree and its meta.
@@ -129,24 +116,30 @@ class Checkpointer:
     Newer steps, which are damaged, are moved to FOLDER.damaged with a warning
     each: out of the way of later saves, and not lost.
 
+    Args:
+      template: as for `trees.unflatten`.
+
     Returns:
       None where there is no step at all.
 
     Raises:
-      DataError: every step is damaged, and a run must not start afresh then; or
-        as for `restore`.
+      DataError: every step is damaged, and a run must not start afresh then; a
+        step cannot be read; or it holds another tree: names the first leaf
+        whose path, shape or dtype differs.
     """
     self.wait()
     damaged: dict[int, steps.DamagedError] = {}
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
-        tree, meta = self.restore(template, step)
+        arrays, content = steps.read_step(self._manager, step)
       except steps.DamagedError as error:
         damaged[step] = error
         continue
+      where = str(self._folder / str(step))
+      tree = trees.unflatten(template, arrays, where)
       for bad, found in damaged.items():
         self._set_aside(bad, found.reason, f'resuming from step {step}')
-      return step, tree, meta
+      return step, tree, content['meta']
     if damaged:
       raise errors.DataError(
         f'{self._folder}: every checkpoint is damaged (steps'
@@ -157,7 +150,7 @@ class Checkpointer:
 
   def close(self) -> None:
     """Waits for the save in progress; raises the DataError if it failed."""
-    with self._stack, self._pool:
+    with self._stack:
       self.wait()
 
   def _save(self, step: int, leaves: dict[str, Any], facts: Json) -> None:
@@ -190,21 +183,15 @@ class Checkpointer:
         f' could not be written: {errors.first_line(error)}; earlier'
         ' checkpoints are untouched'
       ) from error
-    self._delete_old_steps(step)
-
-  def _delete_old_steps(self, verified: int) -> None:
-    """Deletes all but the newest `keep` steps, and never the one just verified.
-
-    Orbax's own `max_to_keep` would delete before the new step is read back.
-    """
+    # Orbax's own `max_to_keep` would delete before the step is read back.
     try:
-      for step in sorted(self._manager.all_steps())[: -self._keep]:
-        if step != verified:
-          self._manager.delete(step)
+      for old in sorted(self._manager.all_steps())[: -self._keep]:
+        if old != step:
+          self._manager.delete(old)
     except Exception as error:
       _LOG.warning(
         '%s: checkpoints older than step %d could not be deleted: %s',
-        *(self._folder, verified, errors.first_line(error)),
+        *(self._folder, step, errors.first_line(error)),
       )
 
   def _set_aside(self, step: int, reason: str, then: str) -> None:
@@ -228,17 +215,17 @@ class Checkpointer:
     )
 
 
-def latest_step(folder: Folder) -> int | None:
+def latest_step(folder: steps.Folder) -> int | None:
   """Returns the newest step in `folder`, None if there is none; writes nothing.
 
   Raises:
     DataError: the folder cannot be listed.
   """
-  with steps.open_manager(_to_path(folder)) as manager:
+  with steps.open_manager(folder) as manager:
     return manager.latest_step()
 
 
-def read_record(folder: Folder) -> Json | None:
+def read_record(folder: steps.Folder) -> Json | None:
   """Returns what the newest undamaged step says about its run; writes nothing.
 
   Returns:
@@ -247,7 +234,7 @@ def read_record(folder: Folder) -> Json | None:
   Raises:
     DataError: the folder cannot be read, or holds an older format.
   """
-  with steps.open_manager(_to_path(folder)) as manager:
+  with steps.open_manager(folder) as manager:
     found = sorted(manager.all_steps(), reverse=True)
     for step in found:
       with contextlib.suppress(steps.DamagedError):
@@ -256,7 +243,7 @@ def read_record(folder: Folder) -> Json | None:
 
 
 def read_arrays(
-  folder: Folder, step: int | None = None
+  folder: steps.Folder, step: int | None = None
 ) -> tuple[trees.Arrays, Json]:
   """Returns a step's verified arrays by path, and its meta; writes nothing.
 
@@ -270,22 +257,18 @@ def read_arrays(
     DataError: there is no such step, or it cannot be read.
   """
   while True:
-    with steps.open_manager(_to_path(folder)) as manager:
+    with steps.open_manager(folder) as manager:
+      chosen = manager.latest_step() if step is None else step
+      if chosen is None or chosen not in manager.all_steps():
+        wanted = '' if step is None else f' of step {step}'
+        raise errors.DataError(
+          f'{manager.directory} holds no checkpoint{wanted}; it has the steps'
+          f' {sorted(manager.all_steps())}'
+        )
       try:
-        arrays, content = steps.read_step(manager, step)
+        arrays, content = steps.read_step(manager, chosen)
         return arrays, content['meta']
       except errors.DataError:
         # The run may have deleted the step meanwhile: then there is a newer.
-        if step is not None or latest_step(folder) == manager.latest_step():
+        if step is not None or latest_step(folder) == chosen:
           raise
-
-
-def _to_path(folder: Folder) -> epath.Path:
-  path = epath.Path(folder)
-  return path if '://' in str(path) else path.expanduser().absolute()
-
-
-def _copy_if_writeable(leaf: Any) -> Any:
-  """Returns the leaf, or a copy where the caller could write to it."""
-  is_open = isinstance(leaf, np.ndarray) and leaf.flags.writeable
-  return leaf.copy() if is_open else leaf

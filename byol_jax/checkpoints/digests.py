@@ -17,10 +17,6 @@ FORMAT = 3  # 1 and 2 were never released
 Json = dict[str, Any]
 
 
-class MismatchError(Exception):
-  """Says what was expected of a manifest or an array, and what was found."""
-
-
 def make_manifest(arrays: trees.Arrays, facts: Json) -> Json:
   """Returns what is stored beside the arrays of a step, as JSON can hold it.
 
@@ -34,16 +30,16 @@ def make_manifest(arrays: trees.Arrays, facts: Json) -> Json:
 
 
 def check_manifest(manifest: Json) -> Json:
-  """Returns the content of a manifest that is as `make_manifest` made it.
+  """Returns the content of a manifest.
 
   Raises:
-    MismatchError: it is not.
+    ValueError: it is not as `make_manifest` made it.
     DataError: it has a format that this version does not read.
   """
   content, expected = manifest['content'], manifest['sha256']
   found = _digest_json(content)
   if found != expected:
-    raise MismatchError(f'manifest: expected sha256 {expected}, found {found}')
+    raise ValueError(f'manifest: expected sha256 {expected}, found {found}')
   # After the digest: a flipped bit here is damage, not a newer version.
   if content['format'] != FORMAT:
     raise errors.DataError(
@@ -54,19 +50,14 @@ def check_manifest(manifest: Json) -> Json:
 
 
 def check_arrays(entries: Json, arrays: trees.Arrays) -> None:
-  """Compares every array with its entry of a manifest.
-
-  Raises:
-    MismatchError: names the first that is not what was saved.
-  """
+  """Raises ValueError for the first array that differs from its entry."""
   for name, expected in entries.items():
     found = _describe_array(arrays[name])
     if found != expected:
-      raise MismatchError(f'array {name!r}: expected {expected}, found {found}')
+      raise ValueError(f'array {name!r}: expected {expected}, found {found}')
 
 
 def _describe_array(array: np.ndarray) -> Json:
-  """Returns shape, dtype and the SHA-256 of the bytes in C order."""
   octets = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
   return {
     'shape': list(array.shape),

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import contextlib
 import logging
+import os
 import re
 
 from etils import epath
@@ -13,11 +14,13 @@ import orbax.checkpoint as ocp
 from byol_jax import errors
 from byol_jax.checkpoints import digests, trees
 
+Folder = str | os.PathLike[str]
+
 # What Orbax raises for damaged files; storage backends have other types for
 # what says nothing about a step, and TensorStore these statuses.
 _DAMAGE = (
   *(FileNotFoundError, NotADirectoryError, LookupError, TypeError, ValueError),
-  *(AttributeError, NotImplementedError, digests.MismatchError),
+  *(AttributeError, NotImplementedError),
 )
 _NOT_DAMAGE = re.compile(
   '(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED'
@@ -44,10 +47,8 @@ class Manager(ocp.CheckpointManager):
 
 
 @contextlib.contextmanager
-def open_manager(folder: epath.Path, writes: bool = False) -> Iterator[Manager]:
-  """Opens a folder's manager; hides Orbax's log until it is closed.
-
-  Its warnings are shown; its errors are raised, so their tracebacks are not.
+def open_manager(folder: Folder, writes: bool = False) -> Iterator[Manager]:
+  """Opens a folder's manager; hides Orbax's log, but for warnings, meanwhile.
 
   Raises:
     DataError: the folder cannot be listed, which is not an empty folder.
@@ -56,23 +57,24 @@ def open_manager(folder: epath.Path, writes: bool = False) -> Iterator[Manager]:
   def is_shown(record: logging.LogRecord) -> bool:
     return 'orbax' not in record.pathname or record.levelno == logging.WARNING
 
-  logging.getLogger('absl').addFilter(is_shown)
-  try:
+  path, log = epath.Path(folder), logging.getLogger('absl')
+  if '://' not in str(path):
+    path = path.expanduser().absolute()
+  with contextlib.ExitStack() as stack:
+    log.addFilter(is_shown)
+    stack.callback(log.removeFilter, is_shown)
     try:
       if writes:
-        folder.mkdir(parents=True, exist_ok=True)
-      manager = _make_manager(folder, writes)
+        path.mkdir(parents=True, exist_ok=True)
+      manager = stack.enter_context(_make_manager(path, writes))
     except Exception as error:  # Storage backends have their own types.
       raise errors.DataError(
-        f'{folder} cannot be opened: {errors.first_line(error)}'
+        f'{path} cannot be opened: {errors.first_line(error)}'
       ) from error
-    with manager:
-      yield manager
-  finally:
-    logging.getLogger('absl').removeFilter(is_shown)
+    yield manager
 
 
-def _make_manager(folder: epath.Path, writes: bool) -> Manager:
+def _make_manager(path: epath.Path, writes: bool) -> Manager:
   """Returns a manager whose barriers wait for this process alone."""
   index = jax.process_index()
   alone = ocp.options.MultiprocessingOptions(
@@ -80,8 +82,10 @@ def _make_manager(folder: epath.Path, writes: bool) -> Manager:
     active_processes={index},
     barrier_sync_key_prefix=f'process_{index}',
   )
-  arrays = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
-  manifest = ocp.JsonCheckpointHandler(multiprocessing_options=alone)
+  handlers = {
+    'arrays': ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+    'manifest': ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+  }
   options = ocp.CheckpointManagerOptions(
     create=False,  # not possible with `active_processes`
     cleanup_tmp_directories=writes,
@@ -90,8 +94,7 @@ def _make_manager(folder: epath.Path, writes: bool) -> Manager:
     multiprocessing_options=alone,
     save_root_metadata=False,
   )
-  handlers = {'arrays': arrays, 'manifest': manifest}
-  return Manager(folder, item_handlers=handlers, options=options)
+  return Manager(path, item_handlers=handlers, options=options)
 
 
 def read_manifest(manager: Manager, step: int) -> digests.Json:
@@ -109,34 +112,18 @@ def read_manifest(manager: Manager, step: int) -> digests.Json:
         ' byol_jax does not read; use the version that wrote it, or give'
         ' another --workdir'
       )
-    restored = manager.restore(
-      step, args=ocp.args.Composite(manifest=ocp.args.JsonRestore())
-    )
-    return digests.check_manifest(restored['manifest'])
+    item = ocp.args.Composite(manifest=ocp.args.JsonRestore())
+    return digests.check_manifest(manager.restore(step, args=item)['manifest'])
 
 
-def read_step(
-  manager: Manager, step: int | None
-) -> tuple[trees.Arrays, digests.Json]:
+def read_step(manager: Manager, step: int) -> tuple[trees.Arrays, digests.Json]:
   """Returns the verified arrays of a step, and the content of its manifest.
 
-  Args:
-    manager: of the folder.
-    step: None for the newest.
-
   Raises:
-    DamagedError, DataError: as for `read_manifest`; or there is no such step.
+    DamagedError, DataError: as for `read_manifest`.
   """
-  found = manager.all_steps()
-  chosen = max(found, default=None) if step is None else step
-  if chosen is None or chosen not in found:
-    raise errors.DataError(
-      f'{manager.directory} holds no checkpoint'
-      f'{"" if step is None else f" of step {step}"}; it has the steps'
-      f' {sorted(found)}'
-    )
-  content = read_manifest(manager, chosen)
-  with _name_damage(manager.directory / str(chosen)):
+  content = read_manifest(manager, step)
+  with _name_damage(manager.directory / str(step)):
     arrays = {
       name: np.zeros(entry['shape'], entry['dtype'])
       for name, entry in content['arrays'].items()
@@ -144,10 +131,8 @@ def read_step(
     # Without a template Orbax calls TensorStore's `to_json`, which leaks
     # memory at each call (tensorstore 0.1.86).
     template = {name: array for name, array in arrays.items() if array.size}
-    restored = manager.restore(
-      chosen, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(template))
-    )
-    arrays |= restored['arrays']
+    item = ocp.args.Composite(arrays=ocp.args.StandardRestore(template))
+    arrays |= manager.restore(step, args=item)['arrays']
     digests.check_arrays(content['arrays'], arrays)
   return arrays, content
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import pathlib
-import shutil
 
 import jax
 import numpy as np
@@ -23,13 +22,8 @@ def save(folder, step, tree, meta=None, **settings):
     return opened.save(step, tree, meta or {})
 
 
-def restore(folder, template, step=None):
+def restore_newest(folder, template):
   with opening(folder) as opened:
-    return opened.restore(template, step)
-
-
-def restore_newest(folder, template, **settings):
-  with opening(folder, **settings) as opened:
     return opened.restore_newest(template)
 
 
@@ -68,21 +62,11 @@ def halve(path):
   path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def zero(path):
-  path.write_bytes(bytes(path.stat().st_size))
-
-
-def zero_page(path):
-  """Zeroes 4 KiB in the middle, as a disk that lost a page."""
-  data = bytearray(path.read_bytes())
-  middle = len(data) // 2
-  data[middle : middle + 4096] = bytes(len(data[middle : middle + 4096]))
-  path.write_bytes(data)
-
-
-def empty(step):
-  shutil.rmtree(step)
-  step.mkdir()
+def zero(path, start=0):
+  """Zeroes a file from a share of its length on."""
+  data = path.read_bytes()
+  kept = int(start * len(data))
+  path.write_bytes(data[:kept] + bytes(len(data) - kept))
 
 
 def largest(step):
@@ -97,10 +81,10 @@ def manifest(step):
 # What may happen to a step.
 DAMAGES = {
   'flipped': lambda step: flip(largest(step)),
-  'page zeroed': lambda step: zero_page(largest(step)),
+  'second half zeroed': lambda step: zero(largest(step), 0.5),
   'cut': lambda step: halve(largest(step)),
   'gone': lambda step: largest(step).unlink(),
-  'empty': empty,
+  'empty': lambda step: [path.unlink() for path in files_of(step)],
   'manifest flipped': lambda step: flip(manifest(step)),
   'manifest cut': lambda step: halve(manifest(step)),
   'manifest emptied': lambda step: manifest(step).write_text(''),
