@@ -4,7 +4,7 @@ Of the 1,176 leaves of ResNet-50's state a thousand are vectors of batch norm
 and counters. Those of one shape become the rows of one array: 183 are left.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Any
@@ -39,38 +39,33 @@ class Packed:
 
 
 def pack(tree: Any) -> Packed:
-  """Stacks leaves of at most 8,192 elements by shape and dtype.
-
-  Args:
-    tree: of traced arrays, or of numpy arrays.
-  """
+  """Stacks leaves, traced or numpy, of at most 8,192 elements by their kind."""
   leaves, structure = jax.tree.flatten(tree)
   kinds = tuple(_name_kind(leaf) for leaf in leaves)
   small: dict[str, list[Any]] = {kind: [] for kind in kinds if kind}
   large: list[Any] = []
   for kind, leaf in zip(kinds, leaves, strict=True):
     (small[kind] if kind else large).append(leaf)
-  stacked = {kind: _stack_rows(rows) for kind, rows in small.items()}
+  # Numpy arrays are packed on the host.
+  on_host = all(isinstance(x, (np.ndarray, np.generic)) for x in leaves)
+  stack = np.stack if on_host else jnp.stack
+  stacked = {kind: stack(rows) for kind, rows in small.items()}
   return Packed(large, stacked, kinds, structure)
 
 
 def unpack(packed: Packed) -> Any:
   """Returns the tree that was packed."""
   large = iter(packed.large)
-  small = {kind: _iterate_rows(rows) for kind, rows in packed.small.items()}
+  small = {
+    kind: map(rows.__getitem__, range(len(rows)))
+    for kind, rows in packed.small.items()
+  }
   leaves = [next(small[kind] if kind else large) for kind in packed.kinds]
   return jax.tree.unflatten(packed.structure, leaves)
 
 
 def on_packed_state(function: Callable) -> Callable:
-  """Makes a function of a tree one of a packed tree.
-
-  Args:
-    function: (tree, ...) -> (tree, out).
-
-  Returns:
-    (Packed, ...) -> (Packed, out).
-  """
+  """Makes (tree, ...) -> (tree, out) into (Packed, ...) -> (Packed, out)."""
 
   @functools.wraps(function)
   def call(packed: Packed, *rest: Any) -> tuple[Packed, Any]:
@@ -85,12 +80,3 @@ def on_packed_state(function: Callable) -> Callable:
 
 def _name_kind(leaf: Any) -> str | None:
   return f'{leaf.dtype}{list(leaf.shape)}' if leaf.size <= _SMALL else None
-
-
-def _stack_rows(rows: list[Any]) -> Any:
-  on_host = isinstance(rows[0], (np.ndarray, np.generic))
-  return np.stack(rows) if on_host else jnp.stack(rows)
-
-
-def _iterate_rows(stacked: Any) -> Iterator[Any]:
-  return (stacked[i] for i in range(stacked.shape[0]))

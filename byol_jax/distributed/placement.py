@@ -25,12 +25,7 @@ from byol_jax.distributed import packing
 
 
 def check_batch_size(key: str, batch_size: int) -> None:
-  """Raises ConfigError unless the devices divide the global batch.
-
-  Args:
-    key: of the configuration, for the message.
-    batch_size: of all devices.
-  """
+  """Raises ConfigError, naming `key`, unless the devices divide the batch."""
   devices = jax.device_count()
   if batch_size <= 0 or batch_size % devices:
     raise errors.ConfigError(
@@ -47,10 +42,8 @@ def pmap(
 ) -> Callable:
   """Maps `function` over the leading axis of its arguments, a device each.
 
-  Args:
-    function: may use collectives over the axis `parallel.AXIS`.
-    donate_argnums: arguments whose buffers the results may reuse.
-    devices: all of the job unless told.
+  It may use collectives over `parallel.AXIS`. `devices` are all of the job by
+  default; buffers of the arguments `donate_argnums` may become results.
   """
   return jax.pmap(
     function,
@@ -60,8 +53,8 @@ def pmap(
   )
 
 
-def sharding(devices: Sequence[jax.Device] | None = None) -> NamedSharding:
-  """Returns the sharding of a leading axis over this process's devices."""
+def _shard_rows(devices: Sequence[jax.Device] | None) -> NamedSharding:
+  """Returns the sharding of a leading axis over the (local) devices."""
   devices = jax.local_devices() if devices is None else devices
   return NamedSharding(
     Mesh(np.asarray(devices), (parallel.AXIS,)), PartitionSpec(parallel.AXIS)
@@ -70,7 +63,7 @@ def sharding(devices: Sequence[jax.Device] | None = None) -> NamedSharding:
 
 def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
   """Copies host arrays to each local device: leaves [...] become [L, ...]."""
-  over_devices = sharding(devices)
+  over_devices = _shard_rows(devices)
   count = len(over_devices.device_set)
 
   def put(x: Any) -> jax.Array:
@@ -83,7 +76,7 @@ def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
 
 def shard(batch: Any, devices: Sequence[jax.Device] | None = None) -> Any:
   """Puts host arrays [L, ...] on the local devices, a row each."""
-  return jax.device_put(batch, sharding(devices))
+  return jax.device_put(batch, _shard_rows(devices))
 
 
 def prefetch(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:
@@ -131,33 +124,22 @@ def broadcast_arrays(tree: Any) -> Any:
   if jax.process_count() == 1:
     return tree
   leaves, structure = jax.tree.flatten(tree)
-  as_bytes = [
-    np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in leaves
-  ]
-  sizes = [x.size for x in as_bytes]
-  missing = -sum(sizes) % 4
   # As integers, in one array: a sum with zeros would lose the sign of -0.0,
   # and a thousand leaves would be a thousand programs.
-  words = np.concatenate([*as_bytes, np.zeros(missing, np.uint8)]).view(
-    np.uint32
-  )
+  octets = b''.join(np.asarray(x).tobytes() for x in leaves)
+  words = np.frombuffer(octets + bytes(-len(octets) % 4), np.uint32)
   sent = np.asarray(multihost_utils.broadcast_one_to_all(words)).view(np.uint8)
-  ends = np.cumsum(sizes)
-  parts = [
-    sent[end - size : end].view(x.dtype).reshape(x.shape)
-    for end, size, x in zip(ends, sizes, leaves, strict=True)
-  ]
-  return jax.tree.unflatten(structure, parts)
+  parts = np.split(sent, np.cumsum([x.nbytes for x in leaves]))
+  return jax.tree.unflatten(
+    structure,
+    [part.view(x.dtype).reshape(x.shape) for part, x in zip(parts, leaves)],
+  )
 
 
 def local_rows(array: jax.Array) -> np.ndarray:
   """Fetches this process's part of an output of `pmap`.
 
-  Args:
-    array: [devices, P, ...].
-
-  Returns:
-    [L * P, ...].
+  [devices, P, ...] -> [L * P, ...].
   """
   shards = sorted(array.addressable_shards, key=lambda s: s.index[0].start or 0)
   rows = [np.asarray(shard.data) for shard in shards]
@@ -165,13 +147,9 @@ def local_rows(array: jax.Array) -> np.ndarray:
 
 
 def allgather_rows(columns: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-  """Concatenates the rows of all processes, on each of them.
+  """Concatenates the rows of all processes, on each of them, bit for bit.
 
-  Args:
-    columns: [N, ...], with the same N on all processes.
-
-  Returns:
-    [processes * N, ...] each, by process, bit for bit.
+  [N, ...] -> [processes * N, ...]; N is the same on all processes.
   """
   if jax.process_count() == 1:
     return columns
@@ -188,9 +166,7 @@ def allgather_rows(columns: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
 def digest(tree: Any) -> jax.Array:
   """Returns uint32 [], which a change of any bit changes, up to chance.
 
-  Args:
-    tree: of 32-bit leaves. Their sums are of integers, whose order does not
-      matter.
+  The leaves of `tree` have 32 bits; sums of integers do not depend on order.
   """
   total = jnp.uint32(0)
   for number, x in enumerate(jax.tree.leaves(tree)):
@@ -202,10 +178,9 @@ def digest(tree: Any) -> jax.Array:
 
 
 def is_replicated(tree: Any) -> bool:
-  """Returns whether all devices of all processes hold the same bits.
+  """Returns whether all devices hold the same bits; all processes must call.
 
-  Args:
-    tree: leaves [L, ...]; every process must call.
+  Leaves are [L, ...], of 32 bits.
   """
   return bool(first_replica(_compare_digests()(tree)))
 

@@ -17,12 +17,7 @@ from byol_jax.distributed import rendezvous
 T = TypeVar('T')
 
 # --distributed -> JAX's name of the method that finds the other processes.
-CLUSTERS = {
-  'auto': None,
-  'gce': 'gcetpu',
-  'gke': 'gketpu',
-  'slurm': 'slurm',
-}
+CLUSTERS = {'auto': None, 'gce': 'gcetpu', 'gke': 'gketpu', 'slurm': 'slurm'}
 # Another process may first read a data set into memory; JAX's heartbeat, not
 # this timeout, notices a process that has died.
 _GATHER_TIMEOUT_MS = 24 * 3600_000
@@ -67,22 +62,19 @@ def _detect_address(name: str, seconds: float) -> rendezvous.ProcessAddress:
   # once; there is no public call that only detects. Tried with jax 0.10.2.
   from jax._src import clusters
 
+  detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
+  found: tuple[Any, ...] = ()
   reason = ''
-  address, count, index, local_device_ids = None, None, None, None
   try:
-    address, count, index, local_device_ids = (
-      clusters.ClusterEnv.auto_detect_unset_distributed_params(
-        None, None, None, None, CLUSTERS[name], int(seconds)
-      )
-    )
+    found = detect(None, None, None, None, CLUSTERS[name], int(seconds))
   except (RuntimeError, ValueError, KeyError, OSError) as error:
     reason = f' ({errors.first_line(error)})'
-  if address is None or count is None or index is None:
+  if not found or None in found[:3]:
     raise errors.ConfigError(
       f'--distributed={name}: no cluster found here{reason}; give'
       " 'none' or 'HOST:PORT,PROCESSES,INDEX'"
     )
-  return rendezvous.ProcessAddress(address, count, index, local_device_ids)
+  return rendezvous.ProcessAddress(*found)
 
 
 def join_job(
@@ -146,7 +138,11 @@ def gather_strings(name: str, value: str) -> list[str]:
   """Returns the values of all processes by index; `name` is used once only."""
   if jax.process_count() == 1:
     return [value]
-  client = _key_value_client()
+  # The store that all processes of a job share; JAX has no public name for it.
+  # Tried with jax 0.10.2.
+  from jax._src import distributed
+
+  client: Any = distributed.global_state.client
   client.key_value_set(f'byol_jax/{name}/{jax.process_index()}', value)
   return [
     client.blocking_key_value_get(f'byol_jax/{name}/{i}', _GATHER_TIMEOUT_MS)
@@ -156,12 +152,7 @@ def gather_strings(name: str, value: str) -> list[str]:
 
 def broadcast_json(name: str, value: Any) -> Any:
   """Returns process 0's value, made of JSON types; `name` is used once only."""
-  if jax.process_count() == 1:
-    return value
-  client, key = _key_value_client(), f'byol_jax/{name}'
-  if jax.process_index() == 0:
-    client.key_value_set(key, json.dumps(value))
-  return json.loads(client.blocking_key_value_get(key, _GATHER_TIMEOUT_MS))
+  return json.loads(gather_strings(name, json.dumps(value))[0])
 
 
 def raise_on_all(name: str, work: Callable[[], T]) -> T:
@@ -216,11 +207,3 @@ def mark_collective(error: errors.UserError) -> errors.UserError:
 def _describe_devices() -> str:
   kind = jax.devices()[0].device_kind
   return f'{jax.device_count()} devices ({kind})'
-
-
-def _key_value_client() -> Any:
-  # The store that all processes of a job share; JAX has no public name for it.
-  # Tried with jax 0.10.2.
-  from jax._src import distributed
-
-  return distributed.global_state.client

@@ -49,15 +49,14 @@ def exchange_reports(
     process: this one.
     load: returns what this process runs, and facts that must be the same on
       all processes, {what: value}.
-    seconds: timeout for all processes to report. A difference is reported
-      before that.
+    seconds: timeout for all processes to report once this one has loaded. A
+      difference is reported before that.
 
   Raises:
     CheckFailed: processes are missing; names them.
     ConfigError: two processes differ; names the fact, both values and hosts.
     UserError: what `load` raised here or elsewhere.
   """
-  deadline = time.monotonic() + seconds
   error, facts, result = None, {}, None
   try:
     result, found = load()
@@ -66,7 +65,7 @@ def exchange_reports(
     error = caught
   report = make_report(error) | {'index': process.index, 'facts': facts}
   exchange = _run_coordinator if process.index == 0 else _report_to_coordinator
-  answer = exchange(process, report, deadline, seconds)
+  answer = exchange(process, report, seconds)
   error = error or read_error(answer)
   if error is not None:
     raise error
@@ -95,8 +94,7 @@ def read_error(
 def find_difference(reports: Mapping[int, Report]) -> errors.UserError | None:
   """Returns the first error of the processes, or the first fact that differs.
 
-  Args:
-    reports: by process; that of process 0 is present.
+  `reports` are by process; that of process 0 is present.
   """
   first = reports[0]
   for index, report in sorted(reports.items()):
@@ -116,23 +114,11 @@ def find_difference(reports: Mapping[int, Report]) -> errors.UserError | None:
   return None
 
 
-def _find_missing(
-  reports: Mapping[int, Report], count: int, seconds: float
-) -> errors.UserError | None:
-  missing = [str(index) for index in range(count) if index not in reports]
-  if not missing:
-    return None
-  present = ', '.join(f'{i} ({r["host"]})' for i, r in sorted(reports.items()))
-  return errors.CheckFailed(
-    f'after {seconds:g} s {len(missing)} of {count} processes have not'
-    f' reported: process {", ".join(missing)}; present are {present}'
-  )
-
-
 def _run_coordinator(
-  process: ProcessAddress, report: Report, deadline: float, seconds: float
+  process: ProcessAddress, report: Report, seconds: float
 ) -> Report:
   """Receives the reports of all processes and answers each of them."""
+  deadline = time.monotonic() + seconds
   reports, error = {0: report}, read_error(report, 0)
   with contextlib.ExitStack() as stack:
     listener = stack.enter_context(_listen(process, deadline))
@@ -153,7 +139,14 @@ def _run_coordinator(
       except (OSError, ValueError, KeyError, TypeError):
         continue  # not one of our processes
       error = error or find_difference(reports)
-    error = error or _find_missing(reports, process.count, seconds)
+    missing = [str(i) for i in range(process.count) if i not in reports]
+    if missing and error is None:
+      present = [f'{i} ({r["host"]})' for i, r in sorted(reports.items())]
+      error = errors.CheckFailed(
+        f'after {seconds:g} s {len(missing)} of {process.count} processes have'
+        f' not reported: process {", ".join(missing)}; present are'
+        f' {", ".join(present)}'
+      )
     answer = make_report(error)
     for connection in connections:
       with contextlib.suppress(OSError):
@@ -162,9 +155,10 @@ def _run_coordinator(
 
 
 def _report_to_coordinator(
-  process: ProcessAddress, report: Report, deadline: float, seconds: float
+  process: ProcessAddress, report: Report, seconds: float
 ) -> Report:
   """Sends this process's report and returns the answer to all processes."""
+  deadline = time.monotonic() + seconds
   host, port = process.address.rsplit(':', 1)
   while time.monotonic() < deadline:
     try:
