@@ -1,4 +1,4 @@
-"""Tests the network: sizes, heads, normalisation, batch norm, gradients."""
+"""Tests the network: names, sizes, heads, normalisation, batch norm."""
 
 import collections
 
@@ -11,15 +11,21 @@ import pytest
 from byol_jax import errors, networks, resnet
 from tests.helpers import tiny_run
 
-# method.md 2.5: encoder, width, parameters of the encoder and the projector.
-COUNTS = [
-  ('ResNet50', 1, 23_508_032, 9_449_472),
-  ('ResNet50', 2, 93_907_072, 17_838_080),
-  ('ResNet50', 3, 211_197_120, 26_226_688),
-  ('ResNet50', 4, 375_378_176, 34_615_296),
-  ('ResNet101', 1, 42_500_160, 9_449_472),
-  ('ResNet152', 1, 58_143_808, 9_449_472),
-  ('ResNet200', 2, 250_128_512, 17_838_080),
+# method.md 2.1, 2.5, 9.3: encoder, width, name, blocks per group, parameters of
+# the encoder. torchvision's ResNet18 does not project the shortcut of its first
+# group and has 4,224 fewer.
+SIZES = [
+  ('ResNet18', 1, 'res_net18', (2, 2, 2, 2), 11_180_736),
+  ('ResNet34', 1, 'res_net34', (3, 4, 6, 3), None),
+  ('ResNet50', 1, 'res_net50', (3, 4, 6, 3), 23_508_032),
+  ('ResNet50', 2, 'res_net50', (3, 4, 6, 3), 93_907_072),
+  ('ResNet50', 3, 'res_net50', (3, 4, 6, 3), 211_197_120),
+  ('ResNet50', 4, 'res_net50', (3, 4, 6, 3), 375_378_176),
+  ('ResNet101', 1, 'res_net101', (3, 4, 23, 3), 42_500_160),
+  ('ResNet152', 1, 'res_net152', (3, 8, 36, 3), 58_143_808),
+  ('ResNet200', 2, 'res_net200', (3, 24, 36, 3), 250_128_512),
+  ('TinyResNet', 1, 'tiny_res_net', (1, 1, 1, 1), None),
+  ('MiniResNet', 1, 'mini_res_net', (1, 1, 1), None),
 ]
 KEY = jax.random.PRNGKey(0)
 
@@ -35,21 +41,93 @@ def applied(forward, params, state, images, is_training=True):
   )
 
 
-@pytest.mark.parametrize('encoder, width, torso, projector', COUNTS)
-def test_parameter_counts(encoder, width, torso, projector):
-  forward = tiny_run.make_forward(
-    encoder=encoder, width=width, **tiny_run.PAPER_HEADS
-  )
-  params, _ = tiny_run.shapes_of(forward)
+def paper_shapes(**network):
+  """Parameters and states, as shapes, of a network with the paper's heads."""
+  forward = tiny_run.make_forward(**tiny_run.PAPER_HEADS | network)
+  return tiny_run.shapes_of(forward)
+
+
+@pytest.mark.parametrize('encoder, width, name, blocks, size', SIZES)
+def test_names_blocks_and_parameter_counts(encoder, width, name, blocks, size):
+  params, _ = paper_shapes(encoder=encoder, width=width)
+  for i, count in enumerate(blocks):
+    group = f'{name}/~/block_group_{i}/'
+    assert sum(m.startswith(group) and 'conv_0' in m for m in params) == count
   counts = collections.Counter()
   for module, leaves in params.items():
     counts[module.split('/')[0]] += sum(x.size for x in leaves.values())
-  assert counts.pop(resnet.ENCODERS[encoder].module_name) == torso
-  assert counts == {
-    'projector': projector,
-    'predictor': 2_109_440,
-    'classifier': (2048 * width + 1) * 1000,
+  assert counts.keys() == {name, 'projector', 'predictor', 'classifier'}
+  dim = params['projector/linear']['w'].shape[0]
+  assert counts['projector'] == (dim + 259) * 4096
+  assert counts['predictor'] == 2_109_440
+  assert counts['classifier'] == (dim + 1) * 1000
+  assert size in (None, counts[name])
+
+
+def f32(*shape):
+  return (shape, 'float32')
+
+
+def norm_of(*shape):
+  return {'scale': f32(*shape), 'offset': f32(*shape)}
+
+
+def block_params(path, inputs, outputs, *, first, version):
+  inner = outputs // 4
+  yield f'{path}/~/conv_0', {'w': f32(1, 1, inputs, inner)}
+  yield f'{path}/~/conv_1', {'w': f32(3, 3, inner, inner)}
+  yield f'{path}/~/conv_2', {'w': f32(1, 1, inner, outputs)}
+  # v1 normalises the output of a convolution, v2 its input.
+  sizes = (inner, inner, outputs) if version == 1 else (inputs, inner, inner)
+  for i, size in enumerate(sizes):
+    yield f'{path}/~/batchnorm_{i}', norm_of(1, 1, 1, size)
+  if first:
+    yield f'{path}/~/shortcut_conv', {'w': f32(1, 1, inputs, outputs)}
+    if version == 1:
+      yield f'{path}/~/shortcut_batchnorm', norm_of(1, 1, 1, outputs)
+
+
+def resnet50_params(version):
+  name, inputs = 'res_net50/~', 64
+  yield f'{name}/initial_conv', {'w': f32(7, 7, 3, 64)}
+  if version == 1:
+    yield f'{name}/initial_batchnorm', norm_of(1, 1, 1, 64)
+  else:
+    yield f'{name}/final_batchnorm', norm_of(1, 1, 1, 2048)
+  for i, (blocks, outputs) in enumerate(
+    [(3, 256), (4, 512), (6, 1024), (3, 2048)]
+  ):
+    for j in range(blocks):
+      path, first = f'{name}/block_group_{i}/~/block_{j}', j == 0
+      yield from block_params(
+        path, inputs, outputs, first=first, version=version
+      )
+      inputs = outputs
+  for head, inputs in (('projector', 2048), ('predictor', 256)):
+    yield f'{head}/linear', {'w': f32(inputs, 4096), 'b': f32(4096)}
+    yield f'{head}/batch_norm', norm_of(1, 4096)
+    yield f'{head}/linear_1', {'w': f32(4096, 256)}
+  yield 'classifier', {'w': f32(2048, 1000), 'b': f32(1000)}
+
+
+@pytest.mark.parametrize('version', [1, 2])
+def test_names_and_shapes_of_resnet50_are_those_published(version):
+  params, state = jax.tree.map(
+    lambda x: (x.shape, x.dtype.name),
+    paper_shapes(encoder='ResNet50', version=version),
+  )
+  expected = dict(resnet50_params(version))
+  assert params == expected
+  assert state == {
+    f'{module}/~/{moment}': {'counter': ((), 'int32')}
+    | dict.fromkeys(('hidden', 'average'), leaves['scale'])
+    for module, leaves in expected.items()
+    if 'scale' in leaves
+    for moment in ('mean_ema', 'var_ema')
   }
+  if version == 1:
+    assert (len(params), sum(map(len, params.values()))) == (113, 171)
+    assert (len(state), sum(map(len, state.values()))) == (110, 330)
 
 
 @pytest.mark.parametrize('sizes', [(5,), (7, 5), (7, 6, 5)])
@@ -173,18 +251,13 @@ def test_batch_norm_is_that_of_all_devices():
 
 
 @pytest.mark.parametrize(
-  'wrong',
+  'key, value',
   [
-    {'encoder': 'ResNet51'},
-    {'width': 0},
-    {'version': 3},
-    {'gamma_init': 'twos'},
-    {'stem': 'large'},
-    {'projector': ()},
-    {'predictor': (16, 9)},
+    *(('encoder', 'ResNet51'), ('width', 0), ('version', 3)),
+    *(('gamma_init', 'twos'), ('stem', 'large'), ('projector', ())),
+    ('predictor', (16, 9)),
   ],
 )
-def test_a_wrong_value_is_named(wrong):
-  (key,) = wrong
+def test_a_wrong_value_is_named(key, value):
   with pytest.raises(errors.ConfigError, match=f'network.{key}'):
-    tiny_run.make_forward(**wrong)
+    tiny_run.make_forward(**{key: value})

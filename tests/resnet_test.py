@@ -62,39 +62,31 @@ def block(x, p, path, stride, bottleneck, version):
   return x + shortcut
 
 
-def randomised(params, seed=0):
-  """Float32 values, scales and offsets too."""
-  generator = np.random.default_rng(seed)
-  leaves, structure = jax.tree.flatten(params)
-  values = [generator.normal(0.3, 0.5, x.shape) for x in leaves]
-  return jax.tree.unflatten(structure, [v.astype(np.float32) for v in values])
+def apply_randomised(module, x):
+  """Applies a module with random parameters, scales and offsets too.
 
-
-def zeros(state):
-  return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state)
-
-
-def as_float64(params):
-  return jax.tree.map(np.float64, params)
+  Returns the parameters in float64, and the output in training mode.
+  """
+  pure = hk.transform_with_state(lambda x: module()(x, is_training=True))
+  generator = np.random.default_rng(0)
+  params, state = jax.eval_shape(pure.init, jax.random.PRNGKey(0), x)
+  params = jax.tree.map(
+    lambda p: np.float32(generator.normal(0.3, 0.5, p.shape)), params
+  )
+  state = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), state)
+  output, _ = jax.jit(pure.apply)(params, state, None, x)
+  return jax.tree.map(np.float64, params), output
 
 
 @pytest.mark.parametrize('version', [1, 2])
 @pytest.mark.parametrize('bottleneck', [True, False])
 @pytest.mark.parametrize('stride, project', [(1, False), (1, True), (2, True)])
 def test_block_against_numpy(version, bottleneck, stride, project):
-  def forward(x):
-    settings = {'version': version, 'bottleneck': bottleneck, 'last_gamma': 1.0}
-    settings |= {'make_norm': MAKE_NORM, 'name': 'block', 'project': project}
-    return resnet.Block(8, stride, **settings)(x, is_training=True)
-
-  pure = hk.transform_with_state(forward)
   x = np.random.default_rng(1).normal(size=(3, 6, 7, 8)).astype(np.float32)
-  params, state = jax.eval_shape(pure.init, jax.random.PRNGKey(0), x)
-  params, state = randomised(params), zeros(state)
-  actual, _ = jax.jit(pure.apply)(params, state, None, x)
-  expected = block(
-    np.float64(x), as_float64(params), 'block/~', stride, bottleneck, version
-  )
+  settings = {'version': version, 'bottleneck': bottleneck, 'last_gamma': 1.0}
+  settings |= {'make_norm': MAKE_NORM, 'name': 'block', 'project': project}
+  p, actual = apply_randomised(lambda: resnet.Block(8, stride, **settings), x)
+  expected = block(np.float64(x), p, 'block/~', stride, bottleneck, version)
   assert actual.shape == expected.shape
   # Three layers of sums of 72 products.
   np.testing.assert_allclose(actual, expected, atol=1e-4)
@@ -103,29 +95,16 @@ def test_block_against_numpy(version, bottleneck, stride, project):
 @pytest.mark.parametrize('version', [1, 2])
 @pytest.mark.parametrize('stem', list(resnet.STEMS))
 def test_whole_torso_against_numpy(version, stem):
-  def forward(images):
-    torso = resnet.ResNet(
-      'TinyResNet',
-      width=1,
-      version=version,
-      gamma_init='ones',
-      stem=stem,
-      make_norm=MAKE_NORM,
-    )
-    return torso(images, is_training=True)
-
-  pure = hk.transform_with_state(forward)
+  settings = {'width': 1, 'version': version, 'gamma_init': 'ones'}
+  settings |= {'stem': stem, 'make_norm': MAKE_NORM}
   # One odd and one even side: TensorFlow's padding differs.
   size = 37 if stem == 'imagenet' else 17
   x = np.random.default_rng(2).normal(size=(3, size, size + 3, 3))
-  x = x.astype(np.float32)
-  params, state = jax.eval_shape(pure.init, jax.random.PRNGKey(0), x)
-  params, state = randomised(params), zeros(state)
-  actual, _ = jax.jit(pure.apply)(params, state, None, x)
-  p, root = as_float64(params), 'tiny_res_net/~'
-  y = conv(
-    np.float64(x), p[f'{root}/initial_conv']['w'], 1 if stem == 'small' else 2
+  p, actual = apply_randomised(
+    lambda: resnet.ResNet('TinyResNet', **settings), x.astype(np.float32)
   )
+  root, stride = 'tiny_res_net/~', 1 if stem == 'small' else 2
+  y = conv(np.float64(x), p[f'{root}/initial_conv']['w'], stride)
   if version == 1:
     y = relu(norm(y, p[f'{root}/initial_batchnorm']))
   if stem == 'imagenet':
@@ -139,28 +118,14 @@ def test_whole_torso_against_numpy(version, stem):
   np.testing.assert_allclose(actual, y.mean((1, 2)), rtol=1e-3, atol=1e-3)
 
 
-def encoder_shapes(**network):
-  """{module: {leaf: shape}} of the encoder."""
-  network |= {'num_classes': None, 'predictor': ()}
-  params, _ = tiny_run.shapes_of(tiny_run.make_forward(**network))
-  return {
-    module: leaves
-    for module, leaves in params.items()
-    if not module.startswith('projector/')
-  }
-
-
-def test_resnet18_projects_the_shortcut_of_its_first_group_too():
-  shapes = encoder_shapes(encoder='ResNet18', stem='imagenet')
-  # torchvision's does not and has 4,224 parameters fewer (method.md 2.1).
-  assert sum(x.size for x in jax.tree.leaves(shapes)) == 11_180_736
-
-
 @pytest.mark.parametrize('width', [0.25, 3])
-@pytest.mark.parametrize('encoder', ['ResNet18', 'ResNet50'])
-def test_width_multiplies_every_channel_but_the_colours(encoder, width):
-  one = encoder_shapes(encoder=encoder)
-  wide = encoder_shapes(encoder=encoder, width=width)
+def test_width_multiplies_every_channel_but_the_colours(width):
+  def shapes(width):
+    forward = tiny_run.make_forward(encoder='ResNet18', width=width)
+    params, _ = tiny_run.shapes_of(forward)
+    return {m: x for m, x in params.items() if m.startswith('res_net18/')}
+
+  one, wide = shapes(1), shapes(width)
   assert one.keys() == wide.keys()
   for module, leaves in one.items():
     for name, x in leaves.items():
@@ -171,39 +136,27 @@ def test_width_multiplies_every_channel_but_the_colours(encoder, width):
       assert list(wide[module][name].shape) == expected, module
 
 
-@pytest.mark.parametrize('bottleneck', [True, False])
+@pytest.mark.parametrize('gamma_init, gamma', [('ones', 1), ('zeros', 0)])
 @pytest.mark.parametrize('version', [1, 2])
-@pytest.mark.parametrize('gamma', [1.0, 0.0])
-def test_gamma_init_is_that_of_the_last_norm(bottleneck, version, gamma):
-  def forward(x):
-    settings = {'version': version, 'bottleneck': bottleneck, 'name': 'group'}
-    settings |= {'last_gamma': gamma, 'make_norm': MAKE_NORM}
-    return resnet.BlockGroup(8, 2, 1, **settings)(x, is_training=True)
+@pytest.mark.parametrize('encoder, last', [('ResNet18', 1), ('ResNet50', 2)])
+def test_gamma_init_is_that_of_the_last_norm_of_each_block(
+  encoder, last, version, gamma_init, gamma
+):
+  forward = tiny_run.make_forward(
+    encoder=encoder, version=version, gamma_init=gamma_init, width=1 / 64
+  )
 
-  init = jax.jit(hk.transform_with_state(forward).init)
-  params, _ = init(jax.random.PRNGKey(0), jnp.ones((2, 3, 3, 8)))
-  norms = {m: leaves for m, leaves in params.items() if 'scale' in leaves}
-  last = '/batchnorm_2' if bottleneck else '/batchnorm_1'
-  assert sum(module.endswith(last) for module in norms) == 2
+  def init_norms(key):  # the compiler leaves the rest out
+    params, _ = forward.init(key, jnp.ones((2, 8, 8, 3)), True)
+    return {m: leaves for m, leaves in params.items() if 'scale' in leaves}
+
+  norms = jax.jit(init_norms)(jax.random.PRNGKey(0))
+  blocks = sum(resnet.ENCODERS[encoder].blocks)
+  assert sum(m.endswith(f'/batchnorm_{last}') for m in norms) == blocks
   for module, leaves in norms.items():
-    expected = gamma if module.endswith(last) else 1
-    assert np.all(leaves['scale'] == expected), module
+    is_last = module.endswith(f'/batchnorm_{last}')
+    assert np.all(leaves['scale'] == (gamma if is_last else 1)), module
     assert not np.any(leaves['offset'])
-
-
-def test_gamma_init_is_passed_on(monkeypatch):
-  seen = []
-  real = resnet.BlockGroup.__init__
-
-  def record(self, *args, last_gamma, **kwargs):
-    seen.append(last_gamma)
-    real(self, *args, last_gamma=last_gamma, **kwargs)
-
-  monkeypatch.setattr(resnet.BlockGroup, '__init__', record)
-  for gamma_init, expected in (('ones', 1.0), ('zeros', 0.0)):
-    seen.clear()
-    tiny_run.shapes_of(tiny_run.make_forward(gamma_init=gamma_init))
-    assert seen and set(seen) == {expected}
 
 
 def test_weights_are_truncated_normals_of_the_fan_in():

@@ -159,5 +159,5 @@ if __name__ == '__main__':
   except errors.UserError as error:
     print(f'byol_jax: {error}', flush=True)
     if not error.is_everywhere:
-      console.part(error.exit_code)
+      console.exit_without_barrier(error.exit_code)
     sys.exit(error.exit_code)
