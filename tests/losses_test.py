@@ -1,6 +1,6 @@
 """Tests losses against numpy in float64, and their properties."""
 
-from typing import NamedTuple
+import collections
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,7 @@ import pytest
 
 from byol_jax import losses
 
-
-class View(NamedTuple):
-  projection: jax.Array
-  prediction: jax.Array
+View = collections.namedtuple('View', ('projection', 'prediction'))
 
 
 def vectors(seed, shape=(7, 5)):
@@ -50,12 +47,16 @@ def test_unit_vectors_have_unit_length_down_to_the_epsilon():
   np.testing.assert_allclose(losses.l2_normalize(tiny), [[0.1, 0]], rtol=1e-5)
 
 
-def test_zero_rows_give_one_and_finite_gradients():
-  zero, b = jnp.zeros((3, 5)), jnp.asarray(vectors(3, (3, 5)))
+def test_gradients_are_orthogonal_to_the_prediction_and_finite_at_zero():
+  b = jnp.asarray(vectors(1))
+  grad = jax.grad(lambda x: jnp.sum(losses.regression_loss(x, b)))
+  # The loss depends on directions only.
+  a = jnp.asarray(vectors(0))
+  np.testing.assert_allclose(np.sum(a * grad(a), axis=1), 0, atol=1e-6)
+  zero = 0 * b
   np.testing.assert_allclose(losses.regression_loss(zero, b), 1, atol=1e-6)
   np.testing.assert_array_equal(losses.regression_loss(zero, zero), 0)
-  grad = jax.grad(lambda x: jnp.sum(losses.regression_loss(x, b)))(zero)
-  assert np.isfinite(grad).all()
+  assert np.isfinite(grad(zero)).all()
 
 
 def test_symmetric_loss_is_the_sum_of_both_crossed_directions():
@@ -67,25 +68,15 @@ def test_symmetric_loss_is_the_sum_of_both_crossed_directions():
   )
   actual = losses.regression(online, target)
   np.testing.assert_allclose(actual, expected, atol=4e-6)
-  swapped = losses.regression(online[::-1], target[::-1])
-  np.testing.assert_allclose(actual, swapped, atol=1e-6)
 
 
 def test_range_is_zero_to_eight():
   online = pair(5)
-
-  def against(sign):
+  for sign, expected in ((1, 0), (-1, 8)):
     # A target parallel (or opposite) to each prediction.
-    return tuple(View(sign * v.prediction, v.projection) for v in online[::-1])
-
-  np.testing.assert_allclose(
-    losses.regression(online, against(1)), 0, atol=1e-5
-  )
-  np.testing.assert_allclose(
-    losses.regression(online, against(-1)), 8, rtol=1e-6
-  )
-  some = losses.regression(online, pair(9))
-  assert (some > 0).all() and (some < 8).all()
+    target = [View(sign * v.prediction, v.projection) for v in online[::-1]]
+    found = losses.regression(online, target)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-5)
 
 
 def test_no_gradient_passes_through_the_target():
@@ -95,13 +86,6 @@ def test_no_gradient_passes_through_the_target():
   for view in to_online:
     assert np.any(view.prediction)
     assert not np.any(view.projection)
-
-
-def test_gradient_is_orthogonal_to_the_prediction():
-  # The loss depends on directions only.
-  a, b = jnp.asarray(vectors(0)), jnp.asarray(vectors(1))
-  grad = jax.grad(lambda x: jnp.sum(losses.regression_loss(x, b)))(a)
-  np.testing.assert_allclose(np.sum(a * grad, axis=1), 0, atol=1e-6)
 
 
 def test_shapes_that_do_not_meet_are_refused():
@@ -117,7 +101,5 @@ def test_cross_entropy_is_minus_the_log_of_the_chosen_probability():
   expected = -np.log(weights[np.arange(6), labels] / weights.sum(axis=1))
   actual = losses.cross_entropy(jnp.asarray(logits), jnp.asarray(labels))
   np.testing.assert_allclose(actual, expected, rtol=1e-5)
-  shifted = losses.cross_entropy(jnp.asarray(logits + 50), jnp.asarray(labels))
-  np.testing.assert_allclose(actual, shifted, atol=2e-5)
   huge = losses.cross_entropy(jnp.asarray([[1e4, -1e4]]), jnp.asarray([1]))
   np.testing.assert_allclose(huge, 2e4, rtol=1e-6)

@@ -24,15 +24,11 @@ def test_in_top_k_agrees_with_sorting(k):
   assert 0 < expected.sum() < 200
 
 
-def test_with_fewer_than_k_classes_every_label_is_among_the_best():
+def test_classes_fewer_than_k_and_nan_scores():
   scores = jnp.asarray(np.random.default_rng(0).normal(size=(20, 3)))
   assert metrics.in_top_k(scores, jnp.arange(20) % 3, 5).all()
-
-
-def test_a_nan_score_ranks_below_all():
   scores = jnp.asarray([[np.nan, 0.0, 1.0], [np.nan] * 3])
-  labels = jnp.asarray([0, 0])
-  assert not metrics.in_top_k(scores, labels, 3).any()
+  assert not metrics.in_top_k(scores, jnp.asarray([0, 0]), 3).any()
   found = metrics.in_top_k(scores, jnp.asarray([2, 0]), 1)
   assert found.tolist() == [True, False]
 

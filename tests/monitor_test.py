@@ -11,22 +11,15 @@ def spread(x):
   return float(monitor.projection_std(jnp.asarray(x), lambda value: value))
 
 
-def test_one_direction_has_no_spread_whatever_the_lengths():
-  lengths = np.linspace(0.1, 9, 20)[:, None]
-  # float32: the variance is a difference of numbers near 1/D.
-  assert spread(lengths * np.ones((1, 6))) < 1e-3
-
-
-def test_opposite_directions_have_full_spread():
-  x = np.random.default_rng(0).normal(size=(10, 6))
-  np.testing.assert_allclose(spread(np.concatenate([x, -x])), 1, atol=1e-6)
-
-
-def test_against_numpy():
+def test_bounds_and_numpy():
   x = np.random.default_rng(1).normal(size=(40, 6)) + 0.7
   unit = x / np.linalg.norm(x, axis=1, keepdims=True)
   expected = np.sqrt(np.mean(np.std(unit, axis=0) ** 2)) * np.sqrt(6)
   np.testing.assert_allclose(spread(x), expected, rtol=1e-5)
+  # Opposite directions; and one, whatever the lengths.
+  np.testing.assert_allclose(spread(np.concatenate([x, -x])), 1, atol=1e-6)
+  # float32: the variance is a difference of numbers near 1/D.
+  assert spread(np.linspace(0.1, 9, 20)[:, None] * np.ones((1, 6))) < 1e-3
 
 
 def test_devices_see_the_spread_of_the_whole_batch():
