@@ -1,7 +1,7 @@
 """Tests the update: what moves, what stays, what each part depends on."""
 
+import collections
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,25 +53,19 @@ def differing(a, b):
   return {key for key in a if a[key].tobytes() != b[key].tobytes()}
 
 
-def test_target_is_bit_exact_at_both_ends_of_tau():
+def test_target_is_a_mixture_with_the_new_online_parameters():
   _, _, _, old = experiment()
-  fixed, _ = step(1)
-  assert not differing(fixed.target_params, old.target_params)
+  # Bit for bit at both ends of tau.
+  assert not differing(step(1)[0].target_params, old.target_params)
   copied, _ = step(2)
-  # The new online parameters, which have moved.
   assert not differing(copied.target_params, copied.online_params)
   assert differing(copied.online_params, old.online_params)
-
-
-def test_target_moves_towards_the_new_online_parameters():
-  _, _, _, old = experiment()
   new, scalars = step(3)
   assert scalars['tau'] == 0.5
+  target, mixed = map(tiny_run.flat, (old.target_params, new.target_params))
   for key, x in tiny_run.flat(new.online_params).items():
-    target = np.float64(tiny_run.flat(old.target_params)[key])
-    np.testing.assert_allclose(
-      tiny_run.flat(new.target_params)[key], (x + target) / 2, atol=1e-6
-    )
+    expected = (x + np.float64(target[key])) / 2
+    np.testing.assert_allclose(mixed[key], expected, atol=1e-6)
 
 
 def test_schedules_see_the_step_before_the_update():
@@ -82,17 +76,13 @@ def test_schedules_see_the_step_before_the_update():
     assert scalars['learning_rate'] == np.float32(RATES[number])
     assert scalars[finite.SKIPPED] == 0
     assert state.step == number + 1
+    if number == 0:  # the rate is 0; the momentum is filled all the same
+      assert not differing(state.online_params, old.online_params)
+      mask = tiny_run.flat(optimizers.kernels(old.online_params))
+      trace = optax.tree_utils.tree_get(state.opt_state, 'trace')
+      momentum = tiny_run.flat(trace)
+      assert all(np.any(momentum[key]) for key, on in mask.items() if on)
   assert not differing(state.rng, old.rng)
-
-
-def test_first_step_fills_the_momentum_and_moves_nothing():
-  _, _, _, old = experiment()
-  state, _ = step(0)
-  assert not differing(state.online_params, old.online_params)
-  mask = tiny_run.flat(optimizers.kernels(old.online_params))
-  trace = optax.tree_utils.tree_get(state.opt_state, 'trace')
-  momentum = tiny_run.flat(trace)
-  assert all(np.any(momentum[key]) for key, kernel in mask.items() if kernel)
 
 
 def test_gradient_reaches_all_online_parts_and_no_target():
@@ -122,26 +112,24 @@ def test_batch_norm_averages_move_twice_a_step_in_both_networks():
   assert differing(state.online_state, state.target_state)
 
 
-def alone(forward, params, net_state, view):
-  """Outputs and batch-norm state after a pass over one view."""
-  return parallel.on_one_device(
-    lambda images: forward.apply(params, net_state, images, True)
-  )(view)
+@functools.cache
+def passes(network):
+  """(outputs, state) of a pass over view 1 alone, and over view 2 alone."""
+  forward, _, _, start = experiment()
+  apply = parallel.on_one_device(
+    lambda params, images: forward.apply(
+      params, start.online_state, images, True
+    )
+  )
+  params = getattr(start, f'{network}_params')
+  return [apply(params, batch()[view]) for view in ('view1', 'view2')]
 
 
 def test_views_never_share_batch_statistics():
-  forward, _, _, start = experiment()
   state, _ = step(1)
-  data = batch()
-  for params, net_state in (
-    (start.online_params, state.online_state),
-    (start.target_params, state.target_state),
-  ):
-    first, second = (
-      tiny_run.flat(alone(forward, params, start.online_state, data[view])[1])
-      for view in ('view1', 'view2')
-    )
-    for key, x in tiny_run.flat(net_state).items():
+  for network in ('online', 'target'):
+    first, second = (tiny_run.flat(x) for _, x in passes(network))
+    for key, x in tiny_run.flat(getattr(state, f'{network}_state')).items():
       if key.endswith("['hidden']"):
         # Moments of view 1 alone, then of view 2 alone, each by 0.9 and 0.1.
         expected = 0.9 * np.float64(first[key]) + second[key]
@@ -149,16 +137,9 @@ def test_views_never_share_batch_statistics():
 
 
 def test_loss_is_that_of_separate_passes():
-  forward, _, _, start = experiment()
   data = batch()
   _, scalars = step(1)
-  online, target = (
-    [
-      alone(forward, params, start.online_state, data[view])[0]
-      for view in ('view1', 'view2')
-    ]
-    for params in (start.online_params, start.target_params)
-  )
+  online, target = ([x for x, _ in passes(n)] for n in ('online', 'target'))
 
   def cosine(a, b):
     a, b = np.float64(a), np.float64(b)
@@ -169,18 +150,20 @@ def test_loss_is_that_of_separate_passes():
     cosine(online[0].prediction, target[1].projection)
     + cosine(online[1].prediction, target[0].projection)
   )
-  # Two float32 compilations of a dozen batch norms.
-  np.testing.assert_allclose(scalars['repr_loss'], repr_loss, rtol=1e-4)
   logits = np.float64(online[0].logits)
   chosen = logits[np.arange(BATCH_SIZE), data['labels']]
   classif_loss = np.mean(np.log(np.exp(logits).sum(axis=1)) - chosen)
-  np.testing.assert_allclose(scalars['classif_loss'], classif_loss, rtol=1e-4)
   hits = np.argsort(-logits, axis=1) == data['labels'][:, None]
-  np.testing.assert_allclose(scalars['top1_accuracy'], hits[:, 0].mean())
-  np.testing.assert_allclose(scalars['top5_accuracy'], hits[:, :5].sum() / 6)
-  np.testing.assert_allclose(
-    scalars['loss'], scalars['repr_loss'] + scalars['classif_loss'], rtol=1e-6
-  )
+  expected = {
+    'repr_loss': repr_loss,
+    'classif_loss': classif_loss,
+    'loss': repr_loss + classif_loss,
+    'top1_accuracy': hits[:, 0].mean(),
+    'top5_accuracy': hits[:, :5].sum() / 6,
+  }
+  for name, value in expected.items():
+    # Two float32 compilations of a dozen batch norms.
+    np.testing.assert_allclose(scalars[name], value, rtol=1e-4, err_msg=name)
 
 
 def test_the_classifier_is_trained_on_view_1_only():
@@ -233,12 +216,7 @@ def test_the_loss_falls():
   assert losses_seen[-1] < losses_seen[0] - 0.5
 
 
-class Seen(NamedTuple):
-  """Outputs of a network that records its inputs."""
-
-  projection: jax.Array
-  prediction: jax.Array
-  logits: None = None
+Seen = collections.namedtuple('Seen', ('projection', 'prediction', 'logits'))
 
 
 def fake_forward():
@@ -253,7 +231,7 @@ def fake_forward():
     flat = images.reshape(len(images), -1)
     out = flat[:, :3] @ params['net']['w']
     name = f'pass{len(state["seen"])}'
-    return Seen(out, out), {'seen': state['seen'] | {name: flat}}
+    return Seen(out, out, None), {'seen': state['seen'] | {name: flat}}
 
   return networks.Forward(init, apply)
 
@@ -279,20 +257,15 @@ def shown(devices, number=0):
   }
 
 
-def test_both_networks_see_the_same_two_views_in_order():
-  seen = shown(1)
-  assert [len(views) for views in seen.values()] == [2, 2]
-  assert not differing(seen['online_state'], seen['target_state'])
-
-
 def test_every_image_view_and_step_has_its_own_randomness():
-  rows = np.concatenate(
-    [x for n in (0, 1) for x in shown(1, n)['online_state']]
-  )
-  assert len(np.unique(rows[:, 0])) == 2 * 2 * 8
   one = shown(1)
+  assert [len(views) for views in one.values()] == [2, 2]
+  # Both networks see the same two views in order, on any number of devices.
+  assert not differing(one['online_state'], one['target_state'])
   for devices in (2, 8):
     assert not differing(one, shown(devices))
+  rows = np.concatenate([*one['online_state'], *shown(1, 1)['online_state']])
+  assert len(np.unique(rows[:, 0])) == 2 * 2 * 8
 
 
 def test_gradients_are_means_over_all_devices():

@@ -1,7 +1,6 @@
 """The configurations hold the paper's numbers and fit their factories."""
 
 import inspect
-import math
 
 import pytest
 
@@ -18,6 +17,13 @@ SPEC = {
   '300': (300, 4096, 0.3, 1e-6, 0.99, 93_835, 3_127),
   '1000': (1000, 4096, 0.2, 1.5e-6, 0.996, 312_784, 3_127),
   '1000_batch512': (1000, 512, 0.4, 1.5e-6, 0.9995, 2_502_279, 25_022),
+}
+# The shortest and longest run that takes the numbers of a preset.
+LENGTHS = {
+  '40': (1, 63),
+  '100': (64, 173),
+  '300': (174, 547),
+  '1000': (548, 5000),
 }
 
 
@@ -57,49 +63,29 @@ def test_a_preset_has_the_published_numbers(name):
 
 def test_the_two_recipes_are_table_six():
   config = pretrain.get_config().augment
-  for view, blur, solarize in (
-    (config.view1, 1.0, 0.0),
-    (config.view2, 0.1, 0.2),
-  ):
+  for view, blur, solarize in ((config.view1, 1, 0), (config.view2, 0.1, 0.2)):
+    strengths = {'brightness': 0.4, 'contrast': 0.4, 'saturation': 0.2}
     assert view.to_dict() == {
       'crop': {'area': (0.08, 1.0), 'ratio': (3 / 4, 4 / 3)},
       'flip': {'probability': 0.5},
-      'jitter': {
-        'probability': 0.8,
-        'brightness': 0.4,
-        'contrast': 0.4,
-        'saturation': 0.2,
-        'hue': 0.1,
-      },
+      'jitter': {'probability': 0.8, 'hue': 0.1, **strengths},
       'grayscale': {'probability': 0.2},
       'blur': {'probability': blur, 'sigma': (0.1, 2.0)},
       'solarize': {'probability': solarize, 'threshold': 0.5},
     }
 
 
-@pytest.mark.parametrize(
-  'epochs, expected',
-  [
-    (1, '40'),
-    (63, '40'),
-    (64, '100'),
-    (173, '100'),
-    (174, '300'),
-    (547, '300'),
-    (548, '1000'),
-    (5000, '1000'),
-  ],
-)
-def test_other_lengths_take_the_preset_nearest_in_ratio(epochs, expected):
-  assert pretrain.nearest(epochs) == expected
-  config = pretrain.get_config(str(epochs))
-  assert config.epochs == epochs and config.preset == expected
-  assert config.schedule.base_rate == SPEC[expected][2]
-  assert config.target.base_tau == SPEC[expected][4]
-  # Two presets are equally near at the geometric mean of their lengths.
-  ratios = {n: max(epochs / int(n), int(n) / epochs) for n in list(SPEC)[:4]}
-  assert min(ratios, key=ratios.get) == expected
-  assert math.isclose(config.preset_epochs, int(expected))
+@pytest.mark.parametrize('preset', LENGTHS)
+def test_other_lengths_take_the_preset_nearest_in_ratio(preset):
+  for epochs in LENGTHS[preset]:
+    # Two presets are equally near at the geometric mean of their lengths.
+    ratios = {n: max(epochs / int(n), int(n) / epochs) for n in LENGTHS}
+    assert min(ratios, key=ratios.get) == preset
+    config = pretrain.get_config(str(epochs))
+    assert (config.epochs, config.preset) == (epochs, preset)
+    assert config.schedule.base_rate == SPEC[preset][2]
+    assert config.target.base_tau == SPEC[preset][4]
+    assert config.preset_epochs == int(preset)
 
 
 @pytest.mark.parametrize(

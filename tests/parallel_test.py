@@ -30,16 +30,10 @@ def image_keys(devices, batch_size, step=5, seed=0):
   return np.asarray(keys).reshape(batch_size, 2)
 
 
-def test_an_image_has_one_key_on_any_number_of_devices():
+def test_keys_depend_on_place_step_and_seed_and_on_nothing_else():
   for devices in (2, 4, 12):
     np.testing.assert_array_equal(image_keys(1, 12), image_keys(devices, 12))
-
-
-def test_a_larger_batch_keeps_the_keys_of_its_first_places():
   np.testing.assert_array_equal(image_keys(1, 8), image_keys(2, 16)[:8])
-
-
-def test_all_keys_differ_by_place_step_and_seed():
   keys = [
     image_keys(2, 64, step, seed) for step in (0, 1, 2) for seed in (0, 1)
   ]
