@@ -114,6 +114,23 @@ def check_images(
     raise errors.DataError(
       f'{path}: expected a folder that can be written; choose another --output'
     )
+  report = {'dataset': dataset, **_inspect_splits(splits, num_threads)}
+  if path is not None:
+    files.write_json(path, report)
+  broken = sum(len(found['broken']) for found in report['splits'].values())
+  if broken:
+    where = f'all of them: {path}' if path else '--output=FILE lists all'
+    raise errors.CheckFailed(
+      f'{dataset}: {broken:,} of {sum(map(len, splits.values())):,} images are'
+      f' broken; {where}'
+    )
+  return report
+
+
+def _inspect_splits(
+  splits: Mapping[str, base.Source], num_threads: int
+) -> dict[str, Any]:
+  """Prints and returns the summaries of splits, and the duplicates."""
   summaries = {}
   names_by_digest: dict[bytes, list[str]] = collections.defaultdict(list)
   for name, source in splits.items():
@@ -126,17 +143,7 @@ def check_images(
     print(*_describe_split(name, summaries[name]), sep='\n')
   duplicates = [names for names in names_by_digest.values() if len(names) > 1]
   print(_describe_duplicates(duplicates))
-  report = {'dataset': dataset, 'splits': summaries, 'duplicates': duplicates}
-  if path is not None:
-    files.write_json(path, report)
-  broken = sum(len(summary['broken']) for summary in summaries.values())
-  if broken:
-    where = f'all of them: {path}' if path else '--output=FILE lists all'
-    raise errors.CheckFailed(
-      f'{dataset}: {broken:,} of {sum(map(len, splits.values())):,} images are'
-      f' broken; {where}'
-    )
-  return report
+  return {'splits': summaries, 'duplicates': duplicates}
 
 
 def inspect_image(source: base.Source, index: int) -> ImageReport:

@@ -64,12 +64,7 @@ def prepare_images(
       or it cannot be written; then nothing is left of it.
   """
   _check_values(name, shorter_side, quality, max_bad_share)
-  if any(pathlib.Path(source).expanduser().glob('ILSVRC2012_img_*.tar')):
-    raise errors.DataError(
-      f'{source}: holds the archives of ImageNet; prepare them with: tfds build'
-      f' imagenet2012 --file_format=array_record --manual_dir={source}'
-      f' --data_dir={output}'
-    )
+  _check_not_imagenet(source, output)
   splits = check.open_disjoint_splits(source, data_dir=None, **holdout)
   name = name or _derive_name(next(iter(splits.values())).name)
   variant = f'shorter_{shorter_side}' if shorter_side else ''
@@ -93,14 +88,18 @@ def prepare_images(
   }
   class_names = next(iter(splits.values())).class_names
   info = _write(examples, class_names, path, name=name, config=variant or None)
+  _print_written(info, len(counter))
+  return path
+
+
+def _print_written(info: Any, num_left_out: int) -> None:
   for split, written in info.splits.items():
     print(
       f'{split}: {written.num_examples:,} images, {written.num_bytes:,} bytes'
       f' in {written.num_shards:,} files'
     )
-  if len(counter):
-    print(f'{len(counter):,} unusable images left out')
-  return path
+  if num_left_out:
+    print(f'{num_left_out:,} unusable images left out')
 
 
 def training_command(path: pathlib.Path) -> str:
@@ -134,6 +133,15 @@ def _check_values(
   ):
     if not is_valid:
       raise errors.ConfigError(f'--{key}: expected {expected}, found {value!r}')
+
+
+def _check_not_imagenet(source: str, output: str) -> None:
+  if any(pathlib.Path(source).expanduser().glob('ILSVRC2012_img_*.tar')):
+    raise errors.DataError(
+      f'{source}: holds the archives of ImageNet; prepare them with: tfds build'
+      f' imagenet2012 --file_format=array_record --manual_dir={source}'
+      f' --data_dir={output}'
+    )
 
 
 def _derive_name(source_name: str) -> str:
