@@ -40,7 +40,7 @@ class BatchTimeout:
 
   def __next__(self) -> Any:
     self._requests.put(True)
-    batch, error = self._wait()
+    batch, error = self._wait_for_result()
     if error is not None:
       raise error
     return batch
@@ -49,12 +49,10 @@ class BatchTimeout:
     """Ends the thread, once the batch that it waits for has arrived."""
     self._requests.put(False)
 
-  def _wait(self) -> tuple[Any, BaseException | None]:
+  def _wait_for_result(self) -> tuple[Any, BaseException | None]:
     seconds = self._seconds
-    if not seconds:
-      return self._results.get()
     with contextlib.suppress(queue.Empty):
-      return self._results.get(timeout=0.1 * seconds)
+      return self._results.get(timeout=0.1 * seconds or None)
     self._note(
       f'waiting for images for {0.1 * seconds:g} s; the run ends after'
       f' {seconds:g} s (faults.stall_seconds) without any'

@@ -59,23 +59,21 @@ class Logs:
     self._clock = clock
     self._stream = sys.stdout if stream is None else stream
     self._silent = silent
-    self._failed: set[str] = set()
+    self._warned: set[str] = set()
     self._pace_start = (start_step, clock())
     self._is_first_line = True
-    self._has_warned_of_input = False
-    self._bar = None
     self._lines: io.FileIO | None = None
     self._events: tensorboardX.SummaryWriter | None = None
+    self._bar = tqdm.tqdm(
+      total=num_steps,
+      initial=start_step,
+      file=self._stream,
+      unit='step',
+      dynamic_ncols=True,
+      disable=True if silent else None,  # None: unless it is a terminal
+    )
     if silent:
       return
-    if self._stream.isatty():
-      self._bar = tqdm.tqdm(
-        total=num_steps,
-        initial=start_step,
-        file=self._stream,
-        unit='step',
-        dynamic_ncols=True,
-      )
     folder = pathlib.Path(workdir)
     with self._warn_on_failure('scalars.jsonl'):
       self._lines = _open_lines(folder / 'scalars.jsonl', start_step)
@@ -85,8 +83,7 @@ class Logs:
 
   def tick(self, step: int) -> None:
     """Moves a terminal's progress bar to `step`; cheap enough for each step."""
-    if self._bar is not None:
-      self._bar.update(step - self._bar.n)
+    self._bar.update(step - self._bar.n)
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     """Logs the scalars of one step.
@@ -103,21 +100,19 @@ class Logs:
     if self._lines is not None:
       with self._warn_on_failure('scalars.jsonl'):
         _append_line(self._lines, step, now, values)
-    # After a failure the writer's thread may have ended: the exit would wait
-    # for events in a full pipe that no thread reads.
-    if self._events is not None and 'tensorboard' not in self._failed:
+    if self._events is not None:
       with self._warn_on_failure('tensorboard'):
         for name, value in values.items():
           self._events.add_scalar(name, value, step, now)
         self._events.flush()
     self._show(step, now, values)
     data_wait = values.get('data_wait', 0.0)
-    if data_wait > _MAX_DATA_WAIT and not self._has_warned_of_input:
-      self._has_warned_of_input = True
-      self.note(
+    if data_wait > _MAX_DATA_WAIT:
+      self._note_once(
+        'input',
         f'the input is the bottleneck: {data_wait:.0%} of the time since the'
         ' last line was spent waiting for images; `python -m byol_jax bench'
-        ' input` measures what this machine can load'
+        ' input` measures what this machine can load',
       )
 
   def note(self, text: str) -> None:
@@ -126,25 +121,21 @@ class Logs:
       return
     # The reader of a pipe may have left; the run continues.
     with contextlib.suppress(OSError):
-      if self._bar is not None:
-        self._bar.write(text, file=self._stream)
-      else:
-        print(text, file=self._stream, flush=True)
+      self._bar.write(text, file=self._stream)
+      self._stream.flush()
 
   def close(self) -> None:
     """Flushes and closes the log files."""
-    if self._bar is not None:
-      self._bar.close()
+    self._bar.close()
     if self._lines is not None:
       self._lines.close()
-    if self._events is not None and 'tensorboard' not in self._failed:
+    if self._events is not None:
       with self._warn_on_failure('tensorboard'):
         self._events.close()
-    self._lines = self._events = None
 
   def _show(self, step: int, now: float, values: Mapping[str, float]) -> None:
     fields = _format_scalars(values)
-    if self._bar is not None:
+    if not self._bar.disable:
       self._bar.set_postfix_str('  '.join(fields), refresh=False)
       self.tick(step)
       return
@@ -163,10 +154,18 @@ class Logs:
     try:
       yield
     except OSError as error:
-      if name not in self._failed:
-        self._failed.add(name)
-        reason = error.strerror or error
-        self.note(f'warning: {name} cannot be written ({reason}); going on')
+      reason = error.strerror or error
+      warning = f'warning: {name} cannot be written ({reason}); going on'
+      self._note_once(name, warning)
+      if name == 'tensorboard':
+        # The writer's thread may have ended: the exit would wait for events in
+        # a full pipe that no thread reads.
+        self._events = None
+
+  def _note_once(self, name: str, text: str) -> None:
+    if name not in self._warned:
+      self._warned.add(name)
+      self.note(text)
 
 
 class Meter:
@@ -192,21 +191,16 @@ class Meter:
       self._waited += self._clock() - start
 
   def read(self, images: int) -> dict[str, float]:
-    """Ends the interval since the last `read` and starts the next.
+    """Returns 'images_per_second' and 'data_wait', in [0, 1], of the interval.
 
-    Args:
-      images: number of images processed in the interval.
-
-    Returns:
-      'images_per_second', and 'data_wait' in [0, 1].
+    Starts the next interval; `images` were processed in this one.
     """
-    elapsed, waited = self._clock() - self._start, self._waited
+    elapsed = max(self._clock() - self._start, 1e-9)
+    waited = self._waited
     self.restart()
-    if elapsed <= 0:
-      return {'images_per_second': 0.0, 'data_wait': 0.0}
     return {
       'images_per_second': images / elapsed,
-      'data_wait': min(waited / elapsed, 1.0),
+      'data_wait': waited / elapsed,
     }
 
 
@@ -243,10 +237,7 @@ def _open_events(
 
 
 def _open_lines(path: pathlib.Path, start_step: int) -> io.FileIO:
-  """Opens JSON lines for appending; drops those after `start_step`.
-
-  A line that is not complete ends what is kept, too.
-  """
+  """Opens JSON lines for appending, up to `start_step` or a torn line."""
   # Unbuffered: `write` meets a full disk, and a kill tears no line.
   file = path.open('ab', buffering=0)
   kept = itertools.takewhile(

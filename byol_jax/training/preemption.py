@@ -49,8 +49,8 @@ class PreemptionGuard:
     if threading.current_thread() is not threading.main_thread():
       return self  # Python sets handlers in the main thread only
     if self._is_single_process:
-      self._set_handler(signal.SIGINT, self._handle_signal)
-      self._set_handler(signal.SIGTERM, self._handle_signal)
+      for number in (signal.SIGINT, signal.SIGTERM):
+        self._set_handler(number, self._handle_signal)
       self._watch_for_signals()
     else:
       # Ctrl-C stops all processes as SIGTERM does.
@@ -111,7 +111,7 @@ class PreemptionGuard:
       raise KeyboardInterrupt
     self._signal = signal.Signals(number).name
     if self._is_first_step:
-      raise preempted_error(self._signal, self._resume_step)
+      raise self._make_error(self._signal)
     if self._is_waiting:
       raise WaitInterrupted
 
@@ -131,8 +131,7 @@ class PreemptionGuard:
             continue
           time.sleep(_HANDLER_SECONDS)
           if self._is_first_step and self._signal is None:
-            name = signal.Signals(octet[0]).name
-            error = preempted_error(name, self._resume_step)
+            error = self._make_error(signal.Signals(octet[0]).name)
             print(f'byol_jax: {error}', file=sys.stderr, flush=True)
             os._exit(error.exit_code)
 
@@ -141,18 +140,14 @@ class PreemptionGuard:
     self._cleanup.callback(signal.set_wakeup_fd, previous)
     self._cleanup.callback(self.first_step_done)
 
-
-def preempted_error(
-  signal_name: str, resume_step: int | None
-) -> errors.Preempted:
-  """Returns the error of a signal before the first step of this start."""
-  if resume_step is None:
-    state = 'nothing is saved yet'
-  else:
-    state = f'step {resume_step}, saved before, stays'
-  return errors.Preempted(
-    f'{signal_name} before the first step: {state}; the same command resumes'
-  )
+  def _make_error(self, name: str) -> errors.Preempted:
+    """Returns the error of a signal before the first step of this start."""
+    saved = 'nothing is saved yet'
+    if self._resume_step is not None:
+      saved = f'step {self._resume_step}, saved before, stays'
+    return errors.Preempted(
+      f'{name} before the first step: {saved}; the same command resumes'
+    )
 
 
 @contextlib.contextmanager

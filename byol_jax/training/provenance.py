@@ -1,6 +1,7 @@
 """Identifies what a run is made of: code, packages and configuration."""
 
 from collections.abc import Collection
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -36,11 +37,6 @@ def code_digest() -> str:
   return digest.hexdigest()
 
 
-def config_digest(config: dict[str, Any]) -> str:
-  """Returns the SHA-256 of a plain configuration, in hexadecimal."""
-  return hashlib.sha256(json.dumps(config).encode()).hexdigest()
-
-
 def versions() -> dict[str, str]:
   """Returns the versions of Python, the platform, this code and packages."""
   found = {
@@ -49,18 +45,15 @@ def versions() -> dict[str, str]:
     'code': code_digest(),
   }
   for name in PACKAGES:
-    try:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
       found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      continue
   return found
 
 
 def job_facts(config: dict[str, Any]) -> dict[str, str]:
   """Returns what all processes of a job must have in common, {what: value}.
 
-  These are Python, the packages, this code and every value of the configuration
-  but `data_dir`, which may differ between hosts.
+  Not `data_dir`, which may differ between hosts.
   """
   found = versions()
   del found['platform']  # kernels may differ
@@ -78,15 +71,9 @@ def flatten_config(
     ignored: top-level keys that are left out.
   """
   flat: dict[str, Any] = {}
-
-  def add(prefix: str, value: Any) -> None:
-    if isinstance(value, dict) and value:
-      for key, inner in value.items():
-        add(f'{prefix}.{key}', inner)
-    else:
-      flat[prefix] = value
-
   for key, value in json.loads(json.dumps(config)).items():
-    if key not in ignored:
-      add(key, value)
+    if key in ignored:
+      continue
+    inner = flatten_config(value) if isinstance(value, dict) else {}
+    flat |= {f'{key}.{name}': x for name, x in inner.items()} or {key: value}
   return flat

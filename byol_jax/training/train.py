@@ -6,6 +6,7 @@ checkpoints. Only process 0 writes files.
 
 from collections.abc import Mapping
 import contextlib
+import pathlib
 import time
 from typing import Any, Protocol
 
@@ -184,22 +185,17 @@ def open_checkpointer(
   folder = stack.enter_context(workdir.open_workdir(workdir.local_folder(path)))
   place = workdir.checkpoint_folder(path, options.folder)
   check_same_run(folder, place, record)
-  folder.write_config(record)
-  folder.write_versions()
+  workdir.write_record(folder, record)
   saver = checkpointer.Checkpointer(
     place,
     keep=options.keep,
-    record={
-      'config': record,
-      'config_sha256': provenance.config_digest(record),
-      'versions': provenance.versions(),
-    },
+    record={'config': record, 'versions': provenance.versions()},
   )
   return stack.enter_context(contextlib.closing(saver))
 
 
 def check_same_run(
-  folder: workdir.Workdir, place: str, record: dict[str, Any]
+  folder: pathlib.Path, place: str, record: dict[str, Any]
 ) -> None:
   """Raises DataError if the workdir holds another run.
 
@@ -208,20 +204,22 @@ def check_same_run(
     place: of the checkpoints.
     record: configuration and training set of this start.
   """
-  saved = folder.config()
-  if saved is None:
+  saved = None
+  if (folder / 'config.json').exists():
+    saved = workdir.read_config(folder)
+  else:
     # A new host has an empty disk, but its checkpoints may be in a bucket.
     manifest = checkpointer.read_record(place)
     saved = (manifest or {}).get('config')
     if manifest is not None and saved is None:
       raise errors.DataError(
-        f'{place} holds checkpoints but {folder.path} no config.json, so'
+        f'{place} holds checkpoints but {folder} no config.json, so'
         ' their run is unknown; restore that file or give another folder'
       )
   if saved is not None:
     found = workdir.compare_configs(saved, record, free=KEYS_THAT_MAY_CHANGE)
     if found is not None:
       raise errors.DataError(
-        f'{folder.path} holds another run: {found}; give that value or'
+        f'{folder} holds another run: {found}; give that value or'
         ' another --workdir'
       )

@@ -23,8 +23,8 @@ class Watchdog:
 
   The first `step_done` arms it: compiling before it has no limit. On expiry one
   line and the stacks of all threads go to standard error. A thread does it, as
-  only Python can print the line, and as a container's first process ignores
-  SIGALRM; should no Python thread run any more, `faulthandler` and an alarm do.
+  a container's first process ignores SIGALRM; should no Python thread run any
+  more, `faulthandler` and an alarm do.
 
   Args:
     seconds: timeout of a step; 0 disables the watchdog.
@@ -40,10 +40,9 @@ class Watchdog:
     """Restarts the timeout after `step` completed steps."""
     if not self._seconds:
       return
-    is_first = self._step is None
-    self._step = step
+    is_armed, self._step = self._step is not None, step
     self.restart()
-    if is_first:
+    if not is_armed:
       threading.Thread(target=self._watch, name='watchdog', daemon=True).start()
 
   def restart(self) -> None:
@@ -68,9 +67,6 @@ class Watchdog:
     while (left := self._restarted + self._seconds - time.monotonic()) > 0:
       if self._closed.wait(left):
         return
-    self._dump_stacks_and_exit()
-
-  def _dump_stacks_and_exit(self) -> None:
     print(
       f'byol_jax: no step for {self._seconds:g} s (faults.stall_seconds) after'
       f' step {self._step}; the process exits and its checkpoints stay. Stacks'

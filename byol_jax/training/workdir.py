@@ -4,51 +4,22 @@ The lock is held with flock(2), so the kernel releases it however the process
 ends; the text in `.lock` only serves the error message.
 """
 
+from collections.abc import Iterator
+import contextlib
 import errno
 import fcntl
 import json
 import os
 import pathlib
 import socket
-from typing import Any, TextIO
+from typing import Any
 
 from byol_jax import errors, files
 from byol_jax.training import provenance
 
 
-class Workdir:
-  """An open, locked folder; made by `open_workdir`, closed by `with`."""
-
-  def __init__(self, path: pathlib.Path, lock: TextIO):
-    self.path = path
-    self._lock = lock
-
-  def config(self) -> dict[str, Any] | None:
-    """Returns the saved configuration; None in a new folder."""
-    if not (self.path / 'config.json').exists():
-      return None
-    return read_config(self.path)
-
-  def write_config(self, config: dict[str, Any]) -> None:
-    """Saves a plain dict (`ConfigDict.to_dict()`) as config.json."""
-    files.write_json(self.path / 'config.json', config)
-
-  def write_versions(self) -> None:
-    """Saves the versions of code and packages in use as versions.json."""
-    files.write_json(self.path / 'versions.json', provenance.versions())
-
-  def close(self) -> None:
-    """Releases the lock; further calls do nothing."""
-    self._lock.close()
-
-  def __enter__(self) -> 'Workdir':
-    return self
-
-  def __exit__(self, *unused: object) -> None:
-    self.close()
-
-
-def open_workdir(path: str | pathlib.Path) -> Workdir:
+@contextlib.contextmanager
+def open_workdir(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """Creates `path` if it is missing, and locks it for this process.
 
   Child processes made by fork share the lock until they end.
@@ -62,17 +33,32 @@ def open_workdir(path: str | pathlib.Path) -> Workdir:
       ' the bucket and give its path'
     )
   folder = pathlib.Path(path).expanduser().absolute()
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = open(folder / '.lock', 'a+', errors='replace')  # noqa: SIM115
-  except OSError as error:
-    raise _not_writable(folder, error) from error
-  try:
-    _acquire_lock(lock, folder)
-  except BaseException:
-    lock.close()
-    raise
-  return Workdir(folder, lock)
+  with contextlib.ExitStack() as stack:
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+      lock = stack.enter_context(open(folder / '.lock', 'a+', errors='replace'))
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      lock.truncate(0)
+      lock.write(f'process {os.getpid()} on {socket.gethostname()}\n')
+      lock.flush()
+    except BlockingIOError:
+      lock.seek(0)
+      owner = lock.read(200).strip() or 'another process'
+      raise errors.DataError(f'workdir {folder} is in use by {owner}') from None
+    except OSError as error:
+      reason = error.strerror
+      if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        reason = 'a file of that name, or of a part of it, is in the way'
+      raise errors.DataError(
+        f'workdir {folder}: expected a writable folder, found: {reason}'
+      ) from error
+    yield folder
+
+
+def write_record(folder: pathlib.Path, config: dict[str, Any]) -> None:
+  """Saves a plain dict as config.json, and the versions as versions.json."""
+  files.write_json(folder / 'config.json', config)
+  files.write_json(folder / 'versions.json', provenance.versions())
 
 
 def read_config(path: str | pathlib.Path) -> dict[str, Any]:
@@ -140,36 +126,12 @@ def compare_configs(
   before = provenance.flatten_config(saved, free)
   now = provenance.flatten_config(new, free)
   for key in before | now:
-    if key not in now:
-      return f'{key}: saved {before[key]!r}, now absent'
     if key not in before:
       return f'{key}: absent when saved, now {now[key]!r}'
-    if not _is_equal(before[key], now[key]):
-      return f'{key}: saved {before[key]!r}, now {now[key]!r}'
+    if key not in now or not _is_equal(before[key], now[key]):
+      found = repr(now[key]) if key in now else 'absent'
+      return f'{key}: saved {before[key]!r}, now {found}'
   return None
-
-
-def _acquire_lock(lock: TextIO, folder: pathlib.Path) -> None:
-  try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    lock.truncate(0)
-    lock.write(f'process {os.getpid()} on {socket.gethostname()}\n')
-    lock.flush()
-  except BlockingIOError:
-    lock.seek(0)
-    owner = lock.read(200).strip() or 'another process'
-    raise errors.DataError(f'workdir {folder} is in use by {owner}') from None
-  except OSError as error:
-    raise _not_writable(folder, error) from error
-
-
-def _not_writable(folder: pathlib.Path, error: OSError) -> errors.DataError:
-  reason = error.strerror
-  if error.errno in (errno.EEXIST, errno.ENOTDIR):
-    reason = 'a file of that name, or of a part of it, is in the way'
-  return errors.DataError(
-    f'workdir {folder}: expected a writable folder, found: {reason}'
-  )
 
 
 def _is_equal(left: Any, right: Any) -> bool:

@@ -1,5 +1,6 @@
 """A folder of a run: one process at a time, whole files, clear refusals."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -14,46 +15,46 @@ from byol_jax.training import workdir
 from tests.helpers import tiny_run
 
 
+def open_and_close(path):
+  with workdir.open_workdir(path):
+    pass
+
+
 def test_a_new_folder_gets_config_and_versions(tmp_path):
   config = {'seed': 0, 'network': {'projector': (4096, 256), 'stem': None}}
   with workdir.open_workdir(tmp_path / 'a' / 'b') as folder:
-    assert folder.config() is None
-    folder.write_config(config)
-    folder.write_versions()
-    assert folder.path == tmp_path / 'a' / 'b'
+    assert folder == tmp_path / 'a' / 'b'
+    workdir.write_record(folder, config)
     found = {'seed': 0, 'network': {'projector': [4096, 256], 'stem': None}}
-    assert folder.config() == workdir.read_config(folder.path) == found
-  versions = json.loads((folder.path / 'versions.json').read_text())
+    assert workdir.read_config(folder) == found
+  versions = json.loads((folder / 'versions.json').read_text())
   assert versions['jax'] == jax.__version__
   assert versions['python'] == '.'.join(map(str, sys.version_info[:3]))
   assert {'platform', 'dm-haiku', 'optax', 'orbax-checkpoint'} <= set(versions)
 
 
 def test_a_second_opening_is_refused_until_the_first_closes(tmp_path):
-  with pytest.raises(KeyError), workdir.open_workdir(tmp_path):
-    raise KeyError  # which closes it
-  first = workdir.open_workdir(tmp_path)
   descriptors = lambda: len(os.listdir('/proc/self/fd'))
-  before = descriptors()
-  for _ in range(2):
-    with pytest.raises(errors.DataError) as caught:
-      workdir.open_workdir(tmp_path)
-  assert descriptors() == before
+  with contextlib.suppress(KeyError), workdir.open_workdir(tmp_path):
+    before = descriptors()
+    for _ in range(2):
+      with pytest.raises(errors.DataError) as caught:
+        open_and_close(tmp_path)
+    assert descriptors() == before
+    raise KeyError
   assert str(caught.value) == (
     f'workdir {tmp_path} is in use by process {os.getpid()} on'
     f' {os.uname().nodename}'
   )
-  first.close()
-  first.close()
-  workdir.open_workdir(tmp_path).close()
+  open_and_close(tmp_path)
 
 
 HOLDER = """
 import sys, time
 from byol_jax.training import workdir
-folder = workdir.open_workdir(sys.argv[1])
-print('open', flush=True)
-time.sleep(60)
+with workdir.open_workdir(sys.argv[1]):
+  print('open', flush=True)
+  time.sleep(60)
 """
 
 
@@ -62,35 +63,31 @@ def test_another_process_holds_it_until_it_is_killed(tmp_path):
   try:
     assert process.stdout.readline() == 'open\n'
     with pytest.raises(errors.DataError, match=f'process {process.pid} on'):
-      workdir.open_workdir(tmp_path)
+      open_and_close(tmp_path)
   finally:
     process.send_signal(signal.SIGKILL)
     process.communicate()
-  workdir.open_workdir(tmp_path).close()
+  open_and_close(tmp_path)
 
 
-@pytest.mark.parametrize('tail', ['file', 'file/inside', 'file/in/side'])
-def test_a_file_in_the_way(tmp_path, tail):
-  (tmp_path / 'file').write_text('kept')
-  with pytest.raises(errors.DataError) as caught:
-    workdir.open_workdir(tmp_path / tail)
-  assert str(tmp_path / tail) in str(caught.value)
-  assert 'in the way' in str(caught.value)
-  assert '\n' not in str(caught.value)
-  assert (tmp_path / 'file').read_text() == 'kept'
-
-
-@pytest.mark.parametrize('path', ['/proc/self', '/proc/none', '/sys/none'])
-def test_folders_to_which_even_root_may_not_write(path):
-  with pytest.raises(errors.DataError, match='expected a writable folder'):
-    workdir.open_workdir(path)
-
-
-def test_a_url_is_refused_not_made_a_local_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+  'path, words',
+  [
+    *((tail, 'in the way') for tail in ('file', 'file/inside', 'file/in/side')),
+    # Even root may not write there.
+    *((f'/{x}', 'writable') for x in ('proc/self', 'proc/none', 'sys/none')),
+    ('gs://bucket/run', 'found a URL'),
+  ],
+)
+def test_what_cannot_be_a_workdir_is_refused(
+  tmp_path, monkeypatch, path, words
+):
   monkeypatch.chdir(tmp_path)
-  with pytest.raises(errors.DataError, match='found a URL'):
-    workdir.open_workdir('gs://bucket/run')
-  assert not list(tmp_path.iterdir())
+  (tmp_path / 'file').write_text('kept')
+  with pytest.raises(errors.DataError, match=words) as caught:
+    open_and_close(path)
+  assert path in str(caught.value) and '\n' not in str(caught.value)
+  assert [x.read_text() for x in tmp_path.iterdir()] == ['kept']
 
 
 def test_a_config_that_is_missing_or_broken(tmp_path):
