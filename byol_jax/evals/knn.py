@@ -75,9 +75,9 @@ def vote(
   """Returns the classes with the most weight among the k nearest, int32 [Q].
 
   Args:
-    cosines: float32 [Q, K], falling, K >= k.
+    cosines: float32 [Q, K], falling.
     labels: int32 [Q, K].
-    k: number of neighbours that vote.
+    k: number of neighbours that vote; all K if that is less.
     temperature: of the weights, positive.
     num_classes: C. Of classes with equal weight the lower one wins.
   """
@@ -109,13 +109,12 @@ def classify(
     temperature: of the weights exp(cosine / temperature), positive.
     num_classes: C.
   """
-  used = {k: min(k, len(bank)) for k in ks}
   classes: dict[int, list[np.ndarray]] = {k: [] for k in ks}
-  largest = max(used.values())
+  largest = min(max(ks), len(bank))
   for nearest in _find_neighbours(bank, bank_labels, queries, largest):
     for k in ks:
       found = vote(
-        *nearest, k=used[k], temperature=temperature, num_classes=num_classes
+        *nearest, k=k, temperature=temperature, num_classes=num_classes
       )
       classes[k].append(np.asarray(found))
   return {k: np.concatenate(parts) for k, parts in classes.items()}

@@ -16,6 +16,7 @@ from tests.helpers import tiny_run
     ('pretrian', "'pretrian' .*'pretrain', 'knn'"),
     ('knn', '--workdir; see python -m byol_jax knn --help'),
     ('pretrain --workdir=x', '--config'),
+    ('knn --work=x', '--workdir'),
     ('report --workdir=x --frob', "unknown argument '--frob'"),
     ('conformance x y', "unknown argument 'y'"),
     ('data', 'VERB; see python -m byol_jax data --help'),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from byol_jax import errors
-from byol_jax.evals import features, linear, probe
+from byol_jax.evals import features, linear, probe, supervised
 from tests.helpers import fakes
 
 NUM_CLASSES = 6
@@ -112,6 +112,26 @@ def test_a_diverged_rate_loses_and_all_of_them_end_the_run(way):
   assert any('1e+39 diverged' in line for line in lines)
   with pytest.raises(errors.DivergedError, match='rates'):
     measure(make_sets(), features=way, rates=(1e39, 1e40))
+
+
+def test_a_rate_that_was_not_finite_once_is_out():
+  progress = probe.Progress([0.1, 0.2], 4, lambda text: None)
+  progress.add(np.array([[1.0, np.nan], [1.0, 1.0]]))
+  assert progress.finite.tolist() == [True, False]
+  with pytest.raises(errors.DivergedError, match='by step 4 of 4'):
+    progress.add(np.array([[np.inf, 1.0], [1.0, 1.0]]))
+
+
+def test_rates_are_scaled_with_the_batch(monkeypatch):
+  peaks, nesterov = [], supervised.nesterov
+
+  def record(rates, **options):
+    peaks.append(rates)
+    return nesterov(rates, **options)
+
+  monkeypatch.setattr(supervised, 'nesterov', record)
+  measure(make_sets(), batch_size=64)
+  assert peaks == [[0.03 / 4, 0.3 / 4, 3.0 / 4]]
 
 
 def test_standardised_features_do_not_depend_on_scale_and_origin():
