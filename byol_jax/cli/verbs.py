@@ -75,6 +75,14 @@ _PROCESSES: tuple[Argument, ...] = (
 )
 
 
+def _add_evaluation(name: str) -> Callable[[Callable], Callable]:
+  preset = f'evals/{name}'
+  config = ('--config', preset, _CONFIG_HELP)
+  return _add_verb(
+    name, _RUN, config, *_PROCESSES, preset=preset, is_resumable=True
+  )
+
+
 @_add_verb(
   'pretrain',
   _CONFIG,
@@ -114,14 +122,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
     log(f'done before: step {last["step"]}; {arguments.workdir}')
 
 
-@_add_verb(
-  'knn',
-  _RUN,
-  ('--config', 'evals/knn', _CONFIG_HELP),
-  *_PROCESSES,
-  preset='evals/knn',
-  is_resumable=True,
-)
+@_add_evaluation('knn')
 def knn(arguments: argparse.Namespace) -> None:
   """Nearest-neighbour accuracy of a frozen encoder.
 
@@ -135,14 +136,7 @@ def knn(arguments: argparse.Namespace) -> None:
   _evaluate('knn', arguments)
 
 
-@_add_verb(
-  'linear',
-  _RUN,
-  ('--config', 'evals/linear', _CONFIG_HELP),
-  *_PROCESSES,
-  preset='evals/linear',
-  is_resumable=True,
-)
+@_add_evaluation('linear')
 def linear(arguments: argparse.Namespace) -> None:
   """Linear accuracy of a frozen encoder (paper, appendix C.1).
 
