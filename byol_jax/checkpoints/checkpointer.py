@@ -124,8 +124,7 @@ class Checkpointer:
 
     Raises:
       DataError: every step is damaged, and a run must not start afresh then; a
-        step cannot be read; or it holds another tree: names the first leaf
-        whose path, shape or dtype differs.
+        step cannot be read; or see `trees.unflatten`.
     """
     self.wait()
     damaged: dict[int, steps.DamagedError] = {}
@@ -216,7 +215,7 @@ class Checkpointer:
 
 
 def latest_step(folder: steps.Folder) -> int | None:
-  """Returns the newest step in `folder`, None if there is none; writes nothing.
+  """Returns the newest step in `folder`, or None; writes nothing.
 
   Raises:
     DataError: the folder cannot be listed.

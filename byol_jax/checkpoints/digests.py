@@ -18,11 +18,9 @@ Json = dict[str, Any]
 
 
 def make_manifest(arrays: trees.Arrays, facts: Json) -> Json:
-  """Returns what is stored beside the arrays of a step, as JSON can hold it.
+  """Returns what is stored beside the arrays of a step, as JSON values.
 
-  Args:
-    arrays: {path: host array}, in the order of the tree.
-    facts: what else the manifest holds; JSON values.
+  `facts` is what the content holds besides an entry for each array.
   """
   entries = {name: _describe_array(array) for name, array in arrays.items()}
   content = facts | {'format': FORMAT, 'arrays': entries}

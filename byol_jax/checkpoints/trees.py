@@ -31,13 +31,10 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 
 def unflatten(template: Any, arrays: Arrays, where: str) -> Any:
-  """Returns the arrays in the tree structure of `template`.
+  """Returns the arrays, {path: array}, in the tree structure of `template`.
 
-  Args:
-    template: leaves with shape and dtype (arrays, ShapeDtypeStruct, numbers);
-      their values are not used.
-    arrays: {path: array}, as saved.
-    where: what an error calls the place of the arrays.
+  Only shapes and dtypes of the template's leaves count (arrays, numbers,
+  ShapeDtypeStruct). `where` is what an error calls the place of the arrays.
 
   Raises:
     DataError: names the first leaf whose path, shape or dtype differs.
@@ -45,11 +42,11 @@ def unflatten(template: Any, arrays: Arrays, where: str) -> Any:
   expected = {k: _describe(leaf) for k, leaf in flatten(template).items()}
   found = {name: _describe(array) for name, array in arrays.items()}
   for name in expected | found:
-    if expected.get(name) != found.get(name):
+    old, new = expected.get(name, 'nothing'), found.get(name, 'nothing')
+    if old != new:
       raise errors.DataError(
-        f'{where}: {name!r} differs: expected'
-        f' {expected.get(name, "nothing")}, found'
-        f' {found.get(name, "nothing")}; it was saved by another model'
+        f'{where}: {name!r} differs: expected {old}, found {new}; it was saved'
+        ' by another model'
       )
   leaves = [arrays[name] for name in expected]
   return jax.tree.unflatten(jax.tree.structure(template), leaves)

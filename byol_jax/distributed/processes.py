@@ -163,8 +163,7 @@ def raise_on_all(name: str, work: Callable[[], T]) -> T:
     work: takes part in nothing that other processes wait for.
 
   Raises:
-    UserError: this process's own, else the first other one's, with its process
-      named.
+    UserError: this process's own, else the first other one, naming its process.
   """
   error = None
   try:

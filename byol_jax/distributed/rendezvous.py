@@ -43,12 +43,11 @@ def exchange_reports(
   load: Callable[[], tuple[T, Mapping[str, str]]],
   seconds: float,
 ) -> T:
-  """Returns what `load` does, once all processes have loaded the same.
+  """Returns what `load` returns first, once all processes have loaded the same.
 
   Args:
     process: this one.
-    load: returns what this process runs, and facts that must be the same on
-      all processes, {what: value}.
+    load: see `processes.join_job`.
     seconds: timeout for all processes to report once this one has loaded. A
       difference is reported before that.
 

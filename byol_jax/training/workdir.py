@@ -25,14 +25,9 @@ def open_workdir(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   Child processes made by fork share the lock until they end.
 
   Raises:
-    DataError: not a folder, not writable, a URL, or in use.
+    DataError: not a folder, not writable, or in use.
   """
-  if '://' in str(path):
-    raise errors.DataError(
-      f'workdir {path}: expected a folder of this machine, found a URL; mount'
-      ' the bucket and give its path'
-    )
-  folder = pathlib.Path(path).expanduser().absolute()
+  folder = pathlib.Path(path).absolute()
   with contextlib.ExitStack() as stack:
     try:
       folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +62,7 @@ def read_config(path: str | pathlib.Path) -> dict[str, Any]:
   Raises:
     DataError: no run there, or its config.json cannot be read.
   """
-  file = pathlib.Path(path).expanduser() / 'config.json'
+  file = pathlib.Path(path) / 'config.json'
   try:
     config = json.loads(file.read_text())
   except (FileNotFoundError, NotADirectoryError):
@@ -97,31 +92,17 @@ def local_folder(path: str | os.PathLike) -> pathlib.Path:
 
 
 def checkpoint_folder(path: str | os.PathLike, folder: str = '') -> str:
-  """Returns the folder or URL of a run's checkpoints.
-
-  Args:
-    path: the workdir, a folder or a URL.
-    folder: `checkpoint.folder`; by default they are below the workdir.
-  """
-  if folder or '://' in str(path):
-    return folder or f'{path}/checkpoints'
-  return str(pathlib.Path(path).expanduser() / 'checkpoints')
+  """Returns `checkpoint.folder`; by default it is below the workdir `path`."""
+  return folder or f'{path}/checkpoints'
 
 
 def compare_configs(
   saved: dict[str, Any], new: dict[str, Any], free: set[str]
 ) -> str | None:
-  """Describes the first difference of two configurations; None if equal.
+  """Returns 'optimizer.momentum: saved 0.9, now 0.8', or None if equal.
 
-  They are compared as JSON: tuples are lists, and 1.0 is 1.
-
-  Args:
-    saved: from config.json.
-    new: the configuration of this start.
-    free: top-level keys that may differ.
-
-  Returns:
-    'optimizer.momentum: saved 0.9, now 0.8', or None.
+  The first difference is named. Configurations are compared as JSON: tuples are
+  lists, and 1.0 is 1. The top-level keys in `free` may differ.
   """
   before = provenance.flatten_config(saved, free)
   now = provenance.flatten_config(new, free)

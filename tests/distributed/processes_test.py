@@ -27,6 +27,8 @@ def test_a_wrong_description_of_the_job_is_refused(text):
 
 
 def test_a_job_of_one_process_needs_nobody():
+  found = processes.find_address('10.0.0.1:8476,64,63', 1)
+  assert found == rendezvous.ProcessAddress('10.0.0.1:8476', 64, 63)
   assert processes.find_address('none', 1) is None
   result, described = processes.join_job('none', lambda: ('config', {}))
   assert result == 'config' and described.startswith('1 process, ')
@@ -41,18 +43,10 @@ def test_a_job_of_one_process_needs_nobody():
   assert not caught.value.is_everywhere
 
 
-def test_an_address_is_read_as_given():
-  found = processes.find_address('10.0.0.1:8476,64,63', 1)
-  assert found == rendezvous.ProcessAddress('10.0.0.1:8476', 64, 63)
-
-
 @pytest.mark.parametrize('way', ('auto', 'slurm', 'gke', 'gce'))
 def test_a_missing_cluster_is_reported(way, monkeypatch):
-  for name in (
-    'SLURM_JOB_ID',
-    'TPU_WORKER_HOSTNAMES',
-    'KUBERNETES_SERVICE_HOST',
-  ):
+  names = 'SLURM_JOB_ID', 'TPU_WORKER_HOSTNAMES', 'KUBERNETES_SERVICE_HOST'
+  for name in names:
     monkeypatch.delenv(name, raising=False)
   monkeypatch.setenv('TPU_SKIP_MDS_QUERY', '1')
   with pytest.raises(errors.ConfigError, match=f'--distributed={way}: no clus'):
@@ -81,33 +75,29 @@ def test_gke_and_cloud_tpu_are_found():
   server = http.server.HTTPServer(('127.0.0.1', 0), Metadata)
   threading.Thread(target=server.serve_forever, daemon=True).start()
   port = str(tiny_run.free_port())
-  output = tiny_run.finish(
-    tiny_run.start_python(
-      *(WORKER, 'find', 'gce', 'auto'),
-      JAX_FORCE_TPU_INIT='1',
-      JAX_COORDINATOR_PORT=port,
-      GCE_METADATA_IP=f'127.0.0.1:{server.server_address[1]}',
-    )
+  shared = {'JAX_FORCE_TPU_INIT': '1', 'JAX_COORDINATOR_PORT': port}
+  cloud_tpu = tiny_run.start_python(
+    *(WORKER, 'find', 'gce', 'auto'),
+    **shared,
+    GCE_METADATA_IP=f'127.0.0.1:{server.server_address[1]}',
   )
+  gke = tiny_run.start_python(
+    *(WORKER, 'find', 'gke'),
+    **shared,
+    TPU_WORKER_ID='1',
+    TPU_WORKER_HOSTNAMES='localhost,other',
+    # Else JAX asks the metadata server whether there are more slices.
+    MEGASCALE_COORDINATOR_ADDRESS='localhost',
+    MEGASCALE_NUM_SLICES='1',
+    MEGASCALE_SLICE_ID='0',
+  )
+  output = tiny_run.finish(cloud_tpu) + tiny_run.finish(gke)
   server.shutdown()
-  where = f"address='127.0.0.1:{port}', count=2, index=1"
-  for way in ('gce', 'auto'):
+  for way, host in (
+    *(('gce', '127.0.0.1'), ('auto', '127.0.0.1'), ('gke', 'localhost')),
+  ):
+    where = f"address='{host}:{port}', count=2, index=1"
     assert f'{way} ProcessAddress({where}' in output
-  output = tiny_run.finish(
-    tiny_run.start_python(
-      *(WORKER, 'find', 'gke'),
-      JAX_FORCE_TPU_INIT='1',
-      JAX_COORDINATOR_PORT=port,
-      TPU_WORKER_ID='1',
-      TPU_WORKER_HOSTNAMES='localhost,other',
-      # Else JAX asks the metadata server whether there are more slices.
-      MEGASCALE_COORDINATOR_ADDRESS='localhost',
-      MEGASCALE_NUM_SLICES='1',
-      MEGASCALE_SLICE_ID='0',
-    )
-  )
-  where = f"address='localhost:{port}', count=2, index=1"
-  assert f'gke ProcessAddress({where}' in output
 
 
 def join(facts, **options):

@@ -44,13 +44,6 @@ def use_alone(opened, folder):
   check(checkpointer.read_arrays(folder)[0], 2)
 
 
-def wait_for(path):
-  deadline = time.monotonic() + 120
-  while not path.exists():
-    assert time.monotonic() < deadline, 'the first process waits for this one'
-    time.sleep(0.05)
-
-
 def main(folder, address, index):
   jax.distributed.initialize(address, 2, int(index))
   assert jax.process_count() == 2 and jax.device_count() == 4
@@ -61,7 +54,10 @@ def main(folder, address, index):
     use_alone(opened, folder / 'steps')
     done.write_text('')
   else:
-    wait_for(done)
+    deadline = time.monotonic() + 120
+    while not done.exists():
+      assert time.monotonic() < deadline, 'the first process waits for this one'
+      time.sleep(0.05)
   # Both compute, with a sum over both in each step, while the first one saves.
   update = placement.pmap(
     lambda x: jax.tree.map(lambda y: y + 0 * parallel.total(y), x),

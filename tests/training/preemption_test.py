@@ -80,6 +80,7 @@ def test_a_signal_before_the_first_step_leaves_the_last_checkpoint(step):
 BLOCKED = """
 import hashlib
 from byol_jax.training import preemption
+preemption._HANDLER_SECONDS = 0.3
 with preemption.PreemptionGuard() as guard:
   guard.set_resume_step(12)
   print('waiting', flush=True)
@@ -92,7 +93,7 @@ def test_a_library_that_does_not_return_does_not_hold_the_process():
   process = tiny_run.start_python('-c', BLOCKED)
   while 'waiting' not in process.stdout.readline():
     assert process.poll() is None
-  time.sleep(1)  # the line comes just before the call
+  time.sleep(0.5)  # the line comes just before the call
   process.send_signal(signal.SIGTERM)
   try:
     output, _ = process.communicate(timeout=60)

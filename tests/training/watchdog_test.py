@@ -29,14 +29,14 @@ from byol_jax.training import watchdog
 watchdog._MARGIN = 0.5
 guards = [watchdog.Watchdog(seconds) for seconds in (0, 1.0)]
 guards[1].restart()
-time.sleep(1.5)  # compiling: not yet armed
-for i in range(20):
+time.sleep(1.2)  # compiling: not yet armed
+for i in range(16):
   for guard in guards:
-    guard.step_done(i) if i < 10 else guard.restart()
+    guard.step_done(i) if i < 8 else guard.restart()
   time.sleep(0.15)
 for guard in guards:
   guard.close()
-time.sleep(3)
+time.sleep(2.2)
 print('alive')
 """
 
