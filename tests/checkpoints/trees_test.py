@@ -36,11 +36,6 @@ def test_names_are_keys_fields_and_indices():
   assert jax.tree.structure(back) == jax.tree.structure(state)
 
 
-def test_two_leaves_of_one_path_are_refused():
-  with pytest.raises(ValueError, match='a/b'):
-    trees.flatten({'a': {'b': 1}, 'a/b': 2})
-
-
 @pytest.mark.parametrize(
   'template, words',
   [

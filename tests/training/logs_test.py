@@ -51,8 +51,8 @@ def read_events(folder):
   return found
 
 
-def open_logs(folder, steps=100, **more):
-  stream = io.StringIO()
+def open_logs(folder, steps=100, kind=io.StringIO, **more):
+  stream = kind()
   return logs.Logs(folder, steps, stream=stream, **more), stream
 
 
@@ -74,7 +74,9 @@ def test_scalars_reach_all_three_places(tmp_path, monkeypatch):
     lambda self, *arguments: seen.append(arguments) or add(self, *arguments),
   )
   scalars = {'loss': np.float32(1.5), 'accuracy': 1}
-  assert write_steps(tmp_path, [10], scalars, silent=True) == ''
+  for kind in (io.StringIO, Terminal):
+    options = {'silent': True, 'kind': kind}
+    assert write_steps(tmp_path, [10], scalars, **options) == ''
   assert not seen and not list(tmp_path.iterdir())
   output = write_steps(tmp_path, [10], scalars, clock=Clock())
   (line,) = read_lines(tmp_path)
@@ -226,17 +228,13 @@ def test_the_reader_of_a_pipe_may_leave(tmp_path):
 
 
 def test_a_terminal_gets_a_bar(tmp_path):
-  stream = Terminal()
-  writer = logs.Logs(tmp_path, 50, start_step=10, stream=stream)
-  for step in range(11, 41):
-    writer.tick(step)
-  writer.close()
-  assert '40/50' in stream.getvalue() and read_lines(tmp_path) == []
-  writer = logs.Logs(tmp_path, 50, start_step=10, stream=stream)
+  writer, stream = open_logs(tmp_path, 50, Terminal, start_step=10)
   writer.write(30, {'loss': 1.25})
   writer.note('some text')
+  for step in range(31, 41):
+    writer.tick(step)
   writer.close()
-  for part in ('30/50', 'loss 1.25', 'some text\n', '\r'):
+  for part in ('30/50', 'loss 1.25', 'some text\n', '\r', '40/50'):
     assert part in stream.getvalue()
 
 

@@ -67,7 +67,9 @@ def test_another_process_holds_it_until_it_is_killed(tmp_path):
   finally:
     process.send_signal(signal.SIGKILL)
     process.communicate()
-  open_and_close(tmp_path)
+  ours = pytest.raises(errors.DataError, match=f'by process {os.getpid()} on')
+  with workdir.open_workdir(tmp_path), ours:
+    open_and_close(tmp_path)
 
 
 @pytest.mark.parametrize(
