@@ -1,11 +1,10 @@
 """The promises of the input, by number, across all of its modules.
 
-3 is in cache_test, 4 in crops_test and decode_test, 5 in bad_images_test, 7 in
+3 is in cache_test, 4 in crops_test and tf_engine_test, 5 in bad_images_test, 7 in
 train_test, 8 in resident_test.
 """
 
 import functools
-import hashlib
 import signal
 import tarfile
 
@@ -16,7 +15,7 @@ from byol_jax import errors
 from byol_jax.data.loading import cache
 from byol_jax.data.sources import lookup
 from tests.helpers import listed, tiny_run
-from tests.helpers.made import encode, image_set, smooth
+from tests.helpers.made import digests, encode, image_set, smooth
 
 BATCH = 28  # 1, 2, 4 and 7 divide it
 SIZE = 61  # BATCH does not divide it: batches straddle epochs
@@ -38,19 +37,6 @@ def opened(folder):
   return lookup.open_source(
     str(folder), 'all', data_dir=None, holdout='paper', heldout_share=0.1
   )
-
-
-def digests(batches):
-  """SHA-256 of names and bytes of each batch."""
-  return [
-    hashlib.sha256(
-      b''.join(
-        name.encode() + np.ascontiguousarray(batch[name]).tobytes()
-        for name in sorted(batch)
-      )
-    ).hexdigest()
-    for batch in batches
-  ]
 
 
 def global_batches(source, hosts, start, count, **options):

@@ -1,6 +1,7 @@
 """Synthetic images, and shorthands for opening sets of them."""
 
 import functools
+import hashlib
 import io
 
 import numpy as np
@@ -42,6 +43,19 @@ def image_set(source, *, decoding='once', engine=None, **options):
     'num_threads': 2,
   }
   return image_sets.ImageSet(source, engine=engine, **(standard | options))
+
+
+def digests(batches):
+  """SHA-256 of names and bytes of each batch."""
+  return [
+    hashlib.sha256(
+      b''.join(
+        name.encode() + np.ascontiguousarray(batch[name]).tobytes()
+        for name in sorted(batch)
+      )
+    ).hexdigest()
+    for batch in batches
+  ]
 
 
 def names(source):

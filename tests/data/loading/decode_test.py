@@ -57,16 +57,12 @@ def test_pixels_equal_tensorflows(name):
     np.testing.assert_array_equal(found, expected.numpy())
   streamed = tf_engine.decode_image(tf.constant(data)).numpy()
   np.testing.assert_array_equal(streamed, found)
+  assert tf_engine.read_sides(tf.constant(data)).numpy().tolist() == [37, 53]
+  part = tf_engine.decode_window(tf.constant(data), tf.constant([3, 8, 9, 7]))
+  # Outer columns of JPEG may differ (promise 4).
+  np.testing.assert_array_equal(part[:, 1:-1], found[3:12, 9:14])
   kind, height, width = decode.header(data)
   assert (kind, height, width) == (name.split()[0].upper(), 37, 53)
-
-
-def test_the_dct_method_is_a_choice_that_shows():
-  """TensorFlow's default is not Pillow's."""
-  noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-  data = encode(noise, quality=30)
-  default = tf.io.decode_jpeg(data, 3).numpy().astype(int)
-  assert np.abs(default - decode.rgb(data)).max() > 0
 
 
 @pytest.mark.parametrize(
@@ -82,6 +78,8 @@ def test_what_is_no_image_is_refused_by_its_header(data, reason):
   for function in (decode.header, decode.rgb):
     with pytest.raises(decode.Unusable, match=reason):
       function(data)
+  with pytest.raises((tf.errors.OpError, decode.Unusable)):
+    tf_engine.decode_image(tf.constant(data))
 
 
 def test_a_cut_image_has_a_header_but_no_pixels():

@@ -1,15 +1,13 @@
 """The tf.data engine; what every engine must do is in image_set_test."""
 
 import gc
-import io
 import itertools
 import weakref
 
 import numpy as np
-from PIL import Image
 import pytest
 
-from byol_jax.data.loading import decode, tf_engine
+from byol_jax.data.loading import tf_engine
 from byol_jax.data.loading.tf_engine import tf
 from byol_jax.data.sampling import crops
 from tests.helpers.listed import Listed
@@ -129,43 +127,6 @@ def test_promise_4_decoding_once_changes_outer_columns(
     assert difference.max() <= (0 if subsampling == 0 else 16)
     means.append(difference.mean())
   assert np.mean(means) <= 0.2
-
-
-def formats():
-  pixels = smooth(5, 24, 24)
-  alpha = np.concatenate([pixels, 255 - pixels[..., :1]], axis=-1)
-  grey = np.repeat(pixels[..., :1], 3, -1)
-  yield pytest.param(encode(pixels, 'PNG'), pixels, 0, id='png')
-  yield pytest.param(encode(pixels, 'BMP'), pixels, 0, id='bmp')
-  # The alpha channel is dropped, not blended.
-  yield pytest.param(encode(alpha, 'PNG'), pixels, 0, id='alpha')
-  webp = encode(pixels, 'WEBP', lossless=True)
-  yield pytest.param(webp, pixels, 0, id='webp')
-  yield pytest.param(encode(grey[..., 0], 'PNG'), grey, 0, id='grey png')
-  yield pytest.param(encode(grey[..., 0]), grey, 4, id='grey jpeg')
-  yield pytest.param(encode(grey[..., 0], 'GIF'), grey, 4, id='grey gif')
-  buffer = io.BytesIO()
-  Image.fromarray(pixels).convert('CMYK').save(buffer, 'JPEG', quality=95)
-  yield pytest.param(buffer.getvalue(), pixels, 12, id='cmyk')
-
-
-@pytest.mark.parametrize('data, expected, atol', list(formats()))
-def test_every_format_and_mode_gives_three_channels(data, expected, atol):
-  found = tf_engine.decode_image(tf.constant(data)).numpy()
-  assert found.dtype == np.uint8
-  np.testing.assert_allclose(found.astype(int), expected, rtol=0, atol=atol)
-  assert tf_engine.read_sides(tf.constant(data)).numpy().tolist() == [24, 24]
-  part = tf_engine.decode_window(tf.constant(data), tf.constant([3, 8, 9, 7]))
-  inside = part.numpy()[:, 1:-1]
-  np.testing.assert_array_equal(inside, found[3:12, 9:14])
-
-
-@pytest.mark.parametrize(
-  'data', [b'', b'x', b'<html>', encode(smooth(0, 9, 9))[:99]]
-)
-def test_what_is_no_image_raises(data):
-  with pytest.raises((tf.errors.OpError, decode.Unusable)):
-    tf_engine.decode_image(tf.constant(data))
 
 
 @pytest.mark.parametrize('function', ['decode_image', 'read_sides'])

@@ -6,7 +6,6 @@ import time
 import numpy as np
 import pytest
 
-from byol_jax import errors
 from byol_jax.data.loading import thread_engine
 from tests.helpers.listed import Listed
 from tests.helpers.made import CROP_RANGE, encode, image_set, smooth
@@ -64,30 +63,6 @@ def test_views_are_those_of_tf_data(varied, transfer):
   same(mine.view_batches(12, 3, 4), other.view_batches(12, 3, 4))
 
 
-def test_what_a_run_asks_is_what_tf_data_answers(varied):
-  mine, other = both(varied)
-  for name in ('num_examples', 'num_classes', 'class_names', 'fingerprint'):
-    assert getattr(mine, name) == getattr(other, name)
-  assert mine.file_name(7) == 'file7'
-
-
-def test_what_cannot_work_is_refused(varied):
-  mine, _ = both(varied, local_devices=3, process_count=2)
-  for call, arguments in (
-    (mine.eval_batches, (8,)),
-    (mine.crop_batches, (8, 0, 1)),
-  ):
-    with pytest.raises(errors.ConfigError, match=r'8 .* 6 devices'):
-      list(call(*arguments))
-  broken, _ = both(Listed([b'broken'] * 4))
-  for call, arguments in (
-    (broken.eval_batches, (4,)),
-    (broken.crop_batches, (4, 0, 1)),
-  ):
-    with pytest.raises(errors.DataError, match='no image can be used'):
-      list(call(*arguments))
-
-
 @pytest.mark.parametrize('count', [1, 3])
 def test_results_come_in_the_order_of_the_items(count):
   def slow_at_first(item):
@@ -122,8 +97,3 @@ def test_an_error_is_raised_in_its_place():
   with pytest.raises(ZeroDivisionError):
     next(results)
   assert not [t for t in threading.enumerate() if 'ThreadPool' in t.name]
-
-
-def test_zero_threads_are_as_many_as_cores():
-  assert thread_engine.count_threads(3) == 3
-  assert thread_engine.count_threads(0) >= 1
