@@ -1,7 +1,7 @@
 """The promises of the input, by number, across all of its modules.
 
-3 is in cache_test, 4 in crops_test and tf_engine_test, 5 in bad_images_test, 7 in
-train_test, 8 in resident_test.
+3 is in cache_test, 4 in crops_test and tf_engine_test, 5 in bad_images_test,
+7 in train_test, 8 in resident_test.
 """
 
 import functools
@@ -62,7 +62,7 @@ def expected(folder):
   return found
 
 
-@pytest.mark.parametrize('hosts, threads', [(1, 16), (2, 1), (4, 1), (7, 16)])
+@pytest.mark.parametrize('hosts, threads', [(1, 16), (2, 1), (7, 16)])
 def test_promise_1_hosts_and_threads_change_no_byte(
   folder, expected, hosts, threads
 ):
@@ -148,7 +148,7 @@ class Synthetic:
     return f'{index}'
 
 
-@pytest.mark.parametrize('step', [0, 312, 300_000])
+@pytest.mark.parametrize('step', [312, 300_000])
 def test_promise_1_seeking_reads_nothing_before_the_step(step):
   source = Synthetic()
   data = image_set(source)
@@ -158,9 +158,7 @@ def test_promise_1_seeking_reads_nothing_before_the_step(step):
   assert digests([batch]) == digests([again])
 
 
-@pytest.mark.parametrize(
-  'hosts, per_host', [(1, 64), (2, 1), (2, 64), (3, 5), (7, 1), (7, 64)]
-)
+@pytest.mark.parametrize('hosts, per_host', [(1, 64), (2, 64), (3, 5), (7, 1)])
 def test_promise_6_evaluation_counts_every_image_once(folder, hosts, per_host):
   """Counts of images, and of hits of an arbitrary classifier, over hosts."""
   source = label_by_index(opened(folder))

@@ -1,7 +1,5 @@
-import numpy as np
 import pytest
 
-from byol_jax.data.sources import image_folder
 from tests.helpers.made import encode, names, opened, refused, smooth
 
 SPLITS = ('train', 'fit', 'valid', 'test', 'all')
@@ -34,20 +32,6 @@ def test_folders_are_classes_and_a_hash_holds_out_a_test_set(write, base):
     assert set(names(opened(root, split))) - added == set(expected)
 
 
-def test_the_share_held_out_is_the_share_asked_for():
-  files = [f'class/{i}.jpg' for i in range(20_000)]
-
-  def heldout(share, salt):
-    return np.array([image_folder.is_heldout(f, share, salt) for f in files])
-
-  for share in (0.0, 0.1, 0.5):
-    # 4 standard deviations of a binomial distribution
-    bound = 4 * np.sqrt(share * (1 - share) / 20_000)
-    assert abs(heldout(share, 'test').mean() - share) <= bound
-  both = heldout(0.5, 'a') & heldout(0.5, 'b')
-  assert abs(both.mean() - 0.25) < 0.013  # independent salts, 4 deviations
-
-
 @pytest.mark.parametrize('test', ['val', 'valid', 'validation', 'test'])
 def test_train_and_val_folders_are_the_splits(write, test):
   files = [f'train/{c}/{i}.jpg' for c in 'abc' for i in range(20)]
@@ -59,40 +43,6 @@ def test_train_and_val_folders_are_the_splits(write, test):
   assert [source.read(i)[1] for i in range(2)] == [1, 2]
   assert sorted(found['fit'] + found['valid']) == sorted(files)
   assert found['valid']
-
-
-def test_with_val_and_test_folders_val_is_the_validation_split(write):
-  root = write('train/a/1.jpg', 'train/b/2.jpg', 'val/a/3.jpg', 'test/b/4.jpg')
-  found = split_names(root)
-  assert (found['valid'], found['test']) == (['val/a/3.jpg'], ['test/b/4.jpg'])
-  assert found['fit'] == found['train']
-
-
-def test_a_test_folder_without_labels_is_not_the_test_set(write, caplog):
-  root = write('train/a/1.jpg', 'train/b/2.jpg', 'val/a/3.jpg', 'test/4.jpg')
-  assert names(opened(root, 'test')) == ['val/a/3.jpg']
-  assert '1 images in no class folder' in caplog.text
-
-
-def test_a_folder_called_train_is_a_split_or_a_class(write, tmp_path):
-  write(*(f'class/{c}/{i}.jpg' for c in ('bus', 'train') for i in range(20)))
-  assert opened(tmp_path / 'class').class_names == ('bus', 'train')
-  write('split/train/a/1.jpg', 'split/train/b/2.jpg', 'split/other/3.jpg')
-  source = opened(tmp_path / 'split', heldout_share=0.0)
-  assert source.class_names == ('a', 'b')
-  assert names(source) == ['train/a/1.jpg', 'train/b/2.jpg']
-  write('flat/train/1.jpg', 'flat/train/2.jpg')
-  source = opened(tmp_path / 'flat')
-  assert source.class_names is None and len(source) == 2
-
-
-def test_a_flat_folder_has_no_labels(write):
-  root = write('1.jpg', '2.jpg', '3.png')
-  source = opened(root)
-  assert source.num_classes is None and source.class_names is None
-  assert len(source) == len(opened(root, 'all')) == 3
-  assert source.read(1)[1] == -1
-  assert 'no labels' in refused(root, 'test')
 
 
 def test_every_visible_image_file_is_a_record_whatever_it_holds(write):
@@ -165,11 +115,40 @@ def test_a_folder_that_is_no_set_is_refused(write, files, options, words):
   assert words.replace('ROOT', root) in refused(root, **options)
 
 
+def test_a_test_folder_beside_val_is_the_test_set_if_it_has_labels(
+  write, caplog
+):
+  root = write('train/a/1.jpg', 'train/b/2.jpg', 'val/a/3.jpg', 'test/4.jpg')
+  assert names(opened(root, 'test')) == ['val/a/3.jpg']
+  assert '1 images in no class folder' in caplog.text
+  found = split_names(write('test/b/5.jpg'))
+  assert (found['valid'], found['test']) == (['val/a/3.jpg'], ['test/b/5.jpg'])
+  assert found['fit'] == found['train']
+
+
+def test_a_folder_called_train_is_a_split_or_a_class(write, tmp_path):
+  write(*(f'class/{c}/{i}.jpg' for c in ('bus', 'train') for i in range(20)))
+  assert opened(tmp_path / 'class').class_names == ('bus', 'train')
+  write('split/train/a/1.jpg', 'split/train/b/2.jpg', 'split/other/3.jpg')
+  source = opened(tmp_path / 'split', heldout_share=0.0)
+  assert source.class_names == ('a', 'b')
+  assert names(source) == ['train/a/1.jpg', 'train/b/2.jpg']
+
+
+@pytest.mark.parametrize('base', ['', 'train/'])
+def test_a_flat_folder_has_no_labels(write, base):
+  root = write(*(f'{base}{i}.jpg' for i in range(3)))
+  source = opened(root)
+  assert source.num_classes is None and source.class_names is None
+  assert len(source) == len(opened(root, 'all')) == 3
+  assert source.read(1)[1] == -1
+  assert 'no labels' in refused(root, 'test')
+
+
 def test_the_fingerprint_covers_names_and_sizes(write):
   root = write('a/1.jpg', 'b/2.jpg')
   prints = [opened(root, 'all').fingerprint for _ in range(2)]
-  write('b/2.jpg', data=encode(smooth(5, 40, 40)))
-  prints.append(opened(root, 'all').fingerprint)
-  write('b/3.jpg')
-  prints.append(opened(root, 'all').fingerprint)
+  for name in ('b/2.jpg', 'b/3.jpg'):
+    write(name, data=encode(smooth(5, 40, 40)))
+    prints.append(opened(root, 'all').fingerprint)
   assert prints[0] == prints[1] and len(set(prints)) == 3

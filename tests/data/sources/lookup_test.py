@@ -4,11 +4,10 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from byol_jax import errors
-from byol_jax.data.sources import base, lookup
+from byol_jax.data.sources import lookup
 from tests.helpers import listed
 from tests.helpers.made import names, opened, refused
 
@@ -210,13 +209,3 @@ def test_arguments_without_a_meaning_are_named():
     assert key in text and str(value) in text
   assert 'best' in refused('shapes', 'best', error=errors.ConfigError)
   assert 'heldout_share' in refused('shapes', 'valid', heldout_share=0.0)
-
-
-def test_a_subset_has_its_names_and_another_fingerprint():
-  source = opened('shapes', 'test')
-  ids = np.array([7, 3])
-  subset = base.Subset(source, ids)
-  assert names(subset) == [source.file_name(7), source.file_name(3)]
-  assert subset.read(1) == source.read(3)
-  other = base.Subset(source, ids[::-1])
-  assert len({s.fingerprint for s in (source, subset, other)}) == 3

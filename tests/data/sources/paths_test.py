@@ -1,6 +1,5 @@
 import pathlib
 import threading
-import time
 
 from etils import epath
 import pytest
@@ -51,53 +50,6 @@ def test_a_stamp_follows_the_file(path, bucket):
     paths.stat_file(path)
 
 
-def test_home_is_expanded_and_only_gs_is_a_bucket(monkeypatch):
-  monkeypatch.setenv('HOME', '/somewhere/else')
-  assert paths.parse_path('~/a') == pathlib.Path('/somewhere/else/a')
-  assert str(paths.parse_path('gs://b/a')) == 'gs://b/a'
-  with pytest.raises(errors.DataError, match='expected gs:// or a local path'):
-    paths.parse_path('s3://b/a')
-
-
-def test_a_bucket_that_does_not_answer_is_a_data_error(monkeypatch):
-  monkeypatch.setattr(paths, 'BUCKET_TIMEOUT', 0.1)
-  release = threading.Event()
-  with pytest.raises(errors.DataError) as info:
-    paths.call_with_timeout(
-      epath.Path('gs://b/x'), 'looking', lambda: release.wait(10)
-    )
-  release.set()
-  text = str(info.value)
-  assert text.startswith('gs://b/x: looking: no answer within 0.1 s')
-  assert 'credentials' in text and '\n' not in text
-
-
-def test_errors_of_a_bucket_become_one_line_and_those_of_the_disk_pass():
-  def refuse():
-    raise PermissionError('no access\nsecond line')
-
-  def miss():
-    raise FileNotFoundError('x')
-
-  path = epath.Path('gs://b/x')
-  with pytest.raises(errors.DataError, match='PermissionError: no access;'):
-    paths.call_with_timeout(path, 'looking', refuse)
-  with pytest.raises(FileNotFoundError):
-    paths.call_with_timeout(path, 'looking', miss)
-  with pytest.raises(PermissionError):
-    paths.call_with_timeout(pathlib.Path('x'), 'looking', refuse)
-
-
-def test_an_answer_in_time_is_returned():
-  def answer_late():
-    time.sleep(0.05)
-    return 3
-
-  for path in (epath.Path('gs://b/x'), pathlib.Path('x')):
-    assert paths.call_with_timeout(path, 'looking', answer_late) == 3
-    assert paths.call_with_timeout(path, 'looking', lambda: None) is None
-
-
 def test_a_directory_lists_its_files_and_skips_hidden_folders(write, tmp_path):
   root = write('top.txt', 'a/1.jpg', 'a/b/2.jpg', '.git/3.jpg', data=b'four')
   (tmp_path / 'link.jpg').symlink_to('nothing')
@@ -106,3 +58,27 @@ def test_a_directory_lists_its_files_and_skips_hidden_folders(write, tmp_path):
   assert found == ['a/1.jpg', 'a/b/2.jpg', 'link.jpg', 'top.txt']
   assert directory.read('a/b/2.jpg') == b'four'
   assert [directory.size(name) for name in found] == [4, 4, -1, 4]
+
+
+def test_the_first_answer_of_a_bucket_has_a_timeout(monkeypatch):
+  def fail(error):
+    raise error
+
+  local, bucket = pathlib.Path('x'), epath.Path('gs://b/x')
+  for path in (local, bucket):
+    assert paths.call_with_timeout(path, 'looking', lambda: None) is None
+    with pytest.raises(FileNotFoundError):
+      paths.call_with_timeout(path, '', lambda: fail(FileNotFoundError('x')))
+  refuse = lambda: fail(PermissionError('no access\nsecond line'))
+  with pytest.raises(PermissionError):
+    paths.call_with_timeout(local, 'looking', refuse)
+  with pytest.raises(errors.DataError, match='PermissionError: no access;'):
+    paths.call_with_timeout(bucket, 'looking', refuse)
+  monkeypatch.setattr(paths, 'BUCKET_TIMEOUT', 0.1)
+  release = threading.Event()
+  with pytest.raises(errors.DataError) as info:
+    paths.call_with_timeout(bucket, 'looking', lambda: release.wait(10))
+  release.set()
+  text = str(info.value)
+  assert text.startswith('gs://b/x: looking: no answer within 0.1 s')
+  assert 'credentials' in text and '\n' not in text

@@ -138,10 +138,3 @@ def test_a_cut_array_record_file_is_refused(write_array_record, left):
   path.write_bytes(path.read_bytes()[:left])
   with pytest.raises((OSError, RuntimeError, ValueError)):
     record_files.ArrayRecordFile(path)
-
-
-def test_a_missing_file_is_not_found(tmp_path):
-  pytest.importorskip('array_record')
-  for open_file in record_files.FILE_FORMATS.values():
-    with pytest.raises(FileNotFoundError):
-      open_file(tmp_path / 'none')
