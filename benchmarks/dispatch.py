@@ -4,7 +4,7 @@ python benchmarks/dispatch.py [--output=FILE.json] [--rounds=5]
 
 A call of a compiled step costs the host time for each leaf of the state, and
 more in a job of several processes, where every leaf is converted on the way in
-and out. That is why a run packs its state (`byol_jax/packing.py`). This
+and out. That is why a run packs its state (`distributed/packing.py`). This
 measures the call alone, of the state of `pretrain:1000` as it is and packed,
 each array cut to its first numbers, a body that only adds, the state donated;
 one process with eight CPU devices, two with four each, in turns. The time is
@@ -80,7 +80,7 @@ def call_time(update, state):
 
 
 def job(processes, devices):
-  """What process 0 of a job says."""
+  """Runs a job; returns what its process 0 printed."""
   with socket.socket() as listener:
     listener.bind(('localhost', 0))
     port = listener.getsockname()[1]

@@ -4,13 +4,13 @@ Process 0 reads its checkpoint or draws the initial state; the other processes
 receive its values.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from byol_jax import errors
+from byol_jax import errors, experiment
 from byol_jax.checkpoints import checkpointer
 from byol_jax.distributed import placement, processes
 
@@ -79,30 +79,29 @@ class SkipPolicy:
 class StartPoint(NamedTuple):
   """Where a loop starts."""
 
-  step: int  # completed
   state: Any  # host arrays
+  step: int  # completed
   data_offset: int = 0  # step N takes the images of step N + data_offset
   is_resumed: bool = False  # from a checkpoint
 
 
 def restore_or_init(
   saver: checkpointer.Checkpointer | None,
-  shapes: Any,
-  init: Callable[[], Any],
+  method: experiment.Experiment,
   name: str,
 ) -> StartPoint:
   """Restores the newest usable checkpoint, or makes the initial state.
 
   Args:
     saver: of process 0; None on the others.
-    shapes: tree of jax.ShapeDtypeStruct: the state.
-    init: returns the initial state as host arrays; called on process 0 only,
-      and only without a checkpoint: at scale it takes minutes.
+    method: gives the initial state, on process 0 and without a checkpoint
+      only: at scale it takes minutes.
     name: of this restore, unique in a job.
 
   Raises:
     DataError: there are checkpoints, but none can be used.
   """
+  shapes = jax.eval_shape(method.initial_state)
   found = processes.raise_on_all(
     f'{name}/checkpoint',
     lambda: saver.restore_newest(shapes) if saver else None,
@@ -112,23 +111,18 @@ def restore_or_init(
     step, state, meta = found
     offset = meta.get('data_offset', 0)
   elif jax.process_index() == 0:
-    state = init()
+    state = method.init_on_host()
   else:
     state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-  facts = {
-    'step': step,
-    'data_offset': offset,
-    'is_resumed': found is not None,
-  }
+  facts = [step, offset, found is not None]
   facts = processes.broadcast_json(f'{name}/facts', facts)
   # The initial state too: hosts of two kinds need not draw the same bits.
-  return StartPoint(state=placement.broadcast_arrays(state), **facts)
+  return StartPoint(placement.broadcast_arrays(state), *facts)
 
 
 def roll_back(
   saver: checkpointer.Checkpointer | None,
-  shapes: Any,
-  init: Callable[[], Any],
+  method: experiment.Experiment,
   start: StartPoint,
   step: int,
   attempt: int,
@@ -136,16 +130,15 @@ def roll_back(
   """Restores the last checkpoint with a data offset past the images so far.
 
   Args:
-    saver: see `restore_or_init`, as `shapes` and `init`.
-    shapes: of the state.
-    init: makes the initial state.
+    saver: see `restore_or_init`, as `method`.
+    method: gives the initial state.
     start: where the loop started that is rolled back.
     step: completed by that loop.
     attempt: number of that loop, from 1.
   """
   if saver is not None:
     saver.wait()
-  restored = restore_or_init(saver, shapes, init, f'rollback {attempt}')
+  restored = restore_or_init(saver, method, f'rollback {attempt}')
   offset = start.data_offset + step - restored.step
   return restored._replace(data_offset=offset)
 

@@ -125,9 +125,8 @@ def train_with_rollbacks(
   context: loop.TrainingContext, method: experiment.Experiment
 ) -> dict[str, float]:
   """Runs the loop, again from the last checkpoint after each rollback."""
-  shapes = jax.eval_shape(method.initial_state)
-  saved = (context.checkpointer, shapes, method.init_on_host)
-  start = recovery.restore_or_init(*saved, 'start')
+  saver = context.checkpointer
+  start = recovery.restore_or_init(saver, method, 'start')
   notes = list(method.derived)
   if start.is_resumed:
     notes.append(f'resumed after step {start.step} of {method.num_steps}')
@@ -148,13 +147,13 @@ def train_with_rollbacks(
           log.note(note)
         return loop.run_loop(context, start, log)
     except recovery.RollbackRequired as error:
-      start = recovery.roll_back(*saved, start, error.step, attempt)
+      start = recovery.roll_back(saver, method, start, error.step, attempt)
       notes = [
         f'warning: {error}; back to step {start.step}, with the images of step'
         f' {start.step + start.data_offset} on'
       ]
     except errors.DivergedError as error:
-      advice = recovery.advice_after_divergence(context.checkpointer)
+      advice = recovery.advice_after_divergence(saver)
       raise processes.mark_collective(
         errors.DivergedError(f'{error}; {advice}')
       ) from None

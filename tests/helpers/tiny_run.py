@@ -1,4 +1,4 @@
-"""The small experiment that several tests run, and how they start Python."""
+"""The small experiment that several tests run; starts other interpreters."""
 
 import os
 import pathlib
@@ -160,7 +160,7 @@ def warmup():
 
 
 def free_port():
-  """A port of this machine that nobody listens at."""
+  """A port of this machine that is free."""
   with socket.socket() as listener:
     listener.bind(('localhost', 0))
     return listener.getsockname()[1]

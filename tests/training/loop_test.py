@@ -40,6 +40,8 @@ def test_between_log_lines_nothing_is_fetched(tmp_path, monkeypatch):
 
   monkeypatch.setattr(jax, 'device_get', note(fetched, get))
   monkeypatch.setattr(kind, '__array__', note(fetched, array))
+  value = property(note(fetched, kind._value.fget))  # float(array)
+  monkeypatch.setattr(kind, '_value', value)
   monkeypatch.setattr(placement, 'shard', note(steps, shard))
   monkeypatch.setattr(logs.Logs, 'write', note(lines, write))
   api.pretrain_on(ArraySet(), tiny(log__every_steps=5), tmp_path)
