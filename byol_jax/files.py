@@ -16,12 +16,9 @@ def write_json(path: str | pathlib.Path, value: Any) -> None:
   """
   path = pathlib.Path(path)
   temporary = path.with_name(f'.{path.stem}.{os.getpid()}.json.tmp')
-  text = json.dumps(value, indent=2) + '\n'
   try:
-    with open(temporary, 'w') as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
+    temporary.write_text(json.dumps(value, indent=2) + '\n')
+    flush(temporary)
     os.replace(temporary, path)
     flush(path.parent)
   except OSError as error:
@@ -37,10 +34,9 @@ def append_json(path: str | pathlib.Path, value: Any) -> None:
   Raises:
     DataError: it cannot be written.
   """
-  line = json.dumps(value) + '\n'
   try:
     with open(path, 'a') as file:
-      file.write(line)
+      file.write(json.dumps(value) + '\n')
   except OSError as error:
     raise errors.DataError(
       f'{path} cannot be written: {error.strerror}'

@@ -172,11 +172,7 @@ def raise_on_all(name: str, work: Callable[[], T]) -> T:
     if jax.process_count() == 1:
       raise
     error = caught
-  report = json.dumps(rendezvous.make_report(error))
-  for index, text in enumerate(gather_strings(name, report)):
-    found = rendezvous.read_error(json.loads(text), index)
-    if found is not None:
-      raise mark_collective(error or found)
+  _compare_reports(name, rendezvous.make_report(error), error)
   return result
 
 
@@ -190,11 +186,17 @@ def require_agreement(name: str, facts: Mapping[str, str]) -> None:
   Raises:
     ConfigError: names the first fact, both values and both hosts.
   """
-  report = rendezvous.make_report(None) | {'facts': dict(facts)}
+  _compare_reports(name, rendezvous.make_report(None, facts))
+
+
+def _compare_reports(
+  name: str, report: rendezvous.Report, own: errors.UserError | None = None
+) -> None:
+  """Raises `own`, or else what any process reports or differs in."""
   texts = gather_strings(name, json.dumps(report))
-  error = rendezvous.find_difference(dict(enumerate(map(json.loads, texts))))
-  if error is not None:
-    raise mark_collective(error)
+  found = rendezvous.find_difference(dict(enumerate(map(json.loads, texts))))
+  if found is not None:
+    raise mark_collective(own or found)
 
 
 def mark_collective(error: errors.UserError) -> errors.UserError:

@@ -56,13 +56,12 @@ def exchange_reports(
     ConfigError: two processes differ; names the fact, both values and hosts.
     UserError: what `load` raised here or elsewhere.
   """
-  error, facts, result = None, {}, None
+  error, facts, result = None, None, None
   try:
-    result, found = load()
-    facts = dict(found)
+    result, facts = load()
   except errors.UserError as caught:
     error = caught
-  report = make_report(error) | {'index': process.index, 'facts': facts}
+  report = make_report(error, facts) | {'index': process.index}
   exchange = _run_coordinator if process.index == 0 else _report_to_coordinator
   answer = exchange(process, report, seconds)
   error = error or read_error(answer)
@@ -71,12 +70,14 @@ def exchange_reports(
   return result  # type: ignore[return-value]
 
 
-def make_report(error: errors.UserError | None) -> Report:
-  """Returns this host's name and an error, if any, as JSON values."""
-  host = socket.gethostname()
+def make_report(
+  error: errors.UserError | None, facts: Mapping[str, str] | None = None
+) -> Report:
+  """Returns this host's name, an error, if any, and facts, as JSON values."""
+  report = {'host': socket.gethostname(), 'error': None, 'facts': facts or {}}
   if error is None:
-    return {'host': host, 'error': None}
-  return {'host': host, 'error': str(error), 'code': error.exit_code}
+    return report
+  return report | {'error': str(error), 'code': error.exit_code}
 
 
 def read_error(

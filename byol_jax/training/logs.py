@@ -90,8 +90,7 @@ class Logs:
 
     Args:
       step: completed steps.
-      scalars: Python or numpy numbers. The console shows 'images_per_second'
-        and 'data_wait' of `Meter` with their units.
+      scalars: Python or numpy numbers, among them those of `Meter`.
     """
     if self._silent:
       return
@@ -250,20 +249,18 @@ def _open_lines(path: pathlib.Path, start_step: int) -> io.FileIO:
 
 def _line_step(line: bytes) -> float:
   """Returns the step of a line; infinity if it is not complete."""
-  try:
-    return json.loads(line)['step'] if line.endswith(b'\n') else math.inf
-  except (ValueError, TypeError, KeyError):
-    return math.inf
+  with contextlib.suppress(ValueError, TypeError, KeyError):
+    if line.endswith(b'\n'):
+      return json.loads(line)['step']
+  return math.inf
 
 
 def _append_line(
   file: io.FileIO, step: int, now: float, values: Mapping[str, float]
 ) -> None:
   """Appends one line, or raises OSError and leaves the file as it was."""
-  record: dict[str, Any] = {
-    name: value if math.isfinite(value) else str(value)
-    for name, value in values.items()
-  }
+  record: dict[str, Any] = dict(values)
+  record |= {k: str(x) for k, x in values.items() if not math.isfinite(x)}
   record |= {'step': int(step), 'time': round(now, 3)}
   line = json.dumps(record, sort_keys=True).encode() + b'\n'
   size = os.fstat(file.fileno()).st_size
