@@ -1,6 +1,7 @@
 /* Counts the operations of a process on the files below one folder; one of them
    can kill the process, or all from one on can fail. Loaded by LD_PRELOAD and
-   armed by `fault_server.py`. Threads of C++ libraries are seen too. */
+   armed by `fault_server.py`. Threads of C++ libraries are seen too. Here are
+   the calls that a save makes, with orbax 0.12.8 and tensorstore 0.1.86. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -105,52 +106,16 @@ static int fault(const char *name, int kind) {
     return real(path, flags, mode);                              \
   }
 
-#define OPENAT(name)                                                   \
-  int name(int fd, const char *path, int flags, ...) {                 \
-    REAL(name);                                                        \
-    va_list rest;                                                      \
-    va_start(rest, flags);                                             \
-    mode_t mode = va_arg(rest, mode_t);                                \
-    va_end(rest);                                                      \
-    if ((flags & MAKES) && is_ours_at(fd, path) && fault(#name, SPACE)) \
-      return -1;                                                       \
-    return real(fd, path, flags, mode);                                \
-  }
-
 OPEN(open)
 OPEN(open64)
-OPENAT(openat)
-OPENAT(openat64)
 WRITE(write, (int fd, const void *b, size_t n), real(fd, b, n / 2), (fd, b, n))
-WRITE(pwrite, (int fd, const void *b, size_t n, off_t o),
-      real(fd, b, n / 2, o), (fd, b, n, o))
-WRITE(pwrite64, (int fd, const void *b, size_t n, off64_t o),
-      real(fd, b, n / 2, o), (fd, b, n, o))
 WRITE(writev, (int fd, const struct iovec *v, int n), real(fd, v, n / 2),
       (fd, v, n))
-WRITE(pwritev, (int fd, const struct iovec *v, int n, off_t o),
-      real(fd, v, n / 2, o), (fd, v, n, o))
-WRITE(pwritev64, (int fd, const struct iovec *v, int n, off64_t o),
-      real(fd, v, n / 2, o), (fd, v, n, o))
-CALL(ftruncate, SPACE, int, (int fd, off_t n), (fd, n), is_ours(fd))
-CALL(ftruncate64, SPACE, int, (int fd, off64_t n), (fd, n), is_ours(fd))
 CALL(fsync, SPACE, int, (int fd), (fd), is_ours(fd))
-CALL(fdatasync, SPACE, int, (int fd), (fd), is_ours(fd))
 CALL(mkdir, SPACE | NAMES, int, (const char *p, mode_t m), (p, m), is_below(p))
-CALL(mkdirat, SPACE | NAMES, int, (int fd, const char *p, mode_t m), (fd, p, m),
-     is_ours_at(fd, p))
 CALL(rmdir, NAMES, int, (const char *p), (p), is_below(p))
 CALL(unlink, NAMES, int, (const char *p), (p), is_below(p))
 CALL(unlinkat, NAMES, int, (int fd, const char *p, int f), (fd, p, f),
      is_ours_at(fd, p))
 CALL(rename, NAMES, int, (const char *p, const char *q), (p, q),
      is_below(p) || is_below(q))
-CALL(renameat, NAMES, int, (int a, const char *p, int b, const char *q),
-     (a, p, b, q), is_ours_at(a, p) || is_ours_at(b, q))
-CALL(renameat2, NAMES, int,
-     (int a, const char *p, int b, const char *q, unsigned f),
-     (a, p, b, q, f), is_ours_at(a, p) || is_ours_at(b, q))
-CALL(link, NAMES, int, (const char *p, const char *q), (p, q), is_below(q))
-CALL(linkat, NAMES, int, (int a, const char *p, int b, const char *q, int f),
-     (a, p, b, q, f), is_ours_at(b, q))
-CALL(truncate, SPACE, int, (const char *p, off_t n), (p, n), is_below(p))
