@@ -16,9 +16,9 @@ _LOG = logging.getLogger(__name__)
 
 def describe_failure(error: Exception) -> str:
   """Returns in one line why an image cannot be used."""
-  known = isinstance(error, decode.Unusable | errors.UserError)
-  text = str(error) if known else f'{type(error).__name__}: {error}'
-  return text.partition('\n')[0]
+  if isinstance(error, decode.Unusable | errors.UserError):
+    return str(error).partition('\n')[0]
+  return errors.first_line(error)
 
 
 class BadImageCounter:

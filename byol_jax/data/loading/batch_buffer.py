@@ -21,29 +21,12 @@ class _Lease:
     self._block = block
 
 
-class BufferPool:
-  """Arrays over memory that returns to the pool when no array looks at it.
-
-  The first touch of new memory took as long as a third of a decoding, so
-  batches reuse it. An array's views, and a device's buffer over it, keep it
-  out of the pool.
-  """
-
-  def __init__(self) -> None:
-    self._free: dict[int, list[np.ndarray]] = defaultdict(list)
-
-  def take(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Returns an array of any values."""
-    size = int(np.prod(shape)) * dtype.itemsize
-    free = self._free[size]
-    block = free.pop() if free else np.empty(size, np.uint8)
-    lease = _Lease(block)
-    weakref.finalize(lease, free.append, block).atexit = False
-    return np.asarray(lease).view(dtype).reshape(shape)
-
-
 class BatchBuffer:
   """The batches under way: arrays [rows, ...] by step, filled from any thread.
+
+  The first touch of new memory took as long as a third of a decoding, so
+  memory returns to a pool when no array looks at it. An array's views, and a
+  device's buffer over it, keep it out of the pool.
 
   Args:
     shapes: name -> shape and dtype of one row.
@@ -58,7 +41,7 @@ class BatchBuffer:
     self._shapes = dict(shapes)
     self._rows = rows
     self._batches: dict[int, Batch] = {}
-    self._pool = BufferPool()
+    self._free: dict[int, list[np.ndarray]] = defaultdict(list)
     self._is_closed = False
     self._lock = threading.Lock()
 
@@ -76,10 +59,19 @@ class BatchBuffer:
         raise RuntimeError('the stream has ended')
       if step not in self._batches:
         self._batches[step] = {
-          name: self._pool.take((self._rows, *shape), dtype)
+          name: self._allocate((self._rows, *shape), dtype)
           for name, (shape, dtype) in self._shapes.items()
         }
       return self._batches[step]
+
+  def _allocate(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Returns an array of any values."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    free = self._free[size]
+    block = free.pop() if free else np.empty(size, np.uint8)
+    lease = _Lease(block)
+    weakref.finalize(lease, free.append, block).atexit = False
+    return np.asarray(lease).view(dtype).reshape(shape)
 
   def take(self, step: int) -> Batch:
     """Returns the arrays of a step, which belong to the caller from now on."""
@@ -92,7 +84,7 @@ class BatchBuffer:
     """Frees the memory; engine threads that still write get an error."""
     with self._lock:
       self._is_closed = True
-      self._batches, self._pool = {}, BufferPool()
+      self._batches, self._free = {}, defaultdict(list)
 
 
 def make_chunk(positions: list[int], labels: list[int]) -> Chunk:

@@ -5,10 +5,8 @@ import dataclasses
 
 import numpy as np
 
-from byol_jax import errors
 from byol_jax.data.loading import batch_buffer
 from byol_jax.data.sampling import crops, order, resize, views as views_lib
-from byol_jax.data.sources import base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,17 +122,3 @@ class BatchPlan:
         window = view.resample_window(int(sides[0]), int(sides[1]), drawn[i])
         window = window._replace(window=(0, 0, height, width))
       resize.resample(image, window, row[name])
-
-
-def read_first_image(source: base.Source) -> bytes | np.ndarray:
-  """Returns the first image that can be read, encoded or uint8 [H, W, 3].
-
-  Raises:
-    DataError: there is none.
-  """
-  for index in range(len(source)):
-    try:
-      return source.read(index)[0]
-    except Exception:  # counted and named when its turn comes
-      continue
-  raise errors.DataError(f'{source.name}: no image can be read')

@@ -87,7 +87,14 @@ class _Stream:
     """Returns encoded images [N] and labels, and the other columns."""
 
     def read_many(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-      return base.read_many(self._get()[1], ids)
+      source = self._get()[1]
+      # Empty bytes, which no decoder accepts, where an image cannot be read.
+      images: list[Any] = [b''] * len(ids)
+      labels = np.full(len(ids), -1, np.int32)
+      for i, index in enumerate(ids):
+        with contextlib.suppress(Exception):  # FallbackReader names it
+          images[i], labels[i] = source.read(int(index))
+      return np.array(images, object), labels
 
     columns = _call(read_many, [ids], (tf.string, [None]), (tf.int32, [None]))
     return *columns, positions, drawn
@@ -149,6 +156,14 @@ class _Stream:
     return {'position': done, 'labels': labels}
 
 
+def _is_encoded(source: base.Source) -> bool:
+  """Whether the first image that can be read is encoded."""
+  for index in range(len(source)):
+    with contextlib.suppress(Exception):  # counted and named in its turn
+      return isinstance(source.read(index)[0], bytes)
+  return True
+
+
 def decode_into(
   plan: batch_plan.BatchPlan,
   source: base.Source,
@@ -169,7 +184,7 @@ def decode_into(
   steps = tf.data.Dataset.range(plan.steps.start, plan.steps.stop)
   dataset = steps.map(_graph(stream.plan_step)).unbatch().batch(_CHUNK)
   parallel = {'num_parallel_calls': threads, 'deterministic': True}
-  if isinstance(batch_plan.read_first_image(source), bytes):
+  if _is_encoded(source):
     is_once = decoding == 'once'
     write = stream.write_image if is_once else stream.write_windows
     dataset = dataset.map(_graph(stream.read), **parallel).unbatch()

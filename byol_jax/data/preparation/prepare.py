@@ -115,21 +115,17 @@ def _check_values(
   quality: int,
   max_bad_share: float,
 ) -> None:
+  side_is_valid = shorter_side is None or shorter_side >= 1
+  share_is_valid = 0 <= max_bad_share <= 1
+  name_is_valid = not name or _NAME.fullmatch(name)
+  is_own_name = not name or not catalog.find_facts(name)
+  own_name = f'another name, since tfds build {name} prepares that set'
   for key, value, is_valid, expected in (
+    ('shorter_side', shorter_side, side_is_valid, 'at least 1'),
     ('quality', quality, 1 <= quality <= 100, '1 to 100'),
-    ('max_bad_share', max_bad_share, 0 <= max_bad_share <= 1, '0 to 1'),
-    (
-      *('shorter_side', shorter_side),
-      *(shorter_side is None or shorter_side >= 1, 'at least 1'),
-    ),
-    (
-      *('name', name, not name or _NAME.fullmatch(name)),
-      'small letters, digits and _',
-    ),
-    (
-      *('name', name, not name or not catalog.find_facts(name)),
-      f'another name, since tfds build {name} prepares that set',
-    ),
+    ('max_bad_share', max_bad_share, share_is_valid, '0 to 1'),
+    ('name', name, name_is_valid, 'small letters, digits and _'),
+    ('name', name, is_own_name, own_name),
   ):
     if not is_valid:
       raise errors.ConfigError(f'--{key}: expected {expected}, found {value!r}')

@@ -16,12 +16,6 @@ import numpy as np
 from byol_jax import errors
 from byol_jax.data.sources import index_cache, paths
 
-_COMPRESSIONS = {
-  b'\x1f\x8b': 'gzip',
-  b'BZh': 'bzip2',
-  b'\xfd7zXZ': 'xz',
-  b'\x28\xb5\x2f\xfd': 'zstd',
-}
 _BLOCK = tarfile.BLOCKSIZE
 
 
@@ -60,13 +54,6 @@ class Archive:
 
 def _list_members(path: pathlib.Path, size: int) -> index_cache.Arrays:
   """Names, joined by zero bytes, uint8; offsets and sizes, int64 [N]."""
-  start = paths.read_range(path, 8, 0)
-  for magic, kind in _COMPRESSIONS.items():
-    if start.startswith(magic):
-      raise errors.DataError(
-        f'{path}: is compressed ({kind}), which allows no random access;'
-        ' unpack it and give the folder, or the tar without compression'
-      )
   members: dict[str, tuple[int, int]] = {}  # of equal names the last counts
   end = 0  # of the members found so far, in bytes
   try:
@@ -88,8 +75,8 @@ def _list_members(path: pathlib.Path, size: int) -> index_cache.Arrays:
   except tarfile.TarError as error:
     if not end:
       raise errors.DataError(
-        f'{path}: is a file, but no tar file; expected a folder of images or a'
-        ' tar file of one'
+        f'{path}: is a file, but no tar file without compression, which would'
+        ' allow no random access; unpack it and give the folder of images'
       ) from error
     raise errors.DataError(
       f'{path}: truncated or damaged: read to byte {end:,}, the file has'

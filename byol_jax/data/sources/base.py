@@ -82,21 +82,3 @@ class Concatenation:
     """Returns the name of the image in its part."""
     part, row = self._locate_image(index)
     return part.file_name(row)
-
-
-def read_many(
-  source: Source, indices: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Reads the images at indices [K]: object [K], and labels, int32 [K].
-
-  An image that cannot be read is empty bytes, which no decoder accepts.
-  """
-  images: list = []
-  labels = np.full(len(indices), -1, np.int32)
-  for i, index in enumerate(indices):
-    try:
-      image, labels[i] = source.read(int(index))
-    except Exception:  # of any type; the image is read again to report it
-      image = b''
-    images.append(image)
-  return np.array(images, object), labels

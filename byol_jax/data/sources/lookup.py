@@ -176,14 +176,9 @@ def _open_folder(path: pathlib.Path, split: str, share: float) -> base.Source:
   layout = image_folder.find_splits(files, share)
   if not layout.splits.get(split):
     raise errors.DataError(
-      f'{path}: no image for {split!r}: '
-      + (
-        'a folder without class folders has no labels, so no test set'
-        if layout.class_names is None
-        else f'the held-out share is {share} of'
-        f' {len(layout.splits["all"])} images; raise data.heldout_share or'
-        ' add train/ and val/'
-      )
+      f'{path}: no image for {split!r}; a folder without class folders has no'
+      f' labels and no test set, else {share} of {len(layout.splits["all"])}'
+      ' images are held out: raise data.heldout_share or add train/ and val/'
     )
   return image_folder.FolderSource(layout, split)
 

@@ -1,11 +1,8 @@
 import numpy as np
-import pytest
 
-from byol_jax import errors
 from byol_jax.data.loading import batch_buffer, batch_plan
 from byol_jax.data.sampling import crops, order, views
-from tests.helpers.listed import Listed
-from tests.helpers.made import CROP_RANGE, encode, smooth
+from tests.helpers.made import CROP_RANGE, smooth
 
 
 def make_plan(batch_size=4, stream=crops.PRETRAIN_STREAM):
@@ -54,10 +51,3 @@ def test_windows_cut_beforehand_give_the_same_pictures():
   batch = made.buffer.take(1)
   for name in ('a', 'b'):
     np.testing.assert_array_equal(batch[name][0], batch[name][1])
-
-
-def test_the_read_first_image_is_the_first_that_can_be_read():
-  image = encode(smooth(0, 9, 9))
-  assert batch_plan.read_first_image(Listed([None, None, image])) == image
-  with pytest.raises(errors.DataError, match='no image can be read'):
-    batch_plan.read_first_image(Listed([None] * 3))
