@@ -253,8 +253,8 @@ class TestLibtpu:
 
   def test_a_step_that_is_too_large_is_one_line(self):
     done = run_plan(
-      *('--once', '--config=shapes', '--topology=v3-8', '--config.epochs=10'),
-      *tiny_folder.SMALLEST,
+      *('--once', '--config=shapes', '--topology=v3-8'),
+      *(*tiny_folder.SMALLEST, '--config.epochs=10'),
       *('--config.image_size=1024', '--config.batch_size=4000'),
     )
     assert done.returncode == 1
