@@ -130,7 +130,7 @@ def test_a_job_that_is_stopped_leaves_nothing(tmp_path, monkeypatch, error):
   assert not (tmp_path / 'new').exists()
 
 
-def test_a_full_disk_and_a_file_in_the_way_are_named(tmp_path):
+def test_a_full_disk_and_a_file_in_the_way_are_named(tmp_path, monkeypatch):
   root = write_images(tmp_path / 'images', 'a', count=100)
   (tmp_path / 'file').write_text('mine')
   with pytest.raises(errors.DataError, match='cannot be written') as caught:
@@ -144,6 +144,20 @@ def test_a_full_disk_and_a_file_in_the_way_are_named(tmp_path):
       prepared(root, tmp_path / 'out')
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+  # A writer that loses bytes without an error.
+  write = tfds.dataset_builders.AdhocBuilder.download_and_prepare
+
+  def write_and_cut(builder, **options):
+    write(builder, **options)
+    for file in pathlib.Path(builder.data_dir).glob('*array_record*'):
+      file.write_bytes(file.read_bytes()[:-1])
+
+  monkeypatch.setattr(
+    tfds.dataset_builders.AdhocBuilder, 'download_and_prepare', write_and_cut
+  )
+  with pytest.raises(errors.DataError, match='readable array_record file'):
+    prepared(root, tmp_path / 'out')
   assert {path.name for path in tmp_path.iterdir()} == {'images', 'file'}
 
 

@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 
+from byol_jax.data.sources import image_folder
 from tests.helpers.made import encode, names, opened, refused, smooth
 
 SPLITS = ('train', 'fit', 'valid', 'test', 'all')
@@ -30,6 +32,15 @@ def test_folders_are_classes_and_a_hash_holds_out_a_test_set(write, base):
   write(*added)
   for split, expected in found.items():
     assert set(names(opened(root, split))) - added == set(expected)
+
+
+def test_the_share_held_out_is_the_share_asked_for():
+  files = [f'class/{i}.jpg' for i in range(20_000)]
+  for share in (0.0, 0.1, 0.5):
+    found = [image_folder.is_heldout(file, share, 'test') for file in files]
+    # 4 standard deviations of a binomial distribution
+    bound = 4 * np.sqrt(share * (1 - share) / 20_000)
+    assert abs(np.mean(found) - share) <= bound
 
 
 @pytest.mark.parametrize('test', ['val', 'valid', 'validation', 'test'])
