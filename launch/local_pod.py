@@ -23,7 +23,6 @@ import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-_POLL_SECONDS = 0.05
 
 
 def start_processes(
@@ -34,21 +33,19 @@ def start_processes(
     listener.bind(('localhost', 0))
     port = listener.getsockname()[1]
   verb, *rest = arguments
-  paths = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
+  address = f'--distributed=localhost:{port},{flags.processes}'
+  environment = {
+    'JAX_PLATFORMS': 'cpu',
+    **os.environ,
+    'JAX_NUM_CPU_DEVICES': str(flags.devices),
+    'PYTHONUNBUFFERED': '1',
+    'PYTHONPATH': f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}',
+  }
+  program = (sys.executable, '-m', flags.module, verb)
   return [
     subprocess.Popen(
-      [
-        *(sys.executable, '-m', flags.module, verb),
-        f'--distributed=localhost:{port},{flags.processes},{index}',
-        *rest,
-      ],
-      env={
-        'JAX_PLATFORMS': 'cpu',
-        **os.environ,
-        'JAX_NUM_CPU_DEVICES': str(flags.devices),
-        'PYTHONUNBUFFERED': '1',
-        'PYTHONPATH': os.pathsep.join(paths),
-      },
+      [*program, f'{address},{index}', *rest],
+      env=environment,
       stdin=subprocess.DEVNULL,
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
@@ -78,11 +75,7 @@ def send_signal(processes: Sequence[subprocess.Popen], number: int) -> None:
 def wait_for_all(
   processes: Sequence[subprocess.Popen], grace_seconds: float
 ) -> list[int]:
-  """Waits for all processes; ends those that outlive a failed one.
-
-  Returns:
-    Exit codes, 128 + N for signal N.
-  """
+  """Returns all exit codes; ends processes that outlive a failed one."""
   deadline = None
   number = signal.SIGTERM
   # A list: every process is polled, so that a failed one is seen.
@@ -93,7 +86,7 @@ def wait_for_all(
       send_signal(processes, number)
       number = signal.SIGKILL
       deadline = time.monotonic() + grace_seconds
-    time.sleep(_POLL_SECONDS)
+    time.sleep(0.05)
   return [128 - code if code < 0 else code for code in codes]
 
 

@@ -19,19 +19,15 @@ from byol_jax.planning.topologies import TOPOLOGIES  # noqa: E402
 
 def quote(text: str) -> str:
   """Returns a double-quoted YAML scalar; YAML has printable characters only."""
-  return '"{}"'.format(
-    ''.join(
-      f'\\{c}' if c in '"\\' else c if c.isprintable() else f'\\U{ord(c):08x}'
-      for c in text
-    )
-  )
+  text = re.sub(r'(["\\])', r'\\\1', text)
+  parts = (c if c.isprintable() else f'\\U{ord(c):08x}' for c in text)
+  return f'"{"".join(parts)}"'
 
 
 def render(flags: argparse.Namespace, arguments: Sequence[str]) -> str:
   """Returns the manifest for a verb of byol_jax and its arguments."""
   row = TOPOLOGIES[flags.topology]
-  verb, *rest = arguments
-  args = [verb, '--distributed=gke', *rest]
+  args = [arguments[0], '--distributed=gke', *arguments[1:]]
   values = {
     'name': quote(flags.name),
     'image': quote(flags.image),
@@ -57,11 +53,10 @@ def render(flags: argparse.Namespace, arguments: Sequence[str]) -> str:
 def main(argv: Sequence[str]) -> None:
   """Prints the manifest."""
   parser = argparse.ArgumentParser(description=__doc__)
-  add = parser.add_argument
-  add('--name', required=True)
-  add('--topology', required=True, choices=TOPOLOGIES, metavar='SLICE')
-  add('--image', required=True, help='of launch/Dockerfile')
-  add('--spot', action='store_true')
+  parser.add_argument('--name', required=True)
+  parser.add_argument('--topology', required=True, choices=TOPOLOGIES)
+  parser.add_argument('--image', required=True, help='of launch/Dockerfile')
+  parser.add_argument('--spot', action='store_true')
   at = argv.index('--') if '--' in argv else len(argv)
   flags, arguments = parser.parse_args(argv[:at]), argv[at + 1 :]
   if not arguments:

@@ -8,10 +8,8 @@
 #
 # Example, on a host:
 #
-#   byol_jax/current/launch/setup_vm.sh install
 #   byol_jax/current/launch/setup_vm.sh start byol 1 120 \
 #     pretrain --distributed=gce --config=pretrain:1000 --workdir=gs://b/byol
-#   tail -F byol_jax/jobs/byol/log
 #
 # `install`: TPU VMs have Python 3.10 (Ubuntu 22.04), and jax 0.10.2 needs 3.11,
 # so uv installs one. Each version of requirements-tpu.txt has an environment:
@@ -50,19 +48,14 @@ install_packages() {
 # --shared: two queries at once must not take each other for a training.
 is_running() { ! flock --shared --nonblock "$job/lock" true; }
 
-send_signal() {
-  if [[ -s $job/pid ]]; then
-    kill "-$1" "$(<"$job/pid")" 2>/dev/null || true
-  fi
-}
+send_signal() { kill "-$1" "$(cat "$job/pid")" 2>/dev/null || true; }
 
 end_training() { # GRACE_SECONDS
   is_running || return 0
   send_signal TERM
-  if ! flock --timeout "$1" "$job/lock" true; then
-    send_signal KILL
-    flock --timeout 30 "$job/lock" true
-  fi
+  flock --timeout "$1" "$job/lock" true && return
+  send_signal KILL
+  flock --timeout 30 "$job/lock" true
 }
 
 # Runs the training in the foreground and stores its exit code.
@@ -77,9 +70,7 @@ supervise() {
 }
 
 start() { # START_ID GRACE_SECONDS ARGUMENTS...
-  if [[ -e $job/start && $(<"$job/start") == "$1" ]]; then
-    return
-  fi
+  [[ ! -e $job/start || $(<"$job/start") != "$1" ]] || return 0
   end_training "$2"
   # Held before ssh returns: a status right after it says running.
   exec 9>"$job/lock"
@@ -117,8 +108,5 @@ case ${1-} in
     mkdir -p "$job"
     "$1" "${@:3}"
     ;;
-  *)
-    echo "setup_vm: expected install, start, stop or status" >&2
-    exit 2
-    ;;
+  *) echo 'setup_vm: expected install, start, stop or status' >&2 && exit 2 ;;
 esac

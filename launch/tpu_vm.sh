@@ -42,24 +42,17 @@ on_host=byol_jax/current/launch/setup_vm.sh
 name='' project='' zone='' topology='' commit='' capacity=on-demand worker=0
 max_attempts=50 max_hours=48 grace_seconds=120 poll_seconds=30
 dry_run=0 delete_at_end=0 create_flags=() ssh_flags=() arguments=()
-timeout_flags=()
-state='' training=0 described=0 start_time=0
+timeout_flags=() state='' training=0 described=0 start_time=0
 planned_state=ACTIVE scratch=/dev/null # of a dry run
 
 log() { ((dry_run)) || echo "tpu_vm: $*" >&2; }
-
-die() {
-  echo "tpu_vm: $*" >&2
-  exit 2
-}
+die() { echo "tpu_vm: $*" >&2 && exit 2; }
 
 # Prints one line of POSIX shell that yields exactly these words.
 quote() {
   local word line='' tick="'" escaped="'\\''" LC_ALL=C
   for word; do
-    if [[ -z $word || $word == *[!A-Za-z0-9@%+=:,./_-]* ]]; then
-      word="'${word//$tick/$escaped}'"
-    fi
+    [[ $word =~ ^[A-Za-z0-9@%+=:,./_-]+$ ]] || word="'${word//$tick/$escaped}'"
     line+=" $word"
   done
   printf '%s' "${line# }"
@@ -94,17 +87,16 @@ read_state() {
   if ! description=$(queued_resources 120 describe "$name" \
     "--format=value[separator=\"|\"]($fields)" 2>"$scratch"); then
     state=NOT_FOUND
-    if ! grep -q NOT_FOUND "$scratch"; then
-      ((described)) || die "gcloud describe failed: $(tail -n 1 "$scratch")"
-      state=UNKNOWN
-    fi
+    grep -q NOT_FOUND "$scratch" && return
+    ((described)) || die "gcloud describe failed: $(tail -n 1 "$scratch")"
+    state=UNKNOWN
     return
   fi
   described=1 state=$planned_state
   ((!dry_run)) || return 0
   IFS='|' read -r state owner type reason <<<"$description"
   [[ $owner == "$name" ]] || die "--name: $name exists in $zone without the" \
-    "label $label=$name: this script did not create it and leaves it alone"
+    "label $label=$name: not created by this script"
   [[ $type == "$accelerator_type" ]] || die "--topology: $name is a $type," \
     "expected $accelerator_type; delete it or take another name"
   [[ -z $reason ]] || log "$name: $reason"
@@ -123,11 +115,8 @@ create() {
 # yet can be deleted.
 delete() {
   read_state
-  case $state in
-    NOT_FOUND) ;;
-    UNKNOWN) return 1 ;;
-    *) queued_resources 1800 delete "$name" --force ;;
-  esac
+  [[ $state != UNKNOWN ]] || return 1
+  [[ $state == NOT_FOUND ]] || queued_resources 1800 delete "$name" --force
 }
 
 # Returns 0 once the slice is ACTIVE, 1 if one was requested in vain.
@@ -154,13 +143,9 @@ obtain() {
 
 # Only what is committed is sent.
 resolve_commit() {
-  if ((dry_run)); then
-    commit=${commit:-HEAD}
-    return
-  fi
-  [[ -n $commit || -z $(git status --porcelain) ]] || die 'the' \
-    'checkout has changes that are not committed and would not be sent:' \
-    'commit them, or send the last commit with --commit=HEAD'
+  if ((dry_run)); then commit=${commit:-HEAD} && return; fi
+  [[ -n $commit || -z $(git status --porcelain) ]] ||
+    die 'changes are not committed: commit them, or take --commit=HEAD'
   commit=$(git rev-parse --verify "${commit:-HEAD}^{commit}") ||
     die '--commit: no such commit in this checkout'
 }
@@ -170,11 +155,10 @@ resolve_commit() {
 setup() {
   resolve_commit
   local archive=${TMPDIR:-/tmp}/byol_jax-$commit.tar.gz
-  execute 600 git archive --format=tar.gz "--output=$archive" \
-    "$commit" || return 1
-  queued_resources 600 scp "$archive" "$name:" --worker=all --batch-size=all \
-    "${ssh_flags[@]}" || return 1
-  ssh_hosts 1800 all "c=$commit && mkdir -p byol_jax && cd byol_jax &&\
+  execute 600 git archive --format=tar.gz "--output=$archive" "$commit" &&
+    queued_resources 600 scp "$archive" "$name:" --worker=all \
+      --batch-size=all "${ssh_flags[@]}" &&
+    ssh_hosts 1800 all "c=$commit && mkdir -p byol_jax && cd byol_jax &&\
  { test -d \$c || { rm -rf part && mkdir part &&\
  tar -xzf ~/byol_jax-\$c.tar.gz -C part && mv -T part \$c; }; } &&\
  ln -sfn \$c current && current/launch/setup_vm.sh install"
@@ -227,7 +211,7 @@ await_end() {
     case $report in
       *running) silent_polls=0 ;;
       *stopped)
-        log 'stopped on request; the same command continues the training'
+        log 'stopped on request; the same command continues it'
         finish 42
         ;;
       *[0-9])
@@ -236,11 +220,10 @@ await_end() {
         return
         ;;
       *)
-        if ((++silent_polls >= 10)); then
-          log "the first host lost the training: $(tail -n 1 "$scratch")"
-          delete || true
-          return
-        fi
+        ((++silent_polls >= 10)) || continue
+        log "the first host lost the training: $(tail -n 1 "$scratch")"
+        delete || true
+        return
         ;;
     esac
   done
@@ -275,11 +258,9 @@ run() {
     if obtain; then
       if [[ $(ask_hosts 0) == *running ]]; then
         log 'the training runs already'
-        training=1
-      elif setup && start "$attempt"; then
-        training=1
-      fi
-      ((!training)) || await_end
+      else
+        setup && start "$attempt"
+      fi && training=1 && await_end
     fi
     log "attempt $attempt of $max_attempts ended with exit code $code"
     is_restarted "$code" || finish "$code"
@@ -344,15 +325,11 @@ if ((!dry_run)); then
   trap 'log "interrupted; a training continues"; exit 130' INT
   start_time=$(date +%s)
 fi
+[[ $verb != run && $verb != create ]] || planned_state=NOT_FOUND
 case $verb in
-  run)
-    planned_state=NOT_FOUND
-    resolve_commit
-    run
-    ;;
+  run) resolve_commit && run ;;
   delete) delete ;;
   create)
-    planned_state=NOT_FOUND
     read_state
     [[ $state != NOT_FOUND ]] || create
     ;;
