@@ -2,16 +2,13 @@
 
 import ast
 import fnmatch
-import functools
 import sys
 
 import pytest
 
 from tests.helpers import tiny_run
 
-METHOD = [
-  *('losses', 'augment', 'schedules', 'optimizers', 'metrics', 'resnet'),
-]
+METHOD = ['losses', 'augment', 'schedules', 'optimizers', 'metrics', 'resnet']
 LAYER_0 = (
   *('errors', 'files', 'convolution', *METHOD),
   *('data.catalog', 'data.sampling.*', 'evals.logistic', 'evals.dense.boxes'),
@@ -82,102 +79,80 @@ MAX_FILE, MAX_FUNCTION, MAX_ROOT = 400, 60, 20
 TRANSITION: set[str] = set()
 
 
-def name_of(path):
-  """byol_jax/data/catalog.py -> data.catalog."""
-  parts = path.relative_to(tiny_run.ROOT).with_suffix('').parts
-  return '.'.join(parts[1:])
+def parse_modules():
+  """{module name inside byol_jax: syntax tree}, without empty packages."""
+  root = tiny_run.ROOT / 'byol_jax'
+  found = {}
+  for path in sorted(root.rglob('*.py')):
+    if path.name != '__init__.py' or path.parent == root:
+      name = '.'.join(path.relative_to(root).with_suffix('').parts)
+      found[name] = ast.parse(path.read_text())
+  return found
 
 
-@functools.cache
-def sources():
-  """Module name (inside byol_jax) -> syntax tree."""
-  files = sorted((tiny_run.ROOT / 'byol_jax').rglob('*.py'))
-  return {
-    name_of(path): ast.parse(path.read_text())
-    for path in files
-    if path.name != '__init__.py' or path.parent.name == 'byol_jax'
-  }
+SOURCES_OF = parse_modules()
+MODULES = sorted(SOURCES_OF.keys() - TRANSITION)
+KNOWN = SOURCES_OF.keys() | {name.split('.')[0] for name in SOURCES_OF}
 
 
-def config_files():
-  return sorted((tiny_run.ROOT / 'configs').rglob('*.py'))
+def nodes(tree, *kinds):
+  return [node for node in ast.walk(tree) if isinstance(node, kinds)]
 
 
 def imports(tree):
   """Dotted names of everything imported, at any depth of the file."""
-  for node in ast.walk(tree):
-    if isinstance(node, ast.Import):
-      yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
-      assert node.level == 0, 'imports are absolute'
-      for alias in node.names:
-        yield f'{node.module}.{alias.name}'
+  for node in nodes(tree, ast.Import):
+    yield from (alias.name for alias in node.names)
+  for node in nodes(tree, ast.ImportFrom):
+    assert node.level == 0, 'imports are absolute'
+    yield from (f'{node.module}.{alias.name}' for alias in node.names)
+
+
+def heads(tree):
+  return {name.partition('.')[0] for name in imports(tree)}
 
 
 def own(tree):
   """Imported modules of byol_jax, without the package's name."""
-  known = set(sources()) | {name.split('.')[0] for name in sources()}
   for name in imports(tree):
     head, _, rest = name.partition('.')
     if head == 'byol_jax':
       # `from byol_jax.errors import X` names the module before X.
-      while rest and rest not in known:
+      while rest and rest not in KNOWN:
         rest = rest.rpartition('.')[0]
       yield rest or '__init__'
 
 
 def foreign(tree):
   """First parts of imported names that are not Python's own."""
-  heads = {name.partition('.')[0] for name in imports(tree)}
-  return heads - set(sys.stdlib_module_names) - {'byol_jax'}
+  return heads(tree) - set(sys.stdlib_module_names) - {'byol_jax'}
 
 
 def fits(name, patterns):
   return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def calls(tree, name):
-  return [
-    node
-    for node in ast.walk(tree)
-    if isinstance(node, ast.Call)
-    and isinstance(node.func, ast.Name)
-    and node.func.id == name
-  ]
-
-
-def attributes(tree):
-  return {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
-
-
-MODULES = sorted(set(sources()) - TRANSITION)
+def called(tree):
+  """Names of the functions that are called by a bare name."""
+  functions = [node.func for node in nodes(tree, ast.Call)]
+  return {f.id for f in functions if isinstance(f, ast.Name)}
 
 
 @pytest.mark.parametrize('name', MODULES)
-def test_imports_point_down(name):
+def test_imports_point_down_and_packages_are_in_their_places(name):
   rule = next((p for p in MAY_IMPORT if fits(name, [p])), None)
   assert rule, f'{name} is not in the table: say which layer it is'
-  for imported in own(sources()[name]):
+  for imported in own(SOURCES_OF[name]):
     assert fits(imported, MAY_IMPORT[rule]), f'{name} imports {imported}'
-
-
-@pytest.mark.parametrize('name', MODULES)
-def test_third_party_packages_are_in_their_places(name):
-  packages = foreign(sources()[name])
+  packages = foreign(SOURCES_OF[name])
   if fits(name, [*LAYER_0, *MATHS]):
     assert packages <= {'numpy', 'jax', 'haiku', 'optax', 'chex', 'numba'}
-  for package in packages & (PLACES.keys() | {'argparse'}):
+  for package in heads(SOURCES_OF[name]) & PLACES.keys():
     assert fits(name, PLACES[package]), f'{name} imports {package}'
 
 
-@pytest.mark.parametrize('path', config_files(), ids=lambda p: p.stem)
-def test_configs_import_only_configs(path):
-  tree = ast.parse(path.read_text())
-  assert foreign(tree) <= {'ml_collections', 'configs'} and not list(own(tree))
-
-
 def test_no_cycles():
-  edges = {name: set(own(tree)) for name, tree in sources().items()}
+  edges = {name: set(own(tree)) for name, tree in SOURCES_OF.items()}
   while edges:
     free = [name for name, below in edges.items() if not below & edges.keys()]
     assert free, f'a cycle among {sorted(edges)}'
@@ -185,86 +160,81 @@ def test_no_cycles():
       del edges[name]
 
 
+def test_configs_import_only_configs_and_packages_nothing():
+  for path in (tiny_run.ROOT / 'configs').rglob('*.py'):
+    tree = ast.parse(path.read_text())
+    assert foreign(tree) <= {'ml_collections', 'configs'}, path
+    assert not [*own(tree)] and ast.get_docstring(tree), path
+  for path in (tiny_run.ROOT / 'byol_jax').rglob('*/__init__.py'):
+    tree = ast.parse(path.read_text())
+    assert all(isinstance(node, ast.Expr) for node in tree.body), path
+
+
 @pytest.mark.parametrize('name', [n for n in MODULES if fits(n, MATHS)])
 def test_the_method_reads_no_config_file_clock_or_host(name):
-  tree = sources()[name]
-  heads = {imported.partition('.')[0] for imported in imports(tree)}
+  tree = SOURCES_OF[name]
   forbidden = {'time', 'datetime', 'logging', 'os', 'pathlib', 'sys', 'random'}
-  assert not heads & forbidden
-  assert not calls(tree, 'print') and not calls(tree, 'open')
-  assert not {'process_index', 'process_count', 'device_put'} & attributes(tree)
-  for node in ast.walk(tree):
-    if isinstance(node, ast.arg):
-      assert node.arg != 'config', 'only experiment.build reads the config'
+  assert not heads(tree) & forbidden
+  assert not {'print', 'open'} & called(tree)
+  attributes = {node.attr for node in nodes(tree, ast.Attribute)}
+  assert not {'process_index', 'process_count', 'device_put'} & attributes
+  # Only experiment.build reads the configuration.
+  assert 'config' not in {node.arg for node in nodes(tree, ast.arg)}
 
 
 @pytest.mark.parametrize('name', MODULES)
-def test_pmap_pickle_and_config_defaults_have_one_place(name):
-  tree = sources()[name]
+def test_pmap_pickle_defaults_and_imagenet_have_one_place(name):
+  tree = SOURCES_OF[name]
   assert name.split('.')[-1] not in ('utils', 'helpers')
   if name != 'distributed.placement':
     assert not {'jax.pmap', 'jax.experimental.shard_map'} & set(imports(tree))
-    for node in ast.walk(tree):
-      if isinstance(node, ast.Attribute) and node.attr == 'pmap':
-        assert ast.unparse(node.value) == 'placement'
+    for node in nodes(tree, ast.Attribute):
+      assert node.attr != 'pmap' or ast.unparse(node.value) == 'placement'
   if name not in ('convert.deepmind', 'convert.safe_pickle'):
-    heads = {imported.partition('.')[0] for imported in imports(tree)}
-    assert not heads & PICKLES
-  assert not calls(tree, 'eval') and not calls(tree, 'exec')
+    assert not heads(tree) & PICKLES
+  assert not {'eval', 'exec'} & called(tree)
   # The pickles of JAX name its modules.
   if not name.startswith('distributed.') and name != 'convert.safe_pickle':
     assert 'jax._src' not in ast.unparse(tree)
-  for node in ast.walk(tree):
-    get = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-    if get and node.func.attr == 'get' and len(node.args) == 2:
+  for node in nodes(tree, ast.Call):
+    is_method = isinstance(node.func, ast.Attribute) and len(node.args) == 2
+    if is_method and node.func.attr == 'get':
       owner = ast.unparse(node.func.value)
       assert 'config' not in owner, 'defaults live in configs/ only'
-
-
-@pytest.mark.parametrize('name', [n for n in MODULES if n != 'data.catalog'])
-def test_facts_of_imagenet_are_in_the_catalog_and_configs(name):
-  for node in ast.walk(sources()[name]):
-    if isinstance(node, ast.Constant) and type(node.value) is int:
+  for node in nodes(tree, ast.Constant):
+    if type(node.value) is int and name != 'data.catalog':
       is_known = (name, node.value) in OTHER_MEANINGS
       assert is_known or node.value not in IMAGENET, f'line {node.lineno}'
 
 
 @pytest.mark.parametrize('name', MODULES)
 def test_sizes_types_and_docstrings(name):
-  tree = sources()[name]
+  tree = SOURCES_OF[name]
   path = tiny_run.ROOT / 'byol_jax' / (name.replace('.', '/') + '.py')
   assert len(path.read_text().splitlines()) <= MAX_FILE
+  assert sum('.' not in other for other in MODULES) <= MAX_ROOT
   assert ast.get_docstring(tree), 'a module says what it is'
-  for node in ast.walk(tree):
-    if isinstance(node, ast.FunctionDef):
-      assert node.end_lineno - node.lineno < MAX_FUNCTION, node.name
-  for node in tree.body:
-    if isinstance(node, ast.FunctionDef) and not node.name.startswith('_'):
+  for node in nodes(tree, ast.FunctionDef):
+    assert node.end_lineno - node.lineno < MAX_FUNCTION, node.name
+    if node in tree.body and not node.name.startswith('_'):
       assert ast.get_docstring(node), node.name
       assert node.returns is not None, node.name
 
 
-def test_the_root_is_small():
-  assert sum('.' not in name for name in MODULES) <= MAX_ROOT
-
-
-def test_packages_do_nothing_when_imported():
-  for path in (tiny_run.ROOT / 'byol_jax').rglob('*/__init__.py'):
-    tree = ast.parse(path.read_text())
-    assert all(isinstance(node, ast.Expr) for node in tree.body), path
-
-
-@pytest.mark.parametrize(
-  'statement, absent',
-  [
-    ('import byol_jax', ('jax', 'tensorflow', 'haiku')),
-    ('import byol_jax.training.train', ('tensorflow', 'tensorflow_datasets')),
-    ('import byol_jax.byol', ('tensorflow', 'orbax')),
-    ('import configs.pretrain', ('tensorflow', 'jax', 'byol_jax')),
-  ],
-)
-def test_imports_leave_slow_packages_out(statement, absent):
-  code = f'{statement}\nimport sys\nprint("found", *sys.modules)'
+def test_imports_leave_slow_packages_out():
+  """One after the other in one process, the fastest first."""
+  absent = {
+    'configs.pretrain': {'jax', 'byol_jax'},
+    'byol_jax': {'jax', 'haiku'},
+    'byol_jax.byol': {'orbax'},
+    'byol_jax.training.train': {'tensorflow', 'tensorflow_datasets'},
+  }
+  code = 'import sys, importlib\n' + ''.join(
+    f'importlib.import_module({name!r}); print({name!r}, *sys.modules)\n'
+    for name in absent
+  )
   output = tiny_run.finish(tiny_run.start_python('-c', code))
-  found = output.partition('found ')[2].split()
-  assert 'sys' in found and not set(absent) & set(found)
+  slow = {'tensorflow', 'tensorflow_datasets'}
+  found = {x[0]: {*x} for x in map(str.split, output.splitlines()) if x}
+  for name, others in absent.items():
+    assert 'sys' in found[name] and not found[name] & (others | slow), name
