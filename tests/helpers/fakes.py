@@ -30,15 +30,12 @@ class ImageSet:
       ids = np.arange(first, first + batch_size)
       mask = (ids < len(self.images)) & ~np.isin(ids, self.unreadable)
       safe = np.where(mask, ids, 0)
-      spoilt = np.full_like(self.images[safe], 7.0)
-      shaped = mask.reshape(-1, *[1] * (self.images.ndim - 1))
+      images = self.images[safe]
+      images[~mask] = 7.0
+      labels = np.where(mask, self.labels[safe], -1).astype(np.int32)
+      ids = np.where(mask, ids, -1)
       yield divided(
-        {
-          'images': np.where(shaped, self.images[safe], spoilt),
-          'labels': np.where(mask, self.labels[safe], -1).astype(np.int32),
-          'mask': mask,
-          'ids': np.where(mask, ids, -1),
-        }
+        {'images': images, 'labels': labels, 'mask': mask, 'ids': ids}
       )
 
   def crop_batches(self, batch_size, start_step, num_steps):
@@ -47,12 +44,8 @@ class ImageSet:
       ids = generator.integers(0, len(self.images), batch_size)
       flipped = self.images[ids][:, :, ::-1]
       which = generator.random((batch_size, 1, 1, 1)) < 0.5
-      yield divided(
-        {
-          'images': np.where(which, flipped, self.images[ids]),
-          'labels': self.labels[ids],
-        }
-      )
+      images = np.where(which, flipped, self.images[ids])
+      yield divided({'images': images, 'labels': self.labels[ids]})
 
 
 def divided(batch):

@@ -31,11 +31,8 @@ CONFIG = {
   'log.every_steps': 5,
 }
 OPTIONS = {
-  'hook': '',
-  'drift': '',
-  'augment': 'flip',
-  'startup': '60',
-  'heartbeat': '10',
+  **{'hook': '', 'drift': '', 'augment': 'flip'},
+  **{'startup': '60', 'heartbeat': '10'},
 }
 
 
@@ -82,15 +79,11 @@ class Places:
     # With float64 enabled, all of the state gets that type.
     kind = np.float64 if jax.config.jax_enable_x64 else np.float32
     for step in range(start_step, start_step + num_steps):
-      batch = {
-        name: np.concatenate(
-          [
-            tiny_run.patches(np.random.default_rng((step, place, view)), 1, 32)
-            for place in places
-          ]
-        ).astype(kind)
-        for view, name in enumerate(('view1', 'view2'))
-      }
+      batch = {}
+      for view, name in enumerate(('view1', 'view2')):
+        generators = [np.random.default_rng((step, p, view)) for p in places]
+        images = [tiny_run.patches(each, 1, 32) for each in generators]
+        batch[name] = np.concatenate(images).astype(kind)
       batch['labels'] = (places % 4).astype(np.int32)
       do_fault(self.hook, step, batch)
       print(f'batch {step} {digests(batch)}', flush=True)

@@ -2,33 +2,32 @@
 
 import contextlib
 import time
+from typing import NamedTuple
 
 from tests.helpers import tiny_run
 
 WORKER = tiny_run.ROOT / 'tests' / 'helpers' / 'job_worker.py'
 
 
-class Ended:
+class Ended(NamedTuple):
   """How one process of a job ended."""
 
-  def __init__(self, code, output):
-    self.code, self.output = code, output
+  code: int
+  output: str
 
   def __repr__(self):
     return f'exit code {self.code}:\n{self.output[-3000:]}'
 
 
 def start(path, processes, devices, *arguments, each=(), worker=WORKER, **env):
-  """Starts a job.
+  """Starts the processes of a job.
 
   Args:
     path: its workdir.
-    processes: how many.
-    devices: of each.
-    arguments: of all processes.
-    each: by process, further arguments.
-    worker: the program.
-    env: variables of all processes.
+    processes: their number.
+    devices: of each process.
+    arguments: of all processes, and `each`, of one.
+    worker: the program; `env` holds variables for it.
   """
   address = f'localhost:{tiny_run.free_port()}'
   return [

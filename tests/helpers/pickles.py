@@ -87,26 +87,17 @@ def whole_array(module, function, *extra):
 
 def tree(values, array=plain_array, wrap=lambda body: body):
   """{module: {leaf: array}}; `wrap` is Haiku's mapping."""
-  return wrap(
-    mapping(
-      {
-        module: wrap(
-          mapping({k: array(np.asarray(leaf)) for k, leaf in leaves.items()})
-        )
-        for module, leaves in values.items()
-      }
-    )
-  )
+  modules = {
+    module: wrap(mapping({k: array(np.asarray(x)) for k, x in leaves.items()}))
+    for module, leaves in values.items()
+  }
+  return wrap(mapping(modules))
 
 
 def dill_tuple(kind, module, fields):
   """A named tuple, {field: body}, as dill writes it."""
-  made = call(
-    name('dill._dill', '_create_namedtuple'),
-    text(kind),
-    sequence(*(text(field) for field in fields)),
-    text(module),
-  )
+  create, names = name('dill._dill', '_create_namedtuple'), map(text, fields)
+  made = call(create, text(kind), sequence(*names), text(module))
   return made + sequence(*fields.values()) + b'\x81'
 
 

@@ -36,11 +36,8 @@ def join(distributed, fail=None):
   print(f'gathered {gathered}; first {processes.broadcast_json("x", index)}')
   odd = np.array([-0.0, 1.5, 0], np.float32)
   odd.view(np.uint32)[2] = 0x7FC01234
-  tree = {
-    'odd': odd,
-    'count': np.int32(7),
-    'key': np.arange(2, dtype=np.uint32),
-  }
+  key = np.arange(2, dtype=np.uint32)
+  tree = {'odd': odd, 'count': np.int32(7), 'key': key}
   mine = tree if index == 0 else jax.tree.map(np.zeros_like, tree)
   found = placement.broadcast_arrays(mine)
   for name, x in tree.items():

@@ -20,7 +20,6 @@ import pathlib
 import random
 import signal
 import threading
-import time
 import traceback
 
 from byol_jax import api, errors
@@ -91,8 +90,7 @@ def start(path, dataset):
 def damage(folder, generator):
   """Spoils one file of the newest checkpoint, if an older one is left.
 
-  Returns:
-    The step that is left to resume from; None if nothing was done.
+  Returns the step that is left to resume from; None if nothing was done.
   """
   steps = sorted(int(p.name) for p in folder.glob('[0-9]*') if p.name.isdigit())
   if len(steps) < 2:
@@ -101,32 +99,26 @@ def damage(folder, generator):
   path = generator.choice(sorted(files))
   data = bytearray(path.read_bytes())
   how = generator.choice(('flip', 'zero', 'cut', 'remove'))
+  place = generator.randrange(max(1, len(data)))
+  page = slice(place, place + 4096)
   if how == 'remove' or not data:
     path.unlink()
-    return steps[-2]
-  place = generator.randrange(len(data))
-  page = slice(place, place + 4096)
-  if how == 'cut':
-    del data[place:]
-  elif how == 'zero' and any(data[page]):
-    data[page] = bytes(len(data[page]))
+  elif how == 'cut':
+    path.write_bytes(data[:place])
   else:
-    data[place] ^= 1 << generator.randrange(8)
-  path.write_bytes(data)
+    if how == 'zero' and any(data[page]):
+      data[page] = bytes(len(data[page]))
+    else:
+      data[place] ^= 1 << generator.randrange(8)
+    path.write_bytes(data)
   return steps[-2]
 
 
 def strike(path, generator, counts, sound):
-  """One or two events; the exit code must be one of the contract.
+  """One or two events, added to `counts`; the exit code must be a promised one.
 
-  Args:
-    path: the workdir.
-    generator: of all that is random.
-    counts: events so far, by kind; these are added.
-    sound: the newest step that is not damaged, which must not be lost.
-
-  Returns:
-    The newest such step now.
+  `sound`, the newest step that is not damaged, must not be lost. Returns the
+  newest such step after the events.
   """
   kind = generator.choice(KINDS)
   number = signal.SIGTERM if kind == 'term' else signal.SIGKILL
@@ -186,10 +178,9 @@ def main():
   parser.add_argument('--seed', type=int, default=0)
   arguments = parser.parse_args()
   arguments.folder.mkdir(parents=True)
-  began = time.monotonic()
-  counts = soak(arguments.folder, arguments.events, arguments.seed)
+  counts = soak(**vars(arguments))
   listed = ', '.join(f'{n} {kind}' for kind, n in sorted(counts.items()))
-  print(f'{listed}: the same end, {time.monotonic() - began:.0f} s')
+  print(f'{listed}: the same end')
 
 
 if __name__ == '__main__':

@@ -7,18 +7,12 @@ import numpy as np
 from byol_jax import configuration
 
 SMALL = {
-  'image_size': 16,
-  'batch_size': 8,
-  'epochs': 2.5,
-  'network.encoder': 'TinyResNet',
-  'network.stem': 'small',
+  **{'image_size': 16, 'batch_size': 8, 'epochs': 2.5},
+  **{'network.encoder': 'TinyResNet', 'network.stem': 'small'},
   'network.width': 0.5,
-  'network.projector': (16, 8),
-  'network.predictor': (16, 8),
-  'schedule.warmup_epochs': 0.5,
-  'checkpoint.every_steps': 0,
-  'log.every_steps': 2,
-  'log.tensorboard': False,
+  **{'network.projector': (16, 8), 'network.predictor': (16, 8)},
+  **{'schedule.warmup_epochs': 0.5, 'checkpoint.every_steps': 0},
+  **{'log.every_steps': 2, 'log.tensorboard': False},
 }
 
 

@@ -10,15 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax import (
-  augment,
-  byol,
-  losses,
-  networks,
-  optimizers,
-  parallel,
-  schedules,
-)
+from byol_jax import byol, losses, networks, optimizers, parallel, schedules
 from configs import pretrain
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -33,19 +25,12 @@ PAPER_HEADS = {
 
 
 def make_forward(**overrides):
-  """The reference's test network with small heads."""
+  """The official code's test network with small heads."""
   settings = {
-    'num_classes': NUM_CLASSES,
-    'encoder': 'TinyResNet',
-    'width': 1.0,
-    'version': 1,
-    'gamma_init': 'ones',
-    'stem': 'small',
-    'projector': (16, 8),
-    'predictor': (16, 8),
-    'bn_decay': 0.9,
-    'bn_epsilon': 1e-5,
-    'axis_name': None,
+    **{'num_classes': NUM_CLASSES, 'encoder': 'TinyResNet', 'width': 1.0},
+    **{'version': 1, 'gamma_init': 'ones', 'stem': 'small'},
+    **{'projector': (16, 8), 'predictor': (16, 8)},
+    **{'bn_decay': 0.9, 'bn_epsilon': 1e-5, 'axis_name': None},
   }
   return networks.make_forward(**(settings | overrides))
 
@@ -77,40 +62,28 @@ def random_network(forward, seed=0):
 def recipe(name):
   """The arguments of `make_augment` for the paper's 'view1' or 'view2'."""
   section = pretrain.get_config().augment[name].to_dict()
-  del section['crop']
-  return section
+  return {key: value for key, value in section.items() if key != 'crop'}
 
 
-def unchanged(images, keys):
-  """No augmentation."""
-  del keys
-  return images
-
-
-def make_experiment(
-  *, rate, tau, num_classes=NUM_CLASSES, augmented=False, **network
-):
-  """(forward, loss_fn, optimizer, update) of the small network."""
-  forward = make_forward(
-    num_classes=num_classes, axis_name=parallel.AXIS, **network
-  )
-  augments = (unchanged, unchanged)
-  if augmented:
-    augments = tuple(
-      augment.make_augment(**recipe(name)) for name in ('view1', 'view2')
-    )
-  loss_fn = byol.make_loss(forward, augments, losses.regression)
+def make_experiment(*, rate, tau, num_classes=NUM_CLASSES):
+  """(forward, loss_fn, optimizer, update); images are not augmented."""
+  forward = make_forward(num_classes=num_classes, axis_name=parallel.AXIS)
+  unchanged = lambda images, keys: images
+  loss_fn = byol.make_loss(forward, (unchanged, unchanged), losses.regression)
   optimizer = optimizers.lars(
     rate, weight_decay=1.5e-6, momentum=0.9, trust_coefficient=1e-3
   )
-  update = byol.make_update(loss_fn, optimizer, tau, rate)
-  return forward, loss_fn, optimizer, update
+  return (
+    forward,
+    loss_fn,
+    optimizer,
+    byol.make_update(loss_fn, optimizer, tau, rate),
+  )
 
 
-def random_state(optimizer, **network):
+def random_state(optimizer):
   """A `ByolState` before step 0, with numpy values."""
-  # The same names and shapes as with the axis.
-  forward = make_forward(**network)
+  forward = make_forward()  # the same names and shapes as with the axis
   online_params, net_state = random_network(forward)
   target_params, _ = random_network(forward, seed=1)
   return byol.ByolState(
@@ -170,9 +143,10 @@ def start_python(*arguments, **environment):
   """Another interpreter that sees the project and no accelerator."""
   return subprocess.Popen(
     [sys.executable, *map(str, arguments)],
-    env=os.environ
-    | {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
-    | environment,
+    env={
+      **{**os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'},
+      **environment,
+    },
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
