@@ -51,6 +51,14 @@ def write_program(path, text):
   path.chmod(0o755)
 
 
+def check_golden(name, text):
+  """Compares a text with tests/launch/golden/NAME; WRITE_GOLDEN=1 writes it."""
+  path = ROOT / 'tests' / 'launch' / 'golden' / name
+  if os.environ.get('WRITE_GOLDEN'):
+    path.write_text(text)
+  assert text == path.read_text()
+
+
 def wait_until(condition):
   deadline = time.monotonic() + 60
   while not condition():

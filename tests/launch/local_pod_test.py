@@ -32,13 +32,12 @@ else:
 """
 
 
-def pod(folder, *what, grace='60', flags=()):
-  (folder / 'member.py').write_text(MODULE)
+def pod(folder, *what, module=MODULE, flags=()):
+  (folder / 'member.py').write_text(module)
   return subprocess.Popen(
     [
       *(sys.executable, pods.LAUNCH / 'local_pod.py', '--module=member'),
-      *(f'--processes={len(what)}', f'--grace-seconds={grace}', *flags),
-      *('--', 'verb', *what),
+      *(f'--processes={len(what)}', *flags, '--', 'verb', *what),
     ],
     env={**os.environ, 'PYTHONPATH': str(folder)},
     stdout=subprocess.PIPE,
@@ -48,8 +47,9 @@ def pod(folder, *what, grace='60', flags=()):
 
 
 def finish(process):
+  """(exit code, standard output, standard error)."""
   try:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=240)
   finally:
     process.terminate()  # goes on to its processes
   return process.returncode, out, err
@@ -89,7 +89,9 @@ def test_a_signal_goes_to_all(tmp_path, number):
 
 
 def test_after_an_error_the_others_have_a_grace_and_are_ended(tmp_path):
-  code, _, err = finish(pod(tmp_path, 'wait', '3', 'deaf', grace='1.5'))
+  code, _, err = finish(
+    pod(tmp_path, 'wait', '3', 'deaf', flags=['--grace-seconds=1.5'])
+  )
   assert code == 3
   assert 'exit codes [42, 3, 137], so 3' in err
 
@@ -106,19 +108,9 @@ print(multihost_utils.process_allgather(jax.numpy.ones(1)).sum())
 
 
 def test_two_processes_become_one_job(tmp_path):
-  (tmp_path / 'join.py').write_text(JOIN)
-  done = subprocess.run(
-    [
-      *(sys.executable, pods.LAUNCH / 'local_pod.py', '--module=join'),
-      *('--processes=2', '--devices=3', '--', 'verb'),
-    ],
-    env={**os.environ, 'PYTHONPATH': str(tmp_path)},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-    timeout=240,
-    check=False,
+  code, out, err = finish(
+    pod(tmp_path, '', '', module=JOIN, flags=['--devices=3'])
   )
-  assert done.returncode == 0, done.stdout
+  assert code == 0, err
   for line in ('[0] 0 2 6', '[1] 1 2 6', '[0] 2.0', '[1] 2.0'):
-    assert line in done.stdout.splitlines()
+    assert line in out.splitlines()

@@ -1,11 +1,10 @@
 """tpu_vm.sh and setup_vm.sh against a fake gcloud and hosts that are folders.
 
-After an intended change, `python -m tests.launch.tpu_vm_test` writes
-golden/*.sh again; read the difference.
+After an intended change, WRITE_GOLDEN=1 writes golden/* again; read the
+difference.
 """
 
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -14,20 +13,19 @@ import pytest
 
 from tests.helpers import pods
 
-GOLDEN = pathlib.Path(__file__).with_name('golden')
 # Each with another capacity.
 SLICES = {'v3-8': 'on-demand', 'v3-512': 'reserved', 'v6e-256': 'spot'}
 VERBS = ('create', 'setup', 'run', 'status', 'logs', 'stop', 'delete')
 STARTED = ['scp', 'install', 'start']
 
 
-def dry_run(topology, binaries):
-  """Prints the commands of all verbs, with no gcloud or git on the PATH."""
+@pytest.mark.parametrize('topology', SLICES)
+def test_a_dry_run_prints_the_stored_commands(tmp_path, topology):
+  """Runs all verbs with no gcloud or git on the PATH."""
   for name in ('bash', 'dirname', 'env', 'sed', 'sort', 'tail'):
-    if not (binaries / name).exists():
-      (binaries / name).symlink_to(shutil.which(name))
-  pods.write_program(binaries / 'python3', f'exec {sys.executable} "$@"')
-  lines = []
+    (tmp_path / name).symlink_to(shutil.which(name))
+  pods.write_program(tmp_path / 'python3', f'exec {sys.executable} "$@"')
+  text = ''
   for verb in VERBS:
     done = subprocess.run(
       [
@@ -36,19 +34,14 @@ def dry_run(topology, binaries):
         *(f'--capacity={SLICES[topology]}', f'--commit={pods.COMMIT}'),
         *('--', *pods.ARGUMENTS, '--config.data_dir=/it\'s "my" $DATA; é'),
       ],
-      env={'PATH': str(binaries)},
+      env={'PATH': str(tmp_path)},
       capture_output=True,
       text=True,
       check=False,
     )
     assert (done.returncode, done.stderr) == (0, '')
-    lines += [f'# tpu_vm.sh {verb}\n', done.stdout]
-  return ''.join(lines)
-
-
-@pytest.mark.parametrize('topology', SLICES)
-def test_a_dry_run_prints_the_stored_commands(tmp_path, topology):
-  assert dry_run(topology, tmp_path) == (GOLDEN / f'{topology}.sh').read_text()
+    text += f'# tpu_vm.sh {verb}\n{done.stdout}'
+  pods.check_golden(f'{topology}.sh', text)
 
 
 def test_a_preempted_slice_is_created_again_and_the_run_completes(pod):
@@ -140,22 +133,28 @@ def test_a_training_outlives_the_script_and_ends_on_request(pod):
   assert len(pod.trainings(0)) == len(pod.trainings(1)) == 1
 
 
-@pytest.mark.parametrize('verb', ['run', 'setup', 'stop', 'delete'])
+OURS = {'byol-jax-launch': 'byol'}
+OTHER_SLICES = {
+  'labels': ({}, 'v4-16', 'SUSPENDED', 'the label byol-jax-launch=byol'),
+  'label': ({'byol-jax-launch': 'other'}, 'v4-16', 'ACTIVE', 'the label'),
+  'type': (OURS, 'v4-8', 'ACTIVE', 'is a v4-8, expected v4'),
+  'state': (OURS, 'v4-16', 'ERROR', 'describe failed'),
+}
+
+
 @pytest.mark.parametrize(
-  'labels, kind, state, message',
+  'verb, other',
   [
-    ({}, 'v4-16', 'SUSPENDED', 'without the label byol-jax-launch=byol'),
-    ({'byol-jax-launch': 'other'}, 'v4-16', 'ACTIVE', 'without the label'),
-    ({'byol-jax-launch': 'byol'}, 'v4-8', 'ACTIVE', 'is a v4-8, expected v4'),
-    ({'byol-jax-launch': 'byol'}, 'v4-16', 'ERROR', 'describe failed'),
+    *(('run', other) for other in OTHER_SLICES),
+    *(('setup', 'type'), ('stop', 'label'), ('delete', 'labels')),
+    *(('setup', 'label'), ('stop', 'type'), ('delete', 'state')),
   ],
 )
-def test_other_slices_are_left_alone(pod, verb, labels, kind, state, message):
-  existing = {'labels': labels, 'type': kind, 'states': [state]}
-  pod.play(existing=existing)
+def test_other_slices_are_left_alone(pod, verb, other):
+  labels, kind, state, message = OTHER_SLICES[other]
+  pod.play(existing={'labels': labels, 'type': kind, 'states': [state]})
   code, _, err = pod.run(verb)
-  assert code == 2
-  assert message in err
+  assert code == 2 and message in err
   assert pod.verbs() == []
 
 
@@ -176,9 +175,3 @@ def test_a_wrong_flag_is_named(pod, flag):
   code, _, err = pod.run('run', flag)
   assert (code, pod.verbs()) == (2, [])
   assert f'tpu_vm: {flag.partition("=")[0]}: expected ' in err
-
-
-if __name__ == '__main__':
-  folder = pathlib.Path(sys.argv[1])
-  for name in SLICES:
-    (GOLDEN / f'{name}.sh').write_text(dry_run(name, folder))
