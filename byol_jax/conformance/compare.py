@@ -5,17 +5,15 @@ arrays and trees have the scale max(1, max|b|), scalars |b|, b the reference.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 TOLERANCE = 1e-5
 
 
-@dataclasses.dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
   """One array of the reference beside ours."""
 
   group: str  # of the table, such as 'final/online_params'
@@ -31,14 +29,16 @@ class Comparison:
 
 def compare_arrays(group: str, key: str, ours: Any, theirs: Any) -> Comparison:
   """Returns the error max|a-b| / max(1, max|b|)."""
-  largest = np.abs(np.asarray(theirs, np.float64)).max(initial=0.0)
-  return _compare(group, key, ours, theirs, max(1.0, largest))
+  largest = np.abs(np.asarray(theirs, np.float64)).max(initial=1.0)
+  return compare_scalars(group, key, ours, theirs, largest)
 
 
 def compare_scalars(
   group: str, key: str, ours: Any, theirs: Any, floor: float = 0.0
 ) -> Comparison:
   """Returns the error max(|a-b| / |b|) over single numbers.
+
+  Another shape, a NaN or an infinity is an infinite error.
 
   Args:
     group: see `Comparison`.
@@ -47,55 +47,47 @@ def compare_scalars(
     theirs: the reference's.
     floor: the least scale, for differences of larger numbers.
   """
-  scale = np.maximum(np.abs(np.asarray(theirs, np.float64)), floor)
-  return _compare(group, key, ours, theirs, scale)
-
-
-def _compare(
-  group: str, key: str, ours: Any, theirs: Any, scale: Any
-) -> Comparison:
-  """Another shape, a NaN or an infinity is an infinite error."""
   a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
   if a.shape != b.shape:
     note = f'shape {a.shape}, expected {b.shape}'
     return Comparison(group, key, math.inf, note)
   difference = np.abs(a - b)
   with np.errstate(divide='ignore', invalid='ignore'):
-    errors = np.where(difference == 0, 0.0, difference / scale)
-  if not np.isfinite(errors).all():
+    scaled = difference / np.maximum(np.abs(b), floor)
+  error = np.where(difference == 0, 0.0, scaled).max(initial=0.0)
+  if not np.isfinite(error):
     return Comparison(group, key, math.inf, 'not finite')
-  return Comparison(group, key, float(errors.max(initial=0.0)))
+  return Comparison(group, key, float(error))
 
 
 def compare_trees(
   group: str,
   ours: Mapping[str, Mapping[str, Any]],
-  theirs: Mapping[str, Any],
-  prefix: str = '',
+  arrays: Mapping[str, Any],
+  prefix: str,
   separator: str = '|',
 ) -> Iterator[Comparison]:
-  """Yields a comparison for every leaf on either side.
+  """Yields a comparison for every leaf on either side; none without theirs.
 
   Args:
     group: see `Comparison`.
     ours: {module: {leaf: array}}.
-    theirs: {'module|leaf': array}.
+    arrays: the file; theirs are {'<prefix>module|leaf': array}.
     prefix: of their keys in the file.
-    separator: between module and leaf in their names.
+    separator: between module and leaf in their keys.
   """
+  theirs = {key: arrays[key] for key in arrays if key.startswith(prefix)}
   flat = {
-    f'{module}{separator}{name}': leaf
+    f'{prefix}{module}{separator}{name}': leaf
     for module, leaves in ours.items()
     for name, leaf in leaves.items()
   }
-  for name in sorted(flat.keys() | theirs.keys()):
-    key = prefix + name
-    if name not in flat:
-      yield Comparison(group, key, math.inf, 'absent in ours')
-    elif name not in theirs:
-      yield Comparison(group, key, math.inf, 'only in ours')
+  for key in sorted(flat.keys() | theirs.keys()) if theirs else ():
+    if key in flat and key in theirs:
+      yield compare_arrays(group, key, flat[key], theirs[key])
     else:
-      yield compare_arrays(group, key, flat[name], theirs[name])
+      side = 'only' if key in flat else 'absent'
+      yield Comparison(group, key, math.inf, f'{side} in ours')
 
 
 def format_table(comparisons: Sequence[Comparison]) -> list[str]:

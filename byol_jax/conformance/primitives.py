@@ -30,28 +30,31 @@ STRIDE = 16
 RATE_FLOOR = 0.02
 
 SCHEDULE = re.compile(r'(lr|tau)(\d+)')
-OPERATION = re.compile(r'([a-z]+)_([+-]?\d+(?:\.\d+)?)')
-LARGE_BLUR = re.compile(r'blur\d+_(\d+(?:\.\d+)?)')
 LARS_KEY = re.compile(r'lars/(init|final|grad\d+)/(.+)/([^/]+)')
 INPUTS = ('steps', 'loss_x', 'loss_y', 'img', 'big')
+_NUMBER = r'([+-]?\d+(?:\.\d+)?)'
 
-
-def _clip_colour(adjust: Callable) -> Callable[[Any, float], Any]:
-  return lambda x, value: augment.clip(adjust(x, jnp.float32(value)))
-
-
-OPERATIONS: Mapping[str, Callable[[Any, float], Any]] = {
-  'bright': _clip_colour(augment.adjust_brightness),
-  'contrast': _clip_colour(augment.adjust_contrast),
-  'sat': _clip_colour(augment.adjust_saturation),
-  'hue': _clip_colour(augment.adjust_hue),
-  'blur': lambda x, sigma: augment.gaussian_blur(x, jnp.float32(sigma)),
-  'solarize': augment.invert_above,
-}
-PLAIN: Mapping[str, Callable[[Any], Any]] = {
-  'hsv': augment.rgb_to_hsv,
-  'gray': augment.to_grayscale,
-}
+# Group, pattern of the keys, inputs, function of these and the key's number.
+FUNCTIONS: tuple[tuple[str, str, tuple[str, ...], Callable], ...] = (
+  ('loss', 'loss', ('loss_x', 'loss_y'), losses.regression_loss),
+  ('hsv', 'hsv', ('img',), lambda x: augment.rgb_to_hsv(x[0])),
+  ('gray', 'gray', ('img',), lambda x: augment.to_grayscale(x[0])),
+  *(
+    (name, f'{name}_{_NUMBER}', ('img',), function)
+    for name, function in {
+      'bright': lambda x, v: augment.clip(augment.adjust_brightness(x[0], v)),
+      'contrast': lambda x, v: augment.clip(augment.adjust_contrast(x[0], v)),
+      'sat': lambda x, v: augment.clip(augment.adjust_saturation(x[0], v)),
+      'hue': lambda x, v: augment.clip(augment.adjust_hue(x[0], v)),
+      'blur': lambda x, sigma: augment.gaussian_blur(x[0], sigma),
+      'solarize': lambda x, v: augment.invert_above(x[0], v),
+    }.items()
+  ),
+  (
+    *('large blur', rf'blur\d+_{_NUMBER}', ('big',)),
+    lambda x, sigma: augment.gaussian_blur(x, sigma)[::STRIDE, ::STRIDE],
+  ),
+)
 
 
 def is_input(key: str) -> bool:
@@ -63,33 +66,17 @@ def is_input(key: str) -> bool:
 def compare_primitives(arrays: Arrays) -> Iterator[compare.Comparison]:
   """Yields a comparison for every key of `primitives.npz` that is known."""
   yield from _compare_lars(arrays)
-  for key in arrays:
-    yield from _compare_key(key, arrays)
-
-
-def _compare_key(key: str, arrays: Arrays) -> Iterator[compare.Comparison]:
-  theirs = arrays[key]
-  if (match := SCHEDULE.fullmatch(key)) and 'steps' in arrays:
-    yield _compare_schedule(match[1], match[2], arrays['steps'], theirs)
-  elif key == 'loss' and {'loss_x', 'loss_y'} <= arrays.keys():
-    x, y = jnp.asarray(arrays['loss_x']), jnp.asarray(arrays['loss_y'])
-    ours = losses.regression_loss(x, y)
-    yield compare.compare_arrays('primitives: loss', key, ours, theirs)
-  elif (match := LARGE_BLUR.fullmatch(key)) and 'big' in arrays:
-    image = jnp.asarray(arrays['big'], jnp.float32)
-    ours = augment.gaussian_blur(image, jnp.float32(float(match[1])))
-    ours = ours[::STRIDE, ::STRIDE]
-    yield compare.compare_arrays('primitives: large blur', key, ours, theirs)
-  elif 'img' in arrays:
-    image = jnp.asarray(arrays['img'][0])
-    match = OPERATION.fullmatch(key)
-    if key in PLAIN:
-      ours = PLAIN[key](image)
-      yield compare.compare_arrays(f'primitives: {key}', key, ours, theirs)
-    elif match and match[1] in OPERATIONS:
-      ours = OPERATIONS[match[1]](image, float(match[2]))
-      group = f'primitives: {match[1]}'
-      yield compare.compare_arrays(group, key, ours, theirs)
+  for key, theirs in arrays.items():
+    if (match := SCHEDULE.fullmatch(key)) and 'steps' in arrays:
+      yield _compare_schedule(match[1], match[2], arrays['steps'], theirs)
+    for group, pattern, inputs, function in FUNCTIONS:
+      match = re.fullmatch(pattern, key)
+      if match and arrays.keys() >= set(inputs):
+        values = [arrays[name] for name in inputs] + [
+          *map(float, match.groups())
+        ]
+        ours = function(*(jnp.asarray(v, jnp.float32) for v in values))
+        yield compare.compare_arrays(f'primitives: {group}', key, ours, theirs)
 
 
 def _compare_schedule(
@@ -102,28 +89,22 @@ def _compare_schedule(
     schedules.num_steps(length, images, config.batch_size)
     for length in (config.epochs, config.schedule.warmup_epochs)
   )
-  peak = config.schedule.base_rate * config.batch_size / 256
-  floor = 0.0
+  function, floor = schedules.tau(total_steps=total, **config.target), 0.0
   if kind == 'lr':
-    function, floor = schedules.warmup_cosine(peak, warmup, total), RATE_FLOOR
-  else:
-    function = schedules.tau(total_steps=total, **config.target)
+    peak = config.schedule.base_rate * config.batch_size / 256
+    function = schedules.warmup_cosine(peak, warmup, total)
+    floor = RATE_FLOOR * peak
   ours, key = [function(step) for step in steps], f'{kind}{epochs}'
-  return compare.compare_scalars(
-    f'primitives: {key}', key, ours, theirs, floor * peak
-  )
+  return compare.compare_scalars(f'primitives: {key}', key, ours, theirs, floor)
 
 
 def _compare_lars(arrays: Arrays) -> Iterator[compare.Comparison]:
   """Takes as many steps of LARS as there are gradients."""
   trees: dict[str, Any] = {}
-  theirs = {}
   for key, value in arrays.items():
     if match := LARS_KEY.fullmatch(key):
       tree, module, leaf = match.groups()
       trees.setdefault(tree, {}).setdefault(module, {})[leaf] = value
-      if tree == 'final':
-        theirs[f'{module}/{leaf}'] = value
   if not {'init', 'final'} <= trees.keys():
     return
   optimizer = optimizers.lars(lambda _: LARS_RATE, **LARS)
@@ -134,5 +115,5 @@ def _compare_lars(arrays: Arrays) -> Iterator[compare.Comparison]:
     updates, state = optimizer.update(trees[name], state, params)
     params = optax.apply_updates(params, updates)
   yield from compare.compare_trees(
-    'primitives: lars', params, theirs, 'lars/final/', separator='/'
+    'primitives: lars', params, arrays, 'lars/final/', separator='/'
   )

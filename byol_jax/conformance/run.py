@@ -6,9 +6,9 @@ checkpoint) and `<tag>.npz` (batches and results). Everything goes through the
 functions that training uses, on CPUs in float32.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import collections
+from collections.abc import Mapping
 import contextlib
-import dataclasses
 from pathlib import Path
 import zipfile
 
@@ -20,49 +20,7 @@ from byol_jax.conformance import compare, primitives, steps
 
 PRIMITIVES = 'primitives'
 ENDINGS = ('.config.json', '.pkl', '.npz')
-
-
-@dataclasses.dataclass
-class Report:
-  """All comparisons, and the keys that took part in none."""
-
-  comparisons: list[compare.Comparison] = dataclasses.field(
-    default_factory=list
-  )
-  not_compared: list[str] = dataclasses.field(default_factory=list)
-  num_keys: int = 0
-  num_inputs: int = 0
-
-  @property
-  def num_compared(self) -> int:
-    """Number of keys that were compared with ours."""
-    return self.num_keys - self.num_inputs - len(self.not_compared)
-
-  def add_file(
-    self,
-    name: str,
-    arrays: Mapping[str, np.ndarray],
-    found: Iterable[compare.Comparison],
-    is_input: Callable[[str], bool],
-  ) -> None:
-    """Adds a file's comparisons, and the keys that they leave out."""
-    comparisons = list(found)
-    rest = arrays.keys() - {comparison.key for comparison in comparisons}
-    inputs = {key for key in rest if is_input(key)}
-    self.comparisons += comparisons
-    self.num_keys += len(arrays)
-    self.num_inputs += len(inputs)
-    self.not_compared += [f'{name}: {key}' for key in sorted(rest - inputs)]
-
-  def lines(self) -> list[str]:
-    """Returns the table and the numbers of keys."""
-    return [
-      *compare.format_table(self.comparisons),
-      f'{self.num_keys} keys: {self.num_compared} compared,'
-      f' {self.num_inputs} used as input,'
-      f' {len(self.not_compared)} not compared',
-      *(f'  not compared: {key}' for key in self.not_compared),
-    ]
+USES = ('compared', 'used as input', 'not compared')
 
 
 def run(folder: str) -> None:
@@ -75,50 +33,70 @@ def run(folder: str) -> None:
     CheckFailed: a difference exceeds the tolerance, or nothing was compared.
     DataError: the folder is missing or holds no vectors, or a tag lacks a file.
   """
-  report = compare_folder(folder)
-  print('\n'.join(report.lines()), flush=True)
-  failed = [found for found in report.comparisons if not found.holds]
+  comparisons, keys = compare_folder(folder)
+  print('\n'.join(format_report(comparisons, keys)), flush=True)
+  failed = [found for found in comparisons if not found.holds]
   if failed:
     worst = max(failed, key=lambda found: found.error)
     note = f' ({worst.note})' if worst.note else ''
     raise errors.CheckFailed(
-      f'{folder}: {len(failed)} of {len(report.comparisons)} comparisons above'
+      f'{folder}: {len(failed)} of {len(comparisons)} comparisons above'
       f' {compare.TOLERANCE:g}; worst: {worst.group}, {worst.key}, error'
       f' {worst.error:.2e}{note}'
     )
-  if not report.num_compared:
-    raise errors.CheckFailed(
-      f'{folder}: none of {report.num_keys} keys was compared'
-    )
+  if USES[0] not in keys.values():
+    raise errors.CheckFailed(f'{folder}: none of {len(keys)} keys was compared')
 
 
-def compare_folder(folder: str) -> Report:
-  """Compares with every vector in a folder; raises DataError as `run`."""
+def format_report(
+  comparisons: list[compare.Comparison], keys: Mapping[str, str]
+) -> list[str]:
+  """Returns the table and the numbers of keys; see `compare_folder`."""
+  counts = collections.Counter(keys.values())
+  return [
+    *compare.format_table(comparisons),
+    f'{len(keys)} keys: ' + ', '.join(f'{counts[use]} {use}' for use in USES),
+    *(f'  not compared: {key}' for key, use in keys.items() if use == USES[2]),
+  ]
+
+
+def compare_folder(
+  folder: str,
+) -> tuple[list[compare.Comparison], dict[str, str]]:
+  """Compares with every vector in a folder; raises DataError as `run`.
+
+  Returns:
+    The comparisons, and {'file: key': one of `USES`}.
+  """
   root = Path(folder)
-  tags = find_tags(root)
+  tags = _find_tags(root)
   files = {tag: read_arrays(root / f'{tag}.npz') for tag in tags}
   counts = {tag: steps.count_devices(arrays) for tag, arrays in files.items()}
   devices = start_cpu_devices(max(counts.values(), default=1))
-  report = Report()
+  comparisons: list[compare.Comparison] = []
+  keys = {}
+  if (root / f'{PRIMITIVES}.npz').is_file():
+    files = {PRIMITIVES: read_arrays(root / f'{PRIMITIVES}.npz')} | files
   with jax.default_device(devices[0]):
-    path = root / f'{PRIMITIVES}.npz'
-    if path.is_file():
-      arrays = read_arrays(path)
-      found = primitives.compare_primitives(arrays)
-      report.add_file(path.name, arrays, found, primitives.is_input)
     for tag, arrays in files.items():
-      found = steps.compare_run(tag, root, arrays, devices[: counts[tag]])
-      report.add_file(f'{tag}.npz', arrays, found, steps.is_input)
-  return report
+      if tag == PRIMITIVES:
+        found = list(primitives.compare_primitives(arrays))
+        is_input = primitives.is_input
+      else:
+        found = list(
+          steps.compare_run(tag, root, arrays, devices[: counts[tag]])
+        )
+        is_input = steps.is_input
+      comparisons += found
+      compared = {comparison.key for comparison in found}
+      for key in sorted(arrays):
+        uses = key in compared, is_input(key), True
+        keys[f'{tag}.npz: {key}'] = USES[uses.index(True)]
+  return comparisons, keys
 
 
-def find_tags(root: Path) -> list[str]:
-  """Returns the names of runs.
-
-  Raises:
-    DataError: the folder does not exist or holds nothing to compare, or a file
-      of a run is missing.
-  """
+def _find_tags(root: Path) -> list[str]:
+  """Returns the names of runs; raises DataError for missing files."""
   if not root.is_dir():
     raise errors.DataError(f'{root}: expected a folder, found none')
   present = {path.name for path in root.iterdir()}

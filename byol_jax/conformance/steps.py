@@ -4,6 +4,7 @@ Its checkpoint becomes our `ByolState`. Its batches go through the update that
 `python -m byol_jax pretrain` runs, with every augmentation's probability at 0.
 """
 
+import collections
 from collections.abc import Iterator, Mapping, Sequence
 import functools
 import json
@@ -18,7 +19,7 @@ from ml_collections import config_dict
 import numpy as np
 import optax
 
-from byol_jax import byol, configuration, errors, experiment, parallel
+from byol_jax import byol, configuration, errors, experiment
 from byol_jax.conformance import compare, primitives
 from byol_jax.convert import deepmind
 from byol_jax.distributed import placement
@@ -55,10 +56,17 @@ def compare_run(
     DataError: a file of the tag cannot be used.
   """
   batches = _read_batches(tag, arrays)
-  image_size = batches[0]['view1'].shape[2]
   path = folder / f'{tag}.config.json'
-  config, num_classes = _read_config(path, len(devices), image_size)
-  built = experiment.build(config, config.batch_size, num_classes)
+  try:
+    theirs = json.loads(path.read_text(encoding='utf-8'))
+    image_size, classes = batches[0]['view1'].shape[2], theirs['num_classes']
+    config = translate_config(theirs, len(devices), image_size)
+  except (KeyError, ValueError, TypeError) as error:
+    found = f'no key {error}' if isinstance(error, KeyError) else str(error)
+    raise errors.DataError(
+      f'{path}: expected a configuration of the official code, found: {found}'
+    ) from error
+  built = experiment.build(config, config.batch_size, classes)
   official = deepmind.read_checkpoint(str(folder / f'{tag}.pkl'))
   named = list(_compare_shapes(tag, built, official))
   yield from named
@@ -69,23 +77,24 @@ def compare_run(
   for key, theirs in arrays.items():
     name = key.removeprefix('logs/')
     if name != key and name in logs:
-      is_rate = name == 'learning_rate'
-      floor = primitives.RATE_FLOOR * peak if is_rate else 0.0
+      floor = primitives.RATE_FLOOR * peak if name == 'learning_rate' else 0.0
       yield compare.compare_scalars(
         f'{tag}: {key}', key, logs[name], theirs, floor
       )
   for field in deepmind.TREES:
-    prefix = f'final/{field}/'
-    tree = {
-      key.removeprefix(prefix): value
-      for key, value in arrays.items()
-      if key.startswith(prefix)
-    }
-    if tree:
-      yield from compare.compare_trees(
-        f'{tag}: final/{field}', getattr(state, field), tree, prefix
-      )
-  yield from _compare_outputs(tag, built, state, arrays, devices[0])
+    yield from compare.compare_trees(
+      *(f'{tag}: final/{field}', getattr(state, field)),
+      *(arrays, f'final/{field}/'),
+    )
+  if EVAL_IMAGES in arrays:
+    # Outputs of the final online network in evaluation mode.
+    images = jax.device_put(arrays[EVAL_IMAGES], devices[0])
+    apply = jax.jit(functools.partial(built.forward.apply, is_training=False))
+    outputs, _ = apply(state.online_params, state.online_state, images)
+    for name, ours in outputs._asdict().items():
+      key = f'eval/{name}'
+      if key in arrays and ours is not None:
+        yield compare.compare_arrays(f'{tag}: {key}', key, ours, arrays[key])
 
 
 def _read_batches(tag: str, arrays: Arrays) -> list[dict[str, np.ndarray]]:
@@ -108,22 +117,6 @@ def _read_batches(tag: str, arrays: Arrays) -> list[dict[str, np.ndarray]]:
       f' found {sorted(shapes)}'
     )
   return [batches[number] for number in range(len(batches))]
-
-
-def _read_config(
-  path: Path, devices: int, image_size: int
-) -> tuple[config_dict.ConfigDict, int]:
-  """Returns the reference's configuration in ours, and the classes."""
-  try:
-    theirs = json.loads(path.read_text(encoding='utf-8'))
-    return translate_config(theirs, devices, image_size), theirs['num_classes']
-  except KeyError as error:
-    raise errors.DataError(
-      f'{path}: expected a configuration of the official code, found no key'
-      f' {error}'
-    ) from error
-  except (ValueError, TypeError) as error:
-    raise errors.DataError(f'{path}: {error}') from error
 
 
 def translate_config(
@@ -179,12 +172,7 @@ def _compare_shapes(
   official: deepmind.OfficialCheckpoint,
 ) -> Iterator[compare.Comparison]:
   """Compares names and shapes of our network with the checkpoint's."""
-  init = functools.partial(byol.init, built.forward, built.optimizer)
-  ours = jax.eval_shape(
-    parallel.on_one_device(init),
-    jax.ShapeDtypeStruct((2,), np.uint32),
-    jax.ShapeDtypeStruct((1, built.image_size, built.image_size, 3), 'float32'),
-  )
+  ours = jax.eval_shape(built.initial_state)
   for field in deepmind.TREES:
     found = deepmind.shapes(getattr(ours, field))
     expected = deepmind.shapes(getattr(official, field))
@@ -194,10 +182,8 @@ def _compare_shapes(
       if found.get(name) != expected.get(name)
     ]
     yield compare.Comparison(
-      group=f'{tag}: names and shapes',
-      key=f'{field} of {tag}.pkl',
-      error=math.inf if differ else 0.0,
-      note=differ[0] if differ else '',
+      *(f'{tag}: names and shapes', f'{field} of {tag}.pkl'),
+      *((math.inf, differ[0]) if differ else (0.0,)),
     )
 
 
@@ -214,42 +200,22 @@ def _continue_run(
       f'{tag}.pkl: expected the momentum of LARS in opt_state, a tree like'
       ' online_params, found none'
     )
-  opt_state = optax.tree_utils.tree_set(
-    built.optimizer.init(official.online_params),
-    trace=official.momentum,
-    count=np.int32(official.step),
-  )
   trees: Any = {field: getattr(official, field) for field in deepmind.TREES}
   state = byol.ByolState(
     step=jnp.int32(official.step),
     rng=jnp.asarray(official.rng),
-    opt_state=opt_state,
+    opt_state=optax.tree_utils.tree_set(
+      built.optimizer.init(official.online_params),
+      trace=official.momentum,
+      count=np.int32(official.step),
+    ),
     **trees,
   )
   update = placement.pmap(built.update, devices=devices)
   replicas = placement.replicate(state, devices)
-  logs: dict[str, list[float]] = {}
+  logs: dict[str, list[float]] = collections.defaultdict(list)
   for batch in batches:
     replicas, scalars = update(replicas, placement.shard(dict(batch), devices))
     for name, value in placement.first_replica(scalars).items():
-      logs.setdefault(name, []).append(float(value))
+      logs[name].append(float(value))
   return placement.first_replica(replicas), logs
-
-
-def _compare_outputs(
-  tag: str,
-  built: experiment.Experiment,
-  state: byol.ByolState,
-  arrays: Arrays,
-  device: jax.Device,
-) -> Iterator[compare.Comparison]:
-  """Compares outputs of the final online network in evaluation mode."""
-  if EVAL_IMAGES not in arrays:
-    return
-  images = jax.device_put(arrays[EVAL_IMAGES], device)
-  apply = jax.jit(functools.partial(built.forward.apply, is_training=False))
-  outputs, _ = apply(state.online_params, state.online_state, images)
-  for name, ours in outputs._asdict().items():
-    key = f'eval/{name}'
-    if key in arrays and ours is not None:
-      yield compare.compare_arrays(f'{tag}: {key}', key, ours, arrays[key])

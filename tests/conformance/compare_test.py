@@ -35,9 +35,9 @@ def test_a_floor_is_the_least_scale_of_scalars():
 
 def test_a_leaf_on_one_side_only_is_a_difference():
   ours = {'a': {'w': np.zeros(2)}, 'b': {'w': np.zeros(2)}}
-  theirs = {'a|w': np.zeros(2), 'c|w': np.zeros(2)}
+  arrays = {'final/a|w': np.zeros(2), 'final/c|w': np.zeros(2), 'd|w': 0}
   found = {
     comparison.key: comparison.holds
-    for comparison in compare.compare_trees('g', ours, theirs, 'final/')
+    for comparison in compare.compare_trees('g', ours, arrays, 'final/')
   }
   assert found == {'final/a|w': True, 'final/b|w': False, 'final/c|w': False}

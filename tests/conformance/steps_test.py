@@ -34,10 +34,10 @@ def continue_once(*arguments):
   return results[0]
 steps._continue_run = continue_once
 for folder in sys.argv[1:]:
-  report = run.compare_folder(folder)
-  print(*report.lines(), sep='\\n')
+  comparisons, keys = run.compare_folder(folder)
+  print(*run.format_report(comparisons, keys), sep='\\n')
   print('devices', jax.device_count())
-  print('differ', *[c.key for c in report.comparisons if not c.holds])
+  print('differ', *[c.key for c in comparisons if not c.holds])
 """
 
 
