@@ -59,8 +59,9 @@ def compare_run(
   path = folder / f'{tag}.config.json'
   try:
     theirs = json.loads(path.read_text(encoding='utf-8'))
-    image_size, classes = batches[0]['view1'].shape[2], theirs['num_classes']
+    image_size = batches[0]['view1'].shape[2]
     config = translate_config(theirs, len(devices), image_size)
+    classes = theirs['num_classes']
   except (KeyError, ValueError, TypeError) as error:
     found = f'no key {error}' if isinstance(error, KeyError) else str(error)
     raise errors.DataError(
