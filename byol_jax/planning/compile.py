@@ -85,9 +85,7 @@ def describe_devices(topology: topologies.Topology) -> list[jax.Device]:
   """
   try:
     return aot.get_topology_desc(
-      platform='tpu',
-      topology_name=topology.aot_name,
-      **dict(topology.aot_options),
+      topology.aot_name, 'tpu', **dict(topology.aot_options)
     ).devices
   except (RuntimeError, ValueError) as error:
     raise errors.ConfigError(
@@ -125,7 +123,7 @@ def compile_step(
   Raises:
     StepTooLarge: the step does not fit the memory of a device.
   """
-  function, arguments = make_call(run, per_device)
+  function, arguments = _make_call(run, per_device)
   step: Any = placement.pmap(function, donate_argnums=(0,), devices=devices)
   shapes = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype),
@@ -133,18 +131,18 @@ def compile_step(
   )
   start = time.monotonic()
   lowered = step.lower(*shapes)
-  lowered_at = time.monotonic()
+  middle = time.monotonic()
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' in str(error):
       raise StepTooLarge(errors.first_line(error)) from error
     raise
-  seconds = time.monotonic() - lowered_at
-  return CompiledStep(read_cost(compiled), lowered_at - start, seconds)
+  seconds = middle - start, time.monotonic() - middle
+  return CompiledStep(_read_cost(compiled), *seconds)
 
 
-def make_call(run: PlannedRun, per_device: int) -> tuple[Any, tuple[Any, ...]]:
+def _make_call(run: PlannedRun, per_device: int) -> tuple[Any, tuple[Any, ...]]:
   """Returns what training maps over devices, and its arguments' shapes."""
   update, config = run.experiment.update, run.config
   shape = jax.ShapeDtypeStruct
@@ -166,26 +164,21 @@ def make_call(run: PlannedRun, per_device: int) -> tuple[Any, tuple[Any, ...]]:
     },
     'count': shape((), jnp.int32),
   }
-  function = multi_step.repeat_update(update, run.dataset.views)
-  store = store_shapes(run.dataset, config.image_size)
-  return packing.on_packed_state(function), (state, store, plan)
-
-
-def store_shapes(dataset: resident.ImageSet, size: int) -> resident.Store:
-  """Returns the shapes of `dataset.store()`; reads headers of images only."""
-  height, width = dataset.extent
-  count, shape = dataset.num_examples, jax.ShapeDtypeStruct
-  taps = (max(height, width), size, 4)
-  return resident.Store(
+  # As `dataset.store()` makes it; only the headers of images are read.
+  height, width = run.dataset.extent
+  count = run.dataset.num_examples
+  taps = (max(height, width), config.image_size, 4)
+  store = resident.Store(
     images=shape((count, height, width, 3), jnp.uint8),
-    labels=shape((count,), jnp.int32) if dataset.num_classes else None,
+    labels=shape((count,), jnp.int32) if run.num_classes else None,
     indices=shape(taps, jnp.int32),
     weights=shape(taps, jnp.float32),
   )
+  function = multi_step.repeat_update(update, run.dataset.views)
+  return packing.on_packed_state(function), (state, store, plan)
 
 
-def read_cost(compiled: Any) -> cost.Cost:
-  """Returns what the compiler reports of a program, on one device."""
+def _read_cost(compiled: Any) -> cost.Cost:
   memory, found = compiled.memory_analysis(), compiled.cost_analysis()
   return cost.Cost(
     flops=found.get('flops', 0.0),

@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 from byol_jax.planning import topologies
 
-# The compiler's time is accepted within these factors of the roofline.
-_ACCEPTED = (0.5, 10.0)
 OPTIMUM = "the compiler's optimum"
 ROOFLINE = 'the roofline of FLOPs and bytes'
 
@@ -53,16 +51,6 @@ class Cost(NamedTuple):
     """Memory that the step takes, its donated state counted once."""
     live = self.argument_bytes + self.output_bytes - self.alias_bytes
     return live + self.temp_bytes + self.code_bytes
-
-
-class Pace(NamedTuple):
-  """What a time per step means for a run."""
-
-  step_seconds: float
-  images_per_second: float  # of all devices
-  host_images_per_second: float  # that each host must feed
-  hours: float
-  device_hours: float
 
 
 def count_collectives(text: str) -> dict[str, Collective]:
@@ -116,25 +104,28 @@ def step_seconds(
 ) -> tuple[float, str]:
   """Returns the shortest time of a step, and where the number comes from.
 
-  That is the compiler's optimum, or the roofline where the optimum is not
-  positive or far from the roofline on either side.
+  That is the compiler's optimum, or the roofline where the optimum is below
+  half or above ten times of it.
   """
   bound = roofline(cost, topology)
-  low, high = _ACCEPTED
-  if low * bound <= cost.optimal_seconds <= high * bound:
+  if 0.5 * bound <= cost.optimal_seconds <= 10 * bound:
     return cost.optimal_seconds, OPTIMUM
   return bound, ROOFLINE
 
 
 def compute_pace(
   seconds: float, batch_size: int, steps: int, topology: topologies.Topology
-) -> Pace:
-  """Returns rates and hours of `steps` steps of `seconds` each."""
+) -> dict[str, float]:
+  """Returns what steps of `seconds` mean for a run of `steps` of them.
+
+  The images a second are those of all devices, and those that each host must
+  feed.
+  """
   hours = seconds * steps / 3600
-  return Pace(
-    step_seconds=seconds,
-    images_per_second=batch_size / seconds,
-    host_images_per_second=batch_size / seconds / topology.hosts,
-    hours=hours,
-    device_hours=hours * topology.devices,
-  )
+  return {
+    'step_seconds': seconds,
+    'images_per_second': batch_size / seconds,
+    'host_images_per_second': batch_size / seconds / topology.hosts,
+    'hours': hours,
+    'device_hours': hours * topology.devices,
+  }

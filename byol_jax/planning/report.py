@@ -8,14 +8,13 @@ from collections.abc import Sequence
 import contextlib
 import json
 import math
+import re
 from typing import Any
 
 import jax
 
 from byol_jax import configuration, errors
 from byol_jax.planning import compile, cost, topologies
-
-MB = 10**6
 
 
 def run(
@@ -61,7 +60,7 @@ def run(
   print(f'compiling for {row.devices} devices; takes minutes', flush=True)
   report = {'config': spec, 'overrides': overrides}
   report |= _make_report(planned, row, share, once)
-  print('\n'.join(describe_report(report)))
+  print(describe_report(report))
   if as_json:
     print(json.dumps(report))
 
@@ -84,10 +83,6 @@ def _make_report(
       f' batch_size or more devices; the compiler: {error}'
     ) from error
   seconds, source = cost.step_seconds(step.cost, topology)
-  best, slower = (
-    cost.compute_pace(time, batch_size, steps, topology)
-    for time in (seconds, seconds / share)
-  )
   collectives = step.cost.collectives.items()
   report = {
     'topology': topology._asdict(),
@@ -105,21 +100,21 @@ def _make_report(
     'versions': {'jax': jax.__version__, 'libtpu': compile.libtpu_version()},
     'lower_seconds': round(step.lower_seconds, 1),
     'compile_seconds': round(step.compile_seconds, 1),
-    **best._asdict(),
+    **cost.compute_pace(seconds, batch_size, steps, topology),
     # The compiler's, or the roofline's where that cannot be right.
     'optimal_seconds': seconds,
     'optimal_seconds_from': source,
     'compiler_optimal_seconds': step.cost.optimal_seconds,
     'roofline_seconds': cost.roofline(step.cost, topology),
     'share': share,
-    'at_share': slower._asdict(),
+    'at_share': cost.compute_pace(seconds / share, batch_size, steps, topology),
   }
   if not once:
     points = _measure_memory(planned, devices, images, step.cost, topology)
-    report['largest_batch'] = cost.estimate_largest_batch(
+    largest = cost.estimate_largest_batch(
       points, topology.devices, topology.usable_bytes
     )
-    report['largest_batch_from'] = points
+    report |= {'largest_batch': largest, 'largest_batch_from': points}
   return report
 
 
@@ -147,95 +142,76 @@ def _measure_memory(
   return points
 
 
-def _count(number: int, noun: str) -> str:
-  """'1 host', '64 hosts'."""
-  return f'{number:,} {noun}' + 's' * (number != 1)
-
-
-def describe_report(report: dict[str, Any]) -> list[str]:
-  """Returns a report as lines of text."""
-  topology, versions = report['topology'], report['versions']
-  collectives = [
-    f'  {kind}: {_count(all_["operations"], "operation")},'
-    f' {all_["bytes"] / MB:,.1f} MB'
-    for kind, all_ in sorted(report['collectives'].items())
-  ]
-  return [
-    f'{topology["name"]} ({topology["grid"]}):'
-    f' {_count(report["devices"], "device")},'
-    f' {_count(report["hosts"], "host")}; batch {report["batch_size"]:,},'
-    f' {_count(report["per_device_batch"], "image")} a device',
-    *report['derived'],
-    f'traced in {report["lower_seconds"]:.0f} s, compiled in'
-    f' {report["compile_seconds"]:.0f} s; jax {versions["jax"]}, libtpu'
-    f' {versions["libtpu"]}',
-    '',
-    *_describe_memory(report),
-    '',
-    *_describe_time(report),
-    '',
-    'collectives of a step',
-    *(collectives or ['  none']),
-  ]
-
-
-def _describe_memory(report: dict[str, Any]) -> list[str]:
-  total, usable = report['memory_bytes'], report['usable_bytes']
-  of_usable = (
-    f'{total / usable:.1%} of the {usable / MB:,.0f} that a program may use of'
-    f' {report["hbm_bytes"] / MB:,.0f}'
+def describe_report(report: dict[str, Any]) -> str:
+  """Returns a report as text."""
+  topology, versions, at_share = (
+    report[key] for key in ('topology', 'versions', 'at_share')
   )
-  rows = (
-    ('arguments', report['argument_bytes'], 'state and batch'),
-    ('outputs', report['output_bytes'], 'state and scalars'),
-    ('donated', -report['alias_bytes'], 'outputs written over arguments'),
-    ('temporaries', report['temp_bytes'], ''),
-    ('code', report['code_bytes'], ''),
-    ('total', total, of_usable),
-  )
-  lines = [
-    'memory of a device, MB (1e6 bytes)',
-    *(f'  {k:12}{v / MB:10,.1f}  {text}'.rstrip() for k, v, text in rows),
-  ]
-  points = report.get('largest_batch_from')
-  if points is None:
-    return lines
-  largest = report['largest_batch']
-  if len(points) == 1:
-    return [*lines, f'largest batch: none above {largest:,} was found to fit']
-  if largest is None:
-    return [*lines, 'largest batch: unknown, memory does not grow with it']
-  few, many = sorted(images for images, _ in points)
-  return [
-    *lines,
-    f'largest batch: about {largest:,}, {largest // report["devices"]} images a'
-    f' device; an estimate, by a line through {few} and {many}',
-  ]
-
-
-def _describe_time(report: dict[str, Any]) -> list[str]:
-  unit = 'core' if report['topology']['generation'] == 'v3' else 'device'
+  mb = {k: v / 1e6 for k, v in report.items() if k.endswith('_bytes')}
+  ms = {k: v * 1e3 for k, v in report.items() if k.endswith('_seconds')}
+  device = 'core' if topology['generation'] == 'v3' else 'device'
   rows = (
     ('step, ms', 'step_seconds', 1e3, '.1f'),
     ('images/s', 'images_per_second', 1, ',.0f'),
     ('images/s that each host must feed', 'host_images_per_second', 1, ',.0f'),
     ('hours of the run', 'hours', 1, ',.2f'),
-    (f'{unit}-hours', 'device_hours', 1, ',.1f'),
+    (f'{device}-hours', 'device_hours', 1, ',.1f'),
   )
-  at_share = f'at {report["share"]:g} of it'
+  share = f'at {report["share"]:g} of it'
   lines = [
-    f'a step of a device: {report["flops"] / 1e9:,.1f} GFLOP,'
+    f'{topology["name"]} ({topology["grid"]}): {report["devices"]:,} devices,'
+    f' {report["hosts"]:,} hosts; batch {report["batch_size"]:,},'
+    f' {report["per_device_batch"]:,} images a device',
+    *report['derived'],
+    f'traced in {report["lower_seconds"]:.0f} s, compiled in'
+    f' {report["compile_seconds"]:.0f} s; jax {versions["jax"]}, libtpu'
+    f' {versions["libtpu"]}\n',
+    'memory of a device, MB (1e6 bytes)',
+    f'  arguments   {mb["argument_bytes"]:10,.1f}  state and batch',
+    f'  outputs     {mb["output_bytes"]:10,.1f}  state and scalars',
+    f'  donated     {-mb["alias_bytes"]:10,.1f}  outputs written over'
+    ' arguments',
+    f'  temporaries {mb["temp_bytes"]:10,.1f}',
+    f'  code        {mb["code_bytes"]:10,.1f}',
+    f'  total       {mb["memory_bytes"]:10,.1f} '
+    f' {mb["memory_bytes"] / mb["usable_bytes"]:.1%} of the'
+    f' {mb["usable_bytes"]:,.0f} that a program may use of'
+    f' {mb["hbm_bytes"]:,.0f}',
+    *_describe_largest_batch(report),
+    f'\na step of a device: {report["flops"] / 1e9:,.1f} GFLOP,'
     f' {report["bytes_accessed"] / 1e9:,.2f} GB read and written',
-    f'shortest time: {report["optimal_seconds"] * 1e3:.1f} ms, from'
+    f'shortest time: {ms["optimal_seconds"]:.1f} ms, from'
     f' {report["optimal_seconds_from"]} (compiler'
-    f' {report["compiler_optimal_seconds"] * 1e3:.1f} ms, roofline'
-    f' {report["roofline_seconds"] * 1e3:.1f} ms)',
-    f'{"":36}{"shortest":>10}{at_share:>16}',
+    f' {ms["compiler_optimal_seconds"]:.1f} ms, roofline'
+    f' {ms["roofline_seconds"]:.1f} ms)',
+    f'{"":36}{"shortest":>10}{share:>16}',
+    *(
+      f'{text:36}{report[k] * unit:>10{form}}{at_share[k] * unit:>16{form}}'
+      for text, k, unit, form in rows
+    ),
+    '\ncollectives of a step',
+    *(
+      f'  {kind}: {all_["operations"]:,} operations,'
+      f' {all_["bytes"] / 1e6:,.1f} MB'
+      for kind, all_ in sorted(report['collectives'].items())
+    ),
   ]
-  for text, key, factor, form in rows:
-    best, slower = (
-      format(found[key] * factor, form)
-      for found in (report, report['at_share'])
-    )
-    lines.append(f'{text:36}{best:>10}{slower:>16}')
-  return lines
+  if not report['collectives']:
+    lines.append('  none')
+  plural = r'(?<![\d.,])1 (device|host|image|operation)s'
+  return re.sub(plural, r'1 \1', '\n'.join(lines))
+
+
+def _describe_largest_batch(report: dict[str, Any]) -> list[str]:
+  if 'largest_batch' not in report:
+    return []
+  largest, points = report['largest_batch'], report['largest_batch_from']
+  if largest is None:
+    return ['largest batch: unknown, memory does not grow with it']
+  if len(points) == 1:
+    return [f'largest batch: none above {largest:,} was found to fit']
+  few, many = sorted(images for images, _ in points)
+  return [
+    f'largest batch: about {largest:,}, {largest // report["devices"]} images a'
+    f' device; an estimate, by a line through {few} and {many}'
+  ]

@@ -54,101 +54,50 @@ class _Generation(NamedTuple):
   prefix: str  # of the accelerator type
   counted_per_chip: int  # in the number of the accelerator type
   devices_per_chip: int
-  hbm_gib: float
+  hbm_gib: int
   peak_flops: float
   hbm_bandwidth: float
   usable_gib: float  # of a device
   runtime_version: str
   gke_accelerator: str
   grids: str
-  aot_options: tuple[tuple[str, object], ...] = ()
 
 
-_GRIDS_2D = '1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16'
-_GRIDS_3D = '2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8'
-
+_2D = '1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16'
+_3D = '2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8'
+_UBUNTU, _ALPHA = 'tpu-ubuntu2204-base', 'v2-alpha-tpu'
+# fmt: off
 _GENERATIONS = {
-  'v3': _Generation(
-    prefix='v3',
-    counted_per_chip=2,
-    devices_per_chip=2,
-    hbm_gib=32,
-    peak_flops=123e12,
-    hbm_bandwidth=900e9,
-    usable_gib=15.48,
-    runtime_version='tpu-ubuntu2204-base',
-    gke_accelerator='tpu-v3-slice',
-    grids='2x2 4x4 4x8 8x8 8x16 16x16',
-  ),
-  'v4': _Generation(
-    prefix='v4',
-    counted_per_chip=2,
-    devices_per_chip=1,
-    hbm_gib=32,
-    peak_flops=275e12,
-    hbm_bandwidth=1200e9,
-    usable_gib=30.75,
-    runtime_version='tpu-ubuntu2204-base',
-    gke_accelerator='tpu-v4-podslice',
-    grids=_GRIDS_3D,
-    # Without these two, the compiler describes cores and other hosts.
-    aot_options=(
-      ('chip_config_name', 'megacore'),
-      ('chips_per_host_bounds', (2, 2, 1)),
-    ),
-  ),
-  'v5e': _Generation(
-    prefix='v5litepod',
-    counted_per_chip=1,
-    devices_per_chip=1,
-    hbm_gib=16,
-    peak_flops=197e12,
-    hbm_bandwidth=819e9,
-    usable_gib=15.75,
-    runtime_version='v2-alpha-tpuv5-lite',
-    gke_accelerator='tpu-v5-lite-podslice',
-    grids=_GRIDS_2D,
-  ),
-  'v5p': _Generation(
-    prefix='v5p',
-    counted_per_chip=2,
-    devices_per_chip=1,
-    hbm_gib=95,
-    peak_flops=459e12,
-    hbm_bandwidth=2765e9,
-    usable_gib=95.73,
-    runtime_version='v2-alpha-tpuv5',
-    gke_accelerator='tpu-v5p-slice',
-    grids=_GRIDS_3D,
-  ),
-  'v6e': _Generation(
-    prefix='v6e',
-    counted_per_chip=1,
-    devices_per_chip=1,
-    hbm_gib=32,
-    peak_flops=918e12,
-    hbm_bandwidth=1638e9,
-    usable_gib=31.24,
-    runtime_version='v2-alpha-tpuv6e',
-    gke_accelerator='tpu-v6e-slice',
-    grids=_GRIDS_2D,
-  ),
+  'v3': _Generation('v3', 2, 2, 32, 123e12, 900e9, 15.48, _UBUNTU,
+                    'tpu-v3-slice', '2x2 4x4 4x8 8x8 8x16 16x16'),
+  'v4': _Generation('v4', 2, 1, 32, 275e12, 1200e9, 30.75, _UBUNTU,
+                    'tpu-v4-podslice', _3D),
+  'v5e': _Generation('v5litepod', 1, 1, 16, 197e12, 819e9, 15.75,
+                     _ALPHA + 'v5-lite', 'tpu-v5-lite-podslice', _2D),
+  'v5p': _Generation('v5p', 2, 1, 95, 459e12, 2765e9, 95.73, _ALPHA + 'v5',
+                     'tpu-v5p-slice', _3D),
+  'v6e': _Generation('v6e', 1, 1, 32, 918e12, 1638e9, 31.24, _ALPHA + 'v6e',
+                     'tpu-v6e-slice', _2D),
 }
+# fmt: on
 
 
 def _make_topology(generation: str, grid: str) -> Topology:
   facts = _GENERATIONS[generation]
   bounds = tuple(map(int, grid.split('x')))
   chips = math.prod(bounds)
-  # A host has four chips, except in these slices of a single host.
-  has_other_host = generation in ('v5e', 'v6e') and chips in (1, 8)
-  chips_per_host = chips if has_other_host else 4
-  hosts = chips // chips_per_host
-  options = facts.aot_options
-  if has_other_host:
-    options = (('chips_per_host_bounds', (*bounds, 1)),)
+  chips_per_host = 4
+  options: dict[str, object] = {}
+  if generation == 'v4':
+    # Without these two, the compiler describes cores and other hosts.
+    options |= {
+      'chip_config_name': 'megacore',
+      'chips_per_host_bounds': (2, 2, 1),
+    }
+  elif generation in ('v5e', 'v6e') and chips in (1, 8):  # of a single host
+    chips_per_host, options = chips, {'chips_per_host_bounds': (*bounds, 1)}
   accelerator = facts.gke_accelerator
-  if (generation, hosts) == ('v3', 1):  # GKE's other product
+  if (generation, chips) == ('v3', 4):  # a single host is GKE's other product
     accelerator = 'tpu-v3-device'
   name = f'{facts.prefix}-{chips * facts.counted_per_chip}'
   return Topology(
@@ -157,13 +106,13 @@ def _make_topology(generation: str, grid: str) -> Topology:
     generation=generation,
     chips=chips,
     devices=chips * facts.devices_per_chip,
-    hosts=hosts,
+    hosts=chips // chips_per_host,
     devices_per_host=chips_per_host * facts.devices_per_chip,
     grid=grid,
     runtime_version=facts.runtime_version,
     aot_name=f'{generation}:{grid}',
-    aot_options=options,
-    hbm_bytes=int(facts.hbm_gib * GIB) // facts.devices_per_chip,
+    aot_options=tuple(options.items()),
+    hbm_bytes=facts.hbm_gib * GIB // facts.devices_per_chip,
     usable_bytes=int(facts.usable_gib * GIB),
     peak_flops=facts.peak_flops / facts.devices_per_chip,
     hbm_bandwidth=facts.hbm_bandwidth / facts.devices_per_chip,
@@ -193,9 +142,7 @@ def find_topology(name: str) -> Topology:
   if name in names:
     return names[name]
   near = difflib.get_close_matches(name, names, n=4, cutoff=0.6)
-  known = f'nearest: {", ".join(near)}'
-  if not near:
-    known = f'known: {", ".join(TOPOLOGIES)}'
+  known = ('nearest: ' if near else 'known: ') + ', '.join(near or TOPOLOGIES)
   raise errors.ConfigError(
     "topology: expected a slice such as 'v3-512' or 'v3:16x16', found"
     f' {name!r}; {known}'

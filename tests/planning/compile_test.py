@@ -15,24 +15,6 @@ class Mapped(Exception):
   """The function was mapped over the devices; the test needs no more."""
 
 
-class RecordingPmap:
-  """Replaces `pmap`: records the function and its arguments' shapes."""
-
-  def __init__(self):
-    self.calls = []
-
-  def __call__(self, function, *, donate_argnums, devices=None):
-    def record(*arguments):
-      shapes = jax.tree.map(
-        lambda x: (tuple(x.shape), np.dtype(x.dtype).name), arguments
-      )
-      self.calls.append((function, donate_argnums, shapes))
-      raise Mapped
-
-    record.lower = record
-    return record
-
-
 @pytest.mark.parametrize('resident', (False, True))
 @pytest.mark.parametrize('labelled', (False, True))
 def test_what_is_compiled_is_what_training_compiles(
@@ -45,7 +27,17 @@ def test_what_is_compiled_is_what_training_compiles(
   )
   run = compile.open_run(config)
   assert run.num_classes == (3 if labelled else None)
-  pmap = RecordingPmap()
+  calls = []
+
+  def pmap(function, *, donate_argnums, devices=None):
+    def record(*arguments):
+      shapes = jax.tree.map(lambda x: (*x.shape, np.dtype(x.dtype)), arguments)
+      calls.append((function, donate_argnums, shapes))
+      raise Mapped
+
+    record.lower = record
+    return record
+
   monkeypatch.setattr(placement, 'pmap', pmap)
   with pytest.raises(Mapped):
     compile.compile_step(run, jax.devices(), 8)
@@ -63,7 +55,7 @@ def test_what_is_compiled_is_what_training_compiles(
   batches = steps.batches(8, range(run.experiment.num_steps))
   with pytest.raises(Mapped):
     train(state, next(iter(batches)))
-  (planned, *planned_facts), (trained, *trained_facts) = pmap.calls
+  (planned, *planned_facts), (trained, *trained_facts) = calls
   assert planned_facts == trained_facts
   # With a resident set each call wraps the update in its own loop.
   if not resident:

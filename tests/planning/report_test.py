@@ -38,34 +38,29 @@ LIMITS = {
 }
 
 
-class FakeCompiler:
-  """Replaces `compile_step`: memory grows with the images, up to a limit."""
-
-  def __init__(self, max_images, **changes):
-    self.max_images = max_images
-    self.changes = changes
-    self.compiled = []
-
-  def __call__(self, run, devices, per_device):
-    self.compiled.append(per_device)
-    if per_device > self.max_images:
-      raise compile.StepTooLarge('needs 20.0G, has 15.48G')
-    memory = {'temp_bytes': per_device * 100_000_000}
-    return compile.CompiledStep(make_cost(**memory | self.changes), 1.0, 2.0)
-
-
 @pytest.fixture
 def compiler(monkeypatch):
-  """compiler(max_images, **changes of the cost) replaces the compiler."""
+  """compiler(max_images, **changes of the cost) replaces `compile_step`.
+
+  Memory grows with the images. Returns the list of images that were compiled.
+  """
   devices = lambda topology: [None] * topology.devices
   monkeypatch.setattr(compile, 'describe_devices', devices)
   monkeypatch.setattr(compile, 'libtpu_version', lambda: '0.0.1')
   monkeypatch.setattr(compile, 'require_libtpu', lambda: None)
 
   def replace(max_images, **changes):
-    fake = FakeCompiler(max_images, **changes)
-    monkeypatch.setattr(compile, 'compile_step', fake)
-    return fake
+    compiled = []
+
+    def compile_step(run, devices, per_device):
+      compiled.append(per_device)
+      if per_device > max_images:
+        raise compile.StepTooLarge('needs 20.0G, has 15.48G')
+      memory = {'temp_bytes': per_device * 100_000_000}
+      return compile.CompiledStep(make_cost(**memory | changes), 1.0, 2.0)
+
+    monkeypatch.setattr(compile, 'compile_step', compile_step)
+    return compiled
 
   return replace
 
@@ -84,7 +79,7 @@ def plan(capsys, monkeypatch):
 
 
 def test_a_plan_is_text_and_one_line_of_json(plan, compiler):
-  fake = compiler(1000)
+  compiled = compiler(1000)
   code, output, error = plan(
     '--config=pretrain:1000', '--topology=v3:16x16', '--json', '--share=0.25'
   )
@@ -93,7 +88,7 @@ def test_a_plan_is_text_and_one_line_of_json(plan, compiler):
   found = json.loads(last)
   kept = json.loads((RESULTS / 'plan_resnet50_v3-512.json').read_text())
   assert found.keys() == kept.keys()
-  assert fake.compiled[0] == 8 and len(fake.compiled) == 2
+  assert compiled[0] == 8 and len(compiled) == 2
   assert (found['devices'], found['hosts']) == (512, 64)
   assert (found['steps'], found['per_device_batch']) == (312_784, 8)
   # 560 MB of fixed size, 100 MB an image, 15.48 GiB.
@@ -113,29 +108,25 @@ def test_a_plan_is_text_and_one_line_of_json(plan, compiler):
     assert part in text, part
 
 
-def test_the_second_compilation_lies_far_out_but_fits(plan, compiler):
-  """Half of what would fit if temporaries grew; twice the images at least."""
-  fake = compiler(1000)
-  assert plan(*PAPER)[0] == 0
-  assert fake.compiled == [8, 80]  # of 160
-  fake = compiler(1000, temp_bytes=16_000_000_000)
-  assert plan(*PAPER)[0] == 0
-  assert fake.compiled == [8, 16]
-
-
-def test_a_batch_that_barely_fits_takes_a_smaller_second_one(plan, compiler):
-  compiler(8)
-  code, output, _ = plan(*PAPER, '--json')
-  assert code == 0
-  found = json.loads(output.splitlines()[-1])
-  assert found['largest_batch_from'] == [[8, 1_360_000_000], [4, 960_000_000]]
-
-
-def test_one_compilation_leaves_the_largest_batch_out(plan, compiler):
-  fake = compiler(1000)
-  code, output, _ = plan(*PAPER, '--once', '--json')
-  assert code == 0 and fake.compiled == [8]
-  assert 'largest' not in output
+@pytest.mark.parametrize(
+  'max_images, changes, options, compiled, fit',
+  (
+    # Half of what would fit if temporaries grew; twice the images at least.
+    (1000, {}, (), [8, 80], [8, 80]),
+    (1000, {'temp_bytes': 16_000_000_000}, (), [8, 16], [8, 16]),
+    (8, {}, (), [8, 80, 4], [8, 4]),  # a smaller one if that does not fit
+    (1000, {}, ('--once',), [8], None),
+  ),
+)
+def test_the_second_compilation(
+  plan, compiler, max_images, changes, options, compiled, fit
+):
+  found = compiler(max_images, **changes)
+  code, output, _ = plan(*PAPER, '--json', *options)
+  points = json.loads(output.splitlines()[-1]).get('largest_batch_from')
+  assert code == 0 and found == compiled
+  assert (points and [images for images, _ in points]) == fit
+  assert ('largest' in output) == bool(fit)
 
 
 def test_a_step_that_does_not_fit_is_one_line(plan, compiler):
