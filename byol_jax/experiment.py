@@ -125,14 +125,11 @@ def _describe_rates(
     f' tau {config.target.base_tau:g}, weight decay'
     f' {config.optimizer.weight_decay:g}'
   )
-  if (config.epochs, config.batch_size) != (
-    config.preset_epochs,
-    config.preset_batch_size,
-  ):
+  made_for = config.preset_epochs, config.preset_batch_size
+  if (config.epochs, config.batch_size) != made_for:
     preset += (
-      f'; that preset is for {config.preset_epochs:g} epochs at batch'
-      f' {config.preset_batch_size:,}, this run has {config.epochs:g} at'
-      f' {config.batch_size:,}: base values kept, steps and peak rate derived'
+      '; that preset is for {:g} epochs at batch {:,}'.format(*made_for)
+      + ': base values kept, steps and peak rate derived'
     )
   numbers = (
     f'{num_examples:,} images, {config.epochs:g} epochs, batch'

@@ -60,9 +60,8 @@ def read_config(workdir: str | Path) -> config_dict.ConfigDict:
     saved = workdir_lib.read_config(workdir_lib.local_folder(workdir))
   except errors.DataError:
     # A bucket, or a copy of one, has the configuration in its checkpoints.
-    record = (
-      checkpointer.read_record(workdir_lib.checkpoint_folder(workdir)) or {}
-    )
+    folder = workdir_lib.checkpoint_folder(workdir)
+    record = checkpointer.read_record(folder) or {}
     if 'config' not in record:
       raise
     saved = record['config']
@@ -95,14 +94,11 @@ def open_encoder(
     raise errors.ConfigError(
       f'weights: expected one of {list(WEIGHTS)}, found {weights!r}'
     )
-  if weights in ('online', 'target'):
-    state = _read_state(run)
-  else:
-    state = run.experiment.init_on_host()
+  is_random = weights.startswith('random')
+  state = run.experiment.init_on_host() if is_random else _read_state(run)
+  params, net_state = state.online_params, state.online_state
   if weights == 'target':
     params, net_state = state.target_params, state.target_state
-  else:
-    params, net_state = state.online_params, state.online_state
   forward = run.experiment.forward
   if weights == 'random_calibrated':
     dataset = from_config.make_image_set(run.config, 'train', cropped=False)
@@ -124,21 +120,18 @@ def make_image_encoder(
   # Arguments, not constants of the program.
   frozen = jax.device_put((encoder.params, encoder.state))
 
-  def encode_batch(images: Sequence[Any]) -> np.ndarray:
-    count = len(images)
-    # Zeros up to a power of two: few batch sizes, so few programs.
-    padded = 1 << (count - 1).bit_length()
-    crops = np.zeros((padded, image_size, image_size, 3), np.float32)
-    for i, image in enumerate(images):
-      pixels = resize.to_float(image)
-      crops[i] = resize.evaluation_crop(pixels, image_size, eval_crop)
-    return np.asarray(represent(*frozen, crops), np.float32)[:count]
-
   def encode(images: Any) -> np.ndarray:
-    images = _list_images(images)
-    starts = range(0, len(images), _MAX_IMAGES)
-    parts = [encode_batch(images[i : i + _MAX_IMAGES]) for i in starts]
-    return np.concatenate(parts)
+    images, found = _list_images(images), []
+    for start in range(0, len(images), _MAX_IMAGES):
+      part = images[start : start + _MAX_IMAGES]
+      # Zeros up to a power of two: few batch sizes, so few programs.
+      padded = 1 << (len(part) - 1).bit_length()
+      crops = np.zeros((padded, image_size, image_size, 3), np.float32)
+      for i, image in enumerate(part):
+        pixels = resize.to_float(image)
+        crops[i] = resize.evaluation_crop(pixels, image_size, eval_crop)
+      found.append(np.asarray(represent(*frozen, crops))[: len(part)])
+    return np.concatenate(found).astype(np.float32)
 
   return encode
 
@@ -148,8 +141,7 @@ def _read_state(run: Run) -> Any:
   folder = run.checkpoints
   if checkpointer.latest_step(folder) is None:
     raise errors.DataError(
-      f'{folder} has no checkpoint yet: its pretraining has not saved;'
-      ' wait for it or start it again'
+      f'{folder} has no checkpoint yet; wait for its pretraining'
     )
   arrays, _ = checkpointer.read_arrays(folder)
   template = jax.eval_shape(run.experiment.initial_state)

@@ -20,7 +20,6 @@ each verb:   python -m byol_jax VERB --help
 
 From Python: byol_jax.pretrain(...), byol_jax.load_encoder(workdir).
 """
-_BROKEN_PIPE = 128 + 13  # as a shell reports SIGPIPE
 
 
 class _Parser(argparse.ArgumentParser):
@@ -77,10 +76,7 @@ def parse(
       groups[group] = _add_subparsers(parser)
     text = inspect.cleandoc(verb.run.__doc__ or '')
     parser = groups[group].add_parser(
-      word,
-      help=text.partition('\n')[0],
-      description=text,
-      preset=verb.preset,
+      word, help=text.splitlines()[0], description=text, preset=verb.preset
     )
     for argument in verb.arguments:
       _add_argument(parser, *argument)
@@ -125,10 +121,9 @@ class WarnOnce(logging.Filter):
 
   def filter(self, record: logging.LogRecord) -> bool:
     """Returns whether a message is new."""
-    text = record.getMessage()
-    is_new = text not in self._seen
-    self._seen.add(text)
-    return is_new
+    size = len(self._seen)
+    self._seen.add(record.getMessage())
+    return len(self._seen) > size
 
 
 def show_warnings() -> None:
@@ -165,4 +160,4 @@ def broken_pipe_exit_code() -> int:
   the broken pipe.
   """
   os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-  return _BROKEN_PIPE
+  return 128 + 13  # as a shell reports SIGPIPE

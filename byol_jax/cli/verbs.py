@@ -66,12 +66,7 @@ _PROCESSES: tuple[Argument, ...] = (
     ' there; or HOST:PORT,PROCESSES,INDEX',
   ),
   ('--startup_seconds', 300, 'timeout for processes to report', positive),
-  (
-    '--heartbeat_seconds',
-    100,
-    'a process without a heartbeat for this long is dead',
-    positive,
-  ),
+  ('--heartbeat_seconds', 100, 'timeout of a heartbeat', positive),
 )
 
 
@@ -113,13 +108,10 @@ def pretrain(arguments: argparse.Namespace) -> None:
   last = api.pretrain(config, arguments.workdir)
   if last['unusable_images']:
     log(f'{last["unusable_images"]} images could not be used; see above')
+  done = 'done before: step {step}'
   if 'loss' in last:
-    log(
-      f'done: step {last["step"]}, loss {last["loss"]:.4f},'
-      f' {last["seconds"]:.0f} s; {arguments.workdir}'
-    )
-  else:
-    log(f'done before: step {last["step"]}; {arguments.workdir}')
+    done = 'done: step {step}, loss {loss:.4f}, {seconds:.0f} s'
+  log(f'{done.format(**last)}; {arguments.workdir}')
 
 
 @_add_evaluation('knn')
@@ -252,11 +244,7 @@ def prepare_data(arguments: argparse.Namespace) -> None:
 
 @_add_verb(
   'data check',
-  (
-    'dataset',
-    ...,
-    'a folder of images, a .tar of it, a TFDS directory or name',
-  ),
+  ('dataset', ..., 'a folder, a .tar of it, a TFDS directory or name'),
   ('--data_dir', None, 'where TFDS prepared its sets'),
   ('--split', 'all', 'or train, test, ...'),
   ('--output', None, 'a JSON file for the whole report'),
@@ -389,6 +377,5 @@ def _evaluate(name: str, arguments: argparse.Namespace) -> None:
     run, config.weights, calibration_batches=config.calibration_batches
   )
   for key, value in api.evaluate(name, config, run, encoder, log=log).items():
-    log(
-      f'{key}: {value:.4g}' if isinstance(value, float) else f'{key}: {value}'
-    )
+    text = f'{value:.4g}' if isinstance(value, float) else value
+    log(f'{key}: {text}')

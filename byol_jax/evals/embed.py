@@ -54,23 +54,14 @@ def write_embeddings(
     found = features.extract_features(encoder, batches)
     if is_writer:
       with _refuse_unwritable(output):
-        _write_arrays(temporary, found, names)
+        rows = np.array([names[i] for i in found.ids], dtype=np.str_)
+        with temporary.open('wb') as file:  # savez adds a suffix to a name
+          np.savez(file, representations=found.values, names=rows)
         temporary.replace(path)
   finally:
     if is_writer:
       temporary.unlink(missing_ok=True)
   return len(found.ids)
-
-
-def _write_arrays(
-  path: Path, found: features.Features, names: Sequence[str]
-) -> None:
-  with path.open('wb') as file:  # savez would add a suffix to a name
-    np.savez(
-      file,
-      representations=found.values,
-      names=np.array([names[i] for i in found.ids], dtype=np.str_),
-    )
 
 
 @contextlib.contextmanager

@@ -70,14 +70,12 @@ def extract_features(encoder: Encoder, batches: Batches) -> Features:
     DivergedError: a representation is not finite.
   """
   represent = make_represent(encoder)
-  kept: list[dict[str, np.ndarray]] = []
+  kept: list[list[np.ndarray]] = []
 
   def images() -> Iterator[Any]:
     for batch in batches:
       # These stay on the host, where ids have 64 bits.
-      kept.append(
-        {k: np.reshape(batch[k], -1) for k in ('labels', 'mask', 'ids')}
-      )
+      kept.append([np.ravel(batch[k]) for k in ('labels', 'mask', 'ids')])
       yield batch['images']
 
   values = [
@@ -85,7 +83,7 @@ def extract_features(encoder: Encoder, batches: Batches) -> Features:
   ]
   if not kept:
     raise errors.DataError('no images to evaluate: the split is empty')
-  columns = [np.concatenate(column) for column in zip(*map(dict.values, kept))]
+  columns = [np.concatenate(column) for column in zip(*kept)]
   found = placement.allgather_rows((np.concatenate(values), *columns))
   return _sort_rows(encoder, *found)
 
@@ -119,15 +117,14 @@ def estimate_batch_norm(
   step = _compile_train_mode(forward)
   arguments = placement.replicate((params, fresh))
   images = _replace_padding(itertools.islice(batches, max_batches))
-  total: Any = jax.tree.map(lambda x: np.zeros(x.shape, np.float64), fresh)
-  count = 0
-  for batch in placement.prefetch(images):
-    found = placement.first_replica(step(*arguments, batch))
-    total = jax.tree.map(np.add, total, found)
-    count += 1
-  if not count:
+  found = [
+    placement.first_replica(step(*arguments, batch))
+    for batch in placement.prefetch(images)
+  ]
+  if not found:
     raise errors.DataError('no images to estimate batch-norm averages on')
-  return jax.tree.map(lambda x, t: (t / count).astype(x.dtype), fresh, total)
+  average = lambda *x: np.mean(x, axis=0, dtype=np.float64).astype(x[0].dtype)
+  return jax.tree.map(average, *found)
 
 
 # Compiled once for all the splits of an evaluation.
@@ -174,9 +171,7 @@ def _replace_padding(batches: Batches) -> Iterator[np.ndarray]:
   for batch in batches:
     images = np.asarray(batch['images'])
     flat = images.reshape(-1, *images.shape[2:])
-    mask = np.ones(len(flat), bool)
-    if 'mask' in batch:
-      mask = np.asarray(batch['mask']).reshape(-1)
+    mask = np.ravel(batch.get('mask', np.ones(len(flat), bool)))
     # A process may have no image in the last batch: it repeats the previous.
     real = flat[mask] if mask.any() else real
     if real is None:

@@ -6,7 +6,7 @@ the queries are the test split, both in centre crops. Nothing is trained or
 selected.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 
@@ -109,15 +109,13 @@ def classify(
     temperature: of the weights exp(cosine / temperature), positive.
     num_classes: C.
   """
-  classes: dict[int, list[np.ndarray]] = {k: [] for k in ks}
+  options = {'temperature': temperature, 'num_classes': num_classes}
   largest = min(max(ks), len(bank))
-  for nearest in _find_neighbours(bank, bank_labels, queries, largest):
-    for k in ks:
-      found = vote(
-        *nearest, k=k, temperature=temperature, num_classes=num_classes
-      )
-      classes[k].append(np.asarray(found))
-  return {k: np.concatenate(parts) for k, parts in classes.items()}
+  parts = _find_neighbours(bank, bank_labels, queries, largest)
+  return {
+    k: np.concatenate([vote(*nearest, k=k, **options) for nearest in parts])
+    for k in ks
+  }
 
 
 def measure_accuracy(
@@ -173,8 +171,8 @@ def measure_accuracy(
 
 def _find_neighbours(
   bank: np.ndarray, bank_labels: np.ndarray, queries: np.ndarray, k: int
-) -> Iterator[tuple[jax.Array, jax.Array]]:
-  """Yields cosines and labels of the k nearest, [Q', k], by parts of queries.
+) -> list[tuple[jax.Array, jax.Array]]:
+  """Returns cosines and labels of the k nearest, [Q', k], by parts of queries.
 
   The bank stays on the host and visits the device in parts.
   """
@@ -190,4 +188,4 @@ def _find_neighbours(
     best = [
       merge_nearest(b, rows, labels, part) for b, part in zip(best, parts)
     ]
-  yield from best
+  return best

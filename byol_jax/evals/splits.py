@@ -41,23 +41,18 @@ def open_splits(
     DataError: labels are absent, or the classes of two splits differ.
   """
   splits = {name: load(name) for name in names}
+  first = splits[names[0]]
+  classes = first.num_classes, first.class_names
   for name, split in splits.items():
     if not split.num_classes:
       raise errors.DataError(
         f"split '{name}' has no labels, which this evaluation needs; give a"
         ' labelled --config.dataset (a folder with a sub-folder a class)'
       )
-  first = splits[names[0]]
-  for name, split in splits.items():
-    if split.num_classes != first.num_classes:
+    if (split.num_classes, split.class_names) != classes:
       raise errors.DataError(
         f"split '{name}' has {split.num_classes} classes, '{names[0]}' has"
-        f' {first.num_classes}; both must hold the same classes'
-      )
-    if split.class_names != first.class_names:
-      raise errors.DataError(
-        f"the class names of split '{name}' are not those of '{names[0]}';"
-        ' both must hold the same classes'
+        f' {first.num_classes}; expected the same number and class names'
       )
   assert first.num_classes is not None
   return splits, first.num_classes
@@ -78,8 +73,7 @@ def encode_split(
   """
   split = splits[name]
   log(f'encoding {name}, {split.num_examples:,} images')
-  batches = split.eval_batches(batch_size)
-  found = features.extract_features(encoder, batches)
+  found = features.extract_features(encoder, split.eval_batches(batch_size))
   check_labels(found.labels, split.num_classes or 0, name)
   return found
 

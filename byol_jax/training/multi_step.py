@@ -48,11 +48,15 @@ class ResidentSet(Protocol):
     """Returns the batch of a plan; runs on a device."""
 
 
-class StepCalls(Protocol):
-  """How the steps of a run are divided into calls of the devices."""
+class StreamedCalls:
+  """Divides the steps of a run into calls of the devices: one step a call."""
+
+  def __init__(self, dataset: StreamedSet) -> None:
+    self._dataset = dataset
 
   def split(self, steps: range) -> Iterator[range]:
     """Yields the steps of each call."""
+    return (range(step, step + 1) for step in steps)
 
   def batches(
     self, batch_size: int, steps: range, data_offset: int = 0
@@ -65,35 +69,16 @@ class StepCalls(Protocol):
       data_offset: step N takes the images of step N + data_offset, so that a
         run that was rolled back sees other images.
     """
+    first = steps.start + data_offset
+    return self._dataset.view_batches(batch_size, first, len(steps))
 
   def compile(self, update: Callable) -> Callable:
     """Maps `update` over the devices.
 
     Returns:
       (state, batch) -> (state, scalars), with `packing.Packed` states,
-      replicated and donated. Scalars are [L] for a step, or [L, N] for up to N.
+      replicated and donated. Scalars are [L] for a step.
     """
-
-
-class StreamedCalls:
-  """One step a call."""
-
-  def __init__(self, dataset: StreamedSet) -> None:
-    self._dataset = dataset
-
-  def split(self, steps: range) -> Iterator[range]:
-    """See `StepCalls`."""
-    return (range(step, step + 1) for step in steps)
-
-  def batches(
-    self, batch_size: int, steps: range, data_offset: int = 0
-  ) -> Iterator[Any]:
-    """See `StepCalls`."""
-    first = steps.start + data_offset
-    return self._dataset.view_batches(batch_size, first, len(steps))
-
-  def compile(self, update: Callable) -> Callable:
-    """See `StepCalls`; scalars are [L]."""
     return placement.pmap(packing.on_packed_state(update), donate_argnums=(0,))
 
 
@@ -121,7 +106,7 @@ class ResidentCalls:
     _ = dataset.extent
 
   def split(self, steps: range) -> Iterator[range]:
-    """See `StepCalls`."""
+    """See `StreamedCalls`."""
     start = steps.start
     while start < steps.stop:
       ends = [(start // every + 1) * every for every in self._boundaries]
@@ -132,7 +117,7 @@ class ResidentCalls:
   def batches(
     self, batch_size: int, steps: range, data_offset: int = 0
   ) -> Iterator[Any]:
-    """See `StepCalls`."""
+    """See `StreamedCalls`."""
     first = steps.start + data_offset
     plans = self._dataset.plans(batch_size, first, len(steps))
     for call in self.split(steps):
@@ -140,13 +125,16 @@ class ResidentCalls:
       yield stack_plans(planned, self._max_steps_per_call)
 
   def compile(self, update: Callable) -> Callable:
-    """See `StepCalls`; scalars are [L, max_steps_per_call]."""
+    """See `StreamedCalls`; scalars are [L, max_steps_per_call]."""
     repeated = placement.pmap(
       packing.on_packed_state(repeat_update(update, self._dataset.views)),
       donate_argnums=(0,),
     )
     store = placement.replicate(self._dataset.store())
     return lambda state, batch: repeated(state, store, batch)
+
+
+StepCalls = StreamedCalls | ResidentCalls
 
 
 def make_step_calls(

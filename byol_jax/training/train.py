@@ -28,14 +28,8 @@ from byol_jax.training import (
 
 # Keys of a configuration that do not change what is learned.
 KEYS_THAT_MAY_CHANGE = {
-  'data_dir',
-  'input',
-  'checkpoint',
-  'faults',
-  'log',
-  'preset',
-  'preset_epochs',
-  'preset_batch_size',
+  *('data_dir', 'input', 'checkpoint', 'faults', 'log'),
+  *('preset', 'preset_epochs', 'preset_batch_size'),
 }
 
 
@@ -101,6 +95,8 @@ def train(
     saver = processes.raise_on_all(
       'workdir', lambda: open_checkpointer(stack, path, checkpoint, record)
     )
+    # Later than the timeout of a batch, whose message says more.
+    timer = watchdog.Watchdog(1.1 * faults.stall_seconds)
     context = loop.TrainingContext(
       update=step_calls.compile(method.update),
       step_calls=step_calls,
@@ -111,10 +107,7 @@ def train(
       checkpointer=saver,
       skip_policy=recovery.SkipPolicy(faults.max_skips, faults.max_rollbacks),
       preemption=stop_request,
-      # Later than the timeout of a batch, whose message says more.
-      watchdog=stack.enter_context(
-        contextlib.closing(watchdog.Watchdog(1.1 * faults.stall_seconds))
-      ),
+      watchdog=stack.enter_context(contextlib.closing(timer)),
     )
     scalars = train_with_rollbacks(context, method)
   seconds = time.monotonic() - began
@@ -203,22 +196,21 @@ def check_same_run(
     place: of the checkpoints.
     record: configuration and training set of this start.
   """
-  saved = None
   if (folder / 'config.json').exists():
     saved = workdir.read_config(folder)
+  # A new host has an empty disk, but its checkpoints may be in a bucket.
+  elif (manifest := checkpointer.read_record(place)) is None:
+    return
+  elif 'config' not in manifest:
+    raise errors.DataError(
+      f'{place} holds checkpoints of an unknown run: {folder} has no'
+      ' config.json; restore that file or give another folder'
+    )
   else:
-    # A new host has an empty disk, but its checkpoints may be in a bucket.
-    manifest = checkpointer.read_record(place)
-    saved = (manifest or {}).get('config')
-    if manifest is not None and saved is None:
-      raise errors.DataError(
-        f'{place} holds checkpoints but {folder} no config.json, so'
-        ' their run is unknown; restore that file or give another folder'
-      )
-  if saved is not None:
-    found = workdir.compare_configs(saved, record, free=KEYS_THAT_MAY_CHANGE)
-    if found is not None:
-      raise errors.DataError(
-        f'{folder} holds another run: {found}; give that value or'
-        ' another --workdir'
-      )
+    saved = manifest['config']
+  found = workdir.compare_configs(saved, record, free=KEYS_THAT_MAY_CHANGE)
+  if found is not None:
+    raise errors.DataError(
+      f'{folder} holds another run: {found}; give that value or another'
+      ' --workdir'
+    )
