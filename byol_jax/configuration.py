@@ -82,15 +82,14 @@ def load(
   if isinstance(overrides, Mapping):
     for key, value in overrides.items():
       _set_value(config, key, value)
-  else:
-    for argument in overrides:
-      name, equals, text = argument.partition('=')
-      if not name.startswith(PREFIX) or not equals:
-        raise errors.ConfigError(
-          f'unknown argument {argument!r}: expected {PREFIX}section.key=value;'
-          ' see --help'
-        )
-      _set_value(config, name.removeprefix(PREFIX), text, prefix=PREFIX)
+    overrides = ()
+  for argument in overrides:
+    name, equals, text = argument.partition('=')
+    if not name.startswith(PREFIX) or not equals:
+      raise errors.ConfigError(
+        f'unknown argument {argument!r}: expected {PREFIX}section.key=value'
+      )
+    _set_value(config, name.removeprefix(PREFIX), text, prefix=PREFIX)
   check_ranges(config)
   return config
 
@@ -114,9 +113,9 @@ def read_preset(spec: str) -> config_dict.ConfigDict:
         f'--config={spec}: {errors.first_line(error)}'
       ) from error
   if not isinstance(config, config_dict.ConfigDict):
+    found = type(config).__name__
     raise errors.ConfigError(
-      f'--config={spec}: get_config returns {type(config).__name__}, expected'
-      ' a ConfigDict of ml_collections'
+      f'--config={spec}: get_config returns {found}, expected a ConfigDict'
     )
   return config.lock()
 
@@ -152,8 +151,8 @@ def check_ranges(config: config_dict.ConfigDict) -> None:
     if rule in choices and value not in choices[rule]:
       expected = f'one of {list(choices[rule])}'
     elif rule in _RANGE_OF and not _is_in_range(rule, value):
-      is_number = isinstance(value, int | float)
-      what = 'a number' if is_number else 'different numbers'
+      is_list = isinstance(value, list | tuple)
+      what = 'different numbers' if is_list else 'a number'
       what = 'two rising numbers' if rule in _PAIRS else what
       expected = f'{what} in {_RANGE_OF[rule]}'
     else:

@@ -73,17 +73,16 @@ def build(
     ConfigError: a value is out of its range, or the run has no step.
   """
   configuration.check_ranges(config)
-  num_steps = schedules.num_steps(
-    config.epochs, num_examples, config.batch_size
-  )
+  batch_size = config.batch_size
+  num_steps = schedules.num_steps(config.epochs, num_examples, batch_size)
   if num_steps < 1:
     raise errors.ConfigError(
       f'epochs: {config.epochs:g} of {num_examples} images make no step of'
-      f' batch_size {config.batch_size}; raise epochs or lower batch_size'
+      f' batch_size {batch_size}; raise epochs or lower batch_size'
     )
   rate = schedules.make_learning_rate(
     num_examples=num_examples,
-    batch_size=config.batch_size,
+    batch_size=batch_size,
     total_steps=num_steps,
     **config.schedule,
   )
@@ -106,7 +105,7 @@ def build(
     optimizer=optimizer,
     update=byol.make_update(loss_fn, optimizer, tau, rate.schedule),
     image_size=config.image_size,
-    batch_size=config.batch_size,
+    batch_size=batch_size,
     num_steps=num_steps,
     seed=config.seed,
     derived=_describe_rates(config, rate, num_examples, num_steps),
@@ -125,11 +124,11 @@ def _describe_rates(
     f' tau {config.target.base_tau:g}, weight decay'
     f' {config.optimizer.weight_decay:g}'
   )
-  made_for = config.preset_epochs, config.preset_batch_size
-  if (config.epochs, config.batch_size) != made_for:
+  epochs, batch_size = config.preset_epochs, config.preset_batch_size
+  if (config.epochs, config.batch_size) != (epochs, batch_size):
     preset += (
-      '; that preset is for {:g} epochs at batch {:,}'.format(*made_for)
-      + ': base values kept, steps and peak rate derived'
+      f'; that preset is for {epochs:g} epochs at batch {batch_size:,}: base'
+      ' values kept, steps and peak rate derived'
     )
   numbers = (
     f'{num_examples:,} images, {config.epochs:g} epochs, batch'

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 import contextlib
-import errno
 import os
 from pathlib import Path
 
@@ -45,8 +44,8 @@ def write_embeddings(
   if is_writer:
     # Before the work: a file that cannot be written fails at once.
     with _refuse_unwritable(output):
-      if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+      if path.exists():
+        path.open('ab').close()
       path.parent.mkdir(parents=True, exist_ok=True)
       temporary.touch()
   try:

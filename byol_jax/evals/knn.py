@@ -6,7 +6,7 @@ the queries are the test split, both in centre crops. Nothing is trained or
 selected.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import dataclasses
 import functools
 
@@ -91,30 +91,24 @@ def vote(
 
 
 def classify(
-  bank: np.ndarray,
-  bank_labels: np.ndarray,
+  bank: features.Features,
   queries: np.ndarray,
-  *,
-  ks: Sequence[int],
-  temperature: float,
   num_classes: int,
+  options: Options,
 ) -> dict[int, np.ndarray]:
   """Returns the predicted classes of the queries for each k, int32 [Q].
 
   Args:
-    bank: float32 [N, D], not normalised.
-    bank_labels: int32 [N], in [0, num_classes).
+    bank: N rows, not normalised, with labels in [0, num_classes).
     queries: float32 [Q, D], not normalised.
-    ks: numbers of neighbours that vote; more than N are N.
-    temperature: of the weights exp(cosine / temperature), positive.
     num_classes: C.
+    options: of the protocol; a k of more than N is N.
   """
-  options = {'temperature': temperature, 'num_classes': num_classes}
-  largest = min(max(ks), len(bank))
-  parts = _find_neighbours(bank, bank_labels, queries, largest)
+  parts = _find_neighbours(bank, queries, min(max(options.ks), len(bank.ids)))
+  how = {'temperature': options.temperature, 'num_classes': num_classes}
   return {
-    k: np.concatenate([vote(*nearest, k=k, **options) for nearest in parts])
-    for k in ks
+    k: np.concatenate([vote(*nearest, k=k, **how) for nearest in parts])
+    for k in options.ks
   }
 
 
@@ -150,16 +144,9 @@ def measure_accuracy(
   for k in options.ks:
     if k > size:
       log(f'knn: the bank has {size} images, so k={k} counts all of them')
-  predictions = classify(
-    bank.values,
-    bank.labels,
-    queries.values,
-    ks=options.ks,
-    temperature=options.temperature,
-    num_classes=num_classes,
-  )
+  predictions = classify(bank, queries.values, num_classes, options)
   return {
-    f'knn_k{k}': int(np.sum(classes == queries.labels)) / len(queries.ids)
+    f'knn_k{k}': float(np.mean(classes == queries.labels))
     for k, classes in predictions.items()
   } | {
     'bank': size,
@@ -170,7 +157,7 @@ def measure_accuracy(
 
 
 def _find_neighbours(
-  bank: np.ndarray, bank_labels: np.ndarray, queries: np.ndarray, k: int
+  bank: features.Features, queries: np.ndarray, k: int
 ) -> list[tuple[jax.Array, jax.Array]]:
   """Returns cosines and labels of the k nearest, [Q', k], by parts of queries.
 
@@ -182,9 +169,9 @@ def _find_neighbours(
     (jnp.full((len(part), k), -jnp.inf), jnp.zeros((len(part), k), jnp.int32))
     for part in parts
   ]
-  for start in range(0, len(bank), BANK):
-    rows = jnp.asarray(bank[start : start + BANK])
-    labels = jnp.asarray(bank_labels[start : start + BANK], jnp.int32)
+  for start in range(0, len(bank.ids), BANK):
+    rows = jnp.asarray(bank.values[start : start + BANK])
+    labels = jnp.asarray(bank.labels[start : start + BANK])
     best = [
       merge_nearest(b, rows, labels, part) for b, part in zip(best, parts)
     ]

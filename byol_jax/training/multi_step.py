@@ -126,9 +126,9 @@ class ResidentCalls:
 
   def compile(self, update: Callable) -> Callable:
     """See `StreamedCalls`; scalars are [L, max_steps_per_call]."""
+    repeated = repeat_update(update, self._dataset.views)
     repeated = placement.pmap(
-      packing.on_packed_state(repeat_update(update, self._dataset.views)),
-      donate_argnums=(0,),
+      packing.on_packed_state(repeated), donate_argnums=(0,)
     )
     store = placement.replicate(self._dataset.store())
     return lambda state, batch: repeated(state, store, batch)

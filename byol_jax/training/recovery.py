@@ -63,10 +63,8 @@ class SkipPolicy:
         self._give_up(steps.stop)
 
   def _give_up(self, step: int) -> None:
-    reason = (
-      f'steps {self._row[0]} to {self._row[-1]} were not finite'
-      ' (faults.max_skips)'
-    )
+    first, last = self._row[0], self._row[-1]
+    reason = f'steps {first} to {last} were not finite (faults.max_skips)'
     self._row = []
     if self._rollbacks >= self._max_rollbacks:
       if self._rollbacks:

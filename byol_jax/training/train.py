@@ -50,10 +50,8 @@ def describe_dataset(dataset: TrainingSet) -> dict[str, Any]:
 def require_same_dataset(dataset: TrainingSet) -> None:
   """Raises ConfigError on all processes unless they read the same set."""
   facts = describe_dataset(dataset).items()
-  processes.require_agreement(
-    'training set',
-    {f'training_set.{name}': repr(value) for name, value in facts},
-  )
+  shown = {f'training_set.{name}': repr(value) for name, value in facts}
+  processes.require_agreement('training set', shown)
 
 
 def train(
@@ -147,9 +145,8 @@ def train_with_rollbacks(
       ]
     except errors.DivergedError as error:
       advice = recovery.advice_after_divergence(saver)
-      raise processes.mark_collective(
-        errors.DivergedError(f'{error}; {advice}')
-      ) from None
+      failure = errors.DivergedError(f'{error}; {advice}')
+      raise processes.mark_collective(failure) from None
 
 
 def open_checkpointer(
@@ -178,11 +175,8 @@ def open_checkpointer(
   place = workdir.checkpoint_folder(path, options.folder)
   check_same_run(folder, place, record)
   workdir.write_record(folder, record)
-  saver = checkpointer.Checkpointer(
-    place,
-    keep=options.keep,
-    record={'config': record, 'versions': provenance.versions()},
-  )
+  manifest = {'config': record, 'versions': provenance.versions()}
+  saver = checkpointer.Checkpointer(place, keep=options.keep, record=manifest)
   return stack.enter_context(contextlib.closing(saver))
 
 

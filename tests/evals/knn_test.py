@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from byol_jax import errors
-from byol_jax.evals import knn
+from byol_jax.evals import features, knn
 from tests.helpers import fakes
 
 NUM_CLASSES = 5
@@ -31,10 +31,9 @@ def noise(seed, count, dim=6):
 
 
 def classify(bank, labels, queries, ks, temperature=0.1):
-  return knn.classify(
-    bank, labels, queries,
-    ks=ks, temperature=temperature, num_classes=NUM_CLASSES,
-  )  # fmt: skip
+  bank = features.Features(bank, labels.astype(np.int32), np.arange(len(bank)))
+  options = knn.Options(batch_size=8, ks=ks, temperature=temperature)
+  return knn.classify(bank, queries, NUM_CLASSES, options)
 
 
 @pytest.mark.parametrize(
