@@ -6,9 +6,8 @@
 Every process gets the same arguments and --devices CPU devices; its output
 lines begin with its index. SIGTERM and Ctrl-C are forwarded to all. If one
 process fails, the others get --grace-seconds to exit, then SIGTERM, then
-SIGKILL. Exit code: 0 if all exited with 0; a final code (1 to 4) of any
-process, since the others fail because of it; otherwise the largest code, 128 +
-N for signal N.
+SIGKILL. Exit code: a final one (1 to 4) of any process, since the others fail
+because of it; otherwise the largest, 128 + N for signal N.
 """
 
 import argparse

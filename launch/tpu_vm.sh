@@ -103,12 +103,10 @@ read_state() {
 }
 
 create() {
-  local flags=("${create_flags[@]}")
-  [[ $capacity == on-demand ]] || flags+=("--$capacity")
   queued_resources 600 create "$name" "--node-id=$name" \
     "--accelerator-type=$accelerator_type" "--labels=$label=$name" \
-    "--runtime-version=$runtime_version" "${flags[@]}" || return 1
-  planned_state=ACTIVE
+    "--runtime-version=$runtime_version" "${create_flags[@]}" &&
+    planned_state=ACTIVE
 }
 
 # `read_state` checks the label. Without --force only a slice that has no hosts
@@ -299,6 +297,7 @@ require --name "$name" '[a-z]([-a-z0-9]{0,38}[a-z0-9])?' \
 require --project "$project" .+ 'a project'
 require --zone "$zone" .+ 'a zone'
 require --capacity "$capacity" 'on-demand|spot|reserved' 'one of these'
+[[ $capacity == on-demand ]] || create_flags+=("--$capacity")
 for flag in max_attempts max_hours grace_seconds poll_seconds; do
   require "--${flag//_/-}" "${!flag}" '[1-9][0-9]{0,6}' 'a whole number above 0'
 done
@@ -311,9 +310,7 @@ fi
 row=$(python3 -c '
 import sys
 from byol_jax.planning.topologies import TOPOLOGIES
-if sys.argv[1] not in TOPOLOGIES:
-  sys.exit("known: " + " ".join(TOPOLOGIES))
-row = TOPOLOGIES[sys.argv[1]]
+row = TOPOLOGIES.get(sys.argv[1]) or sys.exit(f"known: {[*TOPOLOGIES]}")
 print(row.accelerator_type, row.runtime_version)' "$topology") ||
   die "--topology: expected a slice such as v3-512, found '$topology'"
 read -r accelerator_type runtime_version <<<"$row"

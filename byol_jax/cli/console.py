@@ -76,7 +76,7 @@ def parse(
       groups[group] = _add_subparsers(parser)
     text = inspect.cleandoc(verb.run.__doc__ or '')
     parser = groups[group].add_parser(
-      word, help=text.splitlines()[0], description=text, preset=verb.preset
+      word, help=text.partition('\n')[0], description=text, preset=verb.preset
     )
     for argument in verb.arguments:
       _add_argument(parser, *argument)
