@@ -179,8 +179,7 @@ def _compare_shapes(
     expected = deepmind.shapes(getattr(official, field))
     differ = [
       f'{name} is {found.get(name)}, {expected.get(name)} in the file'
-      for name in sorted(found.keys() | expected.keys())
-      if found.get(name) != expected.get(name)
+      for name, _ in sorted(found.items() ^ expected.items())
     ]
     yield compare.Comparison(
       *(f'{tag}: names and shapes', f'{field} of {tag}.pkl'),

@@ -4,7 +4,7 @@ The file is a dill pickle of {'experiment_state', 'step', 'rng'}, the first a
 named tuple of five trees: method.md 9.2; names of modules in method.md 9.3.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 import itertools
 import re
 from typing import Any, NamedTuple
@@ -52,17 +52,33 @@ def read_checkpoint(path: str) -> OfficialCheckpoint:
       format (nothing is executed), or lacks a part of a checkpoint.
   """
   content = safe_pickle.load_pickle(path)
-  if not isinstance(content, dict) or any(key not in content for key in KEYS):
-    raise errors.DataError(
-      f'{path}: expected a checkpoint with the keys {list(KEYS)}, found'
-      f' {describe(content)}'
-    )
-  fields = _read_fields(content['experiment_state'], path)
-  trees = {name: _read_tree(fields[name], f'{path}: {name}') for name in TREES}
+  is_whole = isinstance(content, dict) and content.keys() >= set(KEYS)
+  _require(is_whole, f'{path}: expected the keys {list(KEYS)}', content)
+  state = content['experiment_state']
+  names = getattr(state, 'fields', None) or FIELDS  # by position without names
+  _require(
+    isinstance(state, safe_pickle.Record)
+    and len(state) == len(names)
+    and set(names) >= set(FIELDS),
+    f'{path}: expected experiment_state with the fields {list(FIELDS)}',
+    state,
+  )
+  fields = dict(zip(names, state, strict=True))
+  trees: dict[str, Any] = {name: as_tree(fields[name]) for name in TREES}
+  for name, tree in trees.items():
+    expected = f'{path}: {name}: expected {{module: {{leaf: array}}}}'
+    _require(tree is not None, expected, fields[name])
   for kind in ('params', 'state'):
-    _check_same_shapes(
-      trees[f'online_{kind}'], trees[f'target_{kind}'], kind, path
+    ours, theirs = (
+      shapes(trees['online_' + kind]),
+      shapes(trees['target_' + kind]),
     )
+    for name, _ in sorted(ours.items() ^ theirs.items()):
+      raise errors.DataError(
+        f'{path}: expected target_{kind} like online_{kind}, found {name}'
+        f' {theirs.get(name)} in the target, {ours.get(name)} in the online'
+        ' network'
+      )
   return OfficialCheckpoint(
     step=_read_step(content['step'], path),
     rng=_read_rng(content['rng'], path),
@@ -71,62 +87,31 @@ def read_checkpoint(path: str) -> OfficialCheckpoint:
   )
 
 
-def _read_fields(state: Any, path: str) -> Mapping[str, Any]:
-  """Returns a named tuple's fields; by position if only its class is named."""
-  if isinstance(state, safe_pickle.Record):
-    names = state.fields
-    if names is None and len(state) == len(FIELDS):
-      names = FIELDS
-    if names is not None and set(FIELDS) <= set(names):
-      return dict(zip(names, state, strict=True))
-  raise errors.DataError(
-    f'{path}: expected experiment_state with the fields {list(FIELDS)}, found'
-    f' {describe(state)}'
-  )
-
-
-def _read_tree(value: Any, what: str) -> Tree:
-  tree = as_tree(value)
-  if tree is None:
-    raise errors.DataError(
-      f'{what}: expected {{module: {{leaf: array}}}}, found {describe(value)}'
-    )
-  return tree
+def _require(condition: bool, expected: str, value: Any) -> None:
+  if not condition:
+    raise errors.DataError(f'{expected}, found {describe(value)}')
 
 
 def as_tree(value: Any) -> Tree | None:
   """Returns a dict of dicts of `Array`s with plain arrays, else None."""
   if not isinstance(value, dict) or not value:
     return None
-  if not all(isinstance(leaves, dict) for leaves in value.values()):
+  if not all(isinstance(leaves, dict) and leaves for leaves in value.values()):
     return None
   if sum(len(leaves) for leaves in value.values()) > MAX_LEAVES:
     return None
-  tree: Tree = {}
-  for module, leaves in value.items():
-    arrays = {name: _as_array(leaf) for name, leaf in leaves.items()}
-    present = {k: leaf for k, leaf in arrays.items() if leaf is not None}
-    if not leaves or len(present) != len(leaves):
-      return None
-    tree[NUMBERED.sub(r'/\1', module)] = present
-  return tree
+  tree: Any = {
+    NUMBERED.sub(r'/\1', module): {k: _as_array(v) for k, v in leaves.items()}
+    for module, leaves in value.items()
+  }
+  is_missing = any(
+    v is None for leaves in tree.values() for v in leaves.values()
+  )
+  return None if is_missing else tree
 
 
 def _as_array(value: Any) -> np.ndarray | None:
   return value.value if isinstance(value, safe_pickle.Array) else None
-
-
-def _check_same_shapes(
-  online: Tree, target: Tree, kind: str, path: str
-) -> None:
-  ours, theirs = shapes(online), shapes(target)
-  for name in sorted(ours.keys() | theirs.keys()):
-    if ours.get(name) != theirs.get(name):
-      raise errors.DataError(
-        f'{path}: expected target_{kind} like online_{kind}, found {name}'
-        f' {theirs.get(name)} in the target, {ours.get(name)} in the online'
-        ' network'
-      )
 
 
 def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
@@ -139,28 +124,19 @@ def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
 
 
 def _read_step(value: Any, path: str) -> int:
-  """Returns a Python or numpy integer that is not negative."""
   array = _as_array(value)
   step = value if array is None or array.size != 1 else array.item()
-  if type(step) is not int or step < 0:
-    raise errors.DataError(
-      f'{path}: expected step to be an integer from 0, found {describe(value)}'
-    )
+  is_step = type(step) is int and step >= 0
+  _require(is_step, f'{path}: expected step to be an integer from 0', value)
   return step
 
 
 def _read_rng(value: Any, path: str) -> np.ndarray:
   """Returns a key, or the first of one key for each device."""
-  array = _as_array(value)
-  if (
-    array is None
-    or array.dtype != np.uint32
-    or array.shape[-1:] != (2,)
-    or not array.size
-  ):
-    raise errors.DataError(
-      f'{path}: expected rng to be uint32 [2], found {describe(value)}'
-    )
+  array: Any = _as_array(value)
+  is_key = array is not None and array.dtype == np.uint32 and array.size
+  is_key = is_key and array.shape[-1:] == (2,)
+  _require(is_key, f'{path}: expected rng to be uint32 [2]', value)
   return array.reshape(-1, 2)[0]
 
 
@@ -171,7 +147,7 @@ def _find_momentum(opt_state: Any, params: Tree) -> Tree | None:
   """
   expected = shapes(params)
   candidates = itertools.islice(outermost_dicts(opt_state), MAX_CANDIDATES)
-  trees = [tree for tree in map(as_tree, candidates) if tree]
+  trees = filter(None, map(as_tree, candidates))
   found = [tree for tree in trees if shapes(tree) == expected]
   return found[0] if len(found) == 1 else None
 

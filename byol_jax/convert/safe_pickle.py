@@ -10,6 +10,7 @@ is None, bools, numbers, strings, bytes, tuples, lists, dicts, `Array`s and
 """
 
 from collections.abc import Callable, Mapping
+import dataclasses
 import io
 import math
 from pathlib import Path
@@ -73,8 +74,8 @@ def need(condition: bool, expected: str) -> None:
 def check_opcodes(content: bytes) -> None:
   """Follows a pickle with the types on its stack in place of the values.
 
-  Hashing a nested tuple takes exponential time or overflows the C stack, and
-  integers can be made to collide, so the keys of dicts must be strings.
+  The keys of dicts must be strings: hashing a nested tuple takes exponential
+  time or overflows the C stack, and integers can be made to collide.
 
   Raises:
     UnpicklingError: an opcode is outside the format, or its operands are.
@@ -100,9 +101,8 @@ def check_opcodes(content: bytes) -> None:
     if name == 'MARK':
       marks.append(start)
     elif name.startswith('SETITEM'):
-      keys = operands[1:2] if name == 'SETITEM' else operands[2::2]
-      is_text = all(key is pickletools.pyunicode for key in keys)
-      need(is_text, 'strings as keys')
+      keys = set(operands[1:2] if name == 'SETITEM' else operands[2::2])
+      need(keys <= {pickletools.pyunicode}, 'strings as keys')
     elif name.endswith('PUT'):
       need(start > floor and argument <= count, 'a memo index in order')
       memo[argument] = stack[-1]
@@ -113,13 +113,11 @@ def check_opcodes(content: bytes) -> None:
   need(not stack, 'one value at the end')
 
 
+@dataclasses.dataclass(slots=True, eq=False)
 class Array:
   """An array or numpy scalar; `value` is None until its data has come."""
 
-  __slots__ = ('value',)
-
-  def __init__(self, value: np.ndarray | None = None) -> None:
-    self.value = value
+  value: np.ndarray | None = None
 
   def __setstate__(self, state: Any) -> None:
     need(self.value is None, 'an array to get its data once')
@@ -141,13 +139,11 @@ class Record(tuple):
     need(False, 'no state of a named tuple')
 
 
+@dataclasses.dataclass(slots=True, eq=False)
 class _DType:
   """A numeric type such as 'f4'; BUILD gives its byte order."""
 
-  __slots__ = ('code',)
-
-  def __init__(self, code: str) -> None:
-    self.code = code
+  code: str
 
   def __setstate__(self, state: Any) -> None:
     need(type(state) is tuple and len(state) >= 5, "a dtype's state")
@@ -156,13 +152,11 @@ class _DType:
     need(structure == [None] * 3, 'a dtype without fields')
 
 
+@dataclasses.dataclass(slots=True, eq=False)
 class _Function:
   """What a function's name becomes: checks arguments, runs nothing of them."""
 
-  __slots__ = ('make',)
-
-  def __init__(self, make: Callable[..., Any]) -> None:
-    self.make = make
+  make: Callable[..., Any]
 
   def __call__(self, *args: Any) -> Any:
     return self.make(*args)
@@ -187,10 +181,7 @@ class _Unpickler(pickle.Unpickler):
       return Record
     if full == '_codecs encode':
       return _Function(self._encode)
-    if full in (
-      'dill.dill _create_namedtuple',
-      'dill._dill _create_namedtuple',
-    ):
+    if re.fullmatch(r'dill\._?dill _create_namedtuple', full):
       return _Function(self._make_record_type)
     need(full in FUNCTIONS, f'only globals of the format, found {full[:99]!r}')
     return _Function(FUNCTIONS[full])
@@ -230,11 +221,6 @@ def _make_dtype(code: str, *align_and_copy: Any) -> _DType:
   return _DType(code)
 
 
-def _make_bytes() -> bytes:
-  """Protocol 2 writes empty bytes as a call without arguments."""
-  return b''
-
-
 def _make_array(*kind_shape_and_code: Any) -> Array:
   """(ndarray, (0,), b'b'): the data comes with BUILD."""
   return Array()
@@ -247,20 +233,17 @@ def _make_scalar(dtype: Any, data: Any) -> Array:
 def _make_whole_array(
   function: Any, args: Any, state: Any, *attributes: Any
 ) -> Array:
-  """Arrays of dill and JAX."""
   need(getattr(function, 'make', None) is _make_array, 'an array of numpy')
   return Array(_read_array(state))
 
 
 def _return_dict(mapping: Any) -> dict:
-  """Haiku's immutable mappings, called with a dict."""
   need(type(mapping) is dict, 'a mapping of a dict')
   return mapping  # not a copy: a file may call often
 
 
-HAIKU = 'haiku._src.data_structures'
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
-  '__builtin__ bytes': _make_bytes,
+  '__builtin__ bytes': lambda: b'',  # empty bytes in protocol 2
   'numpy dtype': _make_dtype,
   'numpy.core.multiarray _reconstruct': _make_array,
   'numpy._core.multiarray _reconstruct': _make_array,
@@ -271,8 +254,9 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
   # JAX arrays: May 2022 to early 2023, and since. Before, they were numpy's.
   'jax._src.device_array reconstruct_device_array': _make_whole_array,
   'jax._src.array _reconstruct_array': _make_whole_array,
-  # Until July 2020; since August 2020; the present name.
-  f'{HAIKU} frozendict': _return_dict,
-  f'{HAIKU} FlatMapping': _return_dict,
-  f'{HAIKU} FlatMap': _return_dict,
+  # Haiku's mappings: until July 2020; since August 2020; the present name.
+  **{
+    f'haiku._src.data_structures {name}': _return_dict
+    for name in ('frozendict', 'FlatMapping', 'FlatMap')
+  },
 }

@@ -10,11 +10,13 @@ import contextlib
 import functools
 import json
 import os
+import pathlib
 import platform
+import re
 import subprocess
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -124,24 +126,26 @@ def measure_rates(config: Any, cores: int, rounds: int) -> dict[str, Any]:
     os.sched_setaffinity(0, available[:cores])
   images, facts = sample_images(config)
   rows = make_rows(config, images, cores)
-  rounds_of_rates = [
-    {name: measure() for name, measure in rows.items()} for _ in range(rounds)
-  ]
-  rates = {k: np.array([r[k] for r in rounds_of_rates]) for k in rows}
+  measured = [[row() for row in rows.values()] for _ in range(rounds)]
+  rates = dict(zip(rows, np.transpose(measured)))
   rates[INTERPOLATION] *= cores  # timed on one
-  both = 1 / (1 / rates[DECODING] + 1 / rates[INTERPOLATION])
   first = {k: rates.pop(k) for k in (DECODING, INTERPOLATION)}
-  rates = first | {FLOOR: both} | rates
-  medians = lambda values: {k: float(np.median(v)) for k, v in values.items()}
-  # Ratios of the same round: other load on the machine is in both numbers.
-  of_row = lambda name: medians({k: v / rates[name] for k, v in rates.items()})
+  floor = 1 / sum(1 / rate for rate in first.values())
+  rates = first | {FLOOR: floor} | rates
+
+  def medians(name: str | None = None) -> dict[str, float]:
+    """Of the rates, or their ratios to a row of the same round."""
+    # In a round, other load on the machine is in both numbers.
+    unit = rates[name] if name else 1
+    return {k: float(np.median(rate / unit)) for k, rate in rates.items()}
+
   return {
     'cores': cores,
     'rounds': rounds,
     'images': facts,
-    'images_per_second': medians(rates),
-    'of_decoding': of_row(DECODING),
-    'of_official': of_row(OFFICIAL) if OFFICIAL in rates else {},
+    'images_per_second': medians(),
+    'of_decoding': medians(DECODING),
+    'of_official': medians(OFFICIAL) if OFFICIAL in rates else {},
   }
 
 
@@ -153,43 +157,37 @@ def sample_images(config: Any) -> tuple[list[bytes], dict[str, Any]]:
   """
   source = from_config.open_source(config, 'train')
   count = min(MAX_IMAGES, len(source))
-  images, pixels = [], []
-  for index in np.linspace(0, len(source) - 1, count).astype(int):
+  images, sizes = [], []
+  for index in np.linspace(0, len(source) - 1, count, dtype=int):
     # A source may raise any exception; a run would name the image.
     with contextlib.suppress(Exception):
       image, _ = source.read(int(index))
       if isinstance(image, bytes):
-        height, width, _ = decode.rgb(image).shape
-        pixels.append(height * width)
+        sizes.append((len(image), decode.rgb(image).size / 3e6))
         images.append(image)
   if not images:
     raise errors.DataError(
       f'{source.name}: expected encoded images that can be used, found none'
     )
+  mean_bytes, mean_megapixels = np.mean(sizes, axis=0).tolist()
   return images, {
     'dataset': config.dataset,
     'count': len(images),
-    'mean_bytes': float(np.mean([len(image) for image in images])),
-    'mean_megapixels': float(np.mean(pixels) / 1e6),
+    'mean_bytes': mean_bytes,
+    'mean_megapixels': mean_megapixels,
     'image_size': config.image_size,
   }
 
 
-class MemorySource:
+class MemorySource(list):
   """Images in memory, encoded or decoded, with the label 0."""
 
   name = fingerprint = 'sample'
   class_names: tuple[str, ...] | None = None
   num_classes: int | None = 1
 
-  def __init__(self, images: list[Any]) -> None:
-    self.images = images
-
-  def __len__(self) -> int:
-    return len(self.images)
-
   def read(self, index: int) -> tuple[Any, int]:
-    return self.images[index], 0
+    return self[index], 0
 
   def file_name(self, index: int) -> str:
     return str(index)
@@ -200,22 +198,22 @@ def make_rows(
 ) -> dict[str, Callable[[], float]]:
   """Returns the rows of the table: name -> a measurement, images/s."""
   encoded = MemorySource(images)
-  decoded = MemorySource([decode.rgb(image) for image in images])
-  crop = config.augment.view1.crop
+  decoded = MemorySource(map(decode.rgb, images))
+  size, crop = config.image_size, config.augment.view1.crop
   crop_range = crops.CropRange(tuple(crop.area), tuple(crop.ratio))
 
-  def ours(source: base.Source, **options: str) -> Callable[[], float]:
-    values = {key: config.data[key] for key in ('decoding', 'transfer')}
-    values |= options
+  def ours(
+    source: base.Source,
+    decoding: str = config.data.decoding,
+    transfer: str = config.data.transfer,
+  ) -> Callable[[], float]:
     dataset = image_set.ImageSet(
       source,
-      engine=functools.partial(
-        tf_engine.decode_into, decoding=values['decoding']
-      ),
-      image_size=config.image_size,
+      engine=functools.partial(tf_engine.decode_into, decoding=decoding),
+      image_size=size,
       crop_ranges=[crop_range] * 2,
       eval_crop=config.data.eval_crop,
-      transfer=values['transfer'],
+      transfer=transfer,
       max_bad_share=1.0,
       seed=0,
       num_threads=threads,
@@ -224,18 +222,19 @@ def make_rows(
     steps = _count_passes(count) * count // BATCH
     return lambda: _time(dataset.view_batches(BATCH, 0, steps), BATCH)
 
-  size, graphs = config.image_size, _Graphs(config.image_size, crop_range)
+  def mapped(function: Callable, batch: int = 0) -> Callable[[], float]:
+    return lambda: _time(_map(function, images, threads, batch), batch or 1)
+
+  graph = functools.partial(_make_views, size=size, crop_range=crop_range)
   rows = {
-    DECODING: lambda: _time(_map(tf_engine.decode_image, images, threads), 1),
+    DECODING: mapped(tf_engine.decode_image),
     INTERPOLATION: lambda: _time_interpolation(
-      decoded.images, crop_range, size, config.data.transfer
+      decoded, crop_range, size, config.data.transfer
     ),
-    TENSORFLOW: lambda: _time(_map(graphs.resize_two, images, threads), 1),
+    TENSORFLOW: mapped(functools.partial(graph, official=False)),
   }
   if all(image.startswith(b'\xff\xd8\xff') for image in images):
-    rows[OFFICIAL] = lambda: _time(
-      _map(graphs.official_views, images, threads, batch=BATCH), BATCH
-    )
+    rows[OFFICIAL] = mapped(functools.partial(graph, official=True), BATCH)
   return rows | {
     CONFIGURED: ours(encoded),
     SOURCE: ours(from_config.open_source(config, 'train')),
@@ -255,14 +254,13 @@ def _time(results: Iterator[Any], images_each: int) -> float:
   """Returns images/s, without the start and the first results."""
   for _ in range(SKIPPED):
     next(results)
-  start, count = time.perf_counter(), 0
-  for _ in results:
-    count += images_each
+  start = time.perf_counter()
+  count = sum(images_each for _ in results)
   return count / (time.perf_counter() - start)
 
 
 def _map(
-  function: Callable, images: list[bytes], threads: int, *, batch: int = 0
+  function: Callable, images: list[bytes], threads: int, batch: int
 ) -> Iterator[Any]:
   """Maps a function over encoded images in tf.data's threads."""
   dataset = tf.data.Dataset.from_tensor_slices(images)
@@ -297,53 +295,45 @@ def _time_interpolation(
   return len(images) / (time.perf_counter() - start)
 
 
-class _Graphs(NamedTuple):
-  """Functions of TensorFlow that make two views of an encoded image."""
+def _draw_window(shape: Any, crop_range: crops.CropRange) -> Any:
+  """Draws a crop as the official code does (method.md 3.2), int32 [4]."""
+  image = tf.cast(shape[:2], tf.float32)
+  area = tf.reduce_prod(image) * tf.random.uniform([], *crop_range.area)
+  ratio = tf.exp(tf.random.uniform([], *np.log(crop_range.ratio)))
+  sides = tf.round(tf.sqrt(tf.stack([area / ratio, area * ratio])))
+  window = tf.cast(tf.clip_by_value(sides, 1, image), tf.int32)
+  room = tf.cast(shape[:2] - window + 1, tf.float32)
+  offset = tf.cast(tf.random.uniform([2]) * room, tf.int32)
+  return tf.concat([offset, window], 0)
 
-  size: int
-  crop_range: crops.CropRange
 
-  def _draw_window(self, shape: Any) -> Any:
-    """Draws a crop as the official code does (method.md 3.2), int32 [4]."""
-    height, width = tf.cast(shape[0], tf.float32), tf.cast(shape[1], tf.float32)
-    area = height * width * tf.random.uniform([], *self.crop_range.area)
-    ratio = tf.exp(tf.random.uniform([], *np.log(self.crop_range.ratio)))
-    w = tf.minimum(tf.round(tf.sqrt(area * ratio)), width)
-    h = tf.minimum(tf.round(tf.sqrt(area / ratio)), height)
-    h, w = (tf.cast(tf.maximum(side, 1), tf.int32) for side in (h, w))
-    y = tf.random.uniform([], maxval=shape[0] - h + 1, dtype=tf.int32)
-    x = tf.random.uniform([], maxval=shape[1] - w + 1, dtype=tf.int32)
-    return tf.stack([y, x, h, w])
-
-  def _resize(self, pixels: Any) -> Any:
-    return tf.image.resize(pixels, [self.size] * 2, 'bicubic')
-
-  def resize_two(self, image: Any) -> list:
-    """The limit of a pipeline that decodes once and resizes by TensorFlow."""
-    pixels, found = tf_engine.decode_image(image), []
-    for _ in range(2):
-      y, x, h, w = tf.unstack(self._draw_window(tf.shape(pixels)))
-      found.append(self._resize(pixels[y : y + h, x : x + w]))
-    return found
-
-  def official_views(self, image: Any) -> list:
-    """What the official code does, in float32."""
-    shape, found = tf.io.extract_jpeg_shape(image), []
-    for _ in range(2):
-      window = self._draw_window(shape)
-      pixels = tf.image.decode_and_crop_jpeg(image, window, channels=3)
-      found.append(tf.clip_by_value(self._resize(pixels) / 255, 0, 1))
-    return found
+def _make_views(
+  image: Any, *, size: int, crop_range: crops.CropRange, official: bool
+) -> list:
+  """Makes two views by TensorFlow: as the official code, or decoding once."""
+  if official:
+    shape = tf.io.extract_jpeg_shape(image)
+  else:
+    pixels = tf_engine.decode_image(image)
+    shape = tf.shape(pixels)
+  found = []
+  for _ in range(2):
+    window = _draw_window(shape, crop_range)
+    if official:
+      part = tf.image.decode_and_crop_jpeg(image, window, channels=3)
+    else:
+      y, x, h, w = tf.unstack(window)
+      part = pixels[y : y + h, x : x + w]
+    view = tf.image.resize(part, [size] * 2, 'bicubic')
+    found.append(tf.clip_by_value(view / 255, 0, 1) if official else view)
+  return found
 
 
 def _processor_name() -> str:
-  # Not Linux, or a processor without a name.
-  with (
-    contextlib.suppress(OSError, StopIteration),
-    open('/proc/cpuinfo') as file,
-  ):
-    line = next(line for line in file if line.startswith('model name'))
-    return line.partition(':')[2].strip()
+  with contextlib.suppress(OSError):  # not Linux
+    text = pathlib.Path('/proc/cpuinfo').read_text()
+    if match := re.search(r'model name\s*: (.*)', text):
+      return match[1]
   return platform.processor()
 
 
@@ -378,11 +368,13 @@ def describe_report(report: dict[str, Any]) -> list[str]:
         f'{name:38}{rate:9.0f}{result["of_decoding"][name]:13.2f}'
         + (f'{official:13.2f}' if official else '')
       )
-  lines.append('')
-  for name, needs in report['verdict'].items():
-    for demand, need in needs.items():
-      lines.append(
-        f'{int(demand):,} images/s, {name}: {need["cores"]:,} cores like these:'
-        f' {need["hosts_of_96"]} hosts of 96, {need["hosts_of_48"]} of 48'
-      )
-  return lines
+  return [
+    *lines,
+    '',
+    *(
+      f'{int(demand):,} images/s, {name}: {need["cores"]:,} cores like these:'
+      f' {need["hosts_of_96"]} hosts of 96, {need["hosts_of_48"]} of 48'
+      for name, needs in report['verdict'].items()
+      for demand, need in needs.items()
+    ),
+  ]

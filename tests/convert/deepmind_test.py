@@ -28,15 +28,16 @@ ARRAYS = {
     pickles.mapping({'weak_type': b'\x89'}),
   ),
 }
-MAPPINGS = {
-  'dict': lambda body: body,
-  'frozendict': lambda body: pickles.call(
-    pickles.name(pickles.HAIKU, 'frozendict'), body
-  ),
-  'FlatMapping': lambda body: pickles.call(
-    pickles.name(pickles.HAIKU, 'FlatMapping'), body
-  ),
-}
+MAPPINGS = (None, 'frozendict', 'FlatMapping', 'FlatMap')
+
+
+def wrap(kind):
+  """Returns what Haiku's mapping of a kind, or a dict, makes of a dict."""
+  if kind is None:
+    return lambda body: body
+  return lambda body: pickles.call(pickles.name(pickles.HAIKU, kind), body)
+
+
 PARAMS = {
   'net/~/initial_conv': {'w': np.arange(6, dtype=np.float32).reshape(2, 3)},
   'projector/linear': {
@@ -47,37 +48,31 @@ PARAMS = {
 STATE = {'net/~/initial_batchnorm/~/mean_ema': {'counter': np.int32(4)}}
 
 
-def checkpoint(
-  record=pickles.dill_tuple, opt_state=None, changes=None, **options
-):
+KEYS = ('experiment_state', 'step', 'rng')
+
+
+def checkpoint(record=pickles.dill_tuple, changes=None, **options):
   """A whole file; `changes` replaces parts, or leaves one out for None."""
-  changes = changes or {}
   params = pickles.tree(PARAMS, **options)
   state = pickles.tree(STATE, **options)
-  if opt_state is None:
-    optimizers = 'byol.utils.optimizers'
-    lars = record('ScaleByLarsState', optimizers, {'mu': params})
-    empty = record('EmptyState', 'optax._src.base', {})
-    opt_state = pickles.sequence(empty, lars, empty)
-  fields = {
+  lars = record('ScaleByLarsState', 'byol.utils.optimizers', {'mu': params})
+  empty = record('EmptyState', 'optax._src.base', {})
+  parts = {
     'online_params': params,
     'target_params': params,
     'online_state': state,
     'target_state': state,
-    'opt_state': opt_state,
-  } | {k: v for k, v in changes.items() if k.endswith(('params', 'state'))}
-  fields = {k: v for k, v in fields.items() if v is not None}
-  experiment = record('_ByolExperimentState', 'byol.byol_experiment', fields)
-  keys = {
-    'experiment_state': experiment,
+    'opt_state': pickles.sequence(empty, lars, empty),
     'step': pickles.integer(7),
     'rng': pickles.plain_array(np.uint32([0, 5])),
-  } | {k: v for k, v in changes.items() if k not in fields}
-  keys = {k: v for k, v in keys.items() if k in KEYS and v is not None}
+  } | (changes or {})
+  parts = {k: v for k, v in parts.items() if v is not None}
+  fields = {k: v for k, v in parts.items() if k not in KEYS}
+  keys = {k: v for k, v in parts.items() if k in KEYS}
+  if 'experiment_state' not in (changes or {}):
+    named = '_ByolExperimentState', 'byol.byol_experiment', fields
+    keys['experiment_state'] = record(*named)
   return pickles.program(pickles.mapping(keys))
-
-
-KEYS = ('experiment_state', 'step', 'rng')
 
 
 def read(tmp_path, content):
@@ -95,11 +90,11 @@ def check_tree(found, expected):
       assert found[module][leaf].dtype == value.dtype
 
 
-@pytest.mark.parametrize('wrap', MAPPINGS)
+@pytest.mark.parametrize('kind', MAPPINGS)
 @pytest.mark.parametrize('array', ARRAYS)
 @pytest.mark.parametrize('record', (pickles.dill_tuple, pickles.named_class))
-def test_files_of_every_year_load_equal(tmp_path, record, wrap, array):
-  options = {'wrap': MAPPINGS[wrap], 'array': ARRAYS[array]}
+def test_files_of_every_year_load_equal(tmp_path, record, kind, array):
+  options = {'wrap': wrap(kind), 'array': ARRAYS[array]}
   found = read(tmp_path, checkpoint(record, **options))
   assert found.step == 7
   assert found.rng.tolist() == [0, 5]
@@ -133,7 +128,7 @@ def test_a_numbered_first_layer_gets_its_usual_name(tmp_path):
   ids=('none', 'numbers', 'shape', 'two'),
 )
 def test_an_unknown_optimizer_state_has_no_momentum(tmp_path, opt_state):
-  found = read(tmp_path, checkpoint(opt_state=opt_state))
+  found = read(tmp_path, checkpoint(changes={'opt_state': opt_state}))
   assert found.momentum is None
   check_tree(found.online_params, PARAMS)
 
@@ -191,5 +186,6 @@ def test_shared_dicts_take_no_time(tmp_path):
   many = [
     pickles.mapping({'a': b'h\x01' if i else shared}) for i in range(2000)
   ]
-  found = read(tmp_path, checkpoint(opt_state=pickles.sequence(*many)))
+  changes = {'opt_state': pickles.sequence(*many)}
+  found = read(tmp_path, checkpoint(changes=changes))
   assert found.momentum is None
