@@ -100,24 +100,25 @@ def compare_run(
 
 def _read_batches(tag: str, arrays: Arrays) -> list[dict[str, np.ndarray]]:
   """Returns the batches in order, leaves [devices, images a device, ...]."""
-  batches: dict[int, dict[str, np.ndarray]] = {}
-  for key, value in arrays.items():
-    if match := BATCH_KEY.fullmatch(key):
-      batches.setdefault(int(match[1]), {})[match[2]] = value
-  for number in range(len(batches) or 1):
-    for part in ('view1', 'view2', 'labels'):
-      if part not in batches.get(number, {}):
-        raise errors.DataError(
-          f'{tag}.npz: expected batch{number}/{part}, found the batches'
-          f' {sorted(batches)}'
-        )
-  shapes = {leaf.shape[:2] for b in batches.values() for leaf in b.values()}
+  matches = filter(None, map(BATCH_KEY.fullmatch, arrays))
+  numbers = sorted({int(match[1]) for match in matches})
+  batches = [
+    {part: f'batch{number}/{part}' for part in ('view1', 'view2', 'labels')}
+    for number in range(len(numbers) or 1)
+  ]
+  keys = [key for batch in batches for key in batch.values()]
+  for key in keys:
+    if key not in arrays:
+      raise errors.DataError(
+        f'{tag}.npz: expected {key}, found the batches {numbers}'
+      )
+  shapes = sorted({arrays[key].shape[:2] for key in keys})
   if len(shapes) != 1:
     raise errors.DataError(
       f'{tag}.npz: expected batches of one size [devices, images a device],'
-      f' found {sorted(shapes)}'
+      f' found {shapes}'
     )
-  return [batches[number] for number in range(len(batches))]
+  return [{k: arrays[key] for k, key in batch.items()} for batch in batches]
 
 
 def translate_config(

@@ -99,9 +99,8 @@ def available_cores() -> list[int]:
 def _measure_in_process(arguments: list[str], cores: int) -> dict[str, Any]:
   """Raises the error of the process, with its exit code and line."""
   command = [sys.executable, '-m', 'byol_jax', 'bench', 'input', *arguments]
-  done = subprocess.run(
-    [*command, f'--cores={cores}'], capture_output=True, text=True
-  )
+  command.append(f'--cores={cores}')
+  done = subprocess.run(command, capture_output=True, text=True)
   if done.returncode:
     kind = errors.ConfigError if done.returncode == 2 else errors.DataError
     lines = done.stderr.splitlines() or [f'exit code {done.returncode}']
@@ -281,17 +280,15 @@ def _time_interpolation(
 ) -> float:
   """Returns images/s of two views each from pixels in memory, on one core."""
   ids = np.arange(len(images))
-  drawn = crops.draw_crops(
-    crops.draw_uniform(0, crops.PRETRAIN_STREAM, np.zeros_like(ids), ids, 2),
-    [crop_range] * 2,
-  )  # float64 [N, 2, 4]
+  uniform = crops.draw_uniform(0, crops.PRETRAIN_STREAM, 0 * ids, ids, 2)
+  drawn = crops.draw_crops(uniform, [crop_range] * 2)  # float64 [N, 2, 4]
   view = views.random_crop(crop_range, size)
   out = np.empty((size, size, 3), dtype)
   start = time.perf_counter()
   for image, pair in zip(images, drawn):
-    height, width, _ = image.shape
     for numbers in pair:
-      resize.resample(image, view.resample_window(height, width, numbers), out)
+      window = view.resample_window(*image.shape[:2], numbers)
+      resize.resample(image, window, out)
   return len(images) / (time.perf_counter() - start)
 
 
@@ -362,19 +359,16 @@ def describe_report(report: dict[str, Any]) -> list[str]:
   for result in report['results']:
     lines += ['', f'{result["cores"]} core' + 's' * (result['cores'] > 1)]
     lines += [f'{"":38}{"images/s":>9}{"of decoding":>13}{"of official":>13}']
-    for name, rate in result['images_per_second'].items():
-      official = result['of_official'].get(name)
-      lines.append(
-        f'{name:38}{rate:9.0f}{result["of_decoding"][name]:13.2f}'
-        + (f'{official:13.2f}' if official else '')
-      )
-  return [
-    *lines,
-    '',
-    *(
-      f'{int(demand):,} images/s, {name}: {need["cores"]:,} cores like these:'
-      f' {need["hosts_of_96"]} hosts of 96, {need["hosts_of_48"]} of 48'
-      for name, needs in report['verdict'].items()
-      for demand, need in needs.items()
-    ),
+    ratios = result['of_decoding'], result['of_official']
+    lines += [
+      f'{name:38}{rate:9.0f}'
+      + ''.join(f'{of[name]:13.2f}' for of in ratios if of)
+      for name, rate in result['images_per_second'].items()
+    ]
+  lines.append('')
+  return lines + [
+    f'{int(demand):,} images/s, {name}: {need["cores"]:,} cores like these:'
+    f' {need["hosts_of_96"]} hosts of 96, {need["hosts_of_48"]} of 48'
+    for name, needs in report['verdict'].items()
+    for demand, need in needs.items()
   ]
