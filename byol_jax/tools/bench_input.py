@@ -286,8 +286,9 @@ def _time_interpolation(
   out = np.empty((size, size, 3), dtype)
   start = time.perf_counter()
   for image, pair in zip(images, drawn):
+    height, width = image.shape[:2]
     for numbers in pair:
-      window = view.resample_window(*image.shape[:2], numbers)
+      window = view.resample_window(height, width, numbers)
       resize.resample(image, window, out)
   return len(images) / (time.perf_counter() - start)
 
