@@ -15,27 +15,20 @@ def make_set():
   return fakes.ImageSet(images)
 
 
-def test_rows_are_in_the_order_of_the_names(tmp_path):
-  dataset, output = make_set(), tmp_path / 'new' / 'out.npz'
-  assert embed.write_embeddings(fakes.pixels(12), dataset, NAMES, output) == 5
+@pytest.mark.parametrize(
+  'name, rows', (('out.npz', [0, 1, 2, 3, 4]), ('plain_name', [0, 2, 3]))
+)
+def test_each_readable_image_has_a_row_in_order(tmp_path, name, rows):
+  dataset, output = make_set(), tmp_path / 'new' / name
+  dataset.unreadable = tuple({*range(5)} - {*rows})
+  count = embed.write_embeddings(fakes.pixels(12), dataset, NAMES, output)
+  assert count == len(rows)
   with np.load(output, allow_pickle=False) as found:
-    assert found['names'].tolist() == NAMES
-    assert found['representations'].dtype == np.float32
-    np.testing.assert_array_equal(
-      found['representations'], dataset.images.reshape(5, -1)
-    )
-  assert [path.name for path in output.parent.iterdir()] == ['out.npz']
-
-
-def test_an_unreadable_image_has_neither_row_nor_name(tmp_path):
-  dataset, output = make_set(), tmp_path / 'plain_name'
-  dataset.unreadable = (1, 4)
-  assert embed.write_embeddings(fakes.pixels(12), dataset, NAMES, output) == 3
-  with np.load(output, allow_pickle=False) as found:
-    assert found['names'].tolist() == [NAMES[i] for i in (0, 2, 3)]
-    np.testing.assert_array_equal(
-      found['representations'], dataset.images[[0, 2, 3]].reshape(3, -1)
-    )
+    assert found['names'].tolist() == [NAMES[i] for i in rows]
+    values = found['representations']
+  assert values.dtype == np.float32
+  np.testing.assert_array_equal(values, dataset.images[rows].reshape(count, -1))
+  assert list(output.parent.iterdir()) == [output]
 
 
 def test_a_failed_run_leaves_the_old_file_and_nothing_else(tmp_path):

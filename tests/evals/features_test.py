@@ -45,19 +45,13 @@ def encoder(forward, tree):
   return features.make_encoder(forward, *tree, 'test')
 
 
-def test_dimension_is_that_of_the_representation(encoder):
-  assert encoder.dim == 8
-
-
 def test_any_batch_size_gives_each_image_once_and_the_same_features(encoder):
   data = images(11)
   labels = np.arange(11) % 4
-  alone = jax.jit(
-    lambda x: networks.represent(
-      encoder.forward, encoder.params, encoder.state, x
-    )
-  )
+  network = (encoder.forward, encoder.params, encoder.state)
+  alone = jax.jit(lambda x: networks.represent(*network, x))
   expected = np.stack([np.asarray(alone(x[None]))[0] for x in data])
+  assert encoder.dim == expected.shape[1] == 8
   # Most channels are alive.
   assert np.sum(expected.std(axis=0) > 1e-3) >= 5
   for batch_size in (1, 4, 16):
