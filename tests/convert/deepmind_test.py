@@ -168,9 +168,10 @@ def test_the_official_file_starts_where_its_vectors_do():
     ('online_state', b'}', 'expected {module: {leaf: array}}, found a dict'),
   ),
 )
-def test_an_unusable_part_is_named(tmp_path, key, value, message):
+@pytest.mark.parametrize('record', (pickles.dill_tuple, pickles.named_class))
+def test_an_unusable_part_is_named(tmp_path, record, key, value, message):
   with pytest.raises(errors.DataError, match=message) as caught:
-    read(tmp_path, checkpoint(changes={key: value}))
+    read(tmp_path, checkpoint(record, changes={key: value}))
   assert '\n' not in str(caught.value)
 
 

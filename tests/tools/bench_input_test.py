@@ -10,12 +10,8 @@ from byol_jax import __main__ as command, configuration
 from byol_jax.tools import bench_input
 
 ROWS = {
-  bench_input.DECODING,
-  bench_input.FLOOR,
-  bench_input.OFFICIAL,
-  bench_input.CONFIGURED,
-  bench_input.SOURCE,
-  bench_input.DECODED,
+  *(bench_input.DECODING, bench_input.FLOOR, bench_input.OFFICIAL),
+  *(bench_input.CONFIGURED, bench_input.SOURCE, bench_input.DECODED),
 }
 
 
