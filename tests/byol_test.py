@@ -136,9 +136,8 @@ def test_views_never_share_batch_statistics():
         np.testing.assert_allclose(x, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_loss_is_that_of_separate_passes():
-  data = batch()
-  _, scalars = step(1)
+def test_scalars_are_those_of_separate_passes():
+  """So view 1 alone trains the classifier."""
   online, target = ([x for x, _ in passes(n)] for n in ('online', 'target'))
 
   def cosine(a, b):
@@ -151,30 +150,26 @@ def test_loss_is_that_of_separate_passes():
     + cosine(online[1].prediction, target[0].projection)
   )
   logits = np.float64(online[0].logits)
-  chosen = logits[np.arange(BATCH_SIZE), data['labels']]
+  # The label of each image has the rank:
+  ranks = [0, 4, 5, 3, 0, 9]
+  rows = np.arange(BATCH_SIZE)
+  labels = np.argsort(-logits, axis=1)[rows, ranks].astype(np.int32)
+  _, scalars = step(1, batch() | {'labels': labels})
+  chosen = logits[rows, labels]
   classif_loss = np.mean(np.log(np.exp(logits).sum(axis=1)) - chosen)
-  hits = np.argsort(-logits, axis=1) == data['labels'][:, None]
+  unit = np.float64(online[0].projection)
+  unit /= np.linalg.norm(unit, axis=1, keepdims=True)
   expected = {
     'repr_loss': repr_loss,
     'classif_loss': classif_loss,
     'loss': repr_loss + classif_loss,
-    'top1_accuracy': hits[:, 0].mean(),
-    'top5_accuracy': hits[:, :5].sum() / 6,
+    'top1_accuracy': 2 / 6,
+    'top5_accuracy': 4 / 6,
+    'projection_std': np.sqrt(unit.var(axis=0).sum()),
   }
   for name, value in expected.items():
     # Two float32 compilations of a dozen batch norms.
     np.testing.assert_allclose(scalars[name], value, rtol=1e-4, err_msg=name)
-
-
-def test_the_classifier_is_trained_on_view_1_only():
-  other = batch(1)
-  _, scalars = step(1)
-  _, changed = step(1, batch() | {'view2': other['view2']})
-  assert changed['classif_loss'] == scalars['classif_loss']
-  assert changed['projection_std'] == scalars['projection_std']
-  assert changed['repr_loss'] != scalars['repr_loss']
-  _, changed = step(1, batch() | {'view1': other['view1']})
-  assert changed['classif_loss'] != scalars['classif_loss']
 
 
 def test_labels_influence_the_classifier_only():
@@ -192,9 +187,8 @@ def test_without_labels_there_is_no_classifier():
   forward, _, optimizer, update = tiny_run.make_experiment(
     rate=table(RATES), tau=table(TAUS), num_classes=None
   )
-  data = tiny_run.make_batch(
-    0, batch_size=BATCH_SIZE, size=SIZE, labelled=False
-  )
+  data = batch()
+  del data['labels']
   init = parallel.on_one_device(
     lambda key: byol.init(forward, optimizer, key, data['view1'])
   )
@@ -208,12 +202,11 @@ def test_without_labels_there_is_no_classifier():
 
 
 def test_the_loss_falls():
-  state, losses_seen = None, []
+  state, seen = None, []
   for _ in range(12):
     state, scalars = step(4, state=state)
-    losses_seen.append(float(scalars['repr_loss']))
-  assert np.isfinite(losses_seen).all()
-  assert losses_seen[-1] < losses_seen[0] - 0.5
+    seen.append(scalars['repr_loss'])
+  assert seen[-1] < seen[0] - 0.5
 
 
 Seen = collections.namedtuple('Seen', ('projection', 'prediction', 'logits'))

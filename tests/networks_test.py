@@ -34,13 +34,6 @@ def images(count=6, size=8, seed=0):
   return tiny_run.make_batch(seed, batch_size=count, size=size)['view1']
 
 
-def applied(forward, params, state, images, is_training=True):
-  """`forward.apply`, compiled: its outputs and the new state."""
-  return jax.jit(forward.apply, static_argnums=3)(
-    params, state, images, is_training
-  )
-
-
 def paper_shapes(**network):
   """Parameters and states, as shapes, of a network with the paper's heads."""
   forward = tiny_run.make_forward(**tiny_run.PAPER_HEADS | network)
@@ -162,64 +155,62 @@ def test_heads_of_depth_one_to_three_against_numpy(sizes):
 def test_without_predictor_and_labels():
   forward = tiny_run.make_forward(predictor=(), num_classes=None)
   params, state = tiny_run.random_network(forward)
-  outputs, _ = applied(forward, params, state, images())
+  outputs, _ = jax.jit(forward.apply, static_argnums=3)(
+    params, state, images(), True
+  )
   np.testing.assert_array_equal(outputs.prediction, outputs.projection)
   assert outputs.logits is None
   parts = {module.split('/')[0] for module in params}
   assert parts == {'tiny_res_net', 'projector'}
 
 
-def test_images_are_normalised_inside():
+def test_images_are_normalised_inside(monkeypatch):
   seen = []
-
-  def record(next_function, args, kwargs, context):
-    called = context.method_name == '__call__'
-    if called and isinstance(context.module, resnet.ResNet):
-      seen.append(args[0])
-      return jnp.zeros((6, 8))
-    return next_function(*args, **kwargs)
-
-  forward = tiny_run.make_forward()
-  params, state = tiny_run.random_network(forward)
-  with hk.intercept_methods(record):
-    forward.apply(params, state, images(), True)
+  encode = lambda self, x, is_training: (seen.append(x), x[:, 0, 0])[1]
+  monkeypatch.setattr(resnet.ResNet, '__call__', encode)
+  forward = tiny_run.make_forward(projector=(8,), predictor=())
+  forward.init(KEY, images(), True)
   mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
   expected = (np.float64(images()) - mean) / std
   np.testing.assert_allclose(seen[-1], expected, atol=1e-5)
 
 
-def test_representations_do_not_depend_on_the_rest_of_the_batch():
+@pytest.fixture(scope='module')
+def trained():
+  """(forward, its apply compiled, parameters, states after 0 to 3 batches)."""
   forward = tiny_run.make_forward()
   apply = jax.jit(forward.apply, static_argnums=3)
   params, state = tiny_run.random_network(forward)
+  states = [state]
   for seed in range(3):
-    _, state = apply(params, state, images(seed=seed), True)
-  together = networks.represent(forward, params, state, images(seed=9))
-  alone = networks.represent(forward, params, state, images(seed=9)[:1])
+    states.append(apply(params, states[-1], images(seed=seed), True)[1])
+  return forward, apply, params, states
+
+
+def test_representations_do_not_depend_on_the_rest_of_the_batch(trained):
+  forward, apply, params, states = trained
+  together = networks.represent(forward, params, states[-1], images(seed=9))
+  alone = networks.represent(forward, params, states[-1], images(seed=9)[:1])
   np.testing.assert_allclose(together[:1], alone, atol=1e-5)
-  outputs, after = apply(params, state, images(seed=9), False)
+  outputs, after = apply(params, states[-1], images(seed=9), False)
   np.testing.assert_allclose(together, outputs.representation, atol=1e-5)
   assert [x.shape for x in outputs] == [(6, 8), (6, 8), (6, 8), (6, 10)]
   assert all(x.dtype == jnp.float32 for x in outputs)
-  for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(after)):
-    np.testing.assert_array_equal(a, b)
+  jax.tree.map(np.testing.assert_array_equal, after, states[-1])
 
 
-def test_moving_averages_are_debiased_and_biased_variance():
-  forward = tiny_run.make_forward()
-  params, state = tiny_run.random_network(forward)
+def test_moving_averages_are_debiased_and_biased_variance(trained):
+  _, _, params, states = trained
   kernel = np.float64(params['tiny_res_net/~/initial_conv']['w'])
-  apply = jax.jit(forward.apply, static_argnums=3)
   moments = []
-  for seed in (1, 2):
+  for seed in range(2):
     x = np.float64(networks.normalize(images(seed=seed)))
     x = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
     view = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (1, 2))
     y = np.einsum('bhwcij,ijco->bhwo', view, kernel)
     moments.append((y.mean((0, 1, 2)), y.var((0, 1, 2))))
-    _, state = apply(params, state, images(seed=seed), True)
   for i, name in enumerate(('mean_ema', 'var_ema')):
-    ema = state[f'tiny_res_net/~/initial_batchnorm/~/{name}']
+    ema = states[2][f'tiny_res_net/~/initial_batchnorm/~/{name}']
     hidden = 0.9 * 0.1 * moments[0][i] + 0.1 * moments[1][i]
     assert ema['counter'] == 2
     np.testing.assert_allclose(np.ravel(ema['hidden']), hidden, atol=1e-6)
@@ -234,7 +225,9 @@ def test_batch_norm_is_that_of_all_devices():
   whole = tiny_run.make_forward(axis_name=None)
   parts = tiny_run.make_forward(axis_name='devices')
   params, state = tiny_run.random_network(whole)
-  expected, expected_state = applied(whole, params, state, x)
+  expected, expected_state = jax.jit(whole.apply, static_argnums=3)(
+    params, state, x, True
+  )
   apply = jax.jit(
     jax.vmap(
       lambda part: parts.apply(params, state, part, True),

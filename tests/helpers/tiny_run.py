@@ -97,16 +97,14 @@ def random_state(optimizer):
   )
 
 
-def make_batch(step, *, batch_size, size, labelled=True):
+def make_batch(step, *, batch_size, size):
   """A global batch, a function of the step."""
   generator = np.random.default_rng(step)
   batch = {
     name: patches(generator, batch_size, size) for name in ('view1', 'view2')
   }
-  if labelled:
-    labels = generator.integers(0, NUM_CLASSES, batch_size)
-    batch['labels'] = labels.astype(np.int32)
-  return batch
+  labels = generator.integers(0, NUM_CLASSES, batch_size)
+  return batch | {'labels': labels.astype(np.int32)}
 
 
 def patches(generator, count, size):
