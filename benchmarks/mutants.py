@@ -1,11 +1,12 @@
-"""Which one-place edits of the source do the tests notice?
+"""Draws one-place edits of the source and runs the tests against each.
 
   python benchmarks/mutants.py draw LIST --seed=9 --each=25
   python benchmarks/mutants.py run LIST --tree=COPY [--only=ID,ID] [--known]
 
 `draw` picks edits at random; `run` makes each in COPY (a copy of this tree,
 which it changes), runs the tests named for its file until one fails, and
-writes into LIST whether one did. A mutant is kept as the text of its line, not
+writes into LIST whether one did. Where the code has changed since the draw,
+`now` in LIST holds the line of today, or why it is gone. A mutant is kept as the text of its line, not
 as a position as mutmut and cosmic-ray do: so a list outlives a file that moves.
 The tests run in a fork of a process that has imported JAX, TensorFlow and
 Orbax: 2 s a mutant instead of 12.
