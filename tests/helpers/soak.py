@@ -8,8 +8,8 @@ which counts as another event. Then the run may end: its last state must be
 that of the undisturbed run, bit for bit; else the exit code is 1.
 
 Every run is a fork of one process that has imported what it needs but used no
-device, which saves seconds each time. Nor does that process read a checkpoint:
-a fork would wait for the threads that reading starts, which it does not have.
+device, which saves seconds each time. Nor does that process open a checkpoint,
+which starts threads and the devices: a fork would wait for them forever.
 """
 
 import argparse
@@ -87,15 +87,22 @@ def start(path, dataset):
   return fork(path.with_suffix('.log'), train)
 
 
-def damage(folder, generator):
+def saved_steps(path):
+  """The steps in a workdir, by the names of their folders."""
+  names = [p.name for p in (path / 'checkpoints').glob('[0-9]*')]
+  return sorted(int(name) for name in names if name.isdigit())
+
+
+def damage(path, generator):
   """Spoils one file of the newest checkpoint, if an older one is left.
 
   Returns the step that is left to resume from; None if nothing was done.
   """
-  steps = sorted(int(p.name) for p in folder.glob('[0-9]*') if p.name.isdigit())
+  steps = saved_steps(path)
   if len(steps) < 2:
     return None
-  files = [p for p in (folder / str(steps[-1])).rglob('*') if p.is_file()]
+  newest = path / 'checkpoints' / str(steps[-1])
+  files = [p for p in newest.rglob('*') if p.is_file()]
   path = generator.choice(sorted(files))
   data = bytearray(path.read_bytes())
   how = generator.choice(('flip', 'zero', 'cut', 'remove'))
@@ -127,13 +134,13 @@ def strike(path, generator, counts, sound):
   expected = (42 if kind == 'term' else -signal.SIGKILL, 0)
   if code not in expected:
     raise SystemExit(f'{kind}: exit code {code}, expected one of {expected}')
-  latest = checkpointer.latest_step(path / 'checkpoints') or 0
+  latest = max(saved_steps(path), default=0)
   if latest < sound:
     raise SystemExit(f'{kind}: step {sound} was there, {latest} is left')
   counts[kind] += code != 0  # else the run was faster
   if generator.random() < 0.5:
     return latest
-  left = damage(path / 'checkpoints', generator)
+  left = damage(path, generator)
   counts['damage'] += left is not None
   return latest if left is None else left
 
