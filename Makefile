@@ -15,7 +15,7 @@ demo: .venv/runtime
 test: .venv/development lint types
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-# Compiles for TPUs that are not there: minutes, and 1 GB to download.
+# Compiles for TPUs that are not attached: minutes, and 1 GB to download.
 test-libtpu: .venv/libtpu
 	PYTHONPATH=.venv/libtpu $(BIN)/python -m pytest -q -m libtpu
 
@@ -49,7 +49,7 @@ clean:
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-# The compiler for TPUs, in a folder of its own: no run is to find it.
+# The compiler for TPUs, in a separate folder, so that runs do not import it.
 .venv/libtpu: requirements-plan.txt .venv/development
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps \
 	  --upgrade --target $@ -r requirements-plan.txt

@@ -16,7 +16,7 @@ from byol_jax.distributed import placement, processes
 from byol_jax.evals import embed as embed_lib, features, knn, linear
 from byol_jax.training import loop, train
 
-# Protocol -> its options, and what measures with them.
+# Protocol -> its options, and its function.
 PROTOCOLS: dict[str, tuple[Any, Callable[..., dict[str, float]]]] = {
   'knn': (knn.Options, knn.measure_accuracy),
   'linear': (linear.Options, linear.measure_accuracy),
@@ -108,7 +108,7 @@ def load_encoder(
     A function from images, uint8 in [0, 255] or floats in [0, 1], one
     [H, W, 3] or a batch [B, H, W, 3] or a list of [H, W, 3] of any sizes, to
     representations float32 [B, D] (B is 1 for a single image); DataError for
-    what is no image.
+    other input.
 
   Raises:
     UserError: see `pretrained`.

@@ -125,7 +125,8 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
         # two keys above are ignored.
         'resident': False,
       },
-      # Nothing below changes the result; a resumed run may change it.
+      # The keys below may differ when a run resumes. They do not change the
+      # result, except steps_per_call and what follows a step not finite.
       'input': {
         'threads': 0,  # 0: one per core
         # 'none', 'encoded' or 'decoded': keeps the whole set in memory, up to
@@ -151,7 +152,8 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
         # last checkpoint, with other images, at most max_rollbacks times.
         'max_skips': 10,
         'max_rollbacks': 2,
-        # A run ends after this time without a step; 0: never.
+        # A run ends after this time without images, or 1.1 times this time
+        # without a step; 0: never.
         'stall_seconds': 600.0,
       },
       'log': {'every_steps': 50, 'tensorboard': True},

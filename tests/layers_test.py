@@ -9,10 +9,7 @@ import pytest
 from tests.helpers import tiny_run
 
 METHOD = ['losses', 'augment', 'schedules', 'optimizers', 'metrics', 'resnet']
-LAYER_0 = (
-  *('errors', 'files', 'convolution', *METHOD),
-  *('data.catalog', 'data.sampling.*', 'evals.logistic', 'evals.dense.boxes'),
-)
+LAYER_0 = (*('errors', 'files', *METHOD, 'data.catalog', 'data.sampling.*'),)
 LAYER_1 = ['networks', 'monitor', 'parallel']
 LAYER_2 = ['finite', 'byol', 'evals.supervised']
 MATHS = [*METHOD, *LAYER_1, *LAYER_2]
@@ -63,7 +60,7 @@ PLACES = {
   ],
   'numba': ['data.sampling.resize'],
   'argparse': ['cli.*', '__main__'],
-  'configs': ['cli.*'],
+  'configs': [],
   'absl': [],
 }
 # Facts of ImageNet are in the catalog and in configs/; these numbers mean
@@ -75,8 +72,6 @@ OTHER_MEANINGS = {
 IMAGENET = (224, 1_281_167)
 PICKLES = {'pickle', 'dill', 'cloudpickle', 'marshal', 'shelve', 'joblib'}
 MAX_FILE, MAX_FUNCTION, MAX_ROOT = 400, 60, 20
-# Modules that have moved and are still to be rewritten.
-TRANSITION: set[str] = set()
 
 
 def parse_modules():
@@ -91,7 +86,7 @@ def parse_modules():
 
 
 SOURCES_OF = parse_modules()
-MODULES = sorted(SOURCES_OF.keys() - TRANSITION)
+MODULES = sorted(SOURCES_OF)
 KNOWN = SOURCES_OF.keys() | {name.split('.')[0] for name in SOURCES_OF}
 
 
@@ -190,7 +185,7 @@ def test_pmap_pickle_defaults_and_imagenet_have_one_place(name):
     assert not {'jax.pmap', 'jax.experimental.shard_map'} & set(imports(tree))
     for node in nodes(tree, ast.Attribute):
       assert node.attr != 'pmap' or ast.unparse(node.value) == 'placement'
-  if name not in ('convert.deepmind', 'convert.safe_pickle'):
+  if name != 'convert.safe_pickle':
     assert not heads(tree) & PICKLES
   assert not {'eval', 'exec'} & called(tree)
   # The pickles of JAX name its modules.

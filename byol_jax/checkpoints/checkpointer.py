@@ -123,8 +123,8 @@ class Checkpointer:
       None where there is no step at all.
 
     Raises:
-      DataError: every step is damaged, and a run must not start afresh then; a
-        step cannot be read; or see `trees.unflatten`.
+      DataError: every step is damaged, and a run must not start from step 0;
+        a step cannot be read; or see `trees.unflatten`.
     """
     self.wait()
     damaged: dict[int, steps.DamagedError] = {}

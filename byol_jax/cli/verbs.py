@@ -99,8 +99,8 @@ def pretrain(arguments: argparse.Namespace) -> None:
             python -m byol_jax pretrain --config=imagenette:cpu
                 --config.dataset=~/Pictures --workdir=runs/pictures
 
-  exit codes: 0 done, 2 configuration, 3 data or workdir, 4 diverged, 42
-  stopped by a signal after saving (the same command resumes).
+  exit codes: 0 done, 1 the devices disagree, 2 configuration, 3 data or
+  workdir, 4 diverged, 42 stopped by a signal (the same command resumes).
   """
   config, log = _join_job(arguments)
   from byol_jax import api
@@ -203,7 +203,7 @@ def conformance(arguments: argparse.Namespace) -> None:
 
 @_add_verb(
   'data prepare',
-  ('source', ..., 'images, see above'),
+  ('source', ..., 'images; see above'),
   ('output', ..., 'a data_dir; others may share it'),
   ('--name', None, 'of the set; default: that of SOURCE'),
   ('--shorter_side', None, 'at most this many pixels', int),
@@ -214,7 +214,7 @@ def conformance(arguments: argparse.Namespace) -> None:
 def prepare_data(arguments: argparse.Namespace) -> None:
   """Write a folder of images, or a .tar of one, as ArrayRecord files.
 
-  SOURCE is a folder as `--config.dataset` takes it, or a .tar of one. Written
+  SOURCE is a folder, a .tar of one, or a prepared TFDS directory. Written
   is a TFDS directory below OUTPUT, or nothing. Images keep their bytes;
   --shorter_side makes larger ones smaller (bicubic with antialiasing, JPEG
   4:2:0) and leaves the others as they are. ImageNet's archives: tfds build

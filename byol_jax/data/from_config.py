@@ -106,7 +106,7 @@ def resolve_paths(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
   config = config.copy_and_resolve_references()
   for key in ('dataset', 'data_dir'):
     folder = pathlib.Path(config[key] or '').expanduser()
-    # 'shapes' is the embedded set, whatever lies here under that name.
+    # 'shapes' is the embedded set, even if a folder of that name exists.
     if config[key] not in (None, 'shapes') and folder.exists():
       config[key] = str(folder.resolve())
   return config

@@ -172,7 +172,7 @@ def digest(tree: Any) -> jax.Array:
   for number, x in enumerate(jax.tree.leaves(tree)):
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32).reshape(-1)
     odd = 2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1
-    # Multiplied by an odd number, no bit of a word is lost.
+    # Multiplied by an odd number, no bit of an integer is lost.
     total += jnp.sum((bits ^ (bits >> 16)) * odd) * (2 * number + 1)
   return total
 

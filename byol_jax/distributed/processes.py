@@ -151,7 +151,7 @@ def gather_strings(name: str, value: str) -> list[str]:
 
 
 def broadcast_json(name: str, value: Any) -> Any:
-  """Returns process 0's value, made of JSON types; `name` is used once only."""
+  """Returns process 0's value, of JSON types; `name` is used once only."""
   return json.loads(gather_strings(name, json.dumps(value))[0])
 
 

@@ -38,7 +38,7 @@ class Cost(NamedTuple):
 
   flops: float
   bytes_accessed: float
-  optimal_seconds: float  # may be negative or absurd
+  optimal_seconds: float  # may be negative or implausible
   argument_bytes: int  # state and batch
   output_bytes: int  # state and scalars
   temp_bytes: int

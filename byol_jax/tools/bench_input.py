@@ -58,8 +58,8 @@ def run(
     spec: the configuration; see `configuration.load`.
     overrides: `--config.section.key=value` arguments.
     rounds: results are medians of them.
-    cores: measure in this process on so many cores, and print JSON; 0 starts a
-      process for one core, for two and for all.
+    cores: measure in this process on that many cores, and print JSON; 0 starts
+      a process for one core, for two and for all.
     as_json: print one line of JSON in place of the table.
 
   Raises:
@@ -112,7 +112,7 @@ def measure_rates(config: Any, cores: int, rounds: int) -> dict[str, Any]:
   """Measures all rows on the first `cores` cores, images/s.
 
   Raises:
-    ConfigError: the process may not use so many cores.
+    ConfigError: the process may not use that many cores.
     DataError: see `run`.
   """
   available = available_cores()

@@ -43,7 +43,7 @@ class PreemptionGuard:
     self._cleanup = contextlib.ExitStack()
 
   def __enter__(self) -> 'PreemptionGuard':
-    import jax  # not above: `--help` shall be fast
+    import jax  # not above: `--help` must start quickly
 
     self._is_single_process = jax.process_count() == 1
     if threading.current_thread() is not threading.main_thread():

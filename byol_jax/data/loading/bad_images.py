@@ -66,7 +66,7 @@ class BadImageCounter:
         f'{self._set}: {len(names)} images cannot be used, allowed are'
         f' {self._limit}: {", ".join(names[:_NAMED])}'
         + (f' and {more} more' if more > 0 else '')
-        + f' (the last {reason}); remove or mend them, or raise {self._key}'
+        + f' (the last {reason}); remove or repair them, or raise {self._key}'
       )
 
 

@@ -1,4 +1,4 @@
-"""Memory for batches under way, and which of their rows are done."""
+"""Buffers for the batches that are being filled, and their finished rows."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""What a stream of batches is made of, whichever engine makes it."""
+"""Plans the batches of a stream: images, crops and rows."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -68,7 +68,7 @@ class BatchPlan:
         self.seed, self.stream, epochs, ids, len(ranges)
       )
       return crops.draw_crops(uniforms, ranges)
-    # A fifth number decides on the flip.
+    # A fifth number determines the flip.
     uniforms = crops.draw_uniform(self.seed, self.stream, epochs, ids, 2)
     drawn = crops.draw_crops(uniforms[:, :1], ranges)
     return np.concatenate([drawn, uniforms[:, 1:, :1]], axis=-1)

@@ -38,7 +38,7 @@ def to_float(image: np.ndarray) -> np.ndarray:
     )
   if image.dtype == np.uint8:
     return image.astype(np.float32) / 255
-  # Not np.issubdtype: bfloat16, which JAX users have, is no numpy float.
+  # Not np.issubdtype: bfloat16, which JAX users have, is not a numpy float.
   if not np.can_cast(image.dtype, np.float64) or image.dtype.kind in 'biu':
     raise errors.DataError(
       f'images: expected uint8 or floats in [0, 1], found {image.dtype}'

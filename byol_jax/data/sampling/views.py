@@ -9,7 +9,7 @@ from byol_jax.data.sampling import crops, resize
 
 
 class View(NamedTuple):
-  """One picture made of an image.
+  """A crop of an image, resized.
 
   Attributes:
     crop_range: of its random crop; None if it has none.

@@ -191,7 +191,7 @@ class Directory:
       yield from (f'{base}/{name}'.removeprefix('./') for name in names)
 
   def size(self, name: str) -> int:
-    """Returns the bytes of a file, -1 if it has none: a link to nothing."""
+    """Returns the bytes of a file, -1 if it has none: a broken link."""
     try:
       return (self.root / name).stat().st_size
     except OSError:
