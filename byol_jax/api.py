@@ -19,7 +19,10 @@ from byol_jax.training import loop, train
 # Protocol -> its options, and its function.
 PROTOCOLS: dict[str, tuple[Any, Callable[..., dict[str, float]]]] = {
   'knn': (knn.Options, knn.measure_accuracy),
-  'linear': (linear.Options, linear.measure_accuracy),
+  'linear': (
+    linear.Options,
+    functools.partial(linear.measure_accuracy, train=train.train_in_memory),
+  ),
 }
 
 
@@ -63,7 +66,8 @@ def pretrain_on(
 
   Args:
     dataset: this process's part of the training set: a `train.TrainingSet`
-      that is also a `multi_step.StreamedSet` or a `multi_step.ResidentSet`.
+      that has `view_batches` (a `multi_step.MakeBatches`), or that is also a
+      `multi_step.ResidentSet`.
     config: as in `configs/pretrain.py`; its sections `dataset`, `data` and
       `input` are only recorded, but for `input.steps_per_call`.
     workdir: see `pretrain`.
@@ -159,7 +163,7 @@ def evaluate(
   make_options, measure_accuracy = PROTOCOLS[name]
   fields = [field.name for field in dataclasses.fields(make_options)]
   options = make_options(**{field: config[field] for field in fields})
-  results = measure_accuracy(options, encoder, load, log)
+  results = measure_accuracy(options, encoder, load, log=log)
   if jax.process_index() == 0:
     record = {
       'protocol': name,

@@ -52,13 +52,6 @@ def make_encoder(
   return Encoder(forward, params, state, shape[-1], name)
 
 
-def make_represent(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:
-  """Returns images [L, P, H, W, 3] -> float32 [L, P, D], on local devices."""
-  represent = _compile_represent(encoder.forward)
-  frozen = placement.replicate((encoder.params, encoder.state))
-  return lambda images: represent(*frozen, images)
-
-
 def extract_features(encoder: Encoder, batches: Batches) -> Features:
   """Returns the representation of every image; padding is dropped.
 
@@ -69,7 +62,8 @@ def extract_features(encoder: Encoder, batches: Batches) -> Features:
     DataError: there is no image.
     DivergedError: a representation is not finite.
   """
-  represent = make_represent(encoder)
+  represent = _compile_represent(encoder.forward)
+  frozen = placement.replicate((encoder.params, encoder.state))
   kept: list[list[np.ndarray]] = []
 
   def images() -> Iterator[Any]:
@@ -79,7 +73,8 @@ def extract_features(encoder: Encoder, batches: Batches) -> Features:
       yield batch['images']
 
   values = [
-    placement.local_rows(represent(x)) for x in placement.prefetch(images())
+    placement.local_rows(represent(*frozen, x))
+    for x in placement.prefetch(images())
   ]
   if not kept:
     raise errors.DataError('no images to evaluate: the split is empty')

@@ -34,6 +34,7 @@ def measure_accuracy(
   options: Options,
   encoder: features.Encoder,
   load: splits.Load,
+  train: Callable,
   log: Callable[[str], None] = lambda text: None,
 ) -> dict[str, float]:
   """Trains the classifiers, selects the rate and tests its classifier.
@@ -42,6 +43,7 @@ def measure_accuracy(
     options: of the protocol.
     encoder: frozen.
     load: 'fit', 'valid' and 'test' -> image set.
+    train: `training.train.train_in_memory`.
     log: called with lines of progress.
 
   Returns:
@@ -57,9 +59,7 @@ def measure_accuracy(
   """
   _check_options(options)
   named, num_classes = splits.open_splits(load, ('fit', 'valid', 'test'))
-  progress, start = _make_training(
-    options, named['fit'].num_examples, encoder.dim, num_classes, log
-  )
+  progress, start = _make_training(options, named['fit'], encoder.dim, log)
   encode = functools.partial(
     splits.encode_split, encoder, named, options.batch_size, log
   )
@@ -72,9 +72,9 @@ def measure_accuracy(
       start, standardize(fit), options.batch_size, options.seed, progress
     )
   else:
-    crops = named['fit'].crop_batches(options.batch_size, 0, progress.num_steps)
-    batches = probe.check_batch_labels(crops, num_classes)
-    params = probe.train_augmented(start, encoder, batches, progress)
+    params = probe.train_augmented(
+      start, encoder, named['fit'], options.batch_size, progress, train
+    )
   valid = standardize(encode('valid'))
   correct = probe.count_correct(params, valid, 1)
   best, results = select_rate(correct, len(valid.ids), progress)
@@ -144,21 +144,21 @@ def select_rate(
 
 def _make_training(
   options: Options,
-  num_examples: int,
+  split: splits.ImageSet,
   num_features: int,
-  num_classes: int,
   log: Callable[[str], None],
 ) -> tuple[probe.Progress, probe.Start]:
   """Returns a record of the training, and its update and initial state."""
-  steps = schedules.num_steps(options.epochs, num_examples, options.batch_size)
+  images, batch_size = split.num_examples, options.batch_size
+  steps = schedules.num_steps(options.epochs, images, batch_size)
   if steps < 1:
     raise errors.ConfigError(
-      f'epochs: {options.epochs:g} of {num_examples} images make no step of'
-      f' batch_size {options.batch_size}; raise epochs or lower batch_size'
+      f'epochs: {options.epochs:g} of {images} images make no step of'
+      f' batch_size {batch_size}; raise epochs or lower batch_size'
     )
   rates = sorted(map(float, options.rates))
   optimizer = supervised.nesterov(
-    [rate * options.batch_size / 256 for rate in rates],
+    [rate * batch_size / 256 for rate in rates],
     momentum=options.momentum,
     num_steps=steps,
   )
@@ -167,7 +167,7 @@ def _make_training(
     optimizer,
     num_rates=len(rates),
     num_features=num_features,
-    num_classes=num_classes,
+    num_classes=split.num_classes or 0,
   )
   is_divided = options.features == 'augmented'
   mean = parallel.mean if is_divided else lambda tree: tree

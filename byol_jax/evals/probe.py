@@ -5,20 +5,18 @@ all devices, or one scan over features that were stored before. Parameters have
 a leading axis of R learning rates (`supervised`).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 import functools
 from typing import Any
 
 import jax
 import numpy as np
 
-from byol_jax import errors, metrics
-from byol_jax.distributed import placement
+from byol_jax import errors, metrics, networks
 from byol_jax.evals import features, splits, supervised
 
 ROWS = 1024  # features that are scored at once
 PROGRESS_LINES = 10  # of a training
-IN_FLIGHT = 2  # steps that may wait on the devices
 
 Start = tuple[Callable, supervised.LinearState]  # update, state
 
@@ -60,35 +58,46 @@ class Progress:
 def train_augmented(
   start: Start,
   encoder: features.Encoder,
-  batches: Iterable[Any],
+  split: splits.ImageSet,
+  batch_size: int,
   progress: Progress,
+  train: Callable,
 ) -> supervised.Params:
   """Trains with one forward pass of the encoder a step, on all devices.
 
   Args:
     start: update, with means over devices, and state.
     encoder: frozen.
-    batches: `images` and `labels`, [local devices, per device, ...].
-    progress: records the losses.
+    split: the training part.
+    batch_size: of all devices.
+    progress: has the number of steps; records the losses.
+    train: `training.train.train_in_memory`.
 
   Returns:
     Parameters as numpy.
   """
-  update = placement.pmap(start[0], donate_argnums=(0,))
-  state = placement.replicate(start[1])
-  represent = features.make_represent(encoder)
-  waiting: list[Any] = []
-  for batch in placement.prefetch(batches):
-    encoded = represent(batch['images'])
-    state, scalars = update(
-      state, {'features': encoded, 'labels': batch['labels']}
+  update, initial = start
+
+  def encode_and_update(state: Any, batch: Any) -> tuple[Any, Any]:
+    trained, params, net_state = state
+    encoded = networks.represent(
+      encoder.forward, params, net_state, batch['images']
     )
-    waiting.append(scalars['loss'])
-    if len(waiting) > IN_FLIGHT:
-      progress.add(placement.first_replica(waiting.pop(0))[None])
-  for loss in waiting:
-    progress.add(placement.first_replica(loss)[None])
-  return placement.first_replica(state.params)
+    batch = {'features': encoded, 'labels': batch['labels']}
+    trained, scalars = update(trained, batch)
+    # Scalars of a call have an axis of steps.
+    return (trained, params, net_state), {'loss': scalars['loss'][None]}
+
+  def make_batches(*steps: int) -> Iterator[Any]:
+    for batch in split.crop_batches(*steps):
+      labels = np.asarray(batch['labels'])
+      splits.check_labels(labels, split.num_classes or 0, 'fit')
+      yield {'images': batch['images'], 'labels': labels}
+
+  state = (initial, encoder.params, encoder.state)
+  steps = (make_batches, batch_size, progress.num_steps)
+  observe = lambda values: progress.add(values['loss'])
+  return train(encode_and_update, state, *steps, observe)[0].params
 
 
 def train_cached(
@@ -139,15 +148,6 @@ def draw_rows(
     for i in range(-(-count // num_rows))
   ]
   return np.concatenate(orders)[:count].reshape(num_steps, batch_size)
-
-
-def check_batch_labels(
-  batches: Iterable[Any], num_classes: int
-) -> Iterator[Any]:
-  """Yields the batches, their labels checked before they reach a device."""
-  for batch in batches:
-    splits.check_labels(np.asarray(batch['labels']), num_classes, 'fit')
-    yield {'images': batch['images'], 'labels': batch['labels']}
 
 
 def count_correct(

@@ -78,6 +78,7 @@ class TrainingContext:
     batch_size: of all devices.
     workdir: where logs go.
     options: when to save and to log; the timeout of a batch.
+    observe: called with `StepScalars.values` at each log line; may raise.
     checkpointer: None saves nothing; in process 0 only.
     skip_policy: what to do about steps that were skipped.
     preemption: whether a signal asks the run to stop.
@@ -90,6 +91,7 @@ class TrainingContext:
   batch_size: int
   workdir: pathlib.Path
   options: TrainingOptions = TrainingOptions()
+  observe: Callable[[dict[str, Any]], None] = lambda values: None
   checkpointer: checkpointer.Checkpointer | None = None
   skip_policy: recovery.SkipPolicy = dataclasses.field(
     default_factory=lambda: recovery.SkipPolicy(0, 0)
@@ -104,8 +106,8 @@ class TrainingContext:
 
 def run_loop(
   context: TrainingContext, start: recovery.StartPoint, log: logs.Logs
-) -> dict[str, float]:
-  """Trains from `start` to the last step; returns the last logged means.
+) -> tuple[packing.Packed, dict[str, float]]:
+  """Trains to the last step; returns the state and the last logged means.
 
   Raises:
     RollbackRequired: too many steps in a row were skipped.
@@ -158,7 +160,7 @@ def run_loop(
       context.checkpointer.wait()
   if signal is not None:
     raise preempted_error(context, signal, step)
-  return means
+  return state, means
 
 
 def _open_batches(
@@ -205,6 +207,7 @@ def _log_means(
       ' they left the state as it was'
     )
   context.skip_policy.observe(fetched.skipped, fetched.steps)
+  context.observe(fetched.values)
   return fetched.means
 
 

@@ -17,18 +17,12 @@ import numpy as np
 from byol_jax.distributed import packing, placement
 
 Plan = Mapping[str, Any]
+# (batch size, first step, number of steps) -> a batch a step, as host arrays
+# [local devices, per device, ...].
+MakeBatches = Callable[[int, int, int], Iterator[Any]]
 
 # Steps of a call by default: few calls, and a signal is seen within seconds.
 _MAX_DEFAULT = 25
-
-
-class StreamedSet(Protocol):
-  """A set whose views come from the host (`data.loading.image_set`)."""
-
-  def view_batches(
-    self, batch_size: int, start_step: int, num_steps: int
-  ) -> Iterator[Any]:
-    """Yields one batch a step, [local devices, per device, ...]."""
 
 
 class ResidentSet(Protocol):
@@ -51,8 +45,8 @@ class ResidentSet(Protocol):
 class StreamedCalls:
   """Divides the steps of a run into calls of the devices: one step a call."""
 
-  def __init__(self, dataset: StreamedSet) -> None:
-    self._dataset = dataset
+  def __init__(self, make_batches: MakeBatches) -> None:
+    self._make_batches = make_batches
 
   def split(self, steps: range) -> Iterator[range]:
     """Yields the steps of each call."""
@@ -70,7 +64,7 @@ class StreamedCalls:
         run that was rolled back sees other images.
     """
     first = steps.start + data_offset
-    return self._dataset.view_batches(batch_size, first, len(steps))
+    return self._make_batches(batch_size, first, len(steps))
 
   def compile(self, update: Callable) -> Callable:
     """Maps `update` over the devices.
@@ -143,7 +137,7 @@ def make_step_calls(
   """Returns the calls of a run: of several steps for a resident set.
 
   Args:
-    dataset: a `StreamedSet` or a `ResidentSet`.
+    dataset: with `view_batches`, a `MakeBatches`, or a `ResidentSet`.
     steps_per_call: for a resident set, at most; 0 chooses.
     boundaries: see `ResidentCalls`.
 
@@ -151,7 +145,7 @@ def make_step_calls(
     ConfigError: see `ResidentCalls`.
   """
   if not hasattr(dataset, 'plans'):
-    return StreamedCalls(dataset)
+    return StreamedCalls(dataset.view_batches)
   is_cpu = jax.default_backend() == 'cpu'
   default = 1 if is_cpu else choose_steps_per_call(boundaries)
   return ResidentCalls(dataset, steps_per_call or default, boundaries)

@@ -25,6 +25,7 @@ class StepScalars(NamedTuple):
   means: dict[str, float]
   skipped: list[int]  # steps that left the state unchanged, counted from 0
   steps: range
+  values: dict[str, np.ndarray]  # [number of steps, ...]
 
 
 class ScalarBuffer:
@@ -43,8 +44,8 @@ class ScalarBuffer:
     """Appends the scalars of one call and waits for those of an earlier call.
 
     Args:
-      scalars: replicated dict; each [L] for one step, or [L, N] for N >= count
-        steps.
+      scalars: replicated dict; each [L] for one step, or [L, N, ...] for
+        N >= count steps.
       count: steps of the call.
     """
     self._scalars.append(scalars)
@@ -63,7 +64,7 @@ class ScalarBuffer:
     fetched = placement.first_replica(self._scalars)
     values = {
       key: np.concatenate(
-        [np.ravel(s[key])[:n] for s, n in zip(fetched, self._counts)]
+        [np.atleast_1d(s[key])[:n] for s, n in zip(fetched, self._counts)]
       )
       for key in fetched[0]
     }
@@ -81,4 +82,4 @@ class ScalarBuffer:
     self._first_step = steps.stop
     self._scalars, self._counts = [], []
     skipped = [steps[i] for i in np.flatnonzero(is_skipped)]
-    return StepScalars(means, skipped, steps)
+    return StepScalars(means, skipped, steps, values)

@@ -4,7 +4,7 @@ Batches come from the caller's data set; results leave as scalars and
 checkpoints. Only process 0 writes files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import contextlib
 import pathlib
 import time
@@ -14,7 +14,7 @@ import jax
 
 from byol_jax import errors, experiment
 from byol_jax.checkpoints import checkpointer
-from byol_jax.distributed import processes
+from byol_jax.distributed import packing, placement, processes
 from byol_jax.training import (
   logs,
   loop,
@@ -136,7 +136,7 @@ def train_with_rollbacks(
       with contextlib.closing(log):
         for note in notes:
           log.note(note)
-        return loop.run_loop(context, start, log)
+        return loop.run_loop(context, start, log)[1]
     except recovery.RollbackRequired as error:
       start = recovery.roll_back(saver, method, start, error.step, attempt)
       notes = [
@@ -147,6 +147,36 @@ def train_with_rollbacks(
       advice = recovery.advice_after_divergence(saver)
       failure = errors.DivergedError(f'{error}; {advice}')
       raise processes.mark_collective(failure) from None
+
+
+def train_in_memory(
+  update: Callable,
+  state: Any,
+  make_batches: multi_step.MakeBatches,
+  batch_size: int,
+  num_steps: int,
+  observe: Callable[[dict[str, Any]], None],
+) -> Any:
+  """Trains without a workdir; returns the last state as host arrays.
+
+  Args:
+    update: (state, batch) -> (state, scalars), mapped over the devices;
+      scalars are [], or [1, ...] for one step.
+    state: the initial one.
+    make_batches: called once, from step 0 on.
+    batch_size: of all devices.
+    num_steps: of the training.
+    observe: called every 10 steps with their scalars; may raise.
+  """
+  calls = multi_step.StreamedCalls(make_batches)
+  update = calls.compile(update)
+  options = loop.TrainingOptions(log=loop.LogOptions(every_steps=10))
+  context = loop.TrainingContext(
+    update, calls, num_steps, batch_size, pathlib.Path(), options, observe
+  )
+  log = logs.Logs('', num_steps, silent=True)
+  last, _ = loop.run_loop(context, recovery.StartPoint(state, step=0), log)
+  return packing.unpack(placement.first_replica(last))
 
 
 def open_checkpointer(

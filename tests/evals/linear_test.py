@@ -8,6 +8,7 @@ import pytest
 
 from byol_jax import errors
 from byol_jax.evals import features, linear, probe, supervised
+from byol_jax.training import train
 from tests.helpers import fakes
 
 NUM_CLASSES = 6
@@ -36,7 +37,7 @@ def make_sets(noise=0.6, **changes):
 def measure(sets, log=lambda text: None, **changes):
   options = dataclasses.replace(OPTIONS, **changes)
   return linear.measure_accuracy(
-    options, fakes.pixels(12), sets.__getitem__, log
+    options, fakes.pixels(12), sets.__getitem__, train.train_in_memory, log
   )
 
 
