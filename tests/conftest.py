@@ -16,7 +16,8 @@ os.environ.setdefault(
   'JAX_COMPILATION_CACHE_DIR',
   str(pathlib.Path(__file__).parent.parent / '.pytest_cache' / 'xla'),
 )
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
+# Reading a small program too is faster than compiling it.
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 # Compiling is most of the suite. Without XLA's optimisations it takes two
 # thirds of the time; one test of one device against four, whose sums those
 # reorder, has them (`training/loop_test.py`).

@@ -102,36 +102,6 @@ def test_lars_and_sgd_against_float64():
     assert largest_error(momentum_of(state), momenta) < 2e-6
 
 
-def test_lars_is_not_that_of_optax_under_a_changing_rate():
-  theirs = optax.lars(
-    table,
-    weight_decay=SETTINGS['weight_decay'],
-    weight_decay_mask=optimizers.kernels,
-    trust_coefficient=SETTINGS['trust_coefficient'],
-    trust_ratio_mask=optimizers.kernels,
-    momentum=SETTINGS['momentum'],
-  )
-  expected, _ = reference(NUM_STEPS)
-  assert largest_error(run(theirs)[0], expected) > 1e-2
-  # They agree while the momentum is fresh: the order is all that differs.
-  assert largest_error(run(theirs, 1)[0], reference(1)[0]) < 2e-6
-
-
-def test_a_rate_of_zero_fills_the_momentum_by_the_trust_ratio():
-  params, state = run(optimizers.lars(lambda _: 0.0, **SETTINGS), 1)
-  for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(start())):
-    np.testing.assert_array_equal(a, np.float32(b))
-  momentum = momentum_of(state)
-  for module, name in (('net/~/conv_0', 'w'), ('projector/linear', 'w')):
-    np.testing.assert_allclose(
-      np.linalg.norm(np.ravel(momentum[module][name])),
-      1e-3 * np.linalg.norm(np.ravel(start()[module][name])),
-      rtol=1e-5,
-    )
-  momentum.pop('idle/linear')
-  assert all(np.all(x != 0) for x in jax.tree.leaves(momentum))
-
-
 def test_kernels_are_those_and_only_those():
   mask = optimizers.kernels(start())
   chosen = {(m, n) for m, x in mask.items() for n, on in x.items() if on}
