@@ -4,8 +4,9 @@ Batches come from the caller's data set; results leave as scalars and
 checkpoints. Only process 0 writes files.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import itertools
 import pathlib
 import time
 from typing import Any, Protocol
@@ -83,10 +84,47 @@ def train(
     DivergedError: too many steps in a row were not finite.
     Preempted: Ctrl-C or SIGTERM; the state is saved.
   """
+  began = time.monotonic()
+  opened = open_training(method, dataset, path, options, config, steps_per_call)
+  with opened as context:
+    saver, stop_request = context.checkpointer, context.preemption
+    start = recovery.restore_or_init(saver, method, 'start')
+    notes = list(method.derived)
+    if start.is_resumed:
+      notes.append(f'resumed after step {start.step} of {method.num_steps}')
+    stop_request.set_resume_step(start.step if start.is_resumed else None)
+    for attempt in itertools.count(1):
+      try:
+        with _open_log(context, start, notes) as log:
+          _, means = loop.run_loop(context, start, log)
+        break
+      except recovery.RollbackRequired as error:
+        start = recovery.roll_back(saver, method, start, error.step, attempt)
+        notes = [
+          f'warning: {error}; back to step {start.step}, with the images of'
+          f' step {start.step + start.data_offset} on'
+        ]
+      except errors.DivergedError as error:
+        advice = recovery.advice_after_divergence(saver)
+        failure = errors.DivergedError(f'{error}; {advice}')
+        raise processes.mark_collective(failure) from None
+  seconds = time.monotonic() - began
+  return means | {'step': method.num_steps, 'seconds': seconds}
+
+
+@contextlib.contextmanager
+def open_training(
+  method: experiment.Experiment,
+  dataset: TrainingSet,
+  path: str,
+  options: loop.TrainingOptions,
+  config: Mapping[str, Any],
+  steps_per_call: int,
+) -> Iterator[loop.TrainingContext]:
+  """Opens all that a run needs, and closes it; arguments as of `train`."""
   faults, checkpoint = options.faults, options.checkpoint
   boundaries = (options.log.every_steps, checkpoint.every_steps)
   step_calls = multi_step.make_step_calls(dataset, steps_per_call, boundaries)
-  began = time.monotonic()
   with contextlib.ExitStack() as stack:
     stop_request = stack.enter_context(preemption.PreemptionGuard())
     record = dict(config) | {'training_set': describe_dataset(dataset)}
@@ -95,7 +133,7 @@ def train(
     )
     # Later than the timeout of a batch, whose message says more.
     timer = watchdog.Watchdog(1.1 * faults.stall_seconds)
-    context = loop.TrainingContext(
+    yield loop.TrainingContext(
       update=step_calls.compile(method.update),
       step_calls=step_calls,
       num_steps=method.num_steps,
@@ -107,46 +145,24 @@ def train(
       preemption=stop_request,
       watchdog=stack.enter_context(contextlib.closing(timer)),
     )
-    scalars = train_with_rollbacks(context, method)
-  seconds = time.monotonic() - began
-  return scalars | {'step': method.num_steps, 'seconds': seconds}
 
 
-def train_with_rollbacks(
-  context: loop.TrainingContext, method: experiment.Experiment
-) -> dict[str, float]:
-  """Runs the loop, again from the last checkpoint after each rollback."""
-  saver = context.checkpointer
-  start = recovery.restore_or_init(saver, method, 'start')
-  notes = list(method.derived)
-  if start.is_resumed:
-    notes.append(f'resumed after step {start.step} of {method.num_steps}')
-  context.preemption.set_resume_step(start.step if start.is_resumed else None)
-  attempt = 0
-  while True:
-    attempt += 1
-    log = logs.Logs(
-      context.workdir,
-      context.num_steps,
-      start_step=start.step,
-      tensorboard=context.options.log.tensorboard,
-      silent=jax.process_index() != 0,
-    )
-    try:
-      with contextlib.closing(log):
-        for note in notes:
-          log.note(note)
-        return loop.run_loop(context, start, log)[1]
-    except recovery.RollbackRequired as error:
-      start = recovery.roll_back(saver, method, start, error.step, attempt)
-      notes = [
-        f'warning: {error}; back to step {start.step}, with the images of step'
-        f' {start.step + start.data_offset} on'
-      ]
-    except errors.DivergedError as error:
-      advice = recovery.advice_after_divergence(saver)
-      failure = errors.DivergedError(f'{error}; {advice}')
-      raise processes.mark_collective(failure) from None
+@contextlib.contextmanager
+def _open_log(
+  context: loop.TrainingContext, start: recovery.StartPoint, notes: list[str]
+) -> Iterator[logs.Logs]:
+  """Opens the log of a loop with its first notes, and closes it."""
+  log = logs.Logs(
+    context.workdir,
+    context.num_steps,
+    start_step=start.step,
+    tensorboard=context.options.log.tensorboard,
+    silent=jax.process_index() != 0,
+  )
+  with contextlib.closing(log):
+    for note in notes:
+      log.note(note)
+    yield log
 
 
 def train_in_memory(
