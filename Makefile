@@ -28,6 +28,7 @@ soak: .venv/development
 	rm -rf runs/soak
 	PYTHONPATH=. JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
 	  JAX_COMPILATION_CACHE_DIR=.pytest_cache/xla \
+	  JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
 	  $(BIN)/python tests/helpers/soak.py runs/soak --events=200
 
 lint: .venv/development

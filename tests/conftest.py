@@ -29,12 +29,11 @@ os.environ['BYOL_JAX_CACHE'] = tempfile.mkdtemp(prefix='byol_jax_tests_')
 atexit.register(shutil.rmtree, os.environ['BYOL_JAX_CACHE'], ignore_errors=True)
 
 
-# A file stays on one worker. Those that take a minute or more, the longest
-# first: the workers then end together.
+# A file stays on one worker. The longest come first, so that the workers end
+# together.
 LONG = (
-  *('training/train', 'training/soak', 'main', 'packaging'),
-  *('tools/bench_input', 'byol', 'conformance/steps', 'training/multi_step'),
-  *('finite', 'api', 'training/loop'),
+  *('training/train', 'training/soak', 'main', 'conformance/steps', 'byol'),
+  *('training/multi_step', 'packaging', 'finite', 'tools/bench_input', 'api'),
 )
 
 
@@ -47,9 +46,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope='module')
 def compiled_once():
   """See `tests/helpers/compiled_once.py`."""
-  from tests.helpers import (
-    compiled_once,  # imports jax: after the variables above
-  )
+  from tests.helpers import compiled_once  # JAX reads the variables above
 
   with compiled_once.shared():
     yield
