@@ -16,8 +16,9 @@ from byol_jax.checkpoints import digests, trees
 
 Folder = str | os.PathLike[str]
 
-# What Orbax raises for damaged files; storage backends have other types for
-# what says nothing about a step, and TensorStore these statuses.
+# Types that Orbax raises for damaged files; NotImplementedError is an unknown
+# codec in spoiled metadata. Errors of the storage itself do not mean damage:
+# backends raise other types, TensorStore puts these statuses in the message.
 _DAMAGE = (
   *(FileNotFoundError, NotADirectoryError, LookupError, TypeError, ValueError),
   *(AttributeError, NotImplementedError),

@@ -116,7 +116,7 @@ def make_update(
       compute_logits(params, batch['features']), batch['labels']
     )
     by_rate = jnp.mean(by_image, axis=-1)
-    # A sum: the gradient of one rate's weights is that of its own loss.
+    # Summed over rates, so each rate's weights get the gradient of their loss.
     return jnp.sum(by_rate), by_rate
 
   def update(state: LinearState, batch: Batch) -> tuple[LinearState, Scalars]:

@@ -51,8 +51,8 @@ class ImageReport(NamedTuple):
 def open_disjoint_splits(dataset: str, **where: Any) -> dict[str, base.Source]:
   """Opens the splits of a set that share no image: train, valid and test.
 
-  What is held out of train is part of train here; 'valid' is there only where
-  the set has a split of its own for it.
+  Images held out of train are part of train here; 'valid' is returned only if
+  the set has a separate validation split.
 
   Args:
     dataset: as for `lookup.open_source`.
