@@ -44,7 +44,7 @@ class Checkpointer:
     Args:
       folder: a path or a URL; no other process saves there.
       keep: the number of newest steps that stay, at least 1.
-      record: what each step says about its run, JSON values.
+      record: what each step records about its run, JSON values.
 
     Raises:
       DataError: the folder cannot be created or listed.
@@ -143,7 +143,7 @@ class Checkpointer:
       raise errors.DataError(
         f'{self._folder}: every checkpoint is damaged (steps'
         f' {sorted(damaged)}): {damaged[max(damaged)]}; the run does not start'
-        ' afresh: restore one from a copy, or give another --workdir'
+        ' from step 0: restore one from a copy, or give another --workdir'
       )
     return None
 
@@ -171,7 +171,7 @@ class Checkpointer:
       if '://' not in str(self._folder):
         files.flush_tree(self._folder / str(step))
       steps.read_step(self._manager, step)
-    except Exception as error:  # Orbax has a dozen types.
+    except Exception as error:  # Orbax raises many types.
       temporary = self._folder / f'{step}.orbax-checkpoint-tmp'
       shutil.rmtree(temporary, ignore_errors=True)
       if isinstance(error, steps.DamagedError):
@@ -225,7 +225,7 @@ def latest_step(folder: steps.Folder) -> int | None:
 
 
 def read_record(folder: steps.Folder) -> Json | None:
-  """Returns what the newest undamaged step says about its run; writes nothing.
+  """Returns what the newest undamaged step records; writes nothing.
 
   Returns:
     None where there is no step; {} where every step is damaged.
@@ -268,6 +268,6 @@ def read_arrays(
         arrays, content = steps.read_step(manager, chosen)
         return arrays, content['meta']
       except errors.DataError:
-        # The run may have deleted the step meanwhile: then there is a newer.
+        # The run may have deleted the step meanwhile: then a newer one exists.
         if step is not None or latest_step(folder) == chosen:
           raise

@@ -16,9 +16,8 @@ from byol_jax.checkpoints import digests, trees
 
 Folder = str | os.PathLike[str]
 
-# Types that Orbax raises for damaged files; NotImplementedError is an unknown
-# codec in spoiled metadata. Errors of the storage itself do not mean damage:
-# backends raise other types, TensorStore puts these statuses in the message.
+# Types that Orbax raises for damaged files. Errors of the storage do not mean
+# damage: backends raise other types, TensorStore gives these statuses.
 _DAMAGE = (
   *(FileNotFoundError, NotADirectoryError, LookupError, TypeError, ValueError),
   *(AttributeError, NotImplementedError),
@@ -30,7 +29,7 @@ _NOT_DAMAGE = re.compile(
 
 
 class DamagedError(errors.DataError):
-  """A step is not what was saved; `reason` says what differs."""
+  """A step is not what was saved; `reason` names the difference."""
 
   def __init__(self, where: epath.Path, reason: str):
     super().__init__(
@@ -41,7 +40,7 @@ class DamagedError(errors.DataError):
 
 
 class Manager(ocp.CheckpointManager):
-  """Never asks JAX's preemption service, whose calls all processes count."""
+  """Does not call JAX's preemption service, whose calls all processes count."""
 
   def reached_preemption(self, step: int) -> bool:
     return False

@@ -133,12 +133,14 @@ def test_a_run_resumes_from_the_newest_step_that_verifies(tmp_path, caplog):
   assert '2+' in names(aside)
 
 
-def test_when_all_are_damaged_a_run_does_not_start_afresh(tmp_path):
+def test_when_all_are_damaged_a_run_does_not_start_from_step_0(tmp_path):
   folder, damages = tmp_path / 'steps', ('flipped', 'empty', 'manifest gone')
   for (step, state), damage in zip(states(3).items(), damages, strict=True):
     save(folder, step, state)
     DAMAGES[damage](folder / str(step))
-  with pytest.raises(errors.DataError, match=r'\[1, 2, 3\].*afresh') as caught:
+  with pytest.raises(
+    errors.DataError, match=r'\[1, 2, 3\].*from step 0'
+  ) as caught:
     restore_newest(folder, states(1)[1])
   assert caught.value.exit_code == 3 and '\n' not in str(caught.value)
   assert names(folder) == ['1', '2', '3'] and names(tmp_path) == ['steps']

@@ -134,7 +134,7 @@ def test_an_older_format_is_refused_and_kept(tmp_path, mark):
 def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(
   tmp_path, monkeypatch
 ):
-  """Or a run would start afresh beside its checkpoints."""
+  """Or a run would start from step 0 beside its checkpoints."""
   save(tmp_path, 1, TREE)
 
   def refuse(path='.'):

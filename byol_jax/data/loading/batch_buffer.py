@@ -14,7 +14,7 @@ Chunk = Mapping[str, np.ndarray]
 
 
 class _Lease:
-  """What all arrays over one block keep alive, as their common base."""
+  """Owns a block as the common base of all arrays over it."""
 
   def __init__(self, block: np.ndarray) -> None:
     self.__array_interface__ = block.__array_interface__
@@ -22,10 +22,10 @@ class _Lease:
 
 
 class BatchBuffer:
-  """The batches under way: arrays [rows, ...] by step, filled from any thread.
+  """The batches being filled, from any thread: arrays [rows, ...] by step.
 
   The first touch of new memory took as long as a third of a decoding, so
-  memory returns to a pool when no array looks at it. An array's views, and a
+  memory returns to a pool when no array refers to it. An array's views, and a
   device's buffer over it, keep it out of the pool.
 
   Args:
