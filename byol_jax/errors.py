@@ -24,6 +24,16 @@ def first_line(error: BaseException) -> str:
   return f'{type(error).__name__}: {line[:300]}'
 
 
+def quote(text: object) -> str:
+  """Returns `repr` of a text from outside, at most 200 characters.
+
+  For file names, keys, values and lines in messages: control characters are
+  escaped, and what is cut off ends in '...'. A path is shown as its text.
+  """
+  shown = repr(os.fspath(text) if isinstance(text, os.PathLike) else text)
+  return shown if len(shown) <= 200 else shown[:197] + '...'
+
+
 class UserError(Exception):
   """An error that the user can fix; the process exits with `exit_code`."""
 
