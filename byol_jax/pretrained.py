@@ -129,7 +129,7 @@ def make_image_encoder(
       crops = np.zeros((padded, image_size, image_size, 3), np.float32)
       for i, image in enumerate(part):
         pixels = resize.to_float(image)
-        crops[i] = resize.evaluation_crop(pixels, image_size, eval_crop)
+        crops[i] = resize.crop_for_evaluation(pixels, image_size, eval_crop)
       found.append(np.asarray(represent(*frozen, crops))[: len(part)])
     return np.concatenate(found).astype(np.float32)
 

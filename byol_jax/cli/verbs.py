@@ -237,9 +237,9 @@ def prepare_data(arguments: argparse.Namespace) -> None:
     quality=arguments.quality,
     max_bad_share=arguments.max_bad_share,
     num_threads=arguments.threads,
-    **from_config.split_options(configuration.load('pretrain')),
+    **from_config.get_holdout(configuration.load('pretrain')),
   )
-  print(f'{path}\n\n{prepare.training_command(path)}')
+  print(f'{path}\n\n{prepare.make_training_command(path)}')
 
 
 @_add_verb(
@@ -268,7 +268,7 @@ def check_data(arguments: argparse.Namespace) -> None:
     split=arguments.split,
     output=arguments.output,
     num_threads=arguments.threads,
-    **from_config.split_options(configuration.load('pretrain')),
+    **from_config.get_holdout(configuration.load('pretrain')),
   )
 
 

@@ -34,7 +34,7 @@ def make_image_set(
   from byol_jax.data.loading import image_set
   from byol_jax.data.sampling import crops
 
-  source = open_source(config, split)
+  source = open_split(config, split)
   source = _with_cache(config, source) if held else source
   options = {
     'image_size': config.image_size,
@@ -54,7 +54,9 @@ def make_image_set(
     from byol_jax.data.loading import resident
 
     gib = config.input.resident_gib
-    return resident.ImageSet(source, gib=gib, transfer='float32', **options)
+    return resident.ResidentImageSet(
+      source, gib=gib, transfer='float32', **options
+    )
   # TensorFlow takes seconds to import; only what streams images needs it.
   from byol_jax.data.loading import tf_engine
 
@@ -66,10 +68,10 @@ def make_image_set(
   )
 
 
-def open_source(config: config_dict.ConfigDict, split: str) -> base.Source:
+def open_split(config: config_dict.ConfigDict, split: str) -> base.Source:
   """Returns random access to the encoded images of a split."""
   return lookup.open_source(
-    config.dataset, split, data_dir=config.data_dir, **split_options(config)
+    config.dataset, split, data_dir=config.data_dir, **get_holdout(config)
   )
 
 
@@ -96,7 +98,7 @@ def _with_cache(
   )
 
 
-def split_options(config: config_dict.ConfigDict) -> dict[str, Any]:
+def get_holdout(config: config_dict.ConfigDict) -> dict[str, Any]:
   """Returns the keys of the section `data` that divide a set into splits."""
   return {key: config.data[key] for key in ('holdout', 'heldout_share')}
 

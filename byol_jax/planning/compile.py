@@ -36,7 +36,7 @@ class PlannedRun(NamedTuple):
   config: config_dict.ConfigDict
   experiment: experiment.Experiment
   num_classes: int | None
-  dataset: resident.ImageSet | None  # with data.resident=True
+  dataset: resident.ResidentImageSet | None  # with data.resident=True
 
 
 class CompiledStep(NamedTuple):
@@ -109,7 +109,7 @@ def open_run(config: config_dict.ConfigDict) -> PlannedRun:
   elif facts is not None:
     size, num_classes = facts.num_train, facts.num_classes
   else:
-    source = from_config.open_source(config, 'train')
+    source = from_config.open_split(config, 'train')
     size, num_classes = len(source), source.num_classes
   built = experiment.build(config, size, num_classes)
   return PlannedRun(config, built, num_classes, dataset)

@@ -154,7 +154,7 @@ def sample_images(config: Any) -> tuple[list[bytes], dict[str, Any]]:
   Raises:
     DataError: the set gives pixels, or no image can be used.
   """
-  source = from_config.open_source(config, 'train')
+  source = from_config.open_split(config, 'train')
   count = min(MAX_IMAGES, len(source))
   images, sizes = [], []
   for index in np.linspace(0, len(source) - 1, count, dtype=int):
@@ -162,7 +162,7 @@ def sample_images(config: Any) -> tuple[list[bytes], dict[str, Any]]:
     with contextlib.suppress(Exception):
       image, _ = source.read(int(index))
       if isinstance(image, bytes):
-        sizes.append((len(image), decode.rgb(image).size / 3e6))
+        sizes.append((len(image), decode.decode_rgb(image).size / 3e6))
         images.append(image)
   if not images:
     raise errors.DataError(
@@ -197,7 +197,7 @@ def make_rows(
 ) -> dict[str, Callable[[], float]]:
   """Returns the rows of the table: name -> a measurement, images/s."""
   encoded = MemorySource(images)
-  decoded = MemorySource(map(decode.rgb, images))
+  decoded = MemorySource(map(decode.decode_rgb, images))
   size, crop = config.image_size, config.augment.view1.crop
   crop_range = crops.CropRange(tuple(crop.area), tuple(crop.ratio))
 
@@ -236,7 +236,7 @@ def make_rows(
     rows[OFFICIAL] = mapped(functools.partial(graph, official=True), BATCH)
   return rows | {
     CONFIGURED: ours(encoded),
-    SOURCE: ours(from_config.open_source(config, 'train')),
+    SOURCE: ours(from_config.open_split(config, 'train')),
     'data.decoding=crops': ours(encoded, decoding='crops'),
     'data.transfer=uint8': ours(encoded, transfer='uint8'),
     DECODED: ours(decoded),
@@ -271,7 +271,7 @@ def _map(
   if batch:
     dataset = dataset.batch(batch, drop_remainder=True)
   dataset = dataset.prefetch(2 if batch else threads)
-  options = tf_engine.pipeline_options(threads)
+  options = tf_engine.make_pipeline_options(threads)
   return dataset.with_options(options).as_numpy_iterator()
 
 
@@ -282,7 +282,7 @@ def _time_interpolation(
   ids = np.arange(len(images))
   uniform = crops.draw_uniform(0, crops.PRETRAIN_STREAM, 0 * ids, ids, 2)
   drawn = crops.draw_crops(uniform, [crop_range] * 2)  # float64 [N, 2, 4]
-  view = views.random_crop(crop_range, size)
+  view = views.make_random_crop(crop_range, size)
   out = np.empty((size, size, 3), dtype)
   start = time.perf_counter()
   for image, pair in zip(images, drawn):

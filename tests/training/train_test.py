@@ -424,7 +424,7 @@ def pictures(poisoned=None):
 
 def train_resident(path, *, poisoned=None, stop_at=None, **overrides):
   """Ten steps in calls of at most four."""
-  dataset = resident.ImageSet(pictures(poisoned), gib=1.0, **OPTIONS)
+  dataset = resident.ResidentImageSet(pictures(poisoned), gib=1.0, **OPTIONS)
   plans = dataset.plans
 
   def interrupted(batch_size, start_step, num_steps):
@@ -477,7 +477,7 @@ def test_a_stopped_resident_run_resumes_bit_for_bit(
 
 
 def test_a_skipped_step_within_a_call_is_named(tmp_path, capsys):
-  ids, _ = order.example_ids(0, np.arange(32), 32)
+  ids, _ = order.find_examples(0, np.arange(32), 32)
   train_resident(tmp_path, poisoned=int(ids[22]))  # of step 2, once an epoch
   assert 'warning: steps 2 were not finite' in capsys.readouterr().out
   assert_finite(tmp_path)
@@ -505,7 +505,7 @@ def test_a_resident_set_trains_as_the_streamed_one(resident_unbroken, tmp_path):
 
 
 def test_a_set_that_does_not_fit_leaves_the_workdir_alone(tmp_path):
-  dataset = resident.ImageSet(pictures(), gib=1e-6, **OPTIONS)
+  dataset = resident.ResidentImageSet(pictures(), gib=1e-6, **OPTIONS)
   with pytest.raises(errors.ConfigError, match=r'input\.resident_gib'):
     train(tmp_path / 'new', dataset, **RESIDENT)
   assert not (tmp_path / 'new').exists()

@@ -89,7 +89,7 @@ class FallbackReader:
     """
     try:
       image, label = self._source.read(index)
-      return decode.pixels(image), label
+      return decode.to_pixels(image), label
     except errors.UserError:
       raise
     except Exception as error:  # a source or a decoder may raise anything

@@ -45,7 +45,7 @@ class BatchPlan:
 
   def positions(self, step: int) -> np.ndarray:
     """Returns the positions of a step on this process, int64 [N]."""
-    found = order.batch_positions(
+    found = order.compute_positions(
       step, self.batch_size, self.process_index, self.process_count
     )
     return (
@@ -56,7 +56,7 @@ class BatchPlan:
     """Returns ids of the images and their epochs, int64 [N] each."""
     if self.stream is None:
       return positions, np.zeros_like(positions)
-    return order.example_ids(self.seed, positions, self.num_examples)
+    return order.find_examples(self.seed, positions, self.num_examples)
 
   def draw_crops(self, ids: np.ndarray, epochs: np.ndarray) -> np.ndarray:
     """Returns what is drawn for each view, float64 [N, V, 4 or 5]."""

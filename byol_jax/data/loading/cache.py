@@ -39,7 +39,7 @@ def estimate_bytes(source: base.Source, kind: str) -> int:
   return int(count * (size / len(ids) + _OVERHEAD))
 
 
-def free_memory() -> int:
+def measure_free_memory() -> int:
   """Returns the bytes that this machine, or our container, has left."""
   found = [os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')]
   with contextlib.suppress(OSError, KeyError, ValueError):  # not on Linux
@@ -67,7 +67,7 @@ def check_budget(source: base.Source, kind: str, gib: float) -> int:
     ConfigError: the estimate is above the budget.
   """
   expected = estimate_bytes(source, kind)
-  budget = gib * 2**30 or _FREE_SHARE * free_memory()
+  budget = gib * 2**30 or _FREE_SHARE * measure_free_memory()
   if expected > budget:
     raise errors.ConfigError(
       f'input.cache: {source.name} {kind} takes about'
@@ -149,7 +149,7 @@ class CachedSource:
 
   def _read_source(self, index: int) -> tuple[bytes | np.ndarray, int]:
     image, label = self._source.read(index)
-    return (decode.pixels(image) if self._decoded else image), label
+    return (decode.to_pixels(image) if self._decoded else image), label
 
   def __len__(self) -> int:
     return len(self._source)

@@ -48,7 +48,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     yield image
 
 
-def header(data: bytes) -> tuple[str, int, int]:
+def read_header(data: bytes) -> tuple[str, int, int]:
   """Returns (kind, height, width) of an image, from its header.
 
   Args:
@@ -64,11 +64,11 @@ def header(data: bytes) -> tuple[str, int, int]:
 def read_sides(image: bytes | np.ndarray) -> tuple[int, int]:
   """Returns height and width of what a source gives; may raise Unusable."""
   if isinstance(image, bytes):
-    return header(image)[1:]
+    return read_header(image)[1:]
   return image.shape[0], image.shape[1]
 
 
-def rgb(data: bytes) -> np.ndarray:
+def decode_rgb(data: bytes) -> np.ndarray:
   """Returns pixels, uint8 [H, W, 3]; raises Unusable if it cannot."""
   with _opened(data) as image:
     try:
@@ -81,6 +81,6 @@ def rgb(data: bytes) -> np.ndarray:
       raise Unusable(f'cannot be decoded: {reason}') from None
 
 
-def pixels(image: bytes | np.ndarray) -> np.ndarray:
+def to_pixels(image: bytes | np.ndarray) -> np.ndarray:
   """Returns uint8 [H, W, 3] of what a source gives; may raise Unusable."""
-  return rgb(image) if isinstance(image, bytes) else image
+  return decode_rgb(image) if isinstance(image, bytes) else image

@@ -36,7 +36,7 @@ class ImageSet:
       TensorFlow.
     image_size: of every crop, pixels.
     crop_ranges: of each view's random crop; None is the evaluation crop.
-    eval_crop: 'resize', 'crop' or 'whole', see `resize.evaluation_window`.
+    eval_crop: 'resize', 'crop' or 'whole', see `resize.make_evaluation_window`.
     transfer: 'float32', exact, in [0, 1]; 'uint8', rounded, 0 to 255.
     max_bad_share: in [0, 1], see `bad_images.BadImageCounter`.
     seed: of order and crops.
@@ -81,9 +81,9 @@ class ImageSet:
     self._engine = engine
     self._fallback = bad_images.FallbackReader(source, max_bad_share)
     self._size = image_size
-    self._eval_view = views.evaluation(eval_crop, image_size)
+    self._eval_view = views.make_evaluation_crop(eval_crop, image_size)
     self._views = [
-      views.random_crop(crop_range, image_size)
+      views.make_random_crop(crop_range, image_size)
       if crop_range
       else self._eval_view
       for crop_range in crop_ranges
@@ -123,7 +123,7 @@ class ImageSet:
     'labels', int32 [L, P], if there are labels.
     """
     steps = range(start_step, start_step + num_steps)
-    named = {'images': views.random_flip(self._views[0])}
+    named = {'images': views.add_random_flip(self._views[0])}
     return self._training_batches(
       self._make_plan(named, crops.SUPERVISED_STREAM, batch_size, steps)
     )
@@ -187,7 +187,7 @@ class ImageSet:
       views=named,
       buffer=batch_buffer.BatchBuffer(
         dict.fromkeys(named, (shape, self._dtype)),
-        order.local_batch_size(batch_size, self._local_devices, count),
+        order.divide_batch(batch_size, self._local_devices, count),
       ),
     )
 

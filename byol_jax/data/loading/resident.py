@@ -6,8 +6,9 @@ images are decoded by Pillow.
 
 The resize is TensorFlow's bicubic without antialiasing (method.md 3.2). Which
 four pixels of a line make a new one, and with what weights, depends only on
-the two lengths: numpy works it out once for all lengths (`resize.taps`), so
-no rounding of a device can take another entry of TensorFlow's table.
+the two lengths: numpy works it out once for all lengths, in
+`resize.compute_taps`, so no rounding of a device can take another entry of
+TensorFlow's table.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -90,7 +91,7 @@ def crop_windows(store: Store, ids: jax.Array, windows: jax.Array) -> jax.Array:
   return jnp.clip(picture / 255, 0, 1)
 
 
-class ImageSet(image_set.ImageSet):
+class ResidentImageSet(image_set.ImageSet):
   """One source, for pretraining from the memory of the devices.
 
   Args:
@@ -177,12 +178,12 @@ class ImageSet(image_set.ImageSet):
   def store(self) -> Store:
     """Returns what every device holds, as numpy arrays."""
     lengths = range(1, max(self.extent) + 1)
-    lines = [resize.taps(length, self._size) for length in lengths]
+    lines = [resize.compute_taps(length, self._size) for length in lengths]
     return Store(
       images=self.decoded.images,
       labels=self.decoded.labels if self.num_classes else None,
-      indices=np.stack([indices for indices, _ in lines]).astype(np.int32),
-      weights=np.stack([weights for _, weights in lines]),
+      indices=np.stack([line.indices for line in lines]).astype(np.int32),
+      weights=np.stack([line.weights for line in lines]),
     )
 
   def plans(
@@ -199,7 +200,7 @@ class ImageSet(image_set.ImageSet):
     def plan_step(step: int) -> Batch:
       _, ids, drawn = plan.plan_step(step)
       sides = self.decoded.sizes[ids].astype(np.float64)
-      window = crops.crop_window(
+      window = crops.compute_window(
         sides[:, :1], sides[:, 1:], np.moveaxis(drawn, -1, 0)
       )
       windows = np.stack(window, axis=-1).astype(np.int32)

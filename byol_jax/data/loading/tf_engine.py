@@ -144,7 +144,7 @@ class _Stream:
         # A source may raise anything; FallbackReader names it.
         with contextlib.suppress(Exception):
           image, label = source.read(int(index))
-          plan.write_row(int(position), [decode.pixels(image)], numbers)
+          plan.write_row(int(position), [decode.to_pixels(image)], numbers)
           done.append(position)
           labels.append(label)
       return np.array(done, np.int64), np.array(labels, np.int32)
@@ -193,14 +193,14 @@ def decode_into(
   else:
     dataset = dataset.map(_graph(stream.write_pixels), **parallel)
   dataset = dataset.prefetch(-(-_AHEAD * plan.rows // _CHUNK))
-  dataset = dataset.with_options(pipeline_options(threads))
+  dataset = dataset.with_options(make_pipeline_options(threads))
   try:
     yield from dataset.as_numpy_iterator()
   finally:
     stream.close()
 
 
-def pipeline_options(threads: int) -> Tensor:
+def make_pipeline_options(threads: int) -> Tensor:
   """Returns options of a tf.data pipeline: private threads, kept order."""
   result = tf.data.Options()
   result.deterministic = True
@@ -221,7 +221,7 @@ def read_sides(image: Tensor) -> Tensor:
   """Returns height and width of an encoded image, int32 [2]."""
 
   def read_header(data: Any) -> np.ndarray:
-    return np.array(decode.header(_as_bytes(data))[1:], np.int32)
+    return np.array(decode.read_header(_as_bytes(data))[1:], np.int32)
 
   return tf.cond(
     tf.io.is_jpeg(image),
@@ -261,7 +261,7 @@ def _as_bytes(data: Any) -> bytes:
 
 def _decode(image: Tensor) -> Tensor:
   """Decodes what is not JPEG; raises for what is not an image."""
-  read = lambda data: decode.rgb(_as_bytes(data))
+  read = lambda data: decode.decode_rgb(_as_bytes(data))
   return _call(read, [image], (tf.uint8, [None, None, 3]))[0]
 
 

@@ -156,8 +156,8 @@ def inspect_image(source: base.Source, index: int) -> ImageReport:
     image, label = source.read(index)
     if isinstance(image, bytes):
       data = image
-      kind, height, width = decode.header(image)
-      decode.rgb(image)
+      kind, height, width = decode.read_header(image)
+      decode.decode_rgb(image)
     else:
       data = image.tobytes()
       kind, (height, width) = 'pixels', image.shape[:2]

@@ -102,7 +102,7 @@ def _print_written(info: Any, num_left_out: int) -> None:
     print(f'{num_left_out:,} unusable images left out')
 
 
-def training_command(path: pathlib.Path) -> str:
+def make_training_command(path: pathlib.Path) -> str:
   """Returns the command line that trains on the set in a folder."""
   words = ('python', '-m', 'byol_jax', 'pretrain', '--config=imagenette')
   dataset = f'--config.dataset={path.resolve()}'
@@ -168,15 +168,15 @@ def resize_encoded(
   Raises:
     decode.Unusable: it cannot be decoded, or its header not be read.
   """
-  _, height, width = decode.header(data)
+  _, height, width = decode.read_header(data)
   shorter = min(height, width)
   if shorter_side is None or shorter_side >= shorter:
     return data
   size = [max(1, round(x * shorter_side / shorter)) for x in (width, height)]
   buffer = io.BytesIO()
-  Image.fromarray(decode.rgb(data)).resize(size, Image.Resampling.BICUBIC).save(
-    buffer, 'JPEG', quality=quality, subsampling='4:2:0'
-  )
+  Image.fromarray(decode.decode_rgb(data)).resize(
+    size, Image.Resampling.BICUBIC
+  ).save(buffer, 'JPEG', quality=quality, subsampling='4:2:0')
   return buffer.getvalue()
 
 

@@ -99,7 +99,7 @@ def draw_crops(
   return drawn
 
 
-def crop_window(height: Any, width: Any, drawn: Any) -> tuple:
+def compute_window(height: Any, width: Any, drawn: Any) -> tuple:
   """Returns (y, x, h, w) of a crop, whole numbers as float64; method.md 3.2.
 
   Sides are clamped to the image, without rejection, and are at least one

@@ -16,7 +16,7 @@ _MASK = (1 << 64) - 1
 
 
 @functools.lru_cache(maxsize=4)
-def permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+def permute_examples(seed: int, epoch: int, num_examples: int) -> np.ndarray:
   """Returns the order of one epoch, int64 [num_examples], read-only.
 
   It sorts raw words of Philox: numpy guarantees that their stream never
@@ -29,7 +29,7 @@ def permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
   return order
 
 
-def example_ids(
+def find_examples(
   seed: int, positions: np.ndarray, num_examples: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns ids and epochs, int64 [N] each, of positions, int64 [N]."""
@@ -37,11 +37,11 @@ def example_ids(
   ids = np.empty_like(positions)
   for epoch in np.unique(epochs):
     chosen = epochs == epoch
-    ids[chosen] = permutation(seed, int(epoch), num_examples)[rows[chosen]]
+    ids[chosen] = permute_examples(seed, int(epoch), num_examples)[rows[chosen]]
   return ids, epochs
 
 
-def batch_positions(
+def compute_positions(
   step: int, batch_size: int, process_index: int, process_count: int
 ) -> np.ndarray:
   """Returns a process's part of a global batch, int64 [batch_size / P]."""
@@ -53,12 +53,12 @@ def batch_positions(
 def locate_position(
   position: int, batch_size: int, process_index: int, process_count: int
 ) -> tuple[int, int]:
-  """Returns step and row in a process's part; inverts `batch_positions`."""
+  """Returns step and row in a process's part; inverts `compute_positions`."""
   step, row = divmod(position, batch_size)
   return step, row - process_index * (batch_size // process_count)
 
 
-def local_batch_size(
+def divide_batch(
   batch_size: int, local_devices: int, process_count: int
 ) -> int:
   """Returns the images of one process in a global batch.

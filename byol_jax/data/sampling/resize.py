@@ -20,7 +20,7 @@ from byol_jax import errors
 _F = np.float32
 _U = np.uint64  # numba tests whether a signed index is negative
 
-METHODS = ('resize', 'crop', 'whole')  # of `evaluation_window`
+METHODS = ('resize', 'crop', 'whole')  # of `make_evaluation_window`
 _TABLE_SIZE = 1024  # of TensorFlow's coefficients
 _ELONGATED = 4  # beyond this ratio of the sides only the middle is resized
 
@@ -52,61 +52,23 @@ def to_float(image: np.ndarray) -> np.ndarray:
   return image.astype(np.float32)
 
 
-def cubic(distance: np.ndarray) -> np.ndarray:
-  """Returns Keys' kernel at distances in [0, 2] pixels."""
-  x = np.asarray(distance, np.float64)
-  near = (1.5 * x - 2.5) * x * x + 1
-  far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-  return np.where(x <= 1, near, far)
-
-
-def taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the pixels of a line that each new pixel combines.
-
-  Args:
-    size: pixels of the line.
-    new_size: pixels of the resized line.
-
-  Returns:
-    Indices int64 [new_size, 4] in [0, size), and weights float32
-    [new_size, 4]: rows sum to 1; a pixel beyond the line has weight 0.
-  """
-  # In float32 as in TensorFlow: the nearest entry of the table can depend on
-  # it.
-  half = np.float32(0.5)
-  scale = np.float32(size) / np.float32(new_size)
-  centres = (np.arange(new_size, dtype=np.float32) + half) * scale - half
-  first = np.floor(centres).astype(np.int64)
-  part = np.rint((centres - np.floor(centres)) * np.float32(_TABLE_SIZE))
-  part /= _TABLE_SIZE
-  offsets = np.arange(-1, 3)
-  weights = cubic(np.abs(part[:, None] - offsets))
-  indices = first[:, None] + offsets
-  weights = np.where((indices >= 0) & (indices < size), weights, 0.0)
-  weights /= weights.sum(axis=1, keepdims=True)
-  return np.clip(indices, 0, size - 1), weights.astype(np.float32)
-
-
-def _compiled(function: Callable) -> Callable:
-  """Compiles at the first call, and caches the result on disk."""
-  try:
-    return numba.njit(nogil=True, cache=True)(function)
-  except RuntimeError:  # no folder can hold the cache
-    return numba.njit(nogil=True)(function)
-
-
 class Taps(NamedTuple):
-  """Source lines and weights of each new line; see `taps`."""
+  """The four pixels of a line that each new pixel combines.
 
-  indices: np.ndarray  # uint64 [n, 4]
-  weights: np.ndarray  # float32 [n, 4]
+  Attributes:
+    indices: uint64 [n, 4], inside the line.
+    weights: float32 [n, 4]: rows sum to 1; a pixel beyond the line has 0.
+  """
+
+  indices: np.ndarray
+  weights: np.ndarray
 
   def part(self, start: int, count: int) -> 'Taps':
-    """Returns the new lines [start, start + count)."""
+    """Returns the new pixels [start, start + count)."""
     return Taps(*(array[start : start + count] for array in self))
 
   def reversed(self) -> 'Taps':
-    """Returns the new lines in reverse order: a flip."""
+    """Returns the new pixels in reverse order: a flip."""
     return Taps(*(np.ascontiguousarray(array[::-1]) for array in self))
 
 
@@ -118,21 +80,50 @@ class ResampleWindow(NamedTuple):
   columns: Taps
 
 
-@functools.lru_cache(maxsize=4096)  # 10 KB each
-def cached_taps(size: int, new_size: int) -> Taps:
-  """Returns `taps` from a cache: the sides of windows recur."""
-  indices, weights = taps(size, new_size)
-  return Taps(indices.astype(_U), weights)
+def _evaluate_cubic(distance: np.ndarray) -> np.ndarray:
+  """Returns Keys' kernel at distances in [0, 2] pixels."""
+  x = np.asarray(distance, np.float64)
+  near = (1.5 * x - 2.5) * x * x + 1
+  far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+  return np.where(x <= 1, near, far)
 
 
-def square_window(
+@functools.lru_cache(maxsize=4096)  # 10 KB each; the sides of windows recur
+def compute_taps(size: int, new_size: int) -> Taps:
+  """Returns the taps that resize a line of `size` pixels to `new_size`."""
+  # In float32 as in TensorFlow: the nearest entry of the table can depend on
+  # it.
+  half = np.float32(0.5)
+  scale = np.float32(size) / np.float32(new_size)
+  centres = (np.arange(new_size, dtype=np.float32) + half) * scale - half
+  first = np.floor(centres).astype(np.int64)
+  part = np.rint((centres - np.floor(centres)) * np.float32(_TABLE_SIZE))
+  part /= _TABLE_SIZE
+  offsets = np.arange(-1, 3)
+  weights = _evaluate_cubic(np.abs(part[:, None] - offsets))
+  indices = first[:, None] + offsets
+  weights = np.where((indices >= 0) & (indices < size), weights, 0.0)
+  weights /= weights.sum(axis=1, keepdims=True)
+  indices = np.clip(indices, 0, size - 1)
+  return Taps(indices.astype(_U), weights.astype(_F))
+
+
+def make_square_window(
   window: tuple[int, int, int, int], new_size: int
 ) -> ResampleWindow:
   """Returns a window (y, x, h, w) resized to [new_size, new_size]."""
   _, _, height, width = window
   return ResampleWindow(
-    window, cached_taps(height, new_size), cached_taps(width, new_size)
+    window, compute_taps(height, new_size), compute_taps(width, new_size)
   )
+
+
+def _compiled(function: Callable) -> Callable:
+  """Compiles at the first call, and caches the result on disk."""
+  try:
+    return numba.njit(nogil=True, cache=True)(function)
+  except RuntimeError:  # no folder can hold the cache
+    return numba.njit(nogil=True)(function)
 
 
 @_compiled
@@ -205,7 +196,7 @@ def resample(
 
   Args:
     image: [H, W, 3], uint8, or float32 in [0, 1].
-    window: from `square_window` or `evaluation_window`.
+    window: from `make_square_window` or `make_evaluation_window`.
     out: [h, w, 3], float32 in [0, 1], or uint8: 255 times that, rounded.
   """
   height, width, _ = image.shape
@@ -218,7 +209,7 @@ def resample(
     _to_bytes(floats, flat)
 
 
-def evaluation_window(
+def make_evaluation_window(
   height: int, width: int, size: int, method: str
 ) -> ResampleWindow:
   """Returns the window of an image for evaluation; method.md 5.1 and 3.2.
@@ -233,7 +224,7 @@ def evaluation_window(
   shorter = min(height, width)
   if method == 'crop':
     side = max(1, int(0.875 * shorter))
-    return square_window((*_centre(height, width, side), side, side), size)
+    return make_square_window((*_centre(height, width, side), side, side), size)
   target = round(size * 256 / 224) if method == 'resize' else size
   # Resizing 1 x 500 pixels to 256 rows would take 128,000 columns. The margin
   # is more than the two pixels that bicubic reads beyond the window.
@@ -244,8 +235,8 @@ def evaluation_window(
   y, x = _centre(down, along, size)
   return ResampleWindow(
     (top, left, height, width),
-    cached_taps(height, down).part(y, size),
-    cached_taps(width, along).part(x, size),
+    compute_taps(height, down).part(y, size),
+    compute_taps(width, along).part(x, size),
   )
 
 
@@ -254,12 +245,14 @@ def _centre(height: int, width: int, size: int) -> tuple[int, int]:
   return (height - size + 1) // 2, (width - size + 1) // 2
 
 
-def evaluation_crop(image: np.ndarray, size: int, method: str) -> np.ndarray:
+def crop_for_evaluation(
+  image: np.ndarray, size: int, method: str
+) -> np.ndarray:
   """Returns the crop for evaluation, float32 [size, size, 3] in [0, 1].
 
-  image: [H, W, 3], uint8, or float32 in [0, 1]. See `evaluation_window`.
+  image: [H, W, 3], uint8, or float32 in [0, 1]. See `make_evaluation_window`.
   """
   out = np.empty((size, size, 3), _F)
   height, width, _ = image.shape
-  resample(image, evaluation_window(height, width, size, method), out)
+  resample(image, make_evaluation_window(height, width, size, method), out)
   return out

@@ -21,20 +21,20 @@ class View(NamedTuple):
   resample_window: Callable[[int, int, np.ndarray], resize.ResampleWindow]
 
 
-def random_crop(crop_range: crops.CropRange, size: int) -> View:
+def make_random_crop(crop_range: crops.CropRange, size: int) -> View:
   """Returns the random crop of method.md 3.2, as [size, size] pixels."""
 
   def resample_window(
     height: int, width: int, drawn: np.ndarray
   ) -> resize.ResampleWindow:
-    window = crops.crop_window(height, width, drawn)
+    window = crops.compute_window(height, width, drawn)
     y, x, h, w = (int(number) for number in window)
-    return resize.square_window((y, x, h, w), size)
+    return resize.make_square_window((y, x, h, w), size)
 
   return View(crop_range, resample_window)
 
 
-def random_flip(view: View) -> View:
+def add_random_flip(view: View) -> View:
   """Returns the view, mirrored if a fifth number is below one half."""
 
   def resample_window(
@@ -48,12 +48,12 @@ def random_flip(view: View) -> View:
   return view._replace(resample_window=resample_window)
 
 
-def evaluation(method: str, size: int) -> View:
-  """Returns the view for evaluation; see `resize.evaluation_window`."""
+def make_evaluation_crop(method: str, size: int) -> View:
+  """Returns the view for evaluation; see `resize.make_evaluation_window`."""
 
   def resample_window(
     height: int, width: int, _: np.ndarray
   ) -> resize.ResampleWindow:
-    return resize.evaluation_window(height, width, size, method)
+    return resize.make_evaluation_window(height, width, size, method)
 
   return View(None, resample_window)

@@ -26,7 +26,7 @@ _DIGEST_SIZE = hashlib.sha256().digest_size
 _LOG = logging.getLogger(__name__)
 
 
-def cache_folder() -> pathlib.Path:
+def find_cache_folder() -> pathlib.Path:
   """$BYOL_JAX_CACHE, else $XDG_CACHE_HOME/byol_jax, else ~/.cache/byol_jax."""
   home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   folder = os.environ.get('BYOL_JAX_CACHE') or os.path.join(home, 'byol_jax')
@@ -51,7 +51,7 @@ def load_or_build(
   """
   text = str(path) if paths.is_bucket(str(path)) else os.path.abspath(path)
   name = hashlib.sha256(f'{kind}\n{text}'.encode(errors='replace')).hexdigest()
-  target = cache_folder() / f'{kind}-{name[:40]}'
+  target = find_cache_folder() / f'{kind}-{name[:40]}'
   salt = f'{kind}\n{text}\n{stamp.size} {stamp.mtime_ns}\n'
   with contextlib.suppress(OSError):
     data = target.read_bytes()

@@ -8,8 +8,8 @@ from tests.helpers.made import CROP_RANGE, smooth
 def make_plan(batch_size=4, stream=crops.PRETRAIN_STREAM):
   """Two views of 10 pixels of 6 images, on the second of two processes."""
   named = {
-    'a': views.random_crop(CROP_RANGE, 10),
-    'b': views.evaluation('resize', 10),
+    'a': views.make_random_crop(CROP_RANGE, 10),
+    'b': views.make_evaluation_crop('resize', 10),
   }
   shape = ((10, 10, 3), np.dtype(np.float32))
   return batch_plan.BatchPlan(
@@ -31,7 +31,7 @@ def test_a_plan_is_of_this_process_and_by_position():
   made = make_plan()
   positions, ids, drawn = made.plan_step(2)
   assert positions.tolist() == [10, 11]
-  np.testing.assert_array_equal(ids, order.example_ids(1, positions, 6)[0])
+  np.testing.assert_array_equal(ids, order.find_examples(1, positions, 6)[0])
   assert drawn.shape == (2, 2, 4)
   for i in range(2):
     for found, all_ in zip(

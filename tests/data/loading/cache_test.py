@@ -47,7 +47,7 @@ def test_a_cache_reads_each_image_once_and_gives_the_same(kind):
     image, label = held.read(index)
     expected = source._images[index]
     if kind == 'decoded':
-      expected = decode.rgb(expected)
+      expected = decode.decode_rgb(expected)
     np.testing.assert_array_equal(image, expected)
     assert label == index % 3 and held.file_name(index) == f'file{index}'
   assert source.reads == before and max(before) <= 2  # the sample, the load
@@ -79,8 +79,10 @@ def test_a_cache_over_its_budget_is_refused_before_the_set_is_read():
 
 def test_without_a_budget_the_free_memory_decides(monkeypatch):
   source = Counting(pictures(5))
-  assert cache.check_budget(source, 'decoded', 0.0) < cache.free_memory()
-  monkeypatch.setattr(cache, 'free_memory', lambda: 10_000)
+  assert (
+    cache.check_budget(source, 'decoded', 0.0) < cache.measure_free_memory()
+  )
+  monkeypatch.setattr(cache, 'measure_free_memory', lambda: 10_000)
   with pytest.raises(errors.ConfigError, match='what is free'):
     cache.check_budget(source, 'decoded', 0.0)
 

@@ -46,7 +46,7 @@ IMAGES = {
 @pytest.mark.parametrize('name', IMAGES)
 def test_pixels_equal_tensorflows(name):
   data = IMAGES[name]
-  found = decode.rgb(data)
+  found = decode.decode_rgb(data)
   assert found.dtype == np.uint8
   if name.startswith('jpeg'):
     expected = tf.io.decode_jpeg(data, 3, dct_method='INTEGER_ACCURATE')
@@ -61,7 +61,7 @@ def test_pixels_equal_tensorflows(name):
   part = tf_engine.decode_window(tf.constant(data), tf.constant([3, 8, 9, 7]))
   # Outer columns of JPEG may differ (promise 4).
   np.testing.assert_array_equal(part[:, 1:-1], found[3:12, 9:14])
-  kind, height, width = decode.header(data)
+  kind, height, width = decode.read_header(data)
   assert (kind, height, width) == (name.split()[0].upper(), 37, 53)
 
 
@@ -75,7 +75,7 @@ def test_pixels_equal_tensorflows(name):
   ],
 )
 def test_what_is_no_image_is_refused_by_its_header(data, reason):
-  for function in (decode.header, decode.rgb):
+  for function in (decode.read_header, decode.decode_rgb):
     with pytest.raises(decode.Unusable, match=reason):
       function(data)
   with pytest.raises((tf.errors.OpError, decode.Unusable)):
@@ -84,9 +84,9 @@ def test_what_is_no_image_is_refused_by_its_header(data, reason):
 
 def test_a_cut_image_has_a_header_but_no_pixels():
   data = encode(PIXELS, quality=95)[:-20]
-  assert decode.header(data)[1:] == (37, 53)
+  assert decode.read_header(data)[1:] == (37, 53)
   with pytest.raises(decode.Unusable, match='cannot be decoded'):
-    decode.rgb(data)
+    decode.decode_rgb(data)
 
 
 @pytest.mark.parametrize('side', [13_400, 65_280])
@@ -95,4 +95,4 @@ def test_a_header_that_claims_too_much_is_refused(side):
   frame = data.index(b'\xff\xc0')
   data[frame + 5 : frame + 9] = side.to_bytes(2, 'big') * 2
   with pytest.raises(decode.Unusable, match='claims'):
-    decode.header(bytes(data))
+    decode.read_header(bytes(data))

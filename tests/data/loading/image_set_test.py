@@ -105,7 +105,7 @@ def test_broken_images_are_replaced_without_shifting_the_others(
   data = image_set(damaged)
   with caplog.at_level(logging.WARNING):
     batches = list(data.view_batches(8, 0, 10))
-  ids, _ = order.example_ids(5, np.arange(80), 20)
+  ids, _ = order.find_examples(5, np.arange(80), 20)
   labels = np.concatenate([batch['labels'][0] for batch in batches])
   expected = np.array([{3: 5, 4: 5, 11: 12}.get(int(i), int(i)) for i in ids])
   np.testing.assert_array_equal(labels, expected)

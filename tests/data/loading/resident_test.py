@@ -27,7 +27,7 @@ STANDARD = {
 
 
 def resident_set(source, gib=1.0, **options):
-  return resident.ImageSet(source, gib=gib, **(STANDARD | options))
+  return resident.ResidentImageSet(source, gib=gib, **(STANDARD | options))
 
 
 def noise(seed, height, width):
@@ -167,7 +167,7 @@ def test_too_many_broken_images_end_it():
 
 def test_a_set_that_does_not_fit_is_refused_by_headers(monkeypatch):
   """In one line, by a sample where that shows it; nothing is decoded."""
-  monkeypatch.delattr(decode, 'rgb')
+  monkeypatch.delattr(decode, 'decode_rgb')
   wide, high = encode(smooth(0, 10, 100)), encode(smooth(0, 200, 10))
   size = 1000 * 200 * 100 * 3 / 2**30
 

@@ -102,7 +102,9 @@ def draws(count, seed=1):
 
 
 def window(height, width, drawn):
-  return [int(n) for n in crops.crop_window(float(height), float(width), drawn)]
+  return [
+    int(n) for n in crops.compute_window(float(height), float(width), drawn)
+  ]
 
 
 @pytest.mark.parametrize('subsampling', [0, 1, 2])

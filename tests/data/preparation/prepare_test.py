@@ -110,7 +110,9 @@ def test_ten_bad_images_are_left_out_and_named(tmp_path, caplog, shorter_side):
   assert 'train: train/a/000.jpg cannot be used' in caplog.text
   if shorter_side:
     assert path == tmp_path / 'out/toy/shorter_4/1.0.0'
-    assert all(min(decode.header(data)[1:]) == 4 for data, _ in kept.values())
+    assert all(
+      min(decode.read_header(data)[1:]) == 4 for data, _ in kept.values()
+    )
 
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, MemoryError])
@@ -173,7 +175,7 @@ def test_a_full_disk_and_a_file_in_the_way_are_named(tmp_path, monkeypatch):
 def test_resizing_keeps_the_ratio_and_never_enlarges(size, side, expected):
   data = encode(smooth(0, *size), 'PNG')
   found = prepare.resize_encoded(data, side, 95)
-  assert decode.header(found) == ('JPEG', *expected)
+  assert decode.read_header(found) == ('JPEG', *expected)
   for larger in (min(size), 500):
     assert prepare.resize_encoded(data, larger, 95) == data
 
@@ -184,7 +186,7 @@ def test_resized_pixels_are_averages_at_the_promised_quality():
   pixels = np.repeat(board[..., None], 3, axis=-1).astype(np.uint8)
   data = prepare.resize_encoded(encode(pixels, 'PNG'), 16, 95)
   # JPEG's rounding at quality 95.
-  np.testing.assert_allclose(decode.rgb(data)[2:-2, 2:-2], 127.5, atol=4)
+  np.testing.assert_allclose(decode.decode_rgb(data)[2:-2, 2:-2], 127.5, atol=4)
   with Image.open(io.BytesIO(data)) as image:
     assert JpegImagePlugin.get_sampling(image) == 2  # 4:2:0
     plain = io.BytesIO()

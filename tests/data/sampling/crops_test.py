@@ -20,7 +20,7 @@ def draw(
 def windows(height, width, uniforms, crop_range=CROP_RANGE):
   """int64 [N, 4] of the first view."""
   numbers = crops.draw_crops(uniforms, [crop_range] * uniforms.shape[1])[:, 0].T
-  found = crops.crop_window(float(height), float(width), numbers)
+  found = crops.compute_window(float(height), float(width), numbers)
   return np.stack(np.broadcast_arrays(*found), -1).astype(np.int64)
 
 

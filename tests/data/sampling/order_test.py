@@ -9,8 +9,8 @@ from byol_jax.data.sampling import order
 
 def global_batch(seed, step, batch_size, num_examples):
   """Ids and epochs of all processes."""
-  positions = order.batch_positions(step, batch_size, 0, 1)
-  return order.example_ids(seed, positions, num_examples)
+  positions = order.compute_positions(step, batch_size, 0, 1)
+  return order.find_examples(seed, positions, num_examples)
 
 
 @pytest.mark.parametrize('batch_size, size', [(4, 10), (10, 4)])
@@ -25,8 +25,10 @@ def test_an_epoch_holds_every_example_once(batch_size, size):
 
 @pytest.mark.parametrize('processes', [1, 2, 4, 7])
 def test_the_parts_of_the_processes_are_the_global_batch(processes):
-  parts = [order.batch_positions(5, 28, p, processes) for p in range(processes)]
-  ids, epochs = order.example_ids(3, np.concatenate(parts), 37)
+  parts = [
+    order.compute_positions(5, 28, p, processes) for p in range(processes)
+  ]
+  ids, epochs = order.find_examples(3, np.concatenate(parts), 37)
   np.testing.assert_array_equal((ids, epochs), global_batch(3, 5, 28, 37))
   for process, part in enumerate(parts):
     for row, position in enumerate(part.tolist()):
@@ -35,18 +37,19 @@ def test_the_parts_of_the_processes_are_the_global_batch(processes):
 
 
 def test_order_depends_on_seed_and_epoch_and_on_nothing_else():
-  first = order.permutation(1, 0, 50).copy()
+  first = order.permute_examples(1, 0, 50).copy()
   others = [
-    order.permutation(*key, 50) for key in ((2, 0), (1, 1), (-1, 0), (-2, 0))
+    order.permute_examples(*key, 50)
+    for key in ((2, 0), (1, 1), (-1, 0), (-2, 0))
   ]
   assert len({ids.tobytes() for ids in (first, *others)}) == 5
-  order.permutation.cache_clear()
-  np.testing.assert_array_equal(order.permutation(1, 0, 50), first)
+  order.permute_examples.cache_clear()
+  np.testing.assert_array_equal(order.permute_examples(1, 0, 50), first)
 
 
 def test_the_rank_of_an_example_is_uniform_over_epochs():
   ranks = [
-    int(np.flatnonzero(order.permutation(0, epoch, 5) == 2)[0])
+    int(np.flatnonzero(order.permute_examples(0, epoch, 5) == 2)[0])
     for epoch in range(2000)
   ]
   # Chi-square with 4 degrees of freedom; 18.5 has probability 0.001.
@@ -55,7 +58,7 @@ def test_the_rank_of_an_example_is_uniform_over_epochs():
 
 
 def test_a_late_step_costs_no_more_than_an_early_one():
-  order.permutation.cache_clear()
+  order.permute_examples.cache_clear()
   start = time.perf_counter()
   ids, epochs = global_batch(0, 300_000, 4096, 1_281_167)
   assert time.perf_counter() - start < 5  # 0.2 s; the machine may be busy
@@ -68,5 +71,5 @@ def test_a_late_step_costs_no_more_than_an_early_one():
 @pytest.mark.parametrize('batch_size', [0, 6, -8])
 def test_a_batch_that_the_devices_do_not_divide_is_refused(batch_size):
   with pytest.raises(errors.ConfigError, match=f': {batch_size} .* 8 devices'):
-    order.local_batch_size(batch_size, 4, 2)
-  assert order.local_batch_size(16, 4, 2) == 8
+    order.divide_batch(batch_size, 4, 2)
+  assert order.divide_batch(16, 4, 2) == 8

@@ -61,12 +61,12 @@ def test_the_evaluation_crop_is_that_of_tensorflow(method, height, width):
   thin = max(height, width) > 4 * min(height, width) and method != 'crop'
   image = (smooth_image if thin else random_image)(height, width)
   for size in (32, 29):
-    found = resize.evaluation_crop(image, size, method)
+    found = resize.crop_for_evaluation(image, size, method)
     assert found.dtype == np.float32 and found.shape == (size, size, 3)
     expected = evaluate_with_tensorflow(image, size, method)
     atol = 0.01 if thin else TOLERANCE
     np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
-    floats = resize.evaluation_crop(resize.to_float(image), size, method)
+    floats = resize.crop_for_evaluation(resize.to_float(image), size, method)
     np.testing.assert_allclose(floats, found, rtol=0, atol=TOLERANCE)
 
 
@@ -81,7 +81,7 @@ def test_a_window_is_resized_as_by_tensorflow(window, size):
   y, x, h, w = window
   part = tf.image.resize(image[y : y + h, x : x + w], (size, size), 'bicubic')
   expected = np.clip(part.numpy() / 255, 0, 1)
-  resampled = resize.square_window(window, size)
+  resampled = resize.make_square_window(window, size)
   found = np.empty((size, size, 3), np.float32)
   resize.resample(image, resampled, found)
   np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
@@ -101,7 +101,7 @@ def test_a_straight_ramp_stays_straight():
   ramp = np.linspace(0.2, 0.8, 30, dtype=np.float32)
   image = np.broadcast_to(ramp[None, :, None], (30, 30, 3))
   wide = np.empty((90, 90, 3), np.float32)
-  resize.resample(image, resize.square_window((0, 0, 30, 30), 90), wide)
+  resize.resample(image, resize.make_square_window((0, 0, 30, 30), 90), wide)
   # The centre of a new pixel is rounded to 1 / 1024 of an old one.
   steps = np.diff(wide[15, 10:-10, 0])
   assert np.abs(steps - 0.6 / 29 / 3).max() < 2 * 0.6 / 29 / 1024
@@ -109,13 +109,13 @@ def test_a_straight_ramp_stays_straight():
 
 def test_the_same_size_is_the_identity_and_overshoot_is_clipped():
   image = resize.to_float(random_image(16, 16))
-  found = resize.evaluation_crop(image, 16, 'whole')
+  found = resize.crop_for_evaluation(image, 16, 'whole')
   np.testing.assert_allclose(found, image, rtol=0, atol=1e-6)
   image = np.zeros((8, 8, 3), np.float32)
   image[:, 4:] = 1
   raw = tf.image.resize(image, (32, 32), 'bicubic').numpy()
   assert raw.max() > 1.01
-  found = resize.evaluation_crop(image, 32, 'whole')
+  found = resize.crop_for_evaluation(image, 32, 'whole')
   assert found.min() == 0 and found.max() == 1
 
 
