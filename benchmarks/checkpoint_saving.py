@@ -75,7 +75,7 @@ def save_once(
   saver: checkpointer.Checkpointer, step: int, state: Any
 ) -> dict[str, Any]:
   """One row of the table."""
-  copy, snapshot = timed(lambda: placement.snapshot(state))
+  copy, snapshot = timed(lambda: placement.copy_first_replica(state))
   began = time.perf_counter()
   _, save = timed(functools.partial(saver.save, step, copy, {'step': step}))
   del copy
@@ -117,7 +117,7 @@ def small_saves(folder: pathlib.Path) -> list[float]:
   state, memory = placement.replicate(packing.pack(tree)), []
   with contextlib.closing(checkpointer.Checkpointer(folder, keep=2)) as saver:
     for step in range(SMALL_SAVES):
-      saver.save(step, placement.snapshot(state), {})
+      saver.save(step, placement.copy_first_replica(state), {})
       saver.wait()
       memory.append(round(resident(), 1))
   return memory
@@ -129,7 +129,7 @@ def measure(folder: pathlib.Path, saves: int) -> dict[str, Any]:
   state = random_state()
   leaves = jax.tree.leaves(state)
   on_devices = placement.replicate(packing.pack(state))
-  jax.block_until_ready(placement.snapshot(on_devices))  # compiled
+  jax.block_until_ready(placement.copy_first_replica(on_devices))  # compiled
   with contextlib.closing(
     checkpointer.Checkpointer(folder / 'large', keep=1)
   ) as saver:

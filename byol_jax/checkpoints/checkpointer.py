@@ -67,7 +67,8 @@ class Checkpointer:
     """Starts to save one step in a thread; older ones are deleted after it.
 
     Waits for an earlier save, then returns at once. The caller may write to its
-    numpy arrays; it must not donate jax.Arrays (see `placement.snapshot`).
+    numpy arrays; it must not donate jax.Arrays: see
+    `placement.copy_first_replica`.
 
     Args:
       step: steps completed, 0 or more.

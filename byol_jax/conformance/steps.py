@@ -217,6 +217,6 @@ def _continue_run(
   logs: dict[str, list[float]] = collections.defaultdict(list)
   for batch in batches:
     replicas, scalars = update(replicas, placement.shard(dict(batch), devices))
-    for name, value in placement.first_replica(scalars).items():
+    for name, value in placement.fetch_first_replica(scalars).items():
       logs[name].append(float(value))
-  return placement.first_replica(replicas), logs
+  return placement.fetch_first_replica(replicas), logs

@@ -3,7 +3,7 @@
 The only file that names `jax.pmap`. Since JAX 0.8 pmap is `jit` of `shard_map`
 inside: its outputs are sharded over a leading device axis, and indexing one
 (`x[0]`) would start a program across devices, so values leave through
-`first_replica`.
+`fetch_first_replica`.
 
 L is the number of this process's devices.
 """
@@ -89,7 +89,7 @@ def prefetch(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:
     yield ready
 
 
-def first_replica(tree: Any) -> Any:
+def fetch_first_replica(tree: Any) -> Any:
   """Fetches local replica 0: leaves [L, ...] become numpy [...]."""
   # One fetch for the whole tree: transfers overlap.
   local = jax.device_get(jax.tree.map(_first_shard, tree))
@@ -106,7 +106,7 @@ def _unpack_row(packed: packing.Packed) -> Any:
   return packing.unpack(jax.tree.map(lambda x: x[0], packed))
 
 
-def snapshot(packed: packing.Packed) -> Any:
+def copy_first_replica(packed: packing.Packed) -> Any:
   """Copies local replica 0, unpacked, on its device.
 
   Returns at once, and `packed` may be donated afterwards: the host fetches the
@@ -136,7 +136,7 @@ def broadcast_arrays(tree: Any) -> Any:
   )
 
 
-def local_rows(array: jax.Array) -> np.ndarray:
+def fetch_local_rows(array: jax.Array) -> np.ndarray:
   """Fetches this process's part of an output of `pmap`.
 
   [devices, P, ...] -> [L * P, ...].
@@ -163,7 +163,7 @@ def allgather_rows(columns: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
   return tuple(gather(column) for column in columns)
 
 
-def digest(tree: Any) -> jax.Array:
+def compute_digest(tree: Any) -> jax.Array:
   """Returns uint32 [], which a change of any bit changes, up to chance.
 
   The leaves of `tree` have 32 bits; sums of integers do not depend on order.
@@ -182,13 +182,13 @@ def is_replicated(tree: Any) -> bool:
 
   Leaves are [L, ...], of 32 bits.
   """
-  return bool(first_replica(_compare_digests()(tree)))
+  return bool(fetch_first_replica(_compare_digests()(tree)))
 
 
 @functools.cache
 def _compare_digests() -> Callable:
   def compare(tree: Any) -> jax.Array:
-    found = digest(tree)
+    found = compute_digest(tree)
     largest = jax.lax.pmax(found, parallel.AXIS)
     return largest == jax.lax.pmin(found, parallel.AXIS)
 

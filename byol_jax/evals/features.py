@@ -73,7 +73,7 @@ def extract_features(encoder: Encoder, batches: Batches) -> Features:
       yield batch['images']
 
   values = [
-    placement.local_rows(represent(*frozen, x))
+    placement.fetch_local_rows(represent(*frozen, x))
     for x in placement.prefetch(images())
   ]
   if not kept:
@@ -113,7 +113,7 @@ def estimate_batch_norm(
   arguments = placement.replicate((params, fresh))
   images = _replace_padding(itertools.islice(batches, max_batches))
   found = [
-    placement.first_replica(step(*arguments, batch))
+    placement.fetch_first_replica(step(*arguments, batch))
     for batch in placement.prefetch(images)
   ]
   if not found:

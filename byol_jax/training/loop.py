@@ -246,7 +246,7 @@ def save_checkpoint(
     )
   if context.checkpointer is not None:
     meta = {'step': step, 'data_offset': data_offset}
-    context.checkpointer.save(step, placement.snapshot(state), meta)
+    context.checkpointer.save(step, placement.copy_first_replica(state), meta)
   context.skip_policy.checkpoint_saved()
 
 

@@ -61,7 +61,7 @@ class ScalarBuffer:
       `means['skipped']` is the number of skipped steps, absent if there are
       none.
     """
-    fetched = placement.first_replica(self._scalars)
+    fetched = placement.fetch_first_replica(self._scalars)
     values = {
       key: np.concatenate(
         [np.atleast_1d(s[key])[:n] for s, n in zip(fetched, self._counts)]

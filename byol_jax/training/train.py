@@ -192,7 +192,7 @@ def train_in_memory(
   )
   log = logs.Logs('', num_steps, silent=True)
   last, _ = loop.run_loop(context, recovery.StartPoint(state, step=0), log)
-  return packing.unpack(placement.first_replica(last))
+  return packing.unpack(placement.fetch_first_replica(last))
 
 
 def open_checkpointer(

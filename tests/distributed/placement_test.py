@@ -30,7 +30,7 @@ def test_replicate_and_first_replica_are_inverse():
   replicated = placement.replicate(tree())
   for x in jax.tree.leaves(replicated):
     assert x.shape[0] == jax.local_device_count()
-  back = placement.first_replica(replicated)
+  back = placement.fetch_first_replica(replicated)
   assert_same(back, tree())
   assert all(
     isinstance(x, (np.ndarray, np.generic)) for x in jax.tree.leaves(back)
@@ -71,7 +71,9 @@ def test_a_donated_buffer_is_gone():
   state, x = placement.replicate(({'w': np.ones(4, np.float32)}, np.float32(2)))
   new = step(state, x)
   assert state['w'].is_deleted() and not x.is_deleted()
-  assert_same(placement.first_replica(new), {'w': np.full(4, 3, np.float32)})
+  assert_same(
+    placement.fetch_first_replica(new), {'w': np.full(4, 3, np.float32)}
+  )
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(monkeypatch):
@@ -93,7 +95,7 @@ def spoiled(tree, bit):
 def test_a_digest_sees_every_bit_and_the_order():
   row = np.arange(7, dtype=np.float32)
   whole = {'a': row, 'b': np.ones((2, 3), np.float32)}
-  digest = jax.jit(placement.digest)
+  digest = jax.jit(placement.compute_digest)
   first = digest(whole)
   assert first == digest(whole)
   assert all(digest(spoiled(whole, bit)) != first for bit in range(200))
@@ -104,7 +106,7 @@ def test_a_digest_sees_every_bit_and_the_order():
 
 def test_a_snapshot_outlives_its_state():
   state = placement.replicate(packing.pack(tree()))
-  copy = placement.snapshot(state)
+  copy = placement.copy_first_replica(state)
   step = placement.pmap(
     lambda s: jax.tree.map(lambda x: ~x if x.dtype == bool else x + x, s),
     donate_argnums=(0,),

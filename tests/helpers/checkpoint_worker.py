@@ -69,7 +69,9 @@ def main(folder, address, index):
     state = jax.block_until_ready(update(state))
     if opened is not None and step % 20 == 0:
       opened.check_for_errors()
-      opened.save(3 + step, placement.snapshot(state), {'step': 3 + step})
+      opened.save(
+        3 + step, placement.copy_first_replica(state), {'step': 3 + step}
+      )
   if opened is not None:
     opened.wait()
     step, found, _ = opened.restore_newest(tree(0))
