@@ -97,14 +97,14 @@ read_state() {
   IFS='|' read -r state owner type reason <<<"$description"
   [[ $owner == "$name" ]] || die "--name: $name exists in $zone without the" \
     "label $label=$name: not created by this script"
-  [[ $type == "$accelerator_type" ]] || die "--topology: $name is a $type," \
-    "expected $accelerator_type; delete it or take another name"
+  [[ $type == "$topology" ]] || die "--topology: $name is a $type," \
+    "expected $topology; delete it or take another name"
   [[ -z $reason ]] || log "$name: $reason"
 }
 
 create() {
   queued_resources 600 create "$name" "--node-id=$name" \
-    "--accelerator-type=$accelerator_type" "--labels=$label=$name" \
+    "--accelerator-type=$topology" "--labels=$label=$name" \
     "--runtime-version=$runtime_version" "${create_flags[@]}" &&
     planned_state=ACTIVE
 }
@@ -307,13 +307,12 @@ if [[ $verb == run ]]; then
     'gs://BUCKET/... or the full path of a mounted folder, which outlives hosts'
 fi
 # The table of slices needs no package beside this checkout.
-row=$(python3 -c '
+runtime_version=$(python3 -c '
 import sys
 from byol_jax.planning.topologies import TOPOLOGIES
 row = TOPOLOGIES.get(sys.argv[1]) or sys.exit(f"known: {[*TOPOLOGIES]}")
-print(row.accelerator_type, row.runtime_version)' "$topology") ||
+print(row.runtime_version)' "$topology") ||
   die "--topology: expected a slice such as v3-512, found '$topology'"
-read -r accelerator_type runtime_version <<<"$row"
 
 exec 3>&1
 if ((!dry_run)); then

@@ -321,9 +321,9 @@ def plan(arguments: argparse.Namespace) -> None:
 
   exit codes: 1 does not fit, 2 configuration or no libtpu, 3 data.
   """
-  from byol_jax.planning import report as planning_report
+  from byol_jax.planning import plan as plan_tool
 
-  planning_report.run(
+  plan_tool.run(
     arguments.config,
     arguments.overrides,
     topology=arguments.topology,

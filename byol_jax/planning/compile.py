@@ -6,7 +6,6 @@ training. Only shapes go in, and nothing runs: libtpu compiles without a TPU.
 
 from collections.abc import Sequence
 import importlib.metadata
-import importlib.util
 import os
 import time
 from typing import Any, NamedTuple
@@ -47,18 +46,19 @@ class CompiledStep(NamedTuple):
   compile_seconds: float
 
 
-def require_libtpu() -> None:
-  """Raises ConfigError if the compiler for TPUs is not installed."""
-  if importlib.util.find_spec('libtpu') is None:
+def read_libtpu_version() -> str:
+  """Returns the version of the compiler for TPUs.
+
+  Raises:
+    ConfigError: it is not installed.
+  """
+  try:
+    return importlib.metadata.version('libtpu')
+  except importlib.metadata.PackageNotFoundError:
     raise errors.ConfigError(
       'plan: expected the compiler for TPUs, which no run needs, found none;'
       f' pip install {LIBTPU}'
-    )
-
-
-def libtpu_version() -> str:
-  """Returns the version of the installed package."""
-  return importlib.metadata.version('libtpu')
+    ) from None
 
 
 def isolate_libtpu(topology: topologies.Topology) -> None:
@@ -71,7 +71,7 @@ def isolate_libtpu(topology: topologies.Topology) -> None:
     # Without chips there is nothing to lock; several processes may plan.
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
     # libtpu would ask the machine for these, and warn.
-    'TPU_ACCELERATOR_TYPE': topology.accelerator_type,
+    'TPU_ACCELERATOR_TYPE': topology.name,
     'TPU_WORKER_HOSTNAMES': 'localhost',
     'TPU_LOG_DIR': 'disabled',
   }
@@ -89,7 +89,7 @@ def describe_devices(topology: topologies.Topology) -> list[jax.Device]:
     ).devices
   except (RuntimeError, ValueError) as error:
     raise errors.ConfigError(
-      f'--topology={topology.name}: libtpu {libtpu_version()} has no such'
+      f'--topology={topology.name}: libtpu {read_libtpu_version()} has no such'
       f' slice: {errors.first_line(error)}'
     ) from error
 

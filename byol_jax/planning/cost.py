@@ -93,13 +93,13 @@ def estimate_largest_batch(
   return max(math.floor(few + (room - less) / slope), 0) * devices
 
 
-def roofline(cost: Cost, topology: topologies.Topology) -> float:
+def compute_roofline(cost: Cost, topology: topologies.Topology) -> float:
   """Returns the seconds of a step bound by arithmetic or by memory alone."""
   arithmetic = cost.flops / topology.peak_flops
   return max(arithmetic, cost.bytes_accessed / topology.hbm_bandwidth)
 
 
-def step_seconds(
+def estimate_step_seconds(
   cost: Cost, topology: topologies.Topology
 ) -> tuple[float, str]:
   """Returns the shortest time of a step, and where the number comes from.
@@ -107,7 +107,7 @@ def step_seconds(
   That is the compiler's optimum, or the roofline where the optimum is below
   half or above ten times of it.
   """
-  bound = roofline(cost, topology)
+  bound = compute_roofline(cost, topology)
   if 0.5 * bound <= cost.optimal_seconds <= 10 * bound:
     return cost.optimal_seconds, OPTIMUM
   return bound, ROOFLINE

@@ -25,13 +25,11 @@ GIB = 2**30
 class Topology(NamedTuple):
   """A TPU slice: how it is requested, and its hardware."""
 
-  name: str  # gcloud's, 'v3-512' or 'v5litepod-256'
-  accelerator_type: str  # of gcloud's --accelerator-type
+  name: str  # gcloud's accelerator type, 'v3-512' or 'v5litepod-256'
   generation: str  # 'v3'
   chips: int
   devices: int  # of JAX
   hosts: int
-  devices_per_host: int
   grid: str  # of chips, as GKE and the compiler write it: '16x16'
   runtime_version: str  # of gcloud's --version
   aot_name: str  # of `get_topology_desc`: 'v3:16x16'
@@ -99,15 +97,12 @@ def _make_topology(generation: str, grid: str) -> Topology:
   accelerator = facts.gke_accelerator
   if (generation, chips) == ('v3', 4):  # a single host is GKE's other product
     accelerator = 'tpu-v3-device'
-  name = f'{facts.prefix}-{chips * facts.counted_per_chip}'
   return Topology(
-    name=name,
-    accelerator_type=name,
+    name=f'{facts.prefix}-{chips * facts.counted_per_chip}',
     generation=generation,
     chips=chips,
     devices=chips * facts.devices_per_chip,
     hosts=chips // chips_per_host,
-    devices_per_host=chips_per_host * facts.devices_per_chip,
     grid=grid,
     runtime_version=facts.runtime_version,
     aot_name=f'{generation}:{grid}',

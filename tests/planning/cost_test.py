@@ -32,8 +32,10 @@ def test_the_largest_batch_is_on_a_line(points, expected):
 
 
 def test_the_roofline_is_the_slower_of_arithmetic_and_memory():
-  assert cost.roofline(make_cost(), POD) == pytest.approx(0.040)
-  assert cost.roofline(make_cost(flops=61.5e12), POD) == pytest.approx(1.0)
+  assert cost.compute_roofline(make_cost(), POD) == pytest.approx(0.040)
+  assert cost.compute_roofline(make_cost(flops=61.5e12), POD) == pytest.approx(
+    1.0
+  )
 
 
 @pytest.mark.parametrize(
@@ -45,10 +47,10 @@ def test_the_roofline_is_the_slower_of_arithmetic_and_memory():
 )
 def test_the_roofline_replaces_an_absurd_optimum(seconds, accepted):
   given = make_cost(optimal_seconds=seconds)
-  expected = (cost.roofline(given, POD), cost.ROOFLINE)
+  expected = (cost.compute_roofline(given, POD), cost.ROOFLINE)
   if accepted:
     expected = (seconds, cost.OPTIMUM)
-  assert cost.step_seconds(given, POD) == expected
+  assert cost.estimate_step_seconds(given, POD) == expected
 
 
 def test_pace_of_the_paper_run():

@@ -1,5 +1,6 @@
 """The verb `plan`: with a stand-in for the compiler, and with libtpu."""
 
+import importlib.metadata
 import importlib.util
 import json
 import pathlib
@@ -18,23 +19,14 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = ROOT / 'benchmarks' / 'results'
 PAPER = ('--config=pretrain:1000', '--topology=v3-512')
 
-# Figures of the official code's step, the limits of ours; bytes of one core.
-# FLOPs and traffic of ResNet-200 2x are unknown.
+# Figures of the official code's step, the limits of ours; of one core.
 LIMITS = {
-  'resnet50_v3-512': {
-    'optimal_seconds': 38.3e-3,
-    'temp_bytes': 1.48e9,
-    'argument_bytes': 0.465e9,
-    'output_bytes': 0.455e9,
-    'flops': 512e9,
-    'bytes_accessed': 16.2e9,
-  },
-  'resnet200x2_v3-512': {
-    'optimal_seconds': 237e-3,
-    'temp_bytes': 7.05e9,
-    'argument_bytes': 3.35e9,
-    'output_bytes': 3.35e9,
-  },
+  'optimal_seconds': 38.3e-3,
+  'temp_bytes': 1.48e9,
+  'argument_bytes': 0.465e9,
+  'output_bytes': 0.455e9,
+  'flops': 512e9,
+  'bytes_accessed': 16.2e9,
 }
 
 
@@ -46,8 +38,7 @@ def compiler(monkeypatch):
   """
   devices = lambda topology: [None] * topology.devices
   monkeypatch.setattr(compile, 'describe_devices', devices)
-  monkeypatch.setattr(compile, 'libtpu_version', lambda: '0.0.1')
-  monkeypatch.setattr(compile, 'require_libtpu', lambda: None)
+  monkeypatch.setattr(compile, 'read_libtpu_version', lambda: '0.0.1')
 
   def replace(max_images, **changes):
     compiled = []
@@ -174,7 +165,11 @@ def test_an_unusable_argument_is_one_line(
   plan, monkeypatch, code, arguments, message
 ):
   """The last one is the missing compiler."""
-  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+
+  def missing(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+
+  monkeypatch.setattr(importlib.metadata, 'version', missing)
   found, _, error = plan('--config=pretrain', *arguments)
   assert found == code
   assert error.count('\n') == 1
@@ -184,24 +179,6 @@ def test_an_unusable_argument_is_one_line(
 def test_the_named_compiler_is_the_pinned_one():
   pinned = (ROOT / 'requirements-plan.txt').read_text()
   assert compile.LIBTPU in pinned.splitlines()
-
-
-@pytest.mark.parametrize(
-  'path', sorted(RESULTS.glob('plan_*.json')), ids=lambda p: p.stem
-)
-def test_kept_plans_are_within_the_limits(path):
-  found = json.loads(path.read_text())
-  name = path.stem.removeprefix('plan_')
-  for key, limit in LIMITS.get(name, {}).items():
-    assert 0 < found[key] <= limit, key
-  assert set(found['collectives']) == {'all-reduce'}
-  assert found['memory_bytes'] < found['hbm_bytes']
-  # The state, all but the scalars, is written over the donated one.
-  assert found['alias_bytes'] > 0.99 * found['output_bytes']
-  assert found['batch_size'] == 4096
-  if 'largest_batch' in found:  # made without --once
-    assert found['largest_batch'] % found['devices'] == 0
-    assert found['largest_batch'] >= found['batch_size']
 
 
 def run_plan(*arguments):
@@ -239,7 +216,7 @@ class TestLibtpu:
       assert found['alias_bytes'] > 0.95 * found['output_bytes']
     if case == 'paper':
       assert found['alias_bytes'] > 0.99 * found['output_bytes']
-      for key, limit in LIMITS['resnet50_v3-512'].items():
+      for key, limit in LIMITS.items():
         assert 0 < found[key] <= limit, key
 
   def test_a_step_that_is_too_large_is_one_line(self):

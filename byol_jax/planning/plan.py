@@ -56,9 +56,9 @@ def run(
     )
   compile.isolate_libtpu(row)
   planned = compile.open_run(config)
-  compile.require_libtpu()
+  versions = {'jax': jax.__version__, 'libtpu': compile.read_libtpu_version()}
   print(f'compiling for {row.devices} devices; takes minutes', flush=True)
-  report = {'config': spec, 'overrides': overrides}
+  report = {'config': spec, 'overrides': overrides, 'versions': versions}
   report |= _make_report(planned, row, share, once)
   print(describe_report(report))
   if as_json:
@@ -82,7 +82,7 @@ def _make_report(
       f'{images} images a device do not fit {topology.name}; take a smaller'
       f' batch_size or more devices; the compiler: {error}'
     ) from error
-  seconds, source = cost.step_seconds(step.cost, topology)
+  seconds, source = cost.estimate_step_seconds(step.cost, topology)
   collectives = step.cost.collectives.items()
   report = {
     'topology': topology._asdict(),
@@ -97,7 +97,6 @@ def _make_report(
     'memory_bytes': step.cost.memory_bytes,
     'hbm_bytes': topology.hbm_bytes,
     'usable_bytes': topology.usable_bytes,
-    'versions': {'jax': jax.__version__, 'libtpu': compile.libtpu_version()},
     'lower_seconds': round(step.lower_seconds, 1),
     'compile_seconds': round(step.compile_seconds, 1),
     **cost.compute_pace(seconds, batch_size, steps, topology),
@@ -105,7 +104,7 @@ def _make_report(
     'optimal_seconds': seconds,
     'optimal_seconds_from': source,
     'compiler_optimal_seconds': step.cost.optimal_seconds,
-    'roofline_seconds': cost.roofline(step.cost, topology),
+    'roofline_seconds': cost.compute_roofline(step.cost, topology),
     'share': share,
     'at_share': cost.compute_pace(seconds / share, batch_size, steps, topology),
   }
