@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     verb, arguments = console.parse(argv, verbs.VERBS)
     with preemption.exit_on_sigterm(resumable=verb.is_resumable):
-      verb.run(arguments)
+      verb.run(**arguments)
   except errors.UserError as error:
     print(f'byol_jax: {error}', file=sys.stderr)
     if not error.is_everywhere:

@@ -82,7 +82,7 @@ def contents(folder):
   ),
 )
 def test_an_error_is_one_line_and_an_exit_code(monkeypatch, run, error, code):
-  def fail(arguments):
+  def fail(**unused):
     raise error('interrupted')
 
   verb = verbs.VERBS['conformance']._replace(run=fail)

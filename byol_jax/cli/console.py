@@ -22,6 +22,10 @@ From Python: byol_jax.pretrain(...), byol_jax.load_encoder(workdir).
 """
 
 
+# Argument -> its keyword in Python, where that has another name.
+_KEYWORDS = {'config': 'spec', 'json': 'as_json', 'threads': 'num_threads'}
+
+
 class _Parser(argparse.ArgumentParser):
   """Raises errors in one line; the help lists the values of a preset."""
 
@@ -52,15 +56,15 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(
   argv: Sequence[str], known: Mapping[str, verbs.Verb]
-) -> tuple[verbs.Verb, argparse.Namespace]:
-  """Returns the verb of a command line and its arguments.
+) -> tuple[verbs.Verb, dict[str, Any]]:
+  """Returns the verb of a command line and its keyword arguments.
 
   Args:
     argv: without the program's name.
     known: verbs by name, of one word or two.
 
   Returns:
-    The verb, and its arguments with `overrides`: those left for its
+    The verb, and its keyword arguments; `overrides` are those left for its
     configuration.
 
   Raises:
@@ -81,11 +85,14 @@ def parse(
     for argument in verb.arguments:
       _add_argument(parser, *argument)
     parser.set_defaults(verb=verb, parser=parser)
-  arguments, overrides = top.parse_known_args(argv)
-  arguments.overrides = overrides
-  if overrides and arguments.verb.preset is None:
-    arguments.parser.error(f'unknown argument {overrides[0]!r}')
-  return arguments.verb, arguments
+  namespace, overrides = top.parse_known_args(argv)
+  arguments = {_KEYWORDS.get(k, k): v for k, v in vars(namespace).items()}
+  verb, parser = arguments.pop('verb'), arguments.pop('parser')
+  if verb.preset:
+    arguments['overrides'] = overrides
+  elif overrides:
+    parser.error(f'unknown argument {overrides[0]!r}')
+  return verb, arguments
 
 
 def _add_subparsers(parser: argparse.ArgumentParser) -> Any:

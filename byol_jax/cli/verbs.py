@@ -1,11 +1,10 @@
 """The verbs of `python -m byol_jax`: a function each, its arguments beside it.
 
-A verb's docstring is its `--help`. It opens data and calls a run; heavy
-packages are imported inside, so that `--help` needs none of them.
+A verb's docstring is its `--help`, its arguments are keywords. Heavy packages
+are imported inside, so that `--help` needs none of them.
 """
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 # Name or --flag; default, `...` for none; help; type, if not the default's.
@@ -15,7 +14,7 @@ Argument = tuple[str, Any, str] | tuple[str, Any, str, Callable[[str], Any]]
 class Verb(NamedTuple):
   """A verb, of one word or two."""
 
-  run: Callable[[argparse.Namespace], None]
+  run: Callable[..., None]
   arguments: tuple[Argument, ...]
   preset: str | None  # whose keys --help lists; None: takes no configuration
   is_resumable: bool  # the same command continues, or repeats, after SIGTERM
@@ -86,7 +85,7 @@ def _add_evaluation(name: str) -> Callable[[Callable], Callable]:
   preset='pretrain',
   is_resumable=True,
 )
-def pretrain(arguments: argparse.Namespace) -> None:
+def pretrain(workdir: str, **job: Any) -> None:
   """Pretrain BYOL into a workdir, or resume what it holds.
 
   presets: pretrain:{40,100,300,1000,1000_batch512,EPOCHS} for ImageNet;
@@ -102,20 +101,20 @@ def pretrain(arguments: argparse.Namespace) -> None:
   exit codes: 0 done, 1 the devices disagree, 2 configuration, 3 data or
   workdir, 4 diverged, 42 stopped by a signal (the same command resumes).
   """
-  config, log = _join_job(arguments)
+  config, log = _join_job(**job)
   from byol_jax import api
 
-  last = api.pretrain(config, arguments.workdir)
+  last = api.pretrain(config, workdir)
   if last['unusable_images']:
     log(f'{last["unusable_images"]} images could not be used; see above')
   done = 'done before: step {step}'
   if 'loss' in last:
     done = 'done: step {step}, loss {loss:.4f}, {seconds:.0f} s'
-  log(f'{done.format(**last)}; {arguments.workdir}')
+  log(f'{done.format(**last)}; {workdir}')
 
 
 @_add_evaluation('knn')
-def knn(arguments: argparse.Namespace) -> None:
+def knn(**arguments: Any) -> None:
   """Nearest-neighbour accuracy of a frozen encoder.
 
   Cosine similarity, weights exp(similarity / 0.1), k = 1, 20 and 200; the bank
@@ -125,11 +124,11 @@ def knn(arguments: argparse.Namespace) -> None:
 
   example: python -m byol_jax knn --workdir=runs/demo
   """
-  _evaluate('knn', arguments)
+  _evaluate('knn', **arguments)
 
 
 @_add_evaluation('linear')
-def linear(arguments: argparse.Namespace) -> None:
+def linear(**arguments: Any) -> None:
   """Linear accuracy of a frozen encoder (paper, appendix C.1).
 
   SGD with Nesterov momentum; all learning rates are trained side by side in
@@ -139,7 +138,7 @@ def linear(arguments: argparse.Namespace) -> None:
   example: python -m byol_jax linear --workdir=runs/demo
            --config=evals/linear.py:cpu
   """
-  _evaluate('linear', arguments)
+  _evaluate('linear', **arguments)
 
 
 @_add_verb(
@@ -150,7 +149,9 @@ def linear(arguments: argparse.Namespace) -> None:
   ('--weights', 'online', 'or target, random, random_calibrated'),
   *_PROCESSES,
 )
-def embed(arguments: argparse.Namespace) -> None:
+def embed(
+  workdir: str, images: str, output: str, weights: str, **job: Any
+) -> None:
   """Write the representations and file names of a folder of images.
 
   The .npz holds `representations`, float32 [N, D], and `names`, the files'
@@ -159,13 +160,11 @@ def embed(arguments: argparse.Namespace) -> None:
   example: python -m byol_jax embed --workdir=runs/demo --images=~/Pictures
            --output=pictures.npz
   """
-  _, log = _join_job(arguments)
+  _, log = _join_job(**job)
   from byol_jax import api
 
-  count = api.embed(
-    arguments.workdir, arguments.images, arguments.output, arguments.weights
-  )
-  log(f'{count} representations in {arguments.output}')
+  count = api.embed(workdir, images, output, weights)
+  log(f'{count} representations in {output}')
 
 
 @_add_verb(
@@ -175,7 +174,7 @@ def embed(arguments: argparse.Namespace) -> None:
   ('--linear', 'evals/linear:cpu', _CONFIG_HELP),
   is_resumable=True,
 )
-def report(arguments: argparse.Namespace) -> None:
+def report(**arguments: Any) -> None:
   """Print kNN and linear accuracy of a run beside its random encoders.
 
   Rows: the encoder as initialised, the same with its batch-norm averages
@@ -185,11 +184,11 @@ def report(arguments: argparse.Namespace) -> None:
   """
   from byol_jax.tools import report as report_tool
 
-  report_tool.run(arguments.workdir, linear=arguments.linear, knn=arguments.knn)
+  report_tool.run(**arguments)
 
 
 @_add_verb('conformance', ('dir', ..., 'vectors of the reference'))
-def conformance(arguments: argparse.Namespace) -> None:
+def conformance(dir: str) -> None:
   """Compare with the numbers of the reference implementation.
 
   DIR holds primitives.npz and, for each tag, TAG.config.json, TAG.pkl and
@@ -198,7 +197,7 @@ def conformance(arguments: argparse.Namespace) -> None:
   """
   from byol_jax.conformance import run as conformance_run
 
-  conformance_run.run(arguments.dir)
+  conformance_run.run(dir)
 
 
 @_add_verb(
@@ -211,7 +210,7 @@ def conformance(arguments: argparse.Namespace) -> None:
   ('--max_bad_share', 0.001, 'of images that may be left out, beyond ten'),
   _THREADS,
 )
-def prepare_data(arguments: argparse.Namespace) -> None:
+def prepare_data(**arguments: Any) -> None:
   """Write a folder of images, or a .tar of one, as ArrayRecord files.
 
   SOURCE is a folder, a .tar of one, or a prepared TFDS directory. Written
@@ -225,20 +224,9 @@ def prepare_data(arguments: argparse.Namespace) -> None:
                --config.dataset=pictures --config.data_dir=prepared
                --workdir=runs/pictures
   """
-  from byol_jax import configuration
-  from byol_jax.data import from_config
   from byol_jax.data.preparation import prepare
 
-  path = prepare.prepare_images(
-    arguments.source,
-    arguments.output,
-    name=arguments.name,
-    shorter_side=arguments.shorter_side,
-    quality=arguments.quality,
-    max_bad_share=arguments.max_bad_share,
-    num_threads=arguments.threads,
-    **from_config.get_holdout(configuration.load('pretrain')),
-  )
+  path = prepare.prepare_images(**arguments, **_get_holdout())
   print(f'{path}\n\n{prepare.make_training_command(path)}')
 
 
@@ -250,7 +238,7 @@ def prepare_data(arguments: argparse.Namespace) -> None:
   ('--output', None, 'a JSON file for the whole report'),
   _THREADS,
 )
-def check_data(arguments: argparse.Namespace) -> None:
+def check_data(**arguments: Any) -> None:
   """Read and decode every image of a set, and report what it holds.
 
   Prints counts, sizes, kinds, duplicates and what is broken; exit code 1 if
@@ -258,18 +246,9 @@ def check_data(arguments: argparse.Namespace) -> None:
 
   example: python -m byol_jax data check ~/Pictures
   """
-  from byol_jax import configuration
-  from byol_jax.data import from_config
   from byol_jax.data.preparation import check
 
-  check.check_images(
-    arguments.dataset,
-    data_dir=arguments.data_dir,
-    split=arguments.split,
-    output=arguments.output,
-    num_threads=arguments.threads,
-    **from_config.get_holdout(configuration.load('pretrain')),
-  )
+  check.check_images(**arguments, **_get_holdout())
 
 
 @_add_verb(
@@ -280,7 +259,7 @@ def check_data(arguments: argparse.Namespace) -> None:
   ('--cores', 0, 'measure on this many cores alone, as JSON'),
   preset='pretrain',
 )
-def bench_input(arguments: argparse.Namespace) -> None:
+def bench_input(**arguments: Any) -> None:
   """Measure how fast this machine makes views, and what a pod would need.
 
   On one core, two and all: decoding, interpolation, the official recipe, and
@@ -292,13 +271,7 @@ def bench_input(arguments: argparse.Namespace) -> None:
   """
   from byol_jax.tools import bench_input as bench_input_tool
 
-  bench_input_tool.run(
-    arguments.config,
-    arguments.overrides,
-    rounds=arguments.rounds,
-    cores=arguments.cores,
-    as_json=arguments.json,
-  )
+  bench_input_tool.run(**arguments)
 
 
 @_add_verb(
@@ -310,7 +283,7 @@ def bench_input(arguments: argparse.Namespace) -> None:
   ('--share', 0.5, 'of the best speed, for a second estimate of the hours'),
   preset='pretrain',
 )
-def plan(arguments: argparse.Namespace) -> None:
+def plan(**arguments: Any) -> None:
   """Compile the step of a run for a TPU slice, and say what it would take.
 
   Needs no TPU but the package libtpu, and minutes. Prints memory by kind, the
@@ -323,18 +296,23 @@ def plan(arguments: argparse.Namespace) -> None:
   """
   from byol_jax.planning import plan as plan_tool
 
-  plan_tool.run(
-    arguments.config,
-    arguments.overrides,
-    topology=arguments.topology,
-    share=arguments.share,
-    once=arguments.once,
-    as_json=arguments.json,
-  )
+  plan_tool.run(**arguments)
+
+
+def _get_holdout() -> dict[str, Any]:
+  """Returns how the presets divide a set into splits."""
+  from byol_jax import configuration
+  from byol_jax.data import from_config
+
+  return from_config.get_holdout(configuration.load('pretrain'))
 
 
 def _join_job(
-  arguments: argparse.Namespace,
+  spec: str | None = None,
+  overrides: Sequence[str] = (),
+  *,
+  distributed: str,
+  **timeouts: int,
 ) -> tuple[Any, Callable[[str], None]]:
   """Loads the configuration and joins the other processes of the job.
 
@@ -349,17 +327,12 @@ def _join_job(
   from byol_jax.training import provenance
 
   def load() -> tuple[Any, dict[str, str]]:
-    if 'config' not in arguments:
+    if spec is None:
       return None, provenance.job_facts({})
-    config = configuration.load(arguments.config, arguments.overrides)
+    config = configuration.load(spec, overrides)
     return config, provenance.job_facts(config.to_dict())
 
-  config, description = processes.join_job(
-    arguments.distributed,
-    load,
-    startup_seconds=arguments.startup_seconds,
-    heartbeat_seconds=arguments.heartbeat_seconds,
-  )
+  config, description = processes.join_job(distributed, load, **timeouts)
   if jax.process_index() != 0:
     return config, lambda text: None
   if jax.process_count() > 1:
@@ -367,12 +340,12 @@ def _join_job(
   return config, print
 
 
-def _evaluate(name: str, arguments: argparse.Namespace) -> None:
+def _evaluate(name: str, workdir: str, **job: Any) -> None:
   """Evaluates the run of a workdir and prints the results."""
-  config, log = _join_job(arguments)
+  config, log = _join_job(**job)
   from byol_jax import api, pretrained
 
-  run = pretrained.open_run(arguments.workdir)
+  run = pretrained.open_run(workdir)
   encoder = pretrained.open_encoder(
     run, config.weights, calibration_batches=config.calibration_batches
   )

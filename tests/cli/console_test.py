@@ -37,14 +37,21 @@ def test_a_wrong_argument_is_named_with_what_is_known(words, known):
 def test_arguments_have_the_types_of_their_defaults():
   parse = lambda words: console.parse(words.split(), verbs.VERBS)[1]
   found = parse('data prepare in out --shorter_side=9 --max_bad_share=0.5')
-  assert (found.source, found.output, found.name) == ('in', 'out', None)
-  assert (found.shorter_side, found.quality) == (9, 95)
-  assert (found.max_bad_share, found.threads) == (0.5, 0)
+  assert found == {
+    **{'source': 'in', 'output': 'out', 'name': None, 'shorter_side': 9},
+    **{'quality': 95, 'max_bad_share': 0.5, 'num_threads': 0},
+  }
   found = parse('bench input --config=shapes --json --config.seed=3')
-  assert (found.json, found.overrides) == (True, ['--config.seed=3'])
+  overrides = ['--config.seed=3']
+  assert found == {
+    **{'spec': 'shapes', 'overrides': overrides, 'as_json': True},
+    **{'rounds': 5, 'cores': 0},
+  }
   found = parse('knn --workdir=x --heartbeat_seconds=7')
-  assert (found.config, found.heartbeat_seconds) == ('evals/knn', 7)
-  assert (found.distributed, found.startup_seconds) == ('none', 300)
+  assert found == {
+    **{'spec': 'evals/knn', 'overrides': [], 'workdir': 'x'},
+    **{'distributed': 'none', 'startup_seconds': 300, 'heartbeat_seconds': 7},
+  }
 
 
 @pytest.mark.parametrize('verb', ('', 'data', 'bench', *verbs.VERBS))
@@ -78,7 +85,7 @@ reader, writer = os.pipe()
 os.close(reader)
 os.dup2(writer, 1)
 verb = verbs.VERBS['conformance']
-run = lambda arguments: print('x' * 100_000, flush=True)
+run = lambda **unused: print('x' * 100_000, flush=True)
 verbs.VERBS['conformance'] = verb._replace(run=run)
 print(command.main(['conformance', '.']), file=sys.stderr)
 """
