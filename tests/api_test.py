@@ -16,12 +16,6 @@ SAME = {'rtol': 1e-4, 'atol': 1e-5}
 
 
 @pytest.fixture(scope='module')
-def labelled(tmp_path_factory):
-  """(folder, workdir) of a run on a labelled folder."""
-  return tiny_folder.pretrained(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture(scope='module')
 def encode(labelled):
   """The run's encoder."""
   return byol_jax.load_encoder(labelled[1])

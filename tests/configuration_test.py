@@ -169,7 +169,10 @@ def test_a_broken_file_is_one_line(tmp_path, text, reason):
     ('shape', "'shape'; nearest: configs/small/shapes.py"),
     ('no/such/file.py', "no file or preset 'no/such/file.py'"),
     ('shapes:3', '0 positional arguments but 1 was given'),
-    ('pretrain:many', "unknown preset 'many': expected one of"),
+    *(
+      (f'pretrain:{x}', f'unknown preset {x!r}: expected one of ')
+      for x in ('many', '', '0', '-3', '1000_batch256', '1e3')
+    ),
     ('cifar10:tpu', "expected 'gpu' or 'cpu', found 'tpu'"),
     ('evals/linear:gpu', "unknown argument 'gpu'"),
   ),

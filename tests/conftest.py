@@ -43,10 +43,18 @@ def pytest_collection_modifyitems(items):
   items.sort(key=lambda item: ranks.get(item.nodeid.split('::')[0], len(LONG)))
 
 
+@pytest.fixture(scope='session')
+def labelled(tmp_path_factory):
+  """(folder, workdir) of a run on a labelled folder."""
+  from tests.helpers import tiny_folder  # JAX reads the variables above
+
+  return tiny_folder.make_run(tmp_path_factory.mktemp('labelled'))
+
+
 @pytest.fixture(scope='module')
 def compiled_once():
   """See `tests/helpers/compiled_once.py`."""
-  from tests.helpers import compiled_once  # JAX reads the variables above
+  from tests.helpers import compiled_once
 
   with compiled_once.shared():
     yield

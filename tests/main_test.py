@@ -1,6 +1,5 @@
 """The command line from end to end: exit codes, and what a mistake leaves."""
 
-import json
 import os
 import pathlib
 import re
@@ -19,12 +18,6 @@ from byol_jax.cli import verbs
 from tests.helpers import tiny_folder, tiny_run
 
 pytestmark = pytest.mark.usefixtures('compiled_once')
-
-
-@pytest.fixture(scope='module')
-def labelled(tmp_path_factory):
-  """(folder, workdir) of a run on a labelled folder."""
-  return tiny_folder.pretrained(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope='module')
@@ -115,13 +108,6 @@ def test_a_wrong_value_names_its_key_and_leaves_no_workdir(
   assert not workdir.exists()
 
 
-def test_a_folder_without_images(refused, tmp_path):
-  (tmp_path / 'notes.txt').write_text('no image')
-  arguments = pretrain(tmp_path, tmp_path / 'new')
-  refused(3, f'{tmp_path}: 0 image files', *arguments)
-  assert not (tmp_path / 'new').exists()
-
-
 def test_a_broken_file_is_replaced_in_training_and_left_out_of_knn(
   run, labelled, tmp_path
 ):
@@ -149,17 +135,6 @@ def test_a_finished_run_is_left_alone_and_another_is_refused(
   ):
     refused(3, pattern, *pretrain(folder, workdir, more))
   assert contents(workdir) == before
-
-
-def test_a_cached_run_is_the_same_run(run, labelled, tmp_path):
-  losses = set()
-  for kind in ('none', 'encoded', 'decoded'):
-    workdir = tmp_path / kind
-    arguments = pretrain(labelled[0], workdir, f'--config.input.cache={kind}')
-    assert run(*arguments)[0] == 0
-    last = (workdir / 'scalars.jsonl').read_text().splitlines()[-1]
-    losses.add(json.loads(last)['loss'])
-  assert len(losses) == 1
 
 
 @pytest.mark.parametrize(

@@ -43,10 +43,8 @@ def write(folder, labelled=True):
   return pathlib.Path(folder)
 
 
-def pretrained(base):
-  """(folder, workdir) of the smallest run, made once below `base`."""
-  folder, workdir = base / 'labelled', base / 'run_labelled'
-  if not workdir.exists():
-    write(folder)
-    api.pretrain('shapes', workdir, VALUES | {'dataset': str(folder)})
+def make_run(base):
+  """(folder, workdir) of the smallest run, below `base`."""
+  folder, workdir = write(base / 'images'), base / 'run'
+  api.pretrain('shapes', workdir, VALUES | {'dataset': str(folder)})
   return folder, workdir

@@ -6,7 +6,6 @@ import pytest
 
 from byol_jax import errors
 from byol_jax.tools import report
-from tests.helpers import tiny_folder
 
 RESULTS = {
   'random': {'knn_k1': 0.20, 'knn_k20': 0.30, 'bank': 9, 'top1': 0.40},
@@ -31,12 +30,6 @@ def test_byol_is_measured_against_the_better_random_encoder():
   assert numbers(gain) == [25, 30, -5]
   assert '+25.0' in gain and '-5.0' in gain
   assert len({len(line) for line in (head, chance, byol, gain)}) == 1
-
-
-@pytest.fixture(scope='module')
-def labelled(tmp_path_factory):
-  """(folder, workdir) of a run on a labelled folder."""
-  return tiny_folder.pretrained(tmp_path_factory.getbasetemp())
 
 
 @pytest.mark.slow
