@@ -255,7 +255,7 @@ def check_data(**arguments: Any) -> None:
   'bench input',
   _CONFIG,
   _JSON,
-  ('--rounds', 5, 'each result is their median'),
+  ('--rounds', 5, 'each result is their median', positive),
   ('--cores', 0, 'measure on this many cores alone, as JSON'),
   preset='pretrain',
 )

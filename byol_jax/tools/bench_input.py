@@ -67,8 +67,6 @@ def run(
     DataError: the set cannot be opened, or has no encoded images.
   """
   config = configuration.load(spec, overrides)
-  if rounds < 1:
-    raise errors.ConfigError(f'--rounds: expected at least 1, found {rounds}')
   if cores:
     print(json.dumps(measure_rates(config, cores, rounds)))
     return
