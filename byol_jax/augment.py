@@ -73,27 +73,11 @@ def hsv_to_rgb(image: jax.Array) -> jax.Array:
 
 
 def adjust_hsv(image: jax.Array, factor: Any, delta: Any) -> jax.Array:
-  """Scales the saturation, clipped to [0, 1], and turns the hue.
-
-  Args:
-    image: [..., 3].
-    factor: of the saturation.
-    delta: of the hue, in turns.
-  """
+  """Scales the saturation, clipped to [0, 1], and adds `delta` turns of hue."""
   hsv = rgb_to_hsv(image)
   hue = jnp.mod(hsv[..., 0] + delta, 1.0)
   saturation = clip(hsv[..., 1] * factor)
   return hsv_to_rgb(jnp.stack([hue, saturation, hsv[..., 2]], axis=-1))
-
-
-def adjust_saturation(image: jax.Array, factor: jax.Array) -> jax.Array:
-  """Scales the saturation and clips it to [0, 1]."""
-  return adjust_hsv(image, factor, 0.0)
-
-
-def adjust_hue(image: jax.Array, delta: jax.Array) -> jax.Array:
-  """Turns the hue by `delta` turns."""
-  return adjust_hsv(image, 1.0, delta)
 
 
 def to_grayscale(image: jax.Array) -> jax.Array:
@@ -108,21 +92,18 @@ def invert_above(image: jax.Array, threshold: float) -> jax.Array:
   return jnp.where(image < threshold, image, 1.0 - image)
 
 
-def blur_radius(size: int) -> int:
+def compute_blur_radius(size: int) -> int:
   """Returns the blur's radius for an image of `size` pixels (method.md 3.2)."""
   return int((size / 10) / 2)
 
 
 def gaussian_blur(image: jax.Array, sigma: jax.Array) -> jax.Array:
-  """Blurs [H, W, 3] with a separable kernel of 2 * blur_radius(H) + 1 pixels.
+  """Blurs float32 [H, W, 3] with a separable kernel of `sigma` pixels.
 
-  Pixels beyond the border count as zeros, so the border darkens.
-
-  Args:
-    image: float32 [H, W, 3].
-    sigma: float32 [], in pixels.
+  Its width is 2 * compute_blur_radius(H) + 1. Pixels beyond the border count as
+  zeros, so the border darkens.
   """
-  radius = blur_radius(image.shape[0])
+  radius = compute_blur_radius(image.shape[0])
   offsets = jnp.arange(-radius, radius + 1, dtype=image.dtype)
   weights = jnp.exp(-jnp.square(offsets) / (2.0 * jnp.square(sigma)))
   weights = weights / jnp.sum(weights)
@@ -166,15 +147,8 @@ def draw_jitter(
 ) -> Jitter:
   """Draws the values of the colour jitter and their order.
 
-  Args:
-    key: uint32 [2].
-    brightness: the added value is uniform in +-brightness.
-    contrast: the factor is uniform in 1 +- contrast.
-    saturation: the factor is uniform in 1 +- saturation.
-    hue: the turn is uniform in +-hue.
-
-  Returns:
-    The values; each of the 24 orders is equally likely.
+  Added values are uniform in +-brightness and +-hue (turns), factors in
+  1 +- contrast and 1 +- saturation. The 24 orders are equally likely.
   """
   order_key, key = jax.random.split(key)
   centers = jnp.asarray([0.0, 1.0, 1.0, 0.0])
@@ -205,12 +179,9 @@ def apply_jitter(image: jax.Array, jitter: Jitter) -> jax.Array:
   return image
 
 
-def maybe(function: Augment, probability: float) -> Augment:
-  """Returns `function`, applied to an image with a probability.
-
-  With probability 1 no random number is drawn.
-  """
-  if probability >= 1:
+def apply_sometimes(function: Augment, probability: float) -> Augment:
+  """Returns `function`, applied to an image with a probability."""
+  if probability >= 1:  # no random number is drawn
     return function
 
   def apply(image: jax.Array, key: jax.Array) -> jax.Array:
@@ -264,7 +235,7 @@ def make_augment(
     (solarize, lambda x, _: invert_above(x, (solarize or {})['threshold'])),
   )
   steps = [
-    (index, maybe(function, section['probability']))
+    (index, apply_sometimes(function, section['probability']))
     for index, (section, function) in enumerate(operations)
     if section is not None and section['probability'] > 0
   ]

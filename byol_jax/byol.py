@@ -50,12 +50,9 @@ def init(
 ) -> ByolState:
   """Returns the state before step 0; runs under `parallel.AXIS`.
 
-  Args:
-    forward: the network.
-    optimizer: of the online parameters.
-    rng: uint32 [2], key of the run. The two networks are initialised with two
-      different keys split from it (method.md 1.3).
-    images: float32 [B, H, W, 3]; only the shape is used.
+  The two networks are initialised with two keys split from `rng`, uint32 [2],
+  the key of the run (method.md 1.3). Of `images`, float32 [B, H, W, 3], only
+  the shape is used.
   """
   online_key, target_key = jax.random.split(rng)
   online_params, online_state = forward.init(online_key, images, True)
@@ -87,25 +84,24 @@ def make_loss(
     objective: a value of `losses.OBJECTIVES`.
 
   Returns:
-    A function (online_params, state, batch) -> (loss float32 [], (network
-    states, scalars)). The states are a dict with `online_state` and
-    `target_state`.
+    A `LossFn`; the network states are a dict of `online_state` and
+    `target_state`, the loss and the scalars are float32 [].
   """
 
   def loss_fn(
     online_params: networks.Params, state: ByolState, batch: Batch
   ) -> tuple[jax.Array, tuple[dict[str, Any], Scalars]]:
-    keys = parallel.image_keys(state.rng, state.step, len(batch['view1']))
+    keys = parallel.make_image_keys(state.rng, state.step, len(batch['view1']))
     views = [
-      augment(batch[name], jax.vmap(jax.random.fold_in, (0, None))(keys, i))
-      for i, (name, augment) in enumerate(
-        zip(('view1', 'view2'), augments, strict=True)
+      augment(
+        batch[f'view{i + 1}'], jax.vmap(jax.random.fold_in, (0, None))(keys, i)
       )
+      for i, augment in enumerate(augments)
     ]
-    online, online_state = both(
+    online, online_state = _apply_to_views(
       forward, online_params, state.online_state, views
     )
-    target, target_state = both(
+    target, target_state = _apply_to_views(
       forward, state.target_params, state.target_state, views
     )
     repr_loss = jnp.mean(objective(online, jax.lax.stop_gradient(target)))
@@ -117,7 +113,7 @@ def make_loss(
     }
     if online[0].logits is not None:
       # The classifier is trained on view 1 only (method.md 1.4).
-      scalars |= probe(online[0].logits, batch['labels'])
+      scalars |= _score_classifier(online[0].logits, batch['labels'])
     scalars['loss'] = repr_loss + scalars.get('classif_loss', 0.0)
     states = {'online_state': online_state, 'target_state': target_state}
     return scalars['loss'], (states, scalars)
@@ -125,29 +121,23 @@ def make_loss(
   return loss_fn
 
 
-def both(
+def _apply_to_views(
   forward: networks.Forward,
   params: networks.Params,
   state: networks.NetState,
   views: list[jax.Array],
 ) -> tuple[tuple[networks.Outputs, networks.Outputs], networks.NetState]:
-  """Applies the network to view 1, then view 2, in training mode.
+  """Returns the outputs for view 1, then view 2, in training mode.
 
-  Returns the outputs of both and the network state after both: each pass moves
-  the batch-norm averages.
+  Each pass moves the batch-norm averages of the state that is returned.
   """
   first, state = forward.apply(params, state, views[0], is_training=True)
   second, state = forward.apply(params, state, views[1], is_training=True)
   return (first, second), state
 
 
-def probe(logits: jax.Array, labels: jax.Array) -> Scalars:
-  """Returns loss and accuracy of the online classifier, means over the batch.
-
-  Args:
-    logits: float32 [B, classes].
-    labels: int32 [B].
-  """
+def _score_classifier(logits: jax.Array, labels: jax.Array) -> Scalars:
+  """Returns mean loss and accuracies, float32 [B, C] and int32 [B] -> []."""
   return {
     'classif_loss': jnp.mean(losses.cross_entropy(logits, labels)),
     'top1_accuracy': jnp.mean(metrics.in_top_k(logits, labels, 1)),
@@ -168,13 +158,12 @@ def make_update(
 
   Args:
     loss_fn: from `make_loss`.
-    optimizer: its updates are added to the online parameters.
+    optimizer: of the online parameters.
     tau: step -> decay of the target parameters, in [0, 1].
     learning_rate: step -> rate, for the log; the optimizer has its own.
 
   Returns:
-    A function (state, batch of one device) -> (state, scalars float32 []),
-    averaged over devices.
+    (state, batch of one device) -> (state, scalars averaged over devices).
   """
 
   def update(state: ByolState, batch: Batch) -> tuple[ByolState, Scalars]:

@@ -74,7 +74,7 @@ def build(
   """
   configuration.check_ranges(config)
   batch_size = config.batch_size
-  num_steps = schedules.num_steps(config.epochs, num_examples, batch_size)
+  num_steps = schedules.count_steps(config.epochs, num_examples, batch_size)
   if num_steps < 1:
     raise errors.ConfigError(
       f'epochs: {config.epochs:g} of {num_examples} images make no step of'
@@ -86,7 +86,7 @@ def build(
     total_steps=num_steps,
     **config.schedule,
   )
-  tau = schedules.tau(total_steps=num_steps, **config.target)
+  tau = schedules.tau_schedule(total_steps=num_steps, **config.target)
   forward = networks.make_forward(
     num_classes=num_classes, axis_name=parallel.AXIS, **config.network
   )

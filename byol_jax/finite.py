@@ -46,15 +46,10 @@ def is_finite(large: Any, small: Any) -> jax.Array:
 
 
 def select(is_finite: jax.Array, new: Any, old: Any) -> Any:
-  """Returns `new`, or `old` bit for bit with the counts of `new`.
+  """Returns the state `new`, or `old` bit for bit with the counts of `new`.
 
   `step`, which data and schedules follow, always advances. So do the integer
   leaves of `opt_state`, so that the learning rate stays that of the step.
-
-  Args:
-    is_finite: bool [].
-    new: a state with the fields `step` and `opt_state`.
-    old: the state before the step.
   """
 
   def choose(new: jax.Array, old: jax.Array) -> jax.Array:

@@ -1,8 +1,4 @@
-"""Defines the losses of BYOL (paper eq. 2; method.md 1.2).
-
-An objective is a function (online, target) -> float32 [B], one loss per image.
-Each argument is the pair of a network's outputs for view 1 and view 2.
-"""
+"""Defines the losses of BYOL (paper eq. 2; method.md 1.2)."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -22,7 +18,8 @@ class View(Protocol):
   def prediction(self) -> jax.Array: ...
 
 
-Pair = tuple[View, View]
+Pair = tuple[View, View]  # of view 1 and view 2
+# (online, target) -> float32 [B], one loss per image
 Objective = Callable[[Pair, Pair], jax.Array]
 
 
@@ -47,7 +44,7 @@ def regression_loss(prediction: jax.Array, projection: jax.Array) -> jax.Array:
   return jnp.sum(jnp.square(difference), axis=-1)
 
 
-def regression(online: Pair, target: Pair) -> jax.Array:
+def symmetric_regression_loss(online: Pair, target: Pair) -> jax.Array:
   """Returns BYOL's loss, the sum of both directions, [B] in [0, 8].
 
   No gradient flows into the target's projections.
@@ -66,7 +63,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   return -chosen[:, 0]
 
 
-OBJECTIVES: dict[str, Objective] = {'regression': regression}
+OBJECTIVES: dict[str, Objective] = {'regression': symmetric_regression_loss}
 
 
 def make_objective(name: str) -> Objective:

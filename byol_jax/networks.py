@@ -56,11 +56,8 @@ class MLP(hk.Module):
   Every hidden layer is a linear layer with bias, batch norm and ReLU; the
   output layer is linear without bias.
 
-  Args:
-    sizes: the hidden widths and the output width. Its length is the depth in
-      the paper's table 14; an empty one is the identity.
-    make_norm: builds the batch norms.
-    name: of the module.
+  `sizes` are the hidden widths and the output width. Their number is the depth
+  in the paper's table 14; without any the module is the identity.
   """
 
   def __init__(
@@ -113,7 +110,9 @@ def make_forward(
   Raises:
     ConfigError: a value is not allowed, or the heads do not fit together.
   """
-  check_network(encoder, width, version, gamma_init, stem, projector, predictor)
+  _check_network(
+    encoder, width, version, gamma_init, stem, projector, predictor
+  )
   make_norm = functools.partial(
     hk.BatchNorm,
     create_scale=True,
@@ -131,21 +130,21 @@ def make_forward(
     stem=stem,
     make_norm=make_norm,
   )
-  return _transform_modules(
+  return _connect_modules(
     make_encoder,
-    lambda: MLP(projector, make_norm, name='projector'),
-    lambda: MLP(predictor, make_norm, name='predictor'),
+    functools.partial(MLP, projector, make_norm, 'projector'),
+    functools.partial(MLP, predictor, make_norm, 'predictor'),
     num_classes,
   )
 
 
-def _transform_modules(
+def _connect_modules(
   make_encoder: Callable[[], resnet.ResNet],
   make_projector: Callable[[], MLP],
   make_predictor: Callable[[], MLP],
   num_classes: int | None,
 ) -> Forward:
-  """Connects the modules and returns them as pure functions."""
+  """Returns the modules, one after another, as pure functions."""
 
   def forward(images: jax.Array, is_training: bool) -> Outputs:
     chex.assert_rank(images, 4)
@@ -169,7 +168,7 @@ def _transform_modules(
   )
 
 
-def check_network(
+def _check_network(
   encoder: str,
   width: float,
   version: int,
@@ -178,11 +177,7 @@ def check_network(
   projector: Sequence[int],
   predictor: Sequence[int],
 ) -> None:
-  """Checks the config section `network`; see `make_forward`.
-
-  Raises:
-    ConfigError: names the key, the allowed values and the value found.
-  """
+  """Raises ConfigError for values that `make_forward` does not take."""
   choices: tuple[tuple[str, Any, tuple], ...] = (
     ('encoder', encoder, tuple(resnet.ENCODERS)),
     ('version', version, (1, 2)),
@@ -192,7 +187,8 @@ def check_network(
   for key, value, allowed in choices:
     if value not in allowed:
       raise errors.ConfigError(
-        f'network.{key}: expected one of {list(allowed)}, found {value!r}'
+        f'network.{key}: expected one of {list(allowed)}, found'
+        f' {errors.quote(value)}'
       )
   if width <= 0:
     raise errors.ConfigError(
@@ -210,16 +206,9 @@ def check_network(
 def represent(
   forward: Forward, params: Params, state: NetState, images: jax.Array
 ) -> jax.Array:
-  """Returns the representations in evaluation mode, with moving averages.
+  """Returns the representations in evaluation mode, float32 [B, D].
 
-  Args:
-    forward: the network.
-    params: of the network.
-    state: of the network; it is not updated.
-    images: [B, H, W, 3], uint8 or float32 in [0, 1].
-
-  Returns:
-    float32 [B, D].
+  Images are [B, H, W, 3], uint8 or float32 in [0, 1].
   """
   outputs, _ = forward.apply(params, state, images, is_training=False)
   return outputs.representation

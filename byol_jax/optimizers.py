@@ -13,16 +13,10 @@ import optax
 from byol_jax import errors
 
 
-def kernels(params: Any) -> Any:
-  """Returns a mask of the leaves that get weight decay and trust ratio.
+def mask_kernels(params: Any) -> Any:
+  """Returns {module: {leaf: bool}}: what gets weight decay and trust ratio.
 
   Biases and all leaves of modules with 'norm' in their name are left out.
-
-  Args:
-    params: {module: {leaf: array}}.
-
-  Returns:
-    The same tree with bools as leaves.
   """
   return {
     module: {name: name != 'b' and 'norm' not in module for name in leaves}
@@ -44,16 +38,13 @@ def lars(
 
   Args:
     learning_rate: step -> rate.
-    weight_decay: added to the gradient of `kernels`, before the trust ratio.
+    weight_decay: added to the gradients of kernels, before the trust ratio.
     momentum: decay of the momentum buffer, in [0, 1).
     trust_coefficient: eta of the paper.
   """
   return optax.chain(
-    optax.add_decayed_weights(weight_decay, kernels),
-    optax.masked(
-      scale_by_trust_ratio(trust_coefficient),
-      kernels,
-    ),
+    optax.add_decayed_weights(weight_decay, mask_kernels),
+    optax.masked(scale_by_trust_ratio(trust_coefficient), mask_kernels),
     optax.trace(momentum),
     optax.scale_by_learning_rate(learning_rate),
   )
@@ -80,19 +71,18 @@ def scale_by_trust_ratio(coefficient: float) -> optax.GradientTransformation:
 def adamw(
   learning_rate: optax.Schedule, *, weight_decay: float
 ) -> optax.GradientTransformation:
-  """Returns AdamW with decay on `kernels`, for presets too short for LARS.
-
-  The paper does not use it.
-  """
-  return optax.adamw(learning_rate, weight_decay=weight_decay, mask=kernels)
+  """Returns AdamW with decay on kernels, for presets too short for LARS."""
+  return optax.adamw(
+    learning_rate, weight_decay=weight_decay, mask=mask_kernels
+  )
 
 
 def sgd(
   learning_rate: optax.Schedule, *, momentum: float, weight_decay: float
 ) -> optax.GradientTransformation:
-  """Returns SGD with momentum (not Nesterov) and decay on `kernels`."""
+  """Returns SGD with momentum (not Nesterov) and decay on kernels."""
   return optax.chain(
-    optax.add_decayed_weights(weight_decay, kernels),
+    optax.add_decayed_weights(weight_decay, mask_kernels),
     optax.trace(momentum),
     optax.scale_by_learning_rate(learning_rate),
   )

@@ -21,22 +21,16 @@ def total(tree: Any) -> Any:
 
 def all_true(flag: jax.Array) -> jax.Array:
   """Returns whether a bool [] is true on all devices; inside `pmap`."""
-  return jax.lax.psum(1.0 - flag, AXIS) == 0
+  return total(1.0 - flag) == 0
 
 
-def image_keys(rng: jax.Array, step: jax.Array, per_device: int) -> jax.Array:
-  """Returns one key per image from (rng, step, position in the global batch).
+def make_image_keys(
+  rng: jax.Array, step: jax.Array, per_device: int
+) -> jax.Array:
+  """Returns a key for each image of this device, uint32 [per_device, 2].
 
-  Inside `pmap`. The position is the same for any number of devices, so an
-  image has the same key on any number of them.
-
-  Args:
-    rng: uint32 [2], key of the run.
-    step: int32 [].
-    per_device: images on this device.
-
-  Returns:
-    uint32 [per_device, 2].
+  Inside `pmap`. A key depends on the run's key `rng`, uint32 [2], the step and
+  the position in the global batch, so not on the number of devices.
   """
   places = jax.lax.axis_index(AXIS) * per_device + jnp.arange(per_device)
   step_key = jax.random.fold_in(rng, step)

@@ -19,22 +19,14 @@ import jax.numpy as jnp
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoder:
-  """Describes one encoder.
+class Architecture:
+  """Describes the layers of one encoder; channels are those at width 1."""
 
-  Attributes:
-    module_name: prefix of the parameter names.
-    blocks: blocks per group.
-    bottleneck: whether a block is 1x1, 3x3, 1x1 rather than 3x3, 3x3.
-    channels: output channels per group, at width 1.
-    initial_channels: of the first convolution, at width 1.
-  """
-
-  module_name: str
-  blocks: tuple[int, ...]
+  module_name: str  # prefix of the parameter names
+  blocks: tuple[int, ...]  # per group
   bottleneck: bool = True
-  channels: tuple[int, ...] = (256, 512, 1024, 2048)
-  initial_channels: int = 64
+  channels: tuple[int, ...] = (256, 512, 1024, 2048)  # output, per group
+  initial_channels: int = 64  # of the first convolution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,17 +40,19 @@ class Stem:
 
 BASIC = (64, 128, 256, 512)
 
-ENCODERS: Mapping[str, Encoder] = {
-  'ResNet18': Encoder('res_net18', (2, 2, 2, 2), False, BASIC),
-  'ResNet34': Encoder('res_net34', (3, 4, 6, 3), False, BASIC),
-  'ResNet50': Encoder('res_net50', (3, 4, 6, 3)),
-  'ResNet101': Encoder('res_net101', (3, 4, 23, 3)),
-  'ResNet152': Encoder('res_net152', (3, 8, 36, 3)),
-  'ResNet200': Encoder('res_net200', (3, 24, 36, 3)),
+ENCODERS: Mapping[str, Architecture] = {
+  'ResNet18': Architecture('res_net18', (2, 2, 2, 2), False, BASIC),
+  'ResNet34': Architecture('res_net34', (3, 4, 6, 3), False, BASIC),
+  'ResNet50': Architecture('res_net50', (3, 4, 6, 3)),
+  'ResNet101': Architecture('res_net101', (3, 4, 23, 3)),
+  'ResNet152': Architecture('res_net152', (3, 8, 36, 3)),
+  'ResNet200': Architecture('res_net200', (3, 24, 36, 3)),
   # The official code's test network.
-  'TinyResNet': Encoder('tiny_res_net', (1, 1, 1, 1), False, (8, 8, 8, 8)),
+  'TinyResNet': Architecture('tiny_res_net', (1, 1, 1, 1), False, (8, 8, 8, 8)),
   # Not in the paper, for CPUs: three groups, so that 32 pixels end at 4x4.
-  'MiniResNet': Encoder('mini_res_net', (1, 1, 1), False, (16, 32, 64), 16),
+  'MiniResNet': Architecture(
+    'mini_res_net', (1, 1, 1), False, (16, 32, 64), 16
+  ),
 }
 
 STEMS: Mapping[str, Stem] = {
@@ -67,12 +61,11 @@ STEMS: Mapping[str, Stem] = {
   'small_stride2': Stem(kernel=3, stride=2, pool=False),
 }
 
-# Builds a batch norm, which maps (inputs [B, H, W, C], is_training) to the
-# shape of the inputs. Takes `name` and `scale_init`.
+# Builds a batch norm; takes `name` and `scale_init`.
 MakeNorm = Callable[..., hk.BatchNorm]
 
 
-def conv(channels: int, kernel: int, stride: int, name: str) -> hk.Conv2D:
+def make_conv(channels: int, kernel: int, stride: int, name: str) -> hk.Conv2D:
   """Returns a square convolution without bias, with SAME padding."""
   return hk.Conv2D(
       channels, kernel, stride=stride, with_bias=False, padding='SAME',
@@ -115,7 +108,7 @@ class Block(hk.Module):
     self.version = version
     self.project = project
     if project:
-      self.shortcut_conv = conv(channels, 1, stride, 'shortcut_conv')
+      self.shortcut_conv = make_conv(channels, 1, stride, 'shortcut_conv')
       if version == 1:
         self.shortcut_batchnorm = make_norm(name='shortcut_batchnorm')
     inner = channels // 4 if bottleneck else channels
@@ -127,14 +120,14 @@ class Block(hk.Module):
       scale = hk.initializers.Constant(last_gamma)
       last = {'scale_init': scale} if i == len(plan) - 1 else {}
       norm = make_norm(name=f'batchnorm_{i}', **last)
-      self.layers.append((conv(width, kernel, step, f'conv_{i}'), norm))
+      self.layers.append((make_conv(width, kernel, step, f'conv_{i}'), norm))
 
   def __call__(self, x: jax.Array, is_training: bool) -> jax.Array:
     """[B, H, W, C] -> [B, H / stride, W / stride, channels]."""
-    return (self.v1 if self.version == 1 else self.v2)(x, is_training)
+    compute = self._compute_v1 if self.version == 1 else self._compute_v2
+    return compute(x, is_training)
 
-  def v1(self, x: jax.Array, is_training: bool) -> jax.Array:
-    """Computes the post-activation form, [B, H, W, C] -> as `__call__`."""
+  def _compute_v1(self, x: jax.Array, is_training: bool) -> jax.Array:
     shortcut = x
     if self.project:
       shortcut = self.shortcut_conv(x)
@@ -145,8 +138,7 @@ class Block(hk.Module):
         x = jax.nn.relu(x)
     return jax.nn.relu(x + shortcut)
 
-  def v2(self, x: jax.Array, is_training: bool) -> jax.Array:
-    """Computes the pre-activation form, [B, H, W, C] -> as `__call__`."""
+  def _compute_v2(self, x: jax.Array, is_training: bool) -> jax.Array:
     shortcut = x
     for i, (convolve, norm) in enumerate(self.layers):
       x = jax.nn.relu(norm(x, is_training))
@@ -157,30 +149,15 @@ class Block(hk.Module):
 
 
 class BlockGroup(hk.Module):
-  """Applies `num_blocks` blocks of the same channels.
-
-  The first block carries the stride and projects its shortcut.
-  """
+  """Applies `num_blocks` blocks; the first has the stride and projects."""
 
   def __init__(
-    self,
-    channels: int,
-    num_blocks: int,
-    stride: int,
-    *,
-    name: str,
-    **block: Any,
+    self, channels: int, num_blocks: int, stride: int, name: str, **block: Any
   ):
     super().__init__(name=name)
     self.blocks = [
-      Block(
-        channels,
-        stride if i == 0 else 1,
-        project=i == 0,
-        name=f'block_{i}',
-        **block,
-      )
-      for i in range(num_blocks)
+      Block(channels, step, project=i == 0, name=f'block_{i}', **block)
+      for i, step in enumerate([stride] + [1] * (num_blocks - 1))
     ]
 
   def __call__(self, x: jax.Array, is_training: bool) -> jax.Array:
@@ -213,39 +190,38 @@ class ResNet(hk.Module):
     stem: str,
     make_norm: MakeNorm,
   ):
-    facts = ENCODERS[encoder]
-    super().__init__(name=facts.module_name)
-    first = STEMS[stem]
+    layers, first = ENCODERS[encoder], STEMS[stem]
+    super().__init__(name=layers.module_name)
     self.version = version
     self.pool = first.pool
-    channels = scaled(facts.initial_channels, width)
-    self.initial_conv = conv(
+    channels = scale_channels(layers.initial_channels, width)
+    self.initial_conv = make_conv(
       channels, first.kernel, first.stride, 'initial_conv'
     )
     norm_name = 'initial_batchnorm' if version == 1 else 'final_batchnorm'
     self.outer_norm = make_norm(name=norm_name)
     self.groups = [
       BlockGroup(
-        scaled(channels, width),
+        scale_channels(channels, width),
         num_blocks,
         stride=1 if i == 0 else 2,
-        bottleneck=facts.bottleneck,
+        bottleneck=layers.bottleneck,
         version=version,
         make_norm=make_norm,
         last_gamma={'ones': 1.0, 'zeros': 0.0}[gamma_init],
         name=f'block_group_{i}',
       )
       for i, (num_blocks, channels) in enumerate(
-        zip(facts.blocks, facts.channels, strict=True)
+        zip(layers.blocks, layers.channels, strict=True)
       )
     ]
 
   def __call__(self, images: jax.Array, is_training: bool) -> jax.Array:
     """Normalised images [B, H, W, 3] -> representation [B, D]."""
     chex.assert_rank(images, 4)
-    stem = self.after_first
+    stem = self._finish_stem
     if self.pool:  # Recomputed for the gradient: the largest activations.
-      stem = hk.remat(stem, policy=is_reduced, static_argnums=1)
+      stem = hk.remat(stem, policy=_is_reduced, static_argnums=1)
     x = stem(self.initial_conv(images), is_training)
     for group in self.groups:
       x = group(x, is_training)
@@ -253,8 +229,7 @@ class ResNet(hk.Module):
       x = jax.nn.relu(self.outer_norm(x, is_training))
     return jnp.mean(x, axis=(1, 2))
 
-  def after_first(self, x: jax.Array, is_training: bool) -> jax.Array:
-    """Applies norm, ReLU and pool of the stem, [B, H, W, C] -> [B, h, w, C]."""
+  def _finish_stem(self, x: jax.Array, is_training: bool) -> jax.Array:
     if self.version == 1:
       x = jax.nn.relu(self.outer_norm(x, is_training))
     if self.pool:
@@ -262,11 +237,11 @@ class ResNet(hk.Module):
     return x
 
 
-def is_reduced(primitive: Any, *unused: Any, **options: Any) -> bool:
+def _is_reduced(primitive: Any, *unused: Any, **options: Any) -> bool:
   """Whether `jax.checkpoint` keeps a value: those reduced over devices."""
   return 'psum' in primitive.name
 
 
-def scaled(channels: int, width: float) -> int:
+def scale_channels(channels: int, width: float) -> int:
   """Returns the channels at a width multiplier, at least one."""
   return max(1, round(channels * width))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 
-def num_steps(epochs: float, num_examples: int, batch_size: int) -> int:
+def count_steps(epochs: float, num_examples: int, batch_size: int) -> int:
   """Returns floor(epochs * num_examples / batch_size)."""
   return math.floor(epochs * num_examples / batch_size)
 
@@ -44,61 +44,49 @@ def make_learning_rate(
     total_steps: length of the run.
   """
   peak = base_rate * (batch_size / 256 if scale_with_batch else 1)
-  warmup_steps = num_steps(warmup_epochs, num_examples, batch_size)
-  schedule = warmup_cosine(peak, warmup_steps, total_steps)
+  warmup_steps = count_steps(warmup_epochs, num_examples, batch_size)
+  schedule = warmup_cosine_schedule(peak, warmup_steps, total_steps)
   return LearningRate(schedule, peak, warmup_steps)
 
 
-def warmup_cosine(
+def warmup_cosine_schedule(
   peak: float, warmup_steps: int, total_steps: int
 ) -> optax.Schedule:
   """Returns a linear warm-up from 0 to `peak`, then a cosine to 0.
 
-  Args:
-    peak: value after the warm-up.
-    warmup_steps: 0 begins at `peak`.
-    total_steps: the value at this step is 0.
-
-  Returns:
-    step -> float32 [].
+  The value is `peak` at step `warmup_steps` and 0 at step `total_steps`. It is
+  not clamped beyond, where the cosine rises again.
   """
 
   def schedule(step: jax.typing.ArrayLike) -> jax.Array:
     step = jnp.asarray(step, jnp.float32)
     rising = peak * step / max(warmup_steps, 1)
     remaining = max(total_steps - warmup_steps, 1)
-    falling = peak * cosine((step - warmup_steps) / remaining)
+    falling = peak * _half_cosine((step - warmup_steps) / remaining)
     return jnp.where(step < warmup_steps, rising, falling)
 
   return schedule
 
 
-def tau(base_tau: float, total_steps: int, schedule: str) -> optax.Schedule:
+def tau_schedule(
+  base_tau: float, total_steps: int, schedule: str
+) -> optax.Schedule:
   """Returns the decay of the target parameters.
 
   Args:
     base_tau: value at step 0, in [0, 1].
-    total_steps: the cosine is 1 at this step.
+    total_steps: the cosine is 1 at this step; it is not clamped beyond.
     schedule: 'cosine' (base_tau to 1) or 'constant'.
-
-  Returns:
-    step -> float32 [].
-
-  Raises:
-    KeyError: `schedule` is neither 'cosine' nor 'constant'.
   """
 
   def rising(step: jax.typing.ArrayLike) -> jax.Array:
     progress = jnp.asarray(step, jnp.float32) / total_steps
-    return 1.0 - (1.0 - base_tau) * cosine(progress)
+    return 1.0 - (1.0 - base_tau) * _half_cosine(progress)
 
-  def constant(step: jax.typing.ArrayLike) -> jax.Array:
-    del step
-    return jnp.asarray(base_tau, jnp.float32)
-
+  constant = lambda step: jnp.asarray(base_tau, jnp.float32)
   return {'cosine': rising, 'constant': constant}[schedule]
 
 
-def cosine(progress: jax.Array) -> jax.Array:
-  """Returns half a cosine: 1 at progress 0, 0 at progress 1."""
+def _half_cosine(progress: jax.Array) -> jax.Array:
+  """Falls from 1 at progress 0 to 0 at progress 1."""
   return 0.5 * (1.0 + jnp.cos(jnp.pi * progress))

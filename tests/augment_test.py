@@ -85,11 +85,11 @@ def test_hsv_against_colorsys_and_back():
 def test_saturation_hue_brightness_and_contrast_against_references():
   image = picture(2)
   for factor in (0.0, 0.8, 1.2, 5.0):
-    actual = augment.adjust_saturation(jnp.asarray(image), factor)
+    actual = augment.adjust_hsv(jnp.asarray(image), factor, 0)
     expected = hsv_reference(image, factor=factor)
     np.testing.assert_allclose(actual, expected, atol=2e-6)
   for delta in (-0.5, -0.1, 0.07, 1 / 3, 0.9):
-    actual = augment.adjust_hue(jnp.asarray(image), delta)
+    actual = augment.adjust_hsv(jnp.asarray(image), 1, delta)
     # Dark saturated pixels: the hue is a quotient of small differences.
     expected = hsv_reference(image, delta=delta)
     np.testing.assert_allclose(actual, expected, atol=4e-6)
@@ -115,7 +115,7 @@ def test_grayscale_and_solarize_are_their_formulas():
 
 def test_blur_against_scipy():
   widths = {224: 23, 160: 17, 128: 13, 96: 9, 64: 7, 32: 3}
-  assert {n: 2 * augment.blur_radius(n) + 1 for n in widths} == widths
+  assert {n: 2 * augment.compute_blur_radius(n) + 1 for n in widths} == widths
   blur = jax.jit(augment.gaussian_blur)
   for (shape, radius), sigma in itertools.product(
     (((64, 50), 3), ((37, 41), 1)), (0.1, 0.9, 2.0)

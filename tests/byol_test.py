@@ -78,7 +78,7 @@ def test_schedules_see_the_step_before_the_update():
     assert state.step == number + 1
     if number == 0:  # the rate is 0; the momentum is filled all the same
       assert not differing(state.online_params, old.online_params)
-      mask = tiny_run.flat(optimizers.kernels(old.online_params))
+      mask = tiny_run.flat(optimizers.mask_kernels(old.online_params))
       trace = optax.tree_utils.tree_get(state.opt_state, 'trace')
       momentum = tiny_run.flat(trace)
       assert all(np.any(momentum[key]) for key, on in mask.items() if on)
@@ -232,7 +232,9 @@ def fake_forward():
 def shown(devices, number=0):
   """Views that both networks are applied to when augmentation is noise."""
   noise = jax.vmap(lambda _, key: jax.random.uniform(key, (2, 2, 3)))
-  loss_fn = byol.make_loss(fake_forward(), (noise, noise), losses.regression)
+  loss_fn = byol.make_loss(
+    fake_forward(), (noise, noise), losses.symmetric_regression_loss
+  )
   params = {'net': {'w': jnp.ones((3, 2))}}
   state = byol.ByolState(
     jnp.int32(number), jax.random.PRNGKey(0), params, params,

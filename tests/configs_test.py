@@ -46,7 +46,7 @@ def test_a_preset_has_the_published_numbers(name):
   assert config.optimizer.weight_decay == weight_decay
   assert config.target.base_tau == tau
   steps = [
-    schedules.num_steps(length, IMAGENET, config.batch_size)
+    schedules.count_steps(length, IMAGENET, config.batch_size)
     for length in (config.epochs, config.schedule.warmup_epochs)
   ]
   assert steps == [num_steps, warmup]
@@ -102,7 +102,9 @@ def test_a_section_is_the_arguments_of_its_factory():
     assert set(view.jitter) - {'probability'} == strengths
   settings = parameters(optimizers.lars) - {'learning_rate'}
   assert set(config.optimizer) - {'name'} == settings
-  assert set(config.target) == parameters(schedules.tau) - {'total_steps'}
+  assert set(config.target) == parameters(schedules.tau_schedule) - {
+    'total_steps'
+  }
 
 
 def test_the_linear_evaluation_is_the_papers():

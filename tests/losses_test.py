@@ -66,7 +66,7 @@ def test_symmetric_loss_is_the_sum_of_both_crossed_directions():
     - 2 * cosine(*map(np.asarray, (online[0].prediction, target[1].projection)))
     - 2 * cosine(*map(np.asarray, (online[1].prediction, target[0].projection)))
   )
-  actual = losses.regression(online, target)
+  actual = losses.symmetric_regression_loss(online, target)
   np.testing.assert_allclose(actual, expected, atol=4e-6)
 
 
@@ -75,12 +75,14 @@ def test_range_is_zero_to_eight():
   for sign, expected in ((1, 0), (-1, 8)):
     # A target parallel (or opposite) to each prediction.
     target = [View(sign * v.prediction, v.projection) for v in online[::-1]]
-    found = losses.regression(online, target)
+    found = losses.symmetric_regression_loss(online, target)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-5)
 
 
 def test_no_gradient_passes_through_the_target():
-  total = lambda online, target: jnp.sum(losses.regression(online, target))
+  total = lambda online, target: jnp.sum(
+    losses.symmetric_regression_loss(online, target)
+  )
   to_online, to_target = jax.grad(total, (0, 1))(pair(0), pair(20))
   assert not any(np.any(x) for x in jax.tree.leaves(to_target))
   for view in to_online:

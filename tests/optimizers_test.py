@@ -103,14 +103,14 @@ def test_lars_and_sgd_against_float64():
 
 
 def test_kernels_are_those_and_only_those():
-  mask = optimizers.kernels(start())
+  mask = optimizers.mask_kernels(start())
   chosen = {(m, n) for m, x in mask.items() for n, on in x.items() if on}
   assert chosen == ADAPTED
   assert jax.tree.structure(mask) == jax.tree.structure(start())
   # method.md 2.5: 58 adapted leaves, 113 excluded ones with 78,696 numbers.
   forward = tiny_run.make_forward(encoder='ResNet50', **tiny_run.PAPER_HEADS)
   params, _ = tiny_run.shapes_of(forward)
-  mask = jax.tree.leaves(optimizers.kernels(params))
+  mask = jax.tree.leaves(optimizers.mask_kernels(params))
   excluded = [x.size for x, on in zip(jax.tree.leaves(params), mask) if not on]
   assert (sum(mask), len(excluded), sum(excluded)) == (58, 113, 78_696)
 

@@ -22,7 +22,7 @@ def test_mean_and_total_run_over_the_axis():
 def image_keys(devices, batch_size, step=5, seed=0):
   per_device = batch_size // devices
   keys = jax.vmap(
-    lambda _: parallel.image_keys(
+    lambda _: parallel.make_image_keys(
       jax.random.PRNGKey(seed), jnp.int32(step), per_device
     ),
     axis_name=parallel.AXIS,

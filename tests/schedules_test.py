@@ -17,8 +17,8 @@ def learning_rate(k, peak, warmup, total):
 
 
 def test_steps_are_rounded_down():
-  assert schedules.num_steps(1000, IMAGENET, 4096) == 312_784  # of 312,784.9
-  assert schedules.num_steps(1000, IMAGENET, 512) == 2_502_279
+  assert schedules.count_steps(1000, IMAGENET, 4096) == 312_784  # of 312,784.9
+  assert schedules.count_steps(1000, IMAGENET, 512) == 2_502_279
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_steps_are_rounded_down():
   [(3.2, 3127, 312_784), (0.8, 25_022, 2_502_279), (3.2, 10, 110)],
 )
 def test_learning_rate_against_float64(peak, warmup, total):
-  schedule = schedules.warmup_cosine(peak, warmup, total)
+  schedule = schedules.warmup_cosine_schedule(peak, warmup, total)
   assert schedule(0) == 0
   for k in (1, 2, warmup - 1, warmup, warmup + 1, total // 2, total - 1, total):
     # float32: a cosine near -1 loses half its digits against the peak.
@@ -36,13 +36,13 @@ def test_learning_rate_against_float64(peak, warmup, total):
 
 
 def test_a_run_without_or_of_nothing_but_warmup():
-  assert schedules.warmup_cosine(0.5, 0, 10)(0) == 0.5
-  assert np.isfinite(schedules.warmup_cosine(0.5, 10, 10)(10))
+  assert schedules.warmup_cosine_schedule(0.5, 0, 10)(0) == 0.5
+  assert np.isfinite(schedules.warmup_cosine_schedule(0.5, 10, 10)(10))
 
 
 @pytest.mark.parametrize('total', [50, 312_784])
 def test_tau_against_float64_and_the_table(total):
-  schedule = schedules.tau(0.996, total, 'cosine')
+  schedule = schedules.tau_schedule(0.996, total, 'cosine')
   assert schedule(total) == 1
   for k in (0, 1, total // 50, total // 3, total - 1):
     expected = 1 - 0.004 * (math.cos(math.pi * k / total) + 1) / 2
@@ -56,5 +56,5 @@ def test_tau_against_float64_and_the_table(total):
 
 @pytest.mark.parametrize('base', [0.0, 0.5, 1.0])
 def test_a_constant_tau_is_that_number(base):
-  schedule = schedules.tau(base, 100, 'constant')
+  schedule = schedules.tau_schedule(base, 100, 'constant')
   assert all(schedule(k) == base for k in (0, 50, 100))

@@ -38,14 +38,8 @@ def compare_scalars(
 ) -> Comparison:
   """Returns the error max(|a-b| / |b|) over single numbers.
 
-  Another shape, a NaN or an infinity is an infinite error.
-
-  Args:
-    group: see `Comparison`.
-    key: see `Comparison`.
-    ours: numbers of any shape.
-    theirs: the reference's.
-    floor: the least scale, for differences of larger numbers.
+  Another shape, a NaN or an infinity is an infinite error. `floor` is the least
+  scale, for differences of larger numbers.
   """
   a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
   if a.shape != b.shape:
@@ -69,12 +63,8 @@ def compare_trees(
 ) -> Iterator[Comparison]:
   """Yields a comparison for every leaf on either side; none without theirs.
 
-  Args:
-    group: see `Comparison`.
-    ours: {module: {leaf: array}}.
-    arrays: the file; theirs are {'<prefix>module|leaf': array}.
-    prefix: of their keys in the file.
-    separator: between module and leaf in their keys.
+  Ours are {module: {leaf: array}}, theirs {'<prefix>module|leaf': array} with
+  `separator` between the names.
   """
   theirs = {key: arrays[key] for key in arrays if key.startswith(prefix)}
   flat = {

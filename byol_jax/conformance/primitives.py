@@ -44,8 +44,8 @@ FUNCTIONS: tuple[tuple[str, str, tuple[str, ...], Callable], ...] = (
     for name, function in {
       'bright': lambda x, v: augment.clip(augment.adjust_brightness(x[0], v)),
       'contrast': lambda x, v: augment.clip(augment.adjust_contrast(x[0], v)),
-      'sat': lambda x, v: augment.clip(augment.adjust_saturation(x[0], v)),
-      'hue': lambda x, v: augment.clip(augment.adjust_hue(x[0], v)),
+      'sat': lambda x, v: augment.clip(augment.adjust_hsv(x[0], v, 0.0)),
+      'hue': lambda x, v: augment.clip(augment.adjust_hsv(x[0], 1.0, v)),
       'blur': lambda x, sigma: augment.gaussian_blur(x[0], sigma),
       'solarize': lambda x, v: augment.invert_above(x[0], v),
     }.items()
@@ -86,13 +86,16 @@ def _compare_schedule(
   images = catalog.find_facts('imagenet2012').num_train  # type: ignore[union-attr]
   config = configuration.load(f'configs/pretrain.py:{epochs}')
   total, warmup = (
-    schedules.num_steps(length, images, config.batch_size)
+    schedules.count_steps(length, images, config.batch_size)
     for length in (config.epochs, config.schedule.warmup_epochs)
   )
-  function, floor = schedules.tau(total_steps=total, **config.target), 0.0
+  function, floor = (
+    schedules.tau_schedule(total_steps=total, **config.target),
+    0.0,
+  )
   if kind == 'lr':
     peak = config.schedule.base_rate * config.batch_size / 256
-    function = schedules.warmup_cosine(peak, warmup, total)
+    function = schedules.warmup_cosine_schedule(peak, warmup, total)
     floor = RATE_FLOOR * peak
   ours, key = [function(step) for step in steps], f'{kind}{epochs}'
   return compare.compare_scalars(f'primitives: {key}', key, ours, theirs, floor)

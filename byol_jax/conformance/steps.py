@@ -46,11 +46,8 @@ def compare_run(
 ) -> Iterator[compare.Comparison]:
   """Continues the run of one tag and yields the comparisons.
 
-  Args:
-    tag: the files' common name.
-    folder: where they are.
-    arrays: the content of `<tag>.npz`.
-    devices: as many as the batches' leading axis.
+  `arrays` is the content of `<tag>.npz`; there are as many devices as the
+  leading axis of its batches.
 
   Raises:
     DataError: a file of the tag cannot be used.
@@ -176,8 +173,8 @@ def _compare_shapes(
   """Compares names and shapes of our network with the checkpoint's."""
   ours = jax.eval_shape(built.initial_state)
   for field in deepmind.TREES:
-    found = deepmind.shapes(getattr(ours, field))
-    expected = deepmind.shapes(getattr(official, field))
+    found = deepmind.list_shapes(getattr(ours, field))
+    expected = deepmind.list_shapes(getattr(official, field))
     differ = [
       f'{name} is {found.get(name)}, {expected.get(name)} in the file'
       for name, _ in sorted(found.items() ^ expected.items())

@@ -39,13 +39,9 @@ class OfficialCheckpoint(NamedTuple):
 
 
 def read_checkpoint(path: str) -> OfficialCheckpoint:
-  """Reads a checkpoint of the official code.
+  """Reads a checkpoint of the official code, a `.pkl` that may be hostile.
 
-  Args:
-    path: the `.pkl` file; it may be hostile.
-
-  Returns:
-    The step, the key and trees {module: {leaf: array}} of read-only arrays.
+  The trees {module: {leaf: array}} are of read-only arrays.
 
   Raises:
     DataError: the file is missing or damaged, asks for something outside its
@@ -64,19 +60,19 @@ def read_checkpoint(path: str) -> OfficialCheckpoint:
     state,
   )
   fields = dict(zip(names, state, strict=True))
-  trees: dict[str, Any] = {name: as_tree(fields[name]) for name in TREES}
+  trees: dict[str, Any] = {name: read_tree(fields[name]) for name in TREES}
   for name, tree in trees.items():
     expected = f'{path}: {name}: expected {{module: {{leaf: array}}}}'
     _require(tree is not None, expected, fields[name])
   for kind in ('params', 'state'):
-    ours, theirs = (
-      shapes(trees['online_' + kind]),
-      shapes(trees['target_' + kind]),
+    online, target = (
+      list_shapes(trees[f'{network}_{kind}'])
+      for network in ('online', 'target')
     )
-    for name, _ in sorted(ours.items() ^ theirs.items()):
+    for name, _ in sorted(online.items() ^ target.items()):
       raise errors.DataError(
         f'{path}: expected target_{kind} like online_{kind}, found {name}'
-        f' {theirs.get(name)} in the target, {ours.get(name)} in the online'
+        f' {target.get(name)} in the target, {online.get(name)} in the online'
         ' network'
       )
   return OfficialCheckpoint(
@@ -89,10 +85,10 @@ def read_checkpoint(path: str) -> OfficialCheckpoint:
 
 def _require(condition: bool, expected: str, value: Any) -> None:
   if not condition:
-    raise errors.DataError(f'{expected}, found {describe(value)}')
+    raise errors.DataError(f'{expected}, found {describe_value(value)}')
 
 
-def as_tree(value: Any) -> Tree | None:
+def read_tree(value: Any) -> Tree | None:
   """Returns a dict of dicts of `Array`s with plain arrays, else None."""
   if not isinstance(value, dict) or not value:
     return None
@@ -104,17 +100,15 @@ def as_tree(value: Any) -> Tree | None:
     NUMBERED.sub(r'/\1', module): {k: _as_array(v) for k, v in leaves.items()}
     for module, leaves in value.items()
   }
-  is_missing = any(
-    v is None for leaves in tree.values() for v in leaves.values()
-  )
-  return None if is_missing else tree
+  found = (v for leaves in tree.values() for v in leaves.values())
+  return None if any(v is None for v in found) else tree
 
 
 def _as_array(value: Any) -> np.ndarray | None:
   return value.value if isinstance(value, safe_pickle.Array) else None
 
 
-def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+def list_shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
   """Returns {'module|leaf': shape}."""
   return {
     f'{module}|{name}': leaf.shape
@@ -145,14 +139,14 @@ def _find_momentum(opt_state: Any, params: Tree) -> Tree | None:
 
   None if there is no such tree or more than one: an unknown optimizer.
   """
-  expected = shapes(params)
-  candidates = itertools.islice(outermost_dicts(opt_state), MAX_CANDIDATES)
-  trees = filter(None, map(as_tree, candidates))
-  found = [tree for tree in trees if shapes(tree) == expected]
+  expected = list_shapes(params)
+  candidates = itertools.islice(find_outermost_dicts(opt_state), MAX_CANDIDATES)
+  trees = filter(None, map(read_tree, candidates))
+  found = [tree for tree in trees if list_shapes(tree) == expected]
   return found[0] if len(found) == 1 else None
 
 
-def outermost_dicts(value: Any) -> Iterator[dict]:
+def find_outermost_dicts(value: Any) -> Iterator[dict]:
   """Yields the outermost dicts of nested tuples and lists, each once."""
   waiting, seen = [value], set()
   while waiting:
@@ -166,7 +160,7 @@ def outermost_dicts(value: Any) -> Iterator[dict]:
       waiting.extend(part)
 
 
-def describe(value: Any) -> str:
+def describe_value(value: Any) -> str:
   """Returns a short description of a value, without its contents."""
   array = _as_array(value)
   if array is not None:

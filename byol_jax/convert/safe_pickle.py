@@ -65,7 +65,7 @@ def load_pickle(path: str) -> Any:
     ) from error
 
 
-def need(condition: bool, expected: str) -> None:
+def require(condition: bool, expected: str) -> None:
   """Raises UnpicklingError unless `condition` holds."""
   if not condition:
     raise pickle.UnpicklingError(f'expected {expected}')
@@ -87,30 +87,30 @@ def check_opcodes(content: bytes) -> None:
   operations: Any = pickletools.genops(content)
   for count, (opcode, argument, _) in enumerate(operations):
     name = opcode.name
-    need(name in OPCODES, f'pickle protocol 2 of dill, found opcode {name}')
-    need(count < MAX_OPCODES, f'at most {MAX_OPCODES:,} opcodes')
+    require(name in OPCODES, f'pickle protocol 2 of dill, found opcode {name}')
+    require(count < MAX_OPCODES, f'at most {MAX_OPCODES:,} opcodes')
     before, after = opcode.stack_before, opcode.stack_after
     start = len(stack) - len(before)
     if pickletools.markobject in before:
-      need(bool(marks), f'a mark before {name}')
+      require(bool(marks), f'a mark before {name}')
       start = marks.pop() - before.index(pickletools.markobject)
     floor = marks[-1] + 1 if marks else 0
-    need(start >= floor, f'operands of {name}')
+    require(start >= floor, f'operands of {name}')
     operands = stack[start:]
     del stack[start:]
     if name == 'MARK':
       marks.append(start)
     elif name.startswith('SETITEM'):
       keys = set(operands[1:2] if name == 'SETITEM' else operands[2::2])
-      need(keys <= {pickletools.pyunicode}, 'strings as keys')
+      require(keys <= {pickletools.pyunicode}, 'strings as keys')
     elif name.endswith('PUT'):
-      need(start > floor and argument <= count, 'a memo index in order')
+      require(start > floor and argument <= count, 'a memo index in order')
       memo[argument] = stack[-1]
     elif name.endswith('GET'):
-      need(argument in memo, 'a memo index that is set')
+      require(argument in memo, 'a memo index that is set')
       after = [memo[argument]]
     stack += after
-  need(not stack, 'one value at the end')
+  require(not stack, 'one value at the end')
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -120,7 +120,7 @@ class Array:
   value: np.ndarray | None = None
 
   def __setstate__(self, state: Any) -> None:
-    need(self.value is None, 'an array to get its data once')
+    require(self.value is None, 'an array to get its data once')
     self.value = _read_array(state)
 
 
@@ -132,11 +132,11 @@ class Record(tuple):
 
   def __new__(cls, *values: Any) -> 'Record':
     count = len(values) if cls.fields is None else len(cls.fields)
-    need(len(values) == count, f'{count} fields, found {len(values)}')
+    require(len(values) == count, f'{count} fields, found {len(values)}')
     return super().__new__(cls, values)
 
   def __setstate__(self, state: Any) -> None:
-    need(False, 'no state of a named tuple')
+    require(False, 'no state of a named tuple')
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -146,10 +146,10 @@ class _DType:
   code: str
 
   def __setstate__(self, state: Any) -> None:
-    need(type(state) is tuple and len(state) >= 5, "a dtype's state")
+    require(type(state) is tuple and len(state) >= 5, "a dtype's state")
     order, *structure = state[1:5]
-    need(order in ('<', '=', '|'), 'little-endian numbers')
-    need(structure == [None] * 3, 'a dtype without fields')
+    require(order in ('<', '=', '|'), 'little-endian numbers')
+    require(structure == [None] * 3, 'a dtype without fields')
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -162,7 +162,7 @@ class _Function:
     return self.make(*args)
 
   def __setstate__(self, state: Any) -> None:
-    need(False, 'no state of a function')
+    require(False, 'no state of a function')
 
 
 class _Unpickler(pickle.Unpickler):
@@ -183,41 +183,45 @@ class _Unpickler(pickle.Unpickler):
       return _Function(self._encode)
     if re.fullmatch(r'dill\._?dill _create_namedtuple', full):
       return _Function(self._make_record_type)
-    need(full in FUNCTIONS, f'only globals of the format, found {full[:99]!r}')
+    require(
+      full in FUNCTIONS, f'only globals of the format, found {full[:99]!r}'
+    )
     return _Function(FUNCTIONS[full])
 
   def _encode(self, text: str, codec: str) -> bytes:
     """Protocol 2 writes bytes as text."""
-    need(type(text) is str and codec in ('latin1', 'latin-1'), 'latin1 text')
+    require(type(text) is str and codec in ('latin1', 'latin-1'), 'latin1 text')
     self._copies_left -= len(text)
-    need(self._copies_left >= 0, 'fewer copies of the same data')
+    require(self._copies_left >= 0, 'fewer copies of the same data')
     return text.encode('latin1')
 
   def _make_record_type(
     self, name: str, fields: tuple[str, ...], *module_and_defaults: Any
   ) -> type[Record]:
     """dill writes the fields of named tuples."""
-    need(type(fields) is tuple, 'fields of a named tuple')
-    need(all(type(field) is str for field in fields), 'names of fields')
+    require(type(fields) is tuple, 'fields of a named tuple')
+    require(all(type(field) is str for field in fields), 'names of fields')
     self._record_types_left -= 1
-    need(self._record_types_left >= 0, f'{MAX_RECORD_TYPES} named tuples')
+    require(self._record_types_left >= 0, f'{MAX_RECORD_TYPES} named tuples')
     return type('Record', (Record,), {'__slots__': (), 'fields': fields})
 
 
 def _read_array(state: Any) -> np.ndarray:
   """(version, shape, dtype, Fortran order, bytes) -> a read-only array."""
-  need(type(state) is tuple and len(state) == 5, "an array's five items")
+  require(type(state) is tuple and len(state) == 5, "an array's five items")
   _, shape, dtype, fortran, data = state
-  need(type(shape) is tuple and len(shape) <= 32, 'a shape')
-  need(all(type(n) is int and n >= 0 for n in shape), 'a shape of integers')
-  need(type(dtype) is _DType and type(data) is bytes, 'numbers as bytes')
+  require(type(shape) is tuple and len(shape) <= 32, 'a shape')
+  require(all(type(n) is int and n >= 0 for n in shape), 'a shape of integers')
+  require(type(dtype) is _DType and type(data) is bytes, 'numbers as bytes')
   flat = np.frombuffer(data, f'<{dtype.code}')
-  need(math.prod(shape) == flat.size, f'{flat.size} numbers, found {shape}')
+  require(math.prod(shape) == flat.size, f'{flat.size} numbers, found {shape}')
   return flat.reshape(shape, order='F' if fortran is True else 'C')
 
 
 def _make_dtype(code: str, *align_and_copy: Any) -> _DType:
-  need(type(code) is str and bool(DTYPE.fullmatch(code)), 'a dtype of numbers')
+  require(
+    type(code) is str and bool(DTYPE.fullmatch(code)), 'a dtype of numbers'
+  )
   return _DType(code)
 
 
@@ -233,12 +237,12 @@ def _make_scalar(dtype: Any, data: Any) -> Array:
 def _make_whole_array(
   function: Any, args: Any, state: Any, *attributes: Any
 ) -> Array:
-  need(getattr(function, 'make', None) is _make_array, 'an array of numpy')
+  require(getattr(function, 'make', None) is _make_array, 'an array of numpy')
   return Array(_read_array(state))
 
 
 def _return_dict(mapping: Any) -> dict:
-  need(type(mapping) is dict, 'a mapping of a dict')
+  require(type(mapping) is dict, 'a mapping of a dict')
   return mapping  # not a copy: a file may call often
 
 

@@ -16,7 +16,7 @@ PER_DEVICE = 32  # images
 
 def write_embeddings(
   encoder: features.Encoder,
-  dataset: splits.ImageSet,
+  dataset: splits.Split,
   names: Sequence[str],
   output: str | Path,
 ) -> int:

@@ -109,7 +109,7 @@ def estimate_batch_norm(
     DataError: there is no image.
   """
   fresh = jax.tree.map(np.zeros_like, state)
-  step = _compile_train_mode(forward)
+  step = placement.pmap(lambda *x: forward.apply(*x, is_training=True)[1])
   arguments = placement.replicate((params, fresh))
   images = _replace_padding(itertools.islice(batches, max_batches))
   found = [
@@ -126,16 +126,6 @@ def estimate_batch_norm(
 @functools.lru_cache(maxsize=4)
 def _compile_represent(forward: networks.Forward) -> Callable:
   return placement.pmap(functools.partial(networks.represent, forward))
-
-
-@functools.lru_cache(maxsize=4)
-def _compile_train_mode(forward: networks.Forward) -> Callable:
-  """Returns (params, state, images) -> the state after a forward pass."""
-
-  def update_state(params: Any, state: Any, images: jax.Array) -> Any:
-    return forward.apply(params, state, images, is_training=True)[1]
-
-  return placement.pmap(update_state)
 
 
 def _sort_rows(

@@ -41,14 +41,9 @@ def merge_nearest(
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the nearest so far after some more rows of the bank.
 
-  Args:
-    best: cosines float32 [Q, k], falling, and labels int32 [Q, k].
-    bank: float32 [B, D], of any length.
-    labels: int32 [B].
-    queries: float32 [Q, D].
-
-  Returns:
-    The new `best`; of equal cosines the earlier row comes first.
+  `best` and the result are cosines float32 [Q, k], falling, and labels int32
+  [Q, k]; of equal cosines the earlier row comes first. Rows of `bank`, float32
+  [B, D], and `queries`, float32 [Q, D], may have any length.
   """
   cosines = jnp.matmul(
     losses.l2_normalize(queries),
@@ -64,7 +59,7 @@ def merge_nearest(
 
 
 @functools.partial(jax.jit, static_argnames=('k', 'num_classes'))
-def vote(
+def count_votes(
   cosines: jax.Array,
   labels: jax.Array,
   *,
@@ -74,12 +69,14 @@ def vote(
 ) -> jax.Array:
   """Returns the classes with the most weight among the k nearest, int32 [Q].
 
+  Of classes with equal weight the lower one wins.
+
   Args:
     cosines: float32 [Q, K], falling.
-    labels: int32 [Q, K].
+    labels: int32 [Q, K], in [0, num_classes).
     k: number of neighbours that vote; all K if that is less.
     temperature: of the weights, positive.
-    num_classes: C. Of classes with equal weight the lower one wins.
+    num_classes: C.
   """
   # Relative to the nearest: a small temperature must not overflow.
   distance = cosines[:, :k] - cosines[:, :1]
@@ -98,16 +95,13 @@ def classify(
 ) -> dict[int, np.ndarray]:
   """Returns the predicted classes of the queries for each k, int32 [Q].
 
-  Args:
-    bank: N rows, not normalised, with labels in [0, num_classes).
-    queries: float32 [Q, D], not normalised.
-    num_classes: C.
-    options: of the protocol; a k of more than N is N.
+  The bank has N rows with labels in [0, num_classes); queries are float32
+  [Q, D]. Neither is normalised. A k of more than N is N.
   """
   parts = _find_neighbours(bank, queries, min(max(options.ks), len(bank.ids)))
   how = {'temperature': options.temperature, 'num_classes': num_classes}
   return {
-    k: np.concatenate([vote(*nearest, k=k, **how) for nearest in parts])
+    k: np.concatenate([count_votes(*nearest, k=k, **how) for nearest in parts])
     for k in options.ks
   }
 

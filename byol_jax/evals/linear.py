@@ -144,13 +144,13 @@ def select_rate(
 
 def _make_training(
   options: Options,
-  split: splits.ImageSet,
+  split: splits.Split,
   num_features: int,
   log: Callable[[str], None],
 ) -> tuple[probe.Progress, probe.Start]:
   """Returns a record of the training, and its update and initial state."""
   images, batch_size = split.num_examples, options.batch_size
-  steps = schedules.num_steps(options.epochs, images, batch_size)
+  steps = schedules.count_steps(options.epochs, images, batch_size)
   if steps < 1:
     raise errors.ConfigError(
       f'epochs: {options.epochs:g} of {images} images make no step of'

@@ -10,6 +10,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from byol_jax import errors, metrics, networks
@@ -58,7 +59,7 @@ class Progress:
 def train_augmented(
   start: Start,
   encoder: features.Encoder,
-  split: splits.ImageSet,
+  split: splits.Split,
   batch_size: int,
   progress: Progress,
   train: Callable,
@@ -72,9 +73,6 @@ def train_augmented(
     batch_size: of all devices.
     progress: has the number of steps; records the losses.
     train: `training.train.train_in_memory`.
-
-  Returns:
-    Parameters as numpy.
   """
   update, initial = start
 
@@ -109,15 +107,7 @@ def train_cached(
 ) -> supervised.Params:
   """Trains on batches of stored features: one scan over all steps.
 
-  Args:
-    start: update, with no mean over devices, and state.
-    stored: features of the training part.
-    batch_size: rows a step.
-    seed: of the orders.
-    progress: has the number of steps; records the losses.
-
-  Returns:
-    Parameters as numpy.
+  `seed` is that of the orders; the update has no mean over devices.
   """
   update, state = start
 
@@ -156,30 +146,16 @@ def count_correct(
   """Returns how many images have their label among the k best, int64 [R]."""
   total = np.zeros(len(params['linear']['b']), np.int64)
   for first in range(0, len(found.ids), ROWS):
-    values = found.values[first : first + ROWS]
-    labels = found.labels[first : first + ROWS]
-    missing = min(ROWS, len(found.ids)) - len(labels)
-    total += np.asarray(
-      _count_hits(
-        params,
-        np.pad(values, ((0, missing), (0, 0))),
-        np.pad(labels, (0, missing)),
-        np.arange(len(labels) + missing) < len(labels),
-        k,
-      )
-    )
+    part = slice(first, first + ROWS)
+    total += _count_hits(params, found.values[part], found.labels[part], k)
   return total
 
 
 @functools.partial(jax.jit, static_argnames='k')
 def _count_hits(
-  params: supervised.Params,
-  values: jax.Array,
-  labels: jax.Array,
-  mask: jax.Array,
-  k: int,
+  params: supervised.Params, values: jax.Array, labels: jax.Array, k: int
 ) -> jax.Array:
   """Counts labels among the k best, [B, D] and [B] -> int32 [R]."""
   scores = supervised.compute_logits(params, values)
-  by_rate = jax.vmap(metrics.count_in_top_k, in_axes=(0, None, None, None))
-  return by_rate(scores, labels, mask, k)
+  hits = [metrics.in_top_k(of_rate, labels, k) for of_rate in scores]
+  return jnp.sum(jnp.stack(hits), axis=-1)

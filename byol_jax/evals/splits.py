@@ -12,7 +12,7 @@ from byol_jax import errors
 from byol_jax.evals import features
 
 
-class ImageSet(Protocol):
+class Split(Protocol):
   """A split, as an evaluation needs it; see `data.loading.image_set`."""
 
   num_examples: int
@@ -29,12 +29,12 @@ class ImageSet(Protocol):
 
 
 # split name -> image set
-Load = Callable[[str], ImageSet]
+Load = Callable[[str], Split]
 
 
 def open_splits(
   load: Load, names: tuple[str, ...]
-) -> tuple[dict[str, ImageSet], int]:
+) -> tuple[dict[str, Split], int]:
   """Returns the splits by name and their number of classes.
 
   Raises:
@@ -60,7 +60,7 @@ def open_splits(
 
 def encode_split(
   encoder: features.Encoder,
-  splits: Mapping[str, ImageSet],
+  splits: Mapping[str, Split],
   batch_size: int,
   log: Callable[[str], None],
   name: str,

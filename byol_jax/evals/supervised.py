@@ -39,15 +39,7 @@ def init(
   num_features: int,
   num_classes: int,
 ) -> LinearState:
-  """Returns Haiku's default start (method.md 2.4), the same for every rate.
-
-  Args:
-    rng: uint32 [2].
-    optimizer: see `nesterov`.
-    num_rates: R.
-    num_features: D.
-    num_classes: C.
-  """
+  """Returns Haiku's default start (method.md 2.4), the same for every rate."""
   shape = (num_features, num_classes)
   # Cut at two sigma and not rescaled.
   start = jax.random.truncated_normal(rng, -2.0, 2.0, shape)
@@ -84,7 +76,9 @@ def nesterov(
 
   return optax.chain(
     optax.trace(momentum, nesterov=True),
-    optax.scale_by_learning_rate(schedules.warmup_cosine(1.0, 0, num_steps)),
+    optax.scale_by_learning_rate(
+      schedules.warmup_cosine_schedule(1.0, 0, num_steps)
+    ),
     optax.stateless_with_tree_map(by_rate),
   )
 

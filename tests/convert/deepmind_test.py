@@ -143,7 +143,7 @@ def test_the_official_file_starts_where_its_vectors_do():
         for key in vectors.files
         if key.startswith(prefix)
       }
-      assert deepmind.shapes(getattr(found, field)) == expected
+      assert deepmind.list_shapes(getattr(found, field)) == expected
   assert found.step == 2
   assert found.rng.tolist() == [0, 7]
   counters = {int(leaves['counter']) for leaves in found.online_state.values()}

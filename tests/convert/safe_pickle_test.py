@@ -206,8 +206,8 @@ def test_deep_nesting_is_read_and_described(tmp_path):
   """Neither the reader nor an error message recurses."""
   for nest in (b'N' + b'\x85' * 200_000, b'N' + b'q\x00h\x00\x86' * 2000):
     value = load(tmp_path, program(nest))
-    assert deepmind.describe(value) == 'a tuple'
-    assert list(deepmind.outermost_dicts(value)) == []
+    assert deepmind.describe_value(value) == 'a tuple'
+    assert list(deepmind.find_outermost_dicts(value)) == []
 
 
 def test_reading_imports_nothing(tmp_path):

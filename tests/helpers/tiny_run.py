@@ -69,7 +69,9 @@ def make_experiment(*, rate, tau, num_classes=NUM_CLASSES):
   """(forward, loss_fn, optimizer, update); images are not augmented."""
   forward = make_forward(num_classes=num_classes, axis_name=parallel.AXIS)
   unchanged = lambda images, keys: images
-  loss_fn = byol.make_loss(forward, (unchanged, unchanged), losses.regression)
+  loss_fn = byol.make_loss(
+    forward, (unchanged, unchanged), losses.symmetric_regression_loss
+  )
   optimizer = optimizers.lars(
     rate, weight_decay=1.5e-6, momentum=0.9, trust_coefficient=1e-3
   )
@@ -127,7 +129,9 @@ def divided(batch, devices):
 
 def warmup():
   """A rate that changes at every step, from 0; and a tau that does too."""
-  return schedules.warmup_cosine(2.0, 2, 8), schedules.tau(0.9, 8, 'cosine')
+  return schedules.warmup_cosine_schedule(2.0, 2, 8), schedules.tau_schedule(
+    0.9, 8, 'cosine'
+  )
 
 
 def free_port():
