@@ -157,7 +157,7 @@ def measure(folder: pathlib.Path, saves: int) -> dict[str, Any]:
       str(n): memory[n - 1] for n in (1, 5, 10, 25, 50)
     },
     'machine': {'cores': os.cpu_count(), 'load': round(os.getloadavg()[0], 2)},
-    'versions': provenance.versions(),
+    'versions': provenance.list_versions(),
   }
 
 

@@ -138,7 +138,7 @@ def main():
     },
     'rounds': rounds,
     'cores': os.cpu_count(),
-    'versions': provenance.versions(),
+    'versions': provenance.list_versions(),
   }
   text = json.dumps(result, indent=2)
   print(text)

@@ -57,7 +57,7 @@ def read_config(workdir: str | Path) -> config_dict.ConfigDict:
     DataError: there is none.
   """
   try:
-    saved = workdir_lib.read_config(workdir_lib.local_folder(workdir))
+    saved = workdir_lib.read_config_file(workdir_lib.local_folder(workdir))
   except errors.DataError:
     # A bucket, or a copy of one, has the configuration in its checkpoints.
     folder = workdir_lib.checkpoint_folder(workdir)

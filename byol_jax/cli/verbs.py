@@ -328,9 +328,9 @@ def _join_job(
 
   def load() -> tuple[Any, dict[str, str]]:
     if spec is None:
-      return None, provenance.job_facts({})
+      return None, provenance.describe_job({})
     config = configuration.load(spec, overrides)
-    return config, provenance.job_facts(config.to_dict())
+    return config, provenance.describe_job(config.to_dict())
 
   config, description = processes.join_job(distributed, load, **timeouts)
   if jax.process_index() != 0:

@@ -80,7 +80,7 @@ def run(
     'config': spec,
     'overrides': overrides,
     'machine': {'processor': _processor_name(), 'cores': available},
-    'versions': provenance.versions(),
+    'versions': provenance.list_versions(),
     'results': results,
     'verdict': count_needed_cores(results[-1]),
   }

@@ -27,7 +27,7 @@ PACKAGES = (
 
 
 @functools.cache
-def code_digest() -> str:
+def digest_code() -> str:
   """Returns the SHA-256 of all Python files of this package, in hexadecimal."""
   root = pathlib.Path(__file__).parents[1]
   digest = hashlib.sha256()
@@ -37,12 +37,12 @@ def code_digest() -> str:
   return digest.hexdigest()
 
 
-def versions() -> dict[str, str]:
+def list_versions() -> dict[str, str]:
   """Returns the versions of Python, the platform, this code and packages."""
   found = {
     'python': platform.python_version(),
     'platform': platform.platform(),
-    'code': code_digest(),
+    'code': digest_code(),
   }
   for name in PACKAGES:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -50,12 +50,12 @@ def versions() -> dict[str, str]:
   return found
 
 
-def job_facts(config: dict[str, Any]) -> dict[str, str]:
+def describe_job(config: dict[str, Any]) -> dict[str, str]:
   """Returns what all processes of a job must have in common, {what: value}.
 
   Not `data_dir`, which may differ between hosts.
   """
-  found = versions()
+  found = list_versions()
   del found['platform']  # kernels may differ
   values = flatten_config(config, ignored={'data_dir'})
   return found | {f'config.{key}': repr(value) for key, value in values.items()}

@@ -221,7 +221,7 @@ def open_checkpointer(
   place = workdir.checkpoint_folder(path, options.folder)
   check_same_run(folder, place, record)
   workdir.write_record(folder, record)
-  manifest = {'config': record, 'versions': provenance.versions()}
+  manifest = {'config': record, 'versions': provenance.list_versions()}
   saver = checkpointer.Checkpointer(place, keep=options.keep, record=manifest)
   return stack.enter_context(contextlib.closing(saver))
 
@@ -237,7 +237,7 @@ def check_same_run(
     record: configuration and training set of this start.
   """
   if (folder / 'config.json').exists():
-    saved = workdir.read_config(folder)
+    saved = workdir.read_config_file(folder)
   # A new host has an empty disk, but its checkpoints may be in a bucket.
   elif (manifest := checkpointer.read_record(place)) is None:
     return

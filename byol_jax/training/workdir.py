@@ -53,10 +53,10 @@ def open_workdir(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 def write_record(folder: pathlib.Path, config: dict[str, Any]) -> None:
   """Saves a plain dict as config.json, and the versions as versions.json."""
   files.write_json(folder / 'config.json', config)
-  files.write_json(folder / 'versions.json', provenance.versions())
+  files.write_json(folder / 'versions.json', provenance.list_versions())
 
 
-def read_config(path: str | pathlib.Path) -> dict[str, Any]:
+def read_config_file(path: str | pathlib.Path) -> dict[str, Any]:
   """Returns the configuration of the run in `path`; needs no lock.
 
   Raises:

@@ -132,7 +132,7 @@ def main(path, distributed, *arguments):
       'pretrain:300',
       **{key.replace('.', '__'): value for key, value in values.items()},
     )
-    return config, provenance.job_facts(config.to_dict())
+    return config, provenance.describe_job(config.to_dict())
 
   config, described = processes.join_job(
     distributed,

@@ -8,17 +8,17 @@ from tests.helpers import tiny_run
 
 def test_processes_must_share_each_value_the_packages_and_the_code():
   config = {'a': {'b': 1.0}, 'data_dir': '/x', 'c': (1, 2)}
-  facts = provenance.job_facts(config)
+  facts = provenance.describe_job(config)
   assert facts['config.a.b'] == '1.0' and facts['config.c'] == '[1, 2]'
   # Each host may have the data elsewhere, and another kernel.
   assert not {'config.data_dir', 'platform'} & facts.keys()
-  assert facts['jax'] == provenance.versions()['jax']
-  assert facts['code'] == provenance.code_digest()
+  assert facts['jax'] == provenance.list_versions()['jax']
+  assert facts['code'] == provenance.digest_code()
 
 
 def test_the_digest_of_the_code_depends_on_each_file(tmp_path, monkeypatch):
   """As another host would compute it: of a copy, and with one change."""
-  expected = provenance.code_digest()
+  expected = provenance.digest_code()
   root = tmp_path / 'byol_jax'
   shutil.copytree(
     tiny_run.ROOT / 'byol_jax',
@@ -28,7 +28,7 @@ def test_the_digest_of_the_code_depends_on_each_file(tmp_path, monkeypatch):
   monkeypatch.setattr(
     provenance, '__file__', str(root / 'training' / 'provenance.py')
   )
-  digest = provenance.code_digest.__wrapped__
+  digest = provenance.digest_code.__wrapped__
   assert digest() == expected
   crops = root / 'data' / 'sampling' / 'crops.py'
   crops.write_text(crops.read_text() + '# a comment')

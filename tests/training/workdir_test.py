@@ -26,7 +26,7 @@ def test_a_new_folder_gets_config_and_versions(tmp_path):
     assert folder == tmp_path / 'a' / 'b'
     workdir.write_record(folder, config)
     found = {'seed': 0, 'network': {'projector': [4096, 256], 'stem': None}}
-    assert workdir.read_config(folder) == found
+    assert workdir.read_config_file(folder) == found
   versions = json.loads((folder / 'versions.json').read_text())
   assert versions['jax'] == jax.__version__
   assert versions['python'] == '.'.join(map(str, sys.version_info[:3]))
@@ -96,10 +96,10 @@ def test_a_config_that_is_missing_or_broken(tmp_path):
   for content in (b'{"seed":', b'[1]', b'\xff\xfe'):
     file.write_bytes(content)
     with pytest.raises(errors.DataError, match=r'config\.json'):
-      workdir.read_config(tmp_path)
+      workdir.read_config_file(tmp_path)
   for path in (file, tmp_path / 'absent'):
     with pytest.raises(errors.DataError) as caught:
-      workdir.read_config(path)
+      workdir.read_config_file(path)
     assert str(caught.value) == (
       f'{path} holds no byol_jax run: config.json is missing'
     )
