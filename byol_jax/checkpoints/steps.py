@@ -40,10 +40,21 @@ class DamagedError(errors.DataError):
 
 
 class Manager(ocp.CheckpointManager):
-  """Does not call JAX's preemption service, whose calls all processes count."""
+  """For one process of a job, which may open a folder again."""
 
   def reached_preemption(self, step: int) -> bool:
+    """Does not call JAX's service, whose calls all processes count."""
     return False
+
+  def close(self) -> None:
+    """Waits for the thread that removes what a killed save left, too.
+
+    Orbax (0.12.8) waits for it in `save` only: it would remove the temporary
+    folder of a save by the next manager.
+    """
+    with contextlib.suppress(Exception):  # only `save` needs its success
+      self._maybe_await_cleanup_tmp_directory()
+    super().close()
 
 
 @contextlib.contextmanager

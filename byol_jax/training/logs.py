@@ -86,12 +86,7 @@ class Logs:
     self._bar.update(step - self._bar.n)
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Logs the scalars of one step.
-
-    Args:
-      step: completed steps.
-      scalars: Python or numpy numbers, among them those of `Meter`.
-    """
+    """Logs scalars, those of `Meter` too, after `step` completed steps."""
     if self._silent:
       return
     values = {name: float(value) for name, value in scalars.items()}
@@ -195,24 +190,18 @@ class Meter:
     Starts the next interval; `images` were processed in this one.
     """
     elapsed = max(self._clock() - self._start, 1e-9)
-    waited = self._waited
+    share = self._waited / elapsed
     self.restart()
-    return {
-      'images_per_second': images / elapsed,
-      'data_wait': waited / elapsed,
-    }
+    return {'images_per_second': images / elapsed, 'data_wait': share}
 
 
 def _format_scalars(values: Mapping[str, float]) -> list[str]:
   """Returns 'loss 3.215', ...; rate and waiting last, with their units."""
-  units = {
-    'images_per_second': '{:.4g} images/s',
-    'data_wait': 'data wait {:.0%}',
-  }
-  fields = [f'{k} {v:.4g}' for k, v in values.items() if k not in units]
-  for name, form in units.items():
-    if name in values:
-      fields.append(form.format(values[name]).replace('%', ' %'))
+  last = {'images_per_second', 'data_wait'}
+  fields = [f'{k} {v:.4g}' for k, v in values.items() if k not in last]
+  if last <= values.keys():
+    fields.append(f'{values["images_per_second"]:.4g} images/s')
+    fields.append(f'data wait {100 * values["data_wait"]:.0f} %')
   return fields
 
 

@@ -159,7 +159,12 @@ def run_loop(
     if context.checkpointer is not None:
       context.checkpointer.wait()
   if signal is not None:
-    raise preempted_error(context, signal, step)
+    raise processes.mark_collective(
+      errors.Preempted(
+        f'{signal}: saved step {step} of {last} in {context.workdir}; the same'
+        ' command resumes'
+      )
+    )
   return state, means
 
 
@@ -212,7 +217,7 @@ def _log_means(
 
 
 def _is_save_due(context: TrainingContext, step: int, saved_at: float) -> bool:
-  """Returns whether to save `step`, given the time of the last checkpoint.
+  """Returns whether to save `step`; `saved_at` is when one was saved last.
 
   Minutes count in jobs of one process only: clocks differ, and all processes
   must save the same step.
@@ -222,10 +227,8 @@ def _is_save_due(context: TrainingContext, step: int, saved_at: float) -> bool:
     return True
   if options.every_steps > 0 and step % options.every_steps == 0:
     return True
-  seconds = time.monotonic() - saved_at
-  is_single_process = jax.process_count() == 1
-  minutes = options.every_minutes
-  return is_single_process and minutes > 0 and seconds > 60 * minutes
+  seconds, limit = time.monotonic() - saved_at, 60 * options.every_minutes
+  return jax.process_count() == 1 and 0 < limit < seconds
 
 
 def save_checkpoint(
@@ -248,15 +251,3 @@ def save_checkpoint(
     meta = {'step': step, 'data_offset': data_offset}
     context.checkpointer.save(step, placement.copy_first_replica(state), meta)
   context.skip_policy.checkpoint_saved()
-
-
-def preempted_error(
-  context: TrainingContext, signal: str, step: int
-) -> errors.UserError:
-  """Returns what a run raises after `signal`, once `step` is saved."""
-  return processes.mark_collective(
-    errors.Preempted(
-      f'{signal}: saved step {step} of {context.num_steps} in'
-      f' {context.workdir}; the same command resumes'
-    )
-  )

@@ -182,11 +182,10 @@ def stack_plans(plans: Iterable[Plan], length: int) -> Plan:
 def repeat_update(update: Callable, views: Callable) -> Callable:
   """Makes one function of several steps: a `lax.scan` over their plans.
 
-  A call that a boundary cuts short scans on to the full length and keeps the
-  state as it is: a shorter scan would be another program, compiled again and
-  with other last bits. A single step is not scanned, since XLA on a CPU does
-  not prepare the convolutions of a loop: 10 times slower
-  (github.com/jax-ml/jax/issues/12868).
+  A call that a boundary cuts short scans on and keeps the state as it is: a
+  shorter scan would be another program, compiled again and with other last
+  bits. A single step is not scanned, since XLA on a CPU does not prepare the
+  convolutions of a loop: 10 times slower (github.com/jax-ml/jax/issues/12868).
 
   Args:
     update: (state, batch) -> (state, scalars).
@@ -194,8 +193,7 @@ def repeat_update(update: Callable, views: Callable) -> Callable:
 
   Returns:
     (state, store, plan as of `stack_plans`, without the axis L) -> the state
-    after `count` steps, and scalars [length], of which the first `count` are
-    valid.
+    after `count` steps, and scalars [length], the first `count` valid.
   """
 
   def update_many(state: Any, store: Any, plan: Plan) -> tuple[Any, Any]:
@@ -207,7 +205,7 @@ def repeat_update(update: Callable, views: Callable) -> Callable:
       kept = jax.tree.map(lambda n, s: jnp.where(is_valid, n, s), new, state)
       return kept, scalars
 
-    if length == 1:
+    if length == 1:  # always valid
       step = jax.tree.map(lambda x: x[0], plan['steps'])
       state, scalars = update(state, views(store, step))
       return state, jax.tree.map(lambda x: x[None], scalars)

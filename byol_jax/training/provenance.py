@@ -11,17 +11,8 @@ import platform
 from typing import Any
 
 PACKAGES = (
-  'byol_jax',
-  'jax',
-  'jaxlib',
-  'dm-haiku',
-  'optax',
-  'chex',
-  'numpy',
-  'ml_collections',
-  'orbax-checkpoint',
-  'tensorflow',
-  'tensorflow-cpu',
+  *('byol_jax', 'jax', 'jaxlib', 'dm-haiku', 'optax', 'chex', 'numpy'),
+  *('ml_collections', 'orbax-checkpoint', 'tensorflow', 'tensorflow-cpu'),
   'tensorflow-datasets',
 )
 

@@ -130,9 +130,9 @@ def roll_back(
   Args:
     saver: see `restore_or_init`, as `method`.
     method: gives the initial state.
-    start: where the loop started that is rolled back.
+    start: of the loop that is rolled back, `attempt` from 1.
     step: completed by that loop.
-    attempt: number of that loop, from 1.
+    attempt: number of that loop.
   """
   if saver is not None:
     saver.wait()

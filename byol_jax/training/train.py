@@ -129,7 +129,7 @@ def open_training(
     stop_request = stack.enter_context(preemption.PreemptionGuard())
     record = dict(config) | {'training_set': describe_dataset(dataset)}
     saver = processes.raise_on_all(
-      'workdir', lambda: open_checkpointer(stack, path, checkpoint, record)
+      'workdir', lambda: _open_checkpointer(stack, path, checkpoint, record)
     )
     # Later than the timeout of a batch, whose message says more.
     timer = watchdog.Watchdog(1.1 * faults.stall_seconds)
@@ -195,47 +195,31 @@ def train_in_memory(
   return packing.unpack(placement.fetch_first_replica(last))
 
 
-def open_checkpointer(
+def _open_checkpointer(
   stack: contextlib.ExitStack,
   path: str,
   options: loop.CheckpointOptions,
   record: dict[str, Any],
 ) -> checkpointer.Checkpointer | None:
-  """Locks the workdir and opens its checkpoints, in process 0.
+  """Locks the workdir and opens its checkpoints, in process 0 only.
 
-  Args:
-    stack: closes both.
-    path: the workdir.
-    options: where the checkpoints are.
-    record: configuration and training set of this start.
-
-  Returns:
-    None on the other processes.
-
-  Raises:
-    DataError: see `train`.
+  `stack` closes both. `record` is configuration and training set of this start.
   """
   if jax.process_index() != 0:
     return None
   folder = stack.enter_context(workdir.open_workdir(workdir.local_folder(path)))
   place = workdir.checkpoint_folder(path, options.folder)
-  check_same_run(folder, place, record)
+  _check_same_run(folder, place, record)
   workdir.write_record(folder, record)
   manifest = {'config': record, 'versions': provenance.list_versions()}
   saver = checkpointer.Checkpointer(place, keep=options.keep, record=manifest)
   return stack.enter_context(contextlib.closing(saver))
 
 
-def check_same_run(
+def _check_same_run(
   folder: pathlib.Path, place: str, record: dict[str, Any]
 ) -> None:
-  """Raises DataError if the workdir holds another run.
-
-  Args:
-    folder: the workdir on this machine.
-    place: of the checkpoints.
-    record: configuration and training set of this start.
-  """
+  """Raises DataError if `folder`, with checkpoints `place`, is another run."""
   if (folder / 'config.json').exists():
     saved = workdir.read_config_file(folder)
   # A new host has an empty disk, but its checkpoints may be in a bucket.

@@ -155,13 +155,13 @@ def start_python(*arguments, **environment):
   )
 
 
-def finish(process, seconds=240):
-  """Its output; fails with it if the process does."""
+def finish(process, seconds=240, code=0):
+  """Its output; fails with it if the process ends with another exit code."""
   try:
     output, _ = process.communicate(timeout=seconds)
   finally:
     process.kill()
-  assert process.returncode == 0, output[-4000:]
+  assert process.returncode == code, output[-4000:]
   return output
 
 

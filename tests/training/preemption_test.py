@@ -95,11 +95,7 @@ def test_a_library_that_does_not_return_does_not_hold_the_process():
     assert process.poll() is None
   time.sleep(0.5)  # the line comes just before the call
   process.send_signal(signal.SIGTERM)
-  try:
-    output, _ = process.communicate(timeout=60)
-  finally:
-    process.kill()
-  assert process.returncode == 42, output
+  output = tiny_run.finish(process, seconds=60, code=42)
   assert 'step 12, saved before' in output
 
 
