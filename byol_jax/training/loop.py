@@ -159,12 +159,9 @@ def run_loop(
     if context.checkpointer is not None:
       context.checkpointer.wait()
   if signal is not None:
-    raise processes.mark_collective(
-      errors.Preempted(
-        f'{signal}: saved step {step} of {last} in {context.workdir}; the same'
-        ' command resumes'
-      )
-    )
+    saved = f'saved step {step} of {last} in {context.workdir}'
+    error = errors.Preempted(f'{signal}: {saved}; the same command resumes')
+    raise processes.mark_collective(error)
   return state, means
 
 
