@@ -86,12 +86,12 @@ class BatchPlan:
 
   def crop_windows(self, sides: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """Returns (y, x, height, width) of each view in an image, int32 [V, 4]."""
-    height, width = (int(side) for side in sides)
+    height, width = map(int, sides)
     found = [
-      view.resample_window(height, width, numbers)
+      view.resample_window(height, width, numbers).window
       for view, numbers in zip(self.views.values(), drawn)
     ]
-    return np.array([part.window for part in found], np.int32)
+    return np.array(found, np.int32)
 
   def write_row(
     self,
@@ -115,10 +115,9 @@ class BatchPlan:
     )
     for i, (name, view) in enumerate(self.views.items()):
       image = images[0] if sides is None else images[i]
-      height, width, _ = image.shape
-      if sides is None:
-        window = view.resample_window(height, width, drawn[i])
-      else:
-        window = view.resample_window(int(sides[0]), int(sides[1]), drawn[i])
-        window = window._replace(window=(0, 0, height, width))
+      own_sides = image.shape[:2]
+      height, width = map(int, own_sides if sides is None else sides)
+      window = view.resample_window(height, width, drawn[i])
+      if sides is not None:
+        window = window._replace(window=(0, 0, *own_sides))
       resize.resample(image, window, row[name])

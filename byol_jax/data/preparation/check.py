@@ -154,13 +154,9 @@ def inspect_image(source: base.Source, index: int) -> ImageReport:
     if isinstance(source, tfds.RecordSource):
       source.verify(index)
     image, label = source.read(index)
-    if isinstance(image, bytes):
-      data = image
-      kind, height, width = decode.read_header(image)
-      decode.decode_rgb(image)
-    else:
-      data = image.tobytes()
-      kind, (height, width) = 'pixels', image.shape[:2]
+    data = image if isinstance(image, bytes) else image.tobytes()
+    kind = decode.read_header(image)[0] if data is image else 'pixels'
+    height, width, _ = decode.to_pixels(image).shape
     details = kind, height, width, _is_rotated(data), None
   except Exception as error:  # a source or a decoder may raise anything
     details = None, 0, 0, False, bad_images.describe_failure(error)

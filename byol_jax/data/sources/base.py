@@ -28,6 +28,17 @@ class Source(Protocol):
   def file_name(self, index: int) -> str: ...
 
 
+def locate_part(ends: np.ndarray, index: int) -> tuple[int, int]:
+  """Returns the part that holds an index, and the row in it, or IndexError.
+
+  ends, int64 [P], are the ends of the parts; the first starts at 0.
+  """
+  if not 0 <= index < ends[-1]:
+    raise IndexError(index)
+  part = int(np.searchsorted(ends, index, side='right'))
+  return part, index - (int(ends[part - 1]) if part else 0)
+
+
 class Subset:
   """The images of `source` at `ids`, int64 [M], in that order."""
 
@@ -69,16 +80,12 @@ class Concatenation:
   def __len__(self) -> int:
     return int(self._ends[-1])
 
-  def _locate_image(self, index: int) -> tuple[Source, int]:
-    part = int(np.searchsorted(self._ends, index, side='right'))
-    return self._parts[part], index - int(self._ends[part - 1] if part else 0)
-
   def read(self, index: int) -> tuple[bytes | np.ndarray, int]:
     """Reads the image from its part."""
-    part, row = self._locate_image(index)
-    return part.read(row)
+    part, row = locate_part(self._ends, index)
+    return self._parts[part].read(row)
 
   def file_name(self, index: int) -> str:
     """Returns the name of the image in its part."""
-    part, row = self._locate_image(index)
-    return part.file_name(row)
+    part, row = locate_part(self._ends, index)
+    return self._parts[part].file_name(row)

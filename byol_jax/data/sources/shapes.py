@@ -42,11 +42,9 @@ _BOWTIE = (
 )
 
 
-def _regular(corners: int, inner: float = 1.0) -> tuple:
-  """Corners of a regular polygon, or of a star with inner radius `inner`."""
-  count = corners if inner == 1.0 else 2 * corners
-  radii = [1.0 if i % 2 == 0 or inner == 1.0 else inner for i in range(count)]
-  angles = [2 * math.pi * i / count for i in range(count)]
+def _corners(*radii: float) -> tuple:
+  """Corners at those distances from the centre, at equal angles."""
+  angles = [2 * math.pi * i / len(radii) for i in range(len(radii))]
   return tuple(
     (r * math.cos(a), r * math.sin(a)) for r, a in zip(radii, angles)
   )
@@ -57,9 +55,9 @@ _POLYGONS = {
   'bar': _BAR,
   'bowtie': _BOWTIE,
   'cross': _CROSS,
-  'square': _regular(4),
-  'star': _regular(5, 0.4),
-  'triangle': _regular(3),
+  'square': _corners(*[1.0] * 4),
+  'star': _corners(*[1.0, 0.4] * 5),
+  'triangle': _corners(*[1.0] * 3),
 }
 
 

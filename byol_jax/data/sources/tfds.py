@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from byol_jax import errors
-from byol_jax.data.sources import paths, record_files
+from byol_jax.data.sources import base, paths, record_files
 
 _THREADS = 16  # opening files is bound by the latency of the disk
 
@@ -138,8 +138,8 @@ class RecordSource:
 
   def verify(self, index: int) -> None:
     """Raises DataError if a record does not match its checksums."""
-    file, row = self._locate_record(index)
-    file.verify(row)
+    file, row = base.locate_part(self._ends, index)
+    self._files[file].verify(row)
 
   def file_name(self, index: int) -> str:
     """Returns the stored file name, or split and number if there is none."""
@@ -151,13 +151,6 @@ class RecordSource:
       return name.decode('utf-8', 'replace')
     return f'{self._label}/{index:08d}'
 
-  def _locate_record(self, index: int) -> tuple[record_files.RecordFile, int]:
-    if not 0 <= index < len(self):
-      raise IndexError(index)
-    row = int(np.searchsorted(self._ends, index, side='right'))
-    start = int(self._ends[row - 1]) if row else 0
-    return self._files[row], index - start
-
   def _read_example(self, index: int) -> Any:
-    file, row = self._locate_record(index)
-    return self._dataset.parse_example(file.read(row))
+    file, row = base.locate_part(self._ends, index)
+    return self._dataset.parse_example(self._files[file].read(row))
