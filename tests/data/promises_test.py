@@ -1,10 +1,9 @@
 """The promises of the input, by number, across all of its modules.
 
 3 is in cache_test, 4 in crops_test and tf_engine_test, 5 in bad_images_test,
-7 in train_test, 8 in resident_test.
+6 in image_set_test, 7 in train_test, 8 in resident_test.
 """
 
-import functools
 import signal
 import tarfile
 
@@ -13,8 +12,7 @@ import pytest
 
 from byol_jax import errors
 from byol_jax.data.loading import cache
-from byol_jax.data.sources import lookup
-from tests.helpers import listed, tiny_run
+from tests.helpers import made, tiny_run
 from tests.helpers.made import digests, encode, image_set, smooth
 
 BATCH = 28  # 1, 2, 4 and 7 divide it
@@ -34,9 +32,7 @@ def folder(tmp_path_factory):
 
 
 def opened(folder):
-  return lookup.open_source(
-    str(folder), 'all', data_dir=None, holdout='paper', heldout_share=0.1
-  )
+  return made.opened(folder, 'all')
 
 
 def global_batches(source, hosts, start, count, **options):
@@ -74,34 +70,6 @@ def test_promise_1_hosts_and_threads_change_no_byte(
 def test_promise_1_a_cache_changes_no_byte(folder, expected, kind):
   held = cache.CachedSource(opened(folder), kind, 1.0, 2)
   assert digests(image_set(held).view_batches(BATCH, 0, 7)) == expected
-
-
-def test_promise_1_each_image_once_an_epoch(folder):
-  """A broken image is replaced by another one."""
-  source = opened(folder)
-  data = image_set(label_by_index(source))
-  labels = np.concatenate(
-    [batch['labels'].ravel() for batch in data.view_batches(1, 0, 2 * SIZE)]
-  ).reshape(2, SIZE)
-  good = set(range(SIZE)) - {broken(source, 7), broken(source, 40)}
-  for epoch in labels:
-    assert set(epoch) == good
-    counts = np.bincount(epoch, minlength=SIZE)
-    assert counts.sum() == SIZE and counts.max() <= 3
-  assert (labels[0] != labels[1]).any()
-  assert data.num_failures == 2
-
-
-def broken(source, number):
-  names = [source.file_name(i) for i in range(len(source))]
-  (index,) = [i for i, n in enumerate(names) if n.endswith(f'{number:02d}.jpg')]
-  return index
-
-
-def label_by_index(source):
-  """A source of the same images whose labels are their indices."""
-  images = [source.read(i)[0] for i in range(len(source))]
-  return listed.Listed(images, num_classes=2**20)
 
 
 RUN = """
@@ -156,32 +124,6 @@ def test_promise_1_seeking_reads_nothing_before_the_step(step):
   assert source.reads <= BATCH + 2
   (again,) = image_set(Synthetic(), num_threads=16).view_batches(BATCH, step, 1)
   assert digests([batch]) == digests([again])
-
-
-@pytest.mark.parametrize('hosts, per_host', [(1, 64), (2, 64), (3, 5), (7, 1)])
-def test_promise_6_evaluation_counts_every_image_once(folder, hosts, per_host):
-  """Counts of images, and of hits of an arbitrary classifier, over hosts."""
-  source = label_by_index(opened(folder))
-  total = hits = 0
-  ids = []
-  for host in range(hosts):
-    data = image_set(source, process_index=host, process_count=hosts)
-    for batch in data.eval_batches(per_host * hosts):
-      mask = batch['mask']
-      guess = (batch['images'].sum((2, 3, 4)) * 997).astype(np.int64) % 5
-      hits += int(np.sum((guess == batch['labels'] % 5) & mask))
-      total += int(mask.sum())
-      ids += batch['ids'][mask].tolist()
-  assert (total, len(set(ids))) == (SIZE - 2, SIZE - 2)
-  assert hits == count_hits_on_one_host(folder)
-
-
-@functools.cache
-def count_hits_on_one_host(folder):
-  """Hits in one batch."""
-  (batch,) = image_set(label_by_index(opened(folder))).eval_batches(SIZE)
-  guess = (batch['images'].sum((2, 3, 4)) * 997).astype(np.int64) % 5
-  return int(np.sum((guess == batch['labels'] % 5) & batch['mask']))
 
 
 def test_more_processes_than_images_are_refused(folder):

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import io
+import struct
 
 import numpy as np
 from PIL import Image
@@ -81,7 +82,17 @@ def smooth(seed, height, width):
   return np.round(255 * waves).astype(np.uint8)
 
 
-def encode(pixels, kind='JPEG', **options):
+def encode(pixels, kind='JPEG', mode=None, **options):
+  """Encodes pixels, converted to a mode of Pillow if one is given."""
+  image = Image.fromarray(pixels)
   buffer = io.BytesIO()
-  Image.fromarray(pixels).save(buffer, kind, **options)
+  (image.convert(mode) if mode else image).save(buffer, kind, **options)
   return buffer.getvalue()
+
+
+def claim_size(jpeg, height, width):
+  """Returns a JPEG whose header gives another size."""
+  data = bytearray(jpeg)
+  frame = data.index(b'\xff\xc0')
+  data[frame + 5 : frame + 9] = struct.pack('>HH', height, width)
+  return bytes(data)

@@ -161,9 +161,11 @@ def test_a_batch_depends_on_seed_and_step_and_not_on_threads(varied, method):
   assert not set(digests(other)) & set(expected)
 
 
-def test_evaluation_is_the_same_for_every_split_into_batches(varied):
+def test_promise_6_evaluation_counts_every_image_once(varied):
   found = []
-  for batch_size, processes, devices in ((5, 1, 1), (16, 1, 4), (8, 2, 2)):
+  for batch_size, processes, devices in (
+    *((5, 1, 1), (16, 1, 4), (8, 2, 2), (15, 3, 1), (7, 7, 1), (128, 2, 1)),
+  ):
     pictures = {}
     for process in range(processes):
       data = image_set(
@@ -187,7 +189,8 @@ def test_evaluation_is_the_same_for_every_split_into_batches(varied):
           assert index not in pictures
           pictures[int(index)] = image.tobytes()
     found.append(pictures)
-  assert found[0] == found[1] == found[2] and len(found[0]) == 23
+  assert all(pictures == found[0] for pictures in found)
+  assert sorted(found[0]) == list(range(23))
 
 
 def test_too_many_broken_images_end_the_run_as_a_data_error():

@@ -6,7 +6,6 @@ import pytest
 
 from byol_jax import errors
 from byol_jax.data.loading import decode, resident
-from byol_jax.data.loading.tf_engine import tf
 from byol_jax.data.sampling import crops
 from tests.helpers.listed import Listed
 from tests.helpers.made import CROP_RANGE, encode, image_set, smooth
@@ -87,22 +86,6 @@ def test_promise_8_views_and_labels_are_those_of_tf_data(image_size):
   check_views(data, expected, 1, 6)
 
 
-def test_a_window_is_resized_as_by_tensorflow():
-  pixels = noise(0, 64, 47)
-  data = resident_set(Listed([smooth(0, 5, 5), pixels]))
-  windows = np.array(
-    [(0, 0, 1, 1), (63, 46, 1, 1), (5, 7, 2, 2), (9, 0, 1, 47), (0, 3, 64, 1),
-     (0, 0, 64, 47), (63, 0, 1, 47), (31, 20, 33, 27)], np.int32
-  )  # fmt: skip
-  ids = np.full(len(windows), 1, np.int32)
-  found = jax.jit(resident.crop_windows)(data.store(), ids, windows)
-  for image, (y, x, h, w) in zip(found, windows):
-    part = tf.image.resize(pixels[y : y + h, x : x + w], (16, 16), 'bicubic')
-    expected = np.clip(part.numpy() / 255, 0, 1)
-    np.testing.assert_allclose(image, expected, rtol=0, atol=TOLERANCE)
-    assert image.min() >= 0 and image.max() <= 1
-
-
 def test_a_plan_is_a_function_of_the_step_and_divided_among_processes():
   source = Listed([noise(i, *size) for i, size in enumerate(SIZES)])
   whole = list(resident_set(source).plans(12, 0, 5))
@@ -141,20 +124,6 @@ def test_without_labels_there_are_none():
   data = resident_set(Listed([noise(0, 9, 9)] * 4, None))
   (batch,) = made(data, 4, 0, 1)
   assert sorted(batch) == ['view1', 'view2']
-
-
-def test_images_of_every_size_and_kind_lie_at_the_top_left():
-  pixels = [smooth(i, 9 + i, 20 - i) for i in range(9)]
-  images = [encode(p, 'PNG') for p in pixels[:4]] + pixels[4:]
-  found = resident_set(Listed(images)).decoded
-  assert found.images.shape == (9, 17, 20, 3)
-  assert found.images.dtype == np.uint8
-  for i, expected in enumerate(pixels):
-    assert tuple(found.sizes[i]) == expected.shape[:2]
-    h, w = expected.shape[:2]
-    np.testing.assert_array_equal(found.images[i, :h, :w], expected)
-    assert not found.images[i, h:].any() and not found.images[i, :, w:].any()
-  np.testing.assert_array_equal(found.labels, np.arange(9))
 
 
 def test_too_many_broken_images_end_it():

@@ -11,7 +11,7 @@ from byol_jax.data.loading import tf_engine
 from byol_jax.data.loading.tf_engine import tf
 from byol_jax.data.sampling import crops
 from tests.helpers.listed import Listed
-from tests.helpers.made import CROP_RANGE, encode, image_set, smooth
+from tests.helpers.made import CROP_RANGE, claim_size, encode, image_set, smooth
 
 
 def noisy(count, **options):
@@ -34,18 +34,6 @@ def test_crops_are_the_same_where_chroma_is_whole():
   for a, b in zip(batches(source, 'once'), batches(source, 'crops')):
     for name in a:
       np.testing.assert_array_equal(a[name], b[name])
-
-
-def test_crops_differ_little_where_chroma_is_interpolated():
-  source = noisy(12, subsampling=2)
-  worst = 0
-  for a, b in zip(batches(source, 'once'), batches(source, 'crops')):
-    np.testing.assert_array_equal(a['labels'], b['labels'])
-    for name in ('view1', 'view2'):
-      difference = np.abs(a[name] - b[name])
-      assert difference.mean() < 0.2 / 255
-      worst = max(worst, difference.max())
-  assert 0 < worst < 16 / 255
 
 
 def test_a_cut_image_is_used_by_crops_that_end_above_the_cut():
@@ -133,11 +121,9 @@ def test_promise_4_decoding_once_changes_outer_columns(
 
 @pytest.mark.parametrize('function', ['decode_image', 'read_sides'])
 def test_a_header_that_claims_too_much_raises_before_decoding(function):
-  data = bytearray(encode(smooth(0, 16, 16)))
-  frame = data.index(b'\xff\xc0')
-  data[frame + 5 : frame + 9] = b'\xff\x00\xff\x00'  # 65,280 x 65,280
+  data = claim_size(encode(smooth(0, 16, 16)), 13_400, 13_400)
   with pytest.raises(tf.errors.InvalidArgumentError, match='did not hold'):
-    getattr(tf_engine, function)(tf.constant(bytes(data)))
+    getattr(tf_engine, function)(tf.constant(data))
 
 
 def test_tensorflow_sees_no_accelerator():

@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from byol_jax import __main__ as command
 from byol_jax.data.preparation import check
 from byol_jax.data.sources import arrays
 from tests.helpers.made import STANDARD, encode, opened, smooth
@@ -48,17 +47,6 @@ def pictures(tmp_path):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
   return root, files
-
-
-@pytest.fixture
-def run(capsys):
-  """run(*arguments) -> (exit code, standard output, standard error)."""
-
-  def call(*arguments):
-    code = command.main(['data', 'check', *map(str, arguments)])
-    return code, *capsys.readouterr()
-
-  return call
 
 
 def test_a_summary_says_what_the_files_say(pictures):

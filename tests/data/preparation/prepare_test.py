@@ -10,7 +10,7 @@ from PIL import Image, JpegImagePlugin
 import pytest
 import tensorflow_datasets as tfds
 
-from byol_jax import __main__ as command, errors
+from byol_jax import errors
 from byol_jax.data.loading import decode
 from byol_jax.data.preparation import check, prepare
 from tests.helpers.made import STANDARD, encode, opened, smooth
@@ -193,17 +193,6 @@ def test_resized_pixels_are_averages_at_the_promised_quality():
     Image.new('RGB', (8, 8)).save(plain, 'JPEG', quality=95)
     with Image.open(plain) as other:
       assert image.quantization == other.quantization
-
-
-@pytest.fixture
-def run(capsys):
-  """run(*arguments) -> (exit code, standard output, standard error)."""
-
-  def call(*arguments):
-    code = command.main(['data', 'prepare', *map(str, arguments)])
-    return code, *capsys.readouterr()
-
-  return call
 
 
 def test_the_printed_command_names_the_set(run, tmp_path):
