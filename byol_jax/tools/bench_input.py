@@ -280,7 +280,7 @@ def _time_interpolation(
   ids = np.arange(len(images))
   uniform = crops.draw_uniform(0, crops.PRETRAIN_STREAM, 0 * ids, ids, 2)
   drawn = crops.draw_crops(uniform, [crop_range] * 2)  # float64 [N, 2, 4]
-  view = views.make_random_crop(crop_range, size)
+  view = views.View(size, 'whole', crop_range)
   out = np.empty((size, size, 3), dtype)
   start = time.perf_counter()
   for image, pair in zip(images, drawn):

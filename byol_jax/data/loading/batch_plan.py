@@ -48,37 +48,29 @@ class BatchPlan:
     found = order.compute_positions(
       step, self.batch_size, self.process_index, self.process_count
     )
-    return (
-      found if self.stream is not None else found[found < self.num_examples]
-    )
-
-  def example_ids(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns ids of the images and their epochs, int64 [N] each."""
-    if self.stream is None:
-      return positions, np.zeros_like(positions)
-    return order.find_examples(self.seed, positions, self.num_examples)
-
-  def draw_crops(self, ids: np.ndarray, epochs: np.ndarray) -> np.ndarray:
-    """Returns what is drawn for each view, float64 [N, V, 4 or 5]."""
-    if self.stream is None:
-      return np.zeros((len(ids), len(self.views), 4))
-    ranges = [view.crop_range for view in self.views.values()]
-    if self.stream == crops.PRETRAIN_STREAM:
-      uniforms = crops.draw_uniform(
-        self.seed, self.stream, epochs, ids, len(ranges)
-      )
-      return crops.draw_crops(uniforms, ranges)
-    # A fifth number determines the flip.
-    uniforms = crops.draw_uniform(self.seed, self.stream, epochs, ids, 2)
-    drawn = crops.draw_crops(uniforms[:, :1], ranges)
-    return np.concatenate([drawn, uniforms[:, 1:, :1]], axis=-1)
+    return found[found < self.num_examples] if self.stream is None else found
 
   def plan_rows(
     self, positions: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns positions, ids and what is drawn, for positions int64 [N]."""
-    ids, epochs = self.example_ids(positions)
-    return positions, ids, self.draw_crops(ids, epochs)
+    """Returns what becomes of positions, int64 [N].
+
+    Returns:
+      The positions, ids of the images, int64 [N], and what is drawn for each
+      view, float64 [N, V, 4 or 5]: a fifth number determines a flip.
+    """
+    ranges = [view.crop_range for view in self.views.values()]
+    if self.stream is None:
+      return positions, positions, np.zeros((len(positions), len(ranges), 4))
+    ids, epochs = order.find_examples(self.seed, positions, self.num_examples)
+    num_flips = int(self.stream == crops.SUPERVISED_STREAM)
+    uniforms = crops.draw_uniform(
+      self.seed, self.stream, epochs, ids, len(ranges) + num_flips
+    )
+    drawn = crops.draw_crops(uniforms[:, : len(ranges)], ranges)
+    if num_flips:
+      drawn = np.concatenate([drawn, uniforms[:, -1:, :1]], axis=-1)
+    return positions, ids, drawn
 
   def plan_step(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns `plan_rows` of the positions of a step."""
@@ -105,7 +97,7 @@ class BatchPlan:
     Args:
       position: of the image.
       images: uint8 [H, W, 3], one for all views, or the window of each.
-      drawn: float64 [V, 4 or 5], from `draw_crops`.
+      drawn: float64 [V, 4 or 5], from `plan_rows`.
       sides: height and width of the whole image, where `images` are windows.
     """
     row = self.buffer.row(

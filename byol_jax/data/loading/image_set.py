@@ -81,11 +81,9 @@ class ImageSet:
     self._engine = engine
     self._fallback = bad_images.FallbackReader(source, max_bad_share)
     self._size = image_size
-    self._eval_view = views.make_evaluation_crop(eval_crop, image_size)
+    self._eval_view = views.View(image_size, eval_crop)
     self._views = [
-      views.make_random_crop(crop_range, image_size)
-      if crop_range
-      else self._eval_view
+      self._eval_view._replace(crop_range=crop_range)
       for crop_range in crop_ranges
     ]
     self._dtype = np.dtype(transfer)
@@ -123,7 +121,7 @@ class ImageSet:
     'labels', int32 [L, P], if there are labels.
     """
     steps = range(start_step, start_step + num_steps)
-    named = {'images': views.add_random_flip(self._views[0])}
+    named = {'images': self._views[0]._replace(has_flip=True)}
     return self._training_batches(
       self._make_plan(named, crops.SUPERVISED_STREAM, batch_size, steps)
     )

@@ -214,11 +214,8 @@ def summarize_split(
 
 
 def _summarize_sides(pixels: np.ndarray) -> dict[str, float]:
-  return {
-    'smallest': int(pixels.min()),
-    'median': float(np.median(pixels)),
-    'largest': int(pixels.max()),
-  }
+  found = np.percentile(pixels, (0, 50, 100)).tolist()
+  return dict(zip(('smallest', 'median', 'largest'), found))
 
 
 def _describe_split(name: str, summary: Mapping[str, Any]) -> Iterator[str]:
@@ -226,8 +223,8 @@ def _describe_split(name: str, summary: Mapping[str, Any]) -> Iterator[str]:
   count, size = summary['num_images'], summary['encoded_bytes']
   classes = ', no labels'
   if counts := summary['classes']:
-    ranked = sorted(counts, key=lambda name: counts[name])
-    least, most = (f'{counts[x]:,} ({x})' for x in (ranked[0], ranked[-1]))
+    ends = min(counts, key=counts.get), max(counts, key=counts.get)
+    least, most = (f'{counts[x]:,} ({x})' for x in ends)
     classes = f' of {len(counts):,} classes, {least} to {most} each'
   yield f'{name}: {count:,} images{classes}'
   kinds = (f'{kind} {n:,}' for kind, n in summary['kinds'].items())
@@ -240,7 +237,7 @@ def _describe_split(name: str, summary: Mapping[str, Any]) -> Iterator[str]:
   if summary['shorter_side']:
     for key in ('shorter side', 'longer side'):
       rows[key] = (
-        '{smallest:,} to {largest:,} pixels, median {median:,g}'
+        '{smallest:,g} to {largest:,g} pixels, median {median:,g}'
       ).format(**summary[key.replace(' ', '_')])
   rows['broken'] = f'{len(summary["broken"]):,}'
   for label, text in rows.items():

@@ -17,11 +17,6 @@ def run(chunks, wanted):
   ]
 
 
-def test_gaps_are_found_and_nothing_else():
-  found = run([(0, 2, 3), (4, 5, 8)], [(0, 1, 2), (3, 4, 5), (6, 7, 8)])
-  assert found == [[0, None, 20], [30, 40, 50], [None, None, 80]]
-
-
 @pytest.mark.parametrize('length', [1, 2, 6])
 def test_every_pattern_of_gaps_gives_every_position(length):
   for pattern in range(2**6):

@@ -8,8 +8,8 @@ from tests.helpers.made import CROP_RANGE, smooth
 def make_plan(batch_size=4, stream=crops.PRETRAIN_STREAM):
   """Two views of 10 pixels of 6 images, on the second of two processes."""
   named = {
-    'a': views.make_random_crop(CROP_RANGE, 10),
-    'b': views.make_evaluation_crop('resize', 10),
+    'a': views.View(10, 'resize', CROP_RANGE),
+    'b': views.View(10, 'resize'),
   }
   shape = ((10, 10, 3), np.dtype(np.float32))
   return batch_plan.BatchPlan(

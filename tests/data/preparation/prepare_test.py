@@ -14,7 +14,6 @@ from byol_jax import errors
 from byol_jax.data.loading import decode
 from byol_jax.data.preparation import check, prepare
 from tests.helpers.made import STANDARD, encode, opened, smooth
-from tests.helpers.tars import tar
 
 WHERE = {k: v for k, v in STANDARD.items() if k != 'data_dir'}
 KINDS = {'jpg': 'JPEG', 'png': 'PNG', 'bmp': 'BMP'}
@@ -79,22 +78,6 @@ def test_a_prepared_set_is_what_the_folder_holds(tmp_path, layout):
   # Nothing else is left behind.
   assert list((tmp_path / 'out').rglob('*.0.0')) == [path]
   assert all(path in file.parents for file in files_below(tmp_path / 'out'))
-
-
-def test_a_tar_gives_the_set_of_its_folder(tmp_path):
-  root = write_images(tmp_path / 'images', *LAYOUTS['train and val'])
-  files = {
-    f'images/{path.relative_to(root).as_posix()}': data
-    for path, data in files_below(root).items()
-  }
-  packed = tar(tmp_path / 'packed.tar', files)
-  first, second = (
-    prepared(source, tmp_path / name)
-    for name, source in (('folder', root), ('tar', packed))
-  )
-  for split in ('train', 'test', 'fit', 'valid'):
-    a, b = opened(first, split), opened(second, split)
-    assert contents(a) == contents(b) and a.fingerprint == b.fingerprint
 
 
 @pytest.mark.parametrize('shorter_side', [None, 4])

@@ -17,7 +17,7 @@ def render(view, image, numbers, size=16):
 
 
 def test_a_random_crop_is_the_window_that_was_drawn():
-  view = views.make_random_crop(CROP_RANGE, 12)
+  view = views.View(12, 'whole', CROP_RANGE)
   for seed in range(20):
     found = view.resample_window(40, 60, draw(seed))
     assert found.window == crops.compute_window(40.0, 60.0, draw(seed))
@@ -25,17 +25,16 @@ def test_a_random_crop_is_the_window_that_was_drawn():
 
 
 def test_a_fifth_number_decides_the_flip():
-  image, plain = smooth(3, 30, 40), views.make_random_crop(CROP_RANGE, 16)
+  image, plain = smooth(3, 30, 40), views.View(16, 'whole', CROP_RANGE)
   expected = render(plain, image, draw(1))
   for fifth, step in ((0.0, -1), (0.499, -1), (0.5, 1), (0.999, 1)):
     numbers = np.append(draw(1), fifth)
-    found = render(views.add_random_flip(plain), image, numbers)
+    found = render(plain._replace(has_flip=True), image, numbers)
     np.testing.assert_array_equal(found, expected[:, ::step])
 
 
 def test_an_evaluation_draws_nothing():
-  view = views.make_evaluation_crop('whole', 16)
-  assert view.crop_range is None
+  view = views.View(16, 'whole')
   image = smooth(3, 30, 40)
   np.testing.assert_array_equal(
     render(view, image, np.zeros(4)),
