@@ -128,7 +128,7 @@ def make_image_encoder(
       padded = 1 << (len(part) - 1).bit_length()
       crops = np.zeros((padded, image_size, image_size, 3), np.float32)
       for i, image in enumerate(part):
-        pixels = resize.to_float(image)
+        pixels = resize.convert_image(image)
         crops[i] = resize.crop_for_evaluation(pixels, image_size, eval_crop)
       found.append(np.asarray(represent(*frozen, crops))[: len(part)])
     return np.concatenate(found).astype(np.float32)

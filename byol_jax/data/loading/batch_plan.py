@@ -76,7 +76,7 @@ class BatchPlan:
     """Returns `plan_rows` of the positions of a step."""
     return self.plan_rows(self.positions(step))
 
-  def crop_windows(self, sides: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+  def compute_windows(self, sides: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """Returns (y, x, height, width) of each view in an image, int32 [V, 4]."""
     height, width = map(int, sides)
     found = [

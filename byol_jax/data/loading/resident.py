@@ -63,7 +63,9 @@ class Store(NamedTuple):
   weights: Any
 
 
-def crop_windows(store: Store, ids: jax.Array, windows: jax.Array) -> jax.Array:
+def resize_windows(
+  store: Store, ids: jax.Array, windows: jax.Array
+) -> jax.Array:
   """Returns windows of images, resized: float32 [P, S, S, 3] in [0, 1].
 
   Gathers and weighted sums, for the rows and then for the columns. A product
@@ -224,7 +226,7 @@ class ResidentImageSet(image_set.ImageSet):
     """
     ids, windows = plan['ids'], plan['windows']
     batch = {
-      f'view{i + 1}': crop_windows(store, ids, windows[:, i])
+      f'view{i + 1}': resize_windows(store, ids, windows[:, i])
       for i in range(windows.shape[1])
     }
     if store.labels is not None:

@@ -118,7 +118,7 @@ class _Stream:
     """Decodes the window of each view and writes the row."""
 
     def crop(sides: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-      return self._get()[0].crop_windows(sides, drawn)
+      return self._get()[0].compute_windows(sides, drawn)
 
     def write(position: Any, drawn: Any, sides: Any, *pixels: Any) -> Any:
       self._get()[0].write_row(int(position), pixels, drawn, sides)

@@ -25,7 +25,7 @@ _TABLE_SIZE = 1024  # of TensorFlow's coefficients
 _ELONGATED = 4  # beyond this ratio of the sides only the middle is resized
 
 
-def to_float(image: np.ndarray) -> np.ndarray:
+def convert_image(image: np.ndarray) -> np.ndarray:
   """Returns uint8 or float [H, W, 3] as float32 in [0, 1].
 
   Raises:

@@ -116,9 +116,11 @@ def find_splits(files: paths.Files, heldout_share: float) -> Layout:
     if len(tests) > 1:
       splits['fit'], splits['valid'] = train, tests[0]
   elif class_names is not None:
-    splits['train'], splits['test'] = _hold_out(train, heldout_share, 'test')
+    splits['train'], splits['test'] = _divide_by_hash(
+      train, heldout_share, 'test'
+    )
   if 'valid' not in splits:
-    splits['fit'], splits['valid'] = _hold_out(
+    splits['fit'], splits['valid'] = _divide_by_hash(
       splits['train'], heldout_share, 'valid'
     )
   return Layout(files, prefix, class_names, classes, splits)
@@ -135,7 +137,7 @@ def is_heldout(file: str, share: float, salt: str) -> bool:
   return int.from_bytes(digest[:8], 'big') < share * 2**64
 
 
-def _hold_out(
+def _divide_by_hash(
   files: Sequence[str], share: float, salt: str
 ) -> tuple[list[str], list[str]]:
   heldout = [file for file in files if is_heldout(file, share, salt)]

@@ -43,7 +43,7 @@ def test_a_plan_is_of_this_process_and_by_position():
 def test_windows_cut_beforehand_give_the_same_pictures():
   made, image = make_plan(), smooth(2, 33, 47)
   positions, _, drawn = made.plan_step(1)
-  windows = made.crop_windows(np.array([33, 47]), drawn[0])
+  windows = made.compute_windows(np.array([33, 47]), drawn[0])
   assert windows.dtype == np.int32 and windows.shape == (2, 4)
   cut = [image[y : y + h, x : x + w] for y, x, h, w in windows]
   made.write_row(int(positions[0]), [image], drawn[0])

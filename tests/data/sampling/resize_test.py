@@ -66,7 +66,9 @@ def test_the_evaluation_crop_is_that_of_tensorflow(method, height, width):
     expected = evaluate_with_tensorflow(image, size, method)
     atol = 0.01 if thin else TOLERANCE
     np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
-    floats = resize.crop_for_evaluation(resize.to_float(image), size, method)
+    floats = resize.crop_for_evaluation(
+      resize.convert_image(image), size, method
+    )
     np.testing.assert_allclose(floats, found, rtol=0, atol=TOLERANCE)
 
 
@@ -97,7 +99,7 @@ def test_a_window_is_resized_as_by_tensorflow(window, size):
 
 
 def test_the_same_size_is_the_identity_and_overshoot_is_clipped():
-  image = resize.to_float(random_image(16, 16))
+  image = resize.convert_image(random_image(16, 16))
   found = resize.crop_for_evaluation(image, 16, 'whole')
   np.testing.assert_allclose(found, image, rtol=0, atol=1e-6)
   image = np.zeros((8, 8, 3), np.float32)
@@ -110,7 +112,7 @@ def test_the_same_size_is_the_identity_and_overshoot_is_clipped():
 
 @pytest.mark.parametrize('dtype', (np.float16, np.float64, ml_dtypes.bfloat16))
 def test_floats_become_float32(dtype):
-  found = resize.to_float(np.full((4, 4, 3), 0.5, dtype))
+  found = resize.convert_image(np.full((4, 4, 3), 0.5, dtype))
   assert found.dtype == np.float32
   np.testing.assert_array_equal(found, 0.5)
 
@@ -131,5 +133,5 @@ def test_floats_become_float32(dtype):
 )
 def test_an_array_that_is_no_image_is_refused(image, words):
   with pytest.raises(errors.DataError, match=words) as caught:
-    resize.to_float(image)
+    resize.convert_image(image)
   assert '\n' not in str(caught.value)
