@@ -16,12 +16,15 @@ file that cannot be read or decoded is counted and replaced when it is read.
 from collections.abc import Sequence
 import hashlib
 import logging
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from byol_jax import errors
-from byol_jax.data.sources import paths
+from byol_jax.data.sources import archives, paths
+
+# Both give the bytes of a file from any thread.
+Files: TypeAlias = paths.Directory | archives.Archive
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif')
 _TRAIN = 'train'
@@ -36,7 +39,7 @@ class Layout(NamedTuple):
   each image to the folder that is its class, '' if it lies in none.
   """
 
-  files: paths.Files
+  files: Files
   prefix: str
   class_names: tuple[str, ...] | None
   classes: dict[str, str]
@@ -76,7 +79,7 @@ class FolderSource:
     return self._names[index]
 
 
-def find_splits(files: paths.Files, heldout_share: float) -> Layout:
+def find_splits(files: Files, heldout_share: float) -> Layout:
   """Returns the images among files, by split; a function of paths alone.
 
   Raises:

@@ -14,7 +14,7 @@ import io
 import logging
 import os
 import pathlib
-import uuid
+import tempfile
 
 import numpy as np
 
@@ -64,17 +64,14 @@ def load_or_build(
   arrays = build()
   buffer = io.BytesIO()
   np.savez(buffer, **arrays)  # type: ignore[arg-type]
-  # Renamed when complete: other processes may index the same file.
-  temporary = target.with_name(f'.new-{uuid.uuid4().hex}')
+  body = buffer.getvalue()
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-      temporary.write_bytes(
-        _digest(salt, buffer.getvalue()) + buffer.getvalue()
-      )
+    # Renamed when complete: other processes may index the same file.
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+      temporary = pathlib.Path(folder, 'index')
+      temporary.write_bytes(_digest(salt, body) + body)
       os.replace(temporary, target)
-    finally:
-      temporary.unlink(missing_ok=True)
   except OSError as error:
     _warn_once(target.parent, error.strerror or str(error))
   return arrays

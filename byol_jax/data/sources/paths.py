@@ -4,14 +4,14 @@ A local path is a `pathlib.Path`; a path that starts with gs:// is an
 `epath.Path` of etils, the library through which TFDS reads buckets.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 import contextlib
 import functools
 import os
 import pathlib
 import threading
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from etils import epath
 
@@ -154,24 +154,8 @@ def call_with_timeout(path: Path, action: str, call: Callable[[], T]) -> T:
   )
 
 
-class Files(Protocol):
-  """Files with random access, by posix path below a root.
-
-  `size`, in bytes, and `read` may be called from any thread.
-  """
-
-  root: pathlib.Path
-
-  @property
-  def names(self) -> Iterable[str]: ...
-
-  def size(self, name: str) -> int: ...
-
-  def read(self, name: str) -> bytes: ...
-
-
 class Directory:
-  """The files below a local folder."""
+  """The files below a local folder, by posix path relative to it."""
 
   def __init__(self, root: pathlib.Path) -> None:
     self.root = root

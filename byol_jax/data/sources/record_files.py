@@ -6,11 +6,10 @@ offsets kept in the index cache; reading a record is then one positioned read.
 An ArrayRecord file holds its own index.
 """
 
-from collections.abc import Callable
 import functools
 import hashlib
 import struct
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -31,25 +30,13 @@ _MAX_READERS = 512
 _RANDOM_ACCESS = 'readahead_buffer_size:0,max_parallelism:0'
 
 
-class RecordFile(Protocol):
-  """A file of records: their number, a digest, and random access to them.
-
-  `read` returns the payload of a record, and `verify` raises DataError if a
-  record does not match its checksums; both are safe from any thread. Opening a
-  file raises what the system or the library raises, FileNotFoundError if there
-  is none, and EOFError if a TFRecord file ends within a record.
-  """
-
-  num_records: int
-  digest: bytes
-
-  def read(self, index: int) -> bytes: ...
-
-  def verify(self, index: int) -> None: ...
-
-
 class TfrecordFile:
-  """A TFRecord file. The digest covers length and checksum of all records."""
+  """A TFRecord file. The digest covers length and checksum of all records.
+
+  Raises:
+    OSError: it cannot be read.
+    EOFError: it ends within a record.
+  """
 
   def __init__(self, path: paths.Path) -> None:
     self._path = path
@@ -72,7 +59,7 @@ class TfrecordFile:
     )
 
   def verify(self, index: int) -> None:
-    """Compares length and payload with their masked CRC-32C."""
+    """Raises DataError if length or payload do not match their CRC-32C."""
     import google_crc32c  # only a check of the whole set needs it
 
     start, length = int(self._offsets[index]), int(self._lengths[index])
@@ -132,6 +119,7 @@ class ArrayRecordFile:
   """An ArrayRecord file, read through the package array_record.
 
   The digest covers number of records, size and some blocks of the file.
+  Opening it raises what the system or the package raises.
   """
 
   def __init__(self, path: paths.Path) -> None:
@@ -175,7 +163,9 @@ def _open_reader(path: str, stamp: paths.FileStamp) -> Any:
   return array_record_module.ArrayRecordReader(path, _RANDOM_ACCESS)
 
 
-FILE_FORMATS: dict[str, Callable[[paths.Path], RecordFile]] = {
+# Both read and verify records from any thread.
+RecordFile: TypeAlias = TfrecordFile | ArrayRecordFile
+FILE_FORMATS: dict[str, type[RecordFile]] = {
   'tfrecord': TfrecordFile,
   'array_record': ArrayRecordFile,
 }
