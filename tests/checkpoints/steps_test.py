@@ -28,6 +28,12 @@ from tests.helpers.tiny_checkpoint import (
   zero,
 )
 
+# At the first array that cannot be read Orbax (0.12.8) closes its event loop,
+# to which TensorStore then reports the others.
+pytestmark = pytest.mark.filterwarnings(
+  'ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning'
+)
+
 TREE = {
   'w': np.arange(999.0),
   'b': {'c': np.float32([np.nan, -0.0])},

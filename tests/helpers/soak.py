@@ -23,7 +23,7 @@ import threading
 import traceback
 
 from byol_jax import api, errors
-from byol_jax.checkpoints import checkpointer
+from tests.helpers.tiny_checkpoint import arrays_of, assert_same_arrays
 from tests.helpers.tiny_config import FLIP_ONLY, ArraySet, tiny
 
 STEPS = 60  # 15 epochs of 32 images in batches of 8
@@ -146,13 +146,8 @@ def strike(path, generator, counts, sound):
 
 
 def compare(left, right):
-  """Raises CheckFailed unless two runs ended in the same bits."""
-  one = checkpointer.read_arrays(left / 'checkpoints', STEPS)[0]
-  other = checkpointer.read_arrays(right / 'checkpoints', STEPS)[0]
-  if one.keys() != other.keys() or any(
-    x.tobytes() != other[name].tobytes() for name, x in one.items()
-  ):
-    raise errors.CheckFailed(f'{left} and {right} ended differently')
+  """Raises AssertionError unless two runs ended in the same bits."""
+  assert_same_arrays(arrays_of(left, STEPS), arrays_of(right, STEPS))
 
 
 def soak(folder, events, seed):

@@ -51,6 +51,22 @@ def assert_same_bits(left, right):
     assert a.tobytes() == b.tobytes()
 
 
+def arrays_of(workdir, step=None):
+  """{leaf path: array} of a checkpoint of a run."""
+  return checkpointer.read_arrays(workdir / 'checkpoints', step)[0]
+
+
+def latest_step(workdir):
+  return checkpointer.latest_step(workdir / 'checkpoints')
+
+
+def assert_same_arrays(left, right):
+  """The same bits, of {path: array}."""
+  assert left.keys() == right.keys()
+  for name, array in left.items():
+    assert array.tobytes() == right[name].tobytes(), name
+
+
 def flip(path, share=0.5, bit=0):
   """Flips one bit, at a share of the file's length."""
   data = bytearray(path.read_bytes())

@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 
 from byol_jax import api
-from byol_jax.checkpoints import checkpointer
 from byol_jax.distributed import placement
 from byol_jax.training import logs
 from tests.helpers import jobs, tiny_run
+from tests.helpers.tiny_checkpoint import (
+  arrays_of,
+  assert_same_arrays,
+  latest_step,
+)
 from tests.helpers.tiny_config import ArraySet, tiny
 
 # Steps that are kept; each save also compares the devices with one another.
@@ -58,23 +62,8 @@ def test_an_implicit_transfer_in_the_loop_is_refused(tmp_path, monkeypatch):
     api.pretrain_on(ArraySet(), tiny(), tmp_path)
 
 
-def arrays(path, step=None):
-  """{leaf: array} of a checkpoint."""
-  return checkpointer.read_arrays(path / 'checkpoints', step)[0]
-
-
-def latest_step(path):
-  return checkpointer.latest_step(path / 'checkpoints')
-
-
 def codes(ended):
   return [process.code for process in ended]
-
-
-def assert_same(left, right):
-  assert left.keys() == right.keys()
-  for name, x in left.items():
-    assert x.tobytes() == right[name].tobytes(), name
 
 
 def assert_close(left, right, bound=1e-5):
@@ -133,10 +122,12 @@ def resume(whole, layout, step, path, *arguments, **env):
 def test_processes_and_devices_give_the_same_bits(straight):
   """2 x 2 and 4 x 1 (processes x devices); 1 x 4 sums in another order."""
   for step in (1, 5, 20):
-    assert_same(
-      arrays(straight['2x2'][0], step), arrays(straight['4x1'][0], step)
+    assert_same_arrays(
+      arrays_of(straight['2x2'][0], step), arrays_of(straight['4x1'][0], step)
     )
-  assert_close(arrays(straight['2x2'][0], 5), arrays(straight['1x4'][0], 5))
+  assert_close(
+    arrays_of(straight['2x2'][0], 5), arrays_of(straight['1x4'][0], 5)
+  )
   batches = [found for _, found in straight.values()]
   assert batches[0] == batches[1] == batches[2]
   assert sorted(batches[0]) == list(range(20))
@@ -145,11 +136,11 @@ def test_processes_and_devices_give_the_same_bits(straight):
 @pytest.mark.jobs
 def test_one_device_four_devices_and_two_processes_agree(precise):
   """float64 shows that they compute the same (3e-14 was seen at step 5)."""
-  one = arrays(precise['1x1'][0], 5)
+  one = arrays_of(precise['1x1'][0], 5)
   kinds = {x.dtype.name for x in one.values()}
   assert kinds == {'float64', 'int32', 'uint32'}
   for layout in ('1x4', '2x2'):
-    assert_close(one, arrays(precise[layout][0], 5), bound=1e-10)
+    assert_close(one, arrays_of(precise[layout][0], 5), bound=1e-10)
   assert precise['1x1'][1] == precise['1x4'][1] == precise['2x2'][1]
 
 
@@ -162,7 +153,7 @@ def test_a_run_resumes_bit_for_bit_on_other_processes(
   whole, expected = straight['2x2']
   batches = resume(whole, layout, step, tmp_path)
   assert batches == {n: x for n, x in expected.items() if n >= step}
-  assert_same(arrays(whole, 20), arrays(tmp_path, 20))
+  assert_same_arrays(arrays_of(whole, 20), arrays_of(tmp_path, 20))
 
 
 @pytest.mark.jobs
@@ -172,7 +163,7 @@ def test_a_run_resumes_on_one_process_or_two(precise, tmp_path, before, after):
   whole, expected = precise[before]
   batches = resume(whole, after, 7, tmp_path, '--augment=paper', **FLOAT64)
   assert batches == {n: x for n, x in expected.items() if n >= 7}
-  assert_close(arrays(whole, 20), arrays(tmp_path, 20))
+  assert_close(arrays_of(whole, 20), arrays_of(tmp_path, 20))
 
 
 @pytest.mark.jobs
@@ -203,7 +194,7 @@ def test_one_device_and_four_train_alike_by_the_command_line(
         JAX_DISABLE_MOST_OPTIMIZATIONS='0',  # as users have it
       )
     )
-    states.append(arrays(path))
+    states.append(arrays_of(path))
     assert states[-1]['step'] == 5
   assert_close(*states)
 
@@ -216,10 +207,10 @@ def test_sigterm_to_one_process_saves_one_step_on_all(straight, tmp_path):
   assert 0 < step < 20
   for process in ended:
     assert f'SIGTERM: saved step {step} of 20' in process.output
-  assert_same(arrays(straight['2x2'][0], step), arrays(tmp_path))
+  assert_same_arrays(arrays_of(straight['2x2'][0], step), arrays_of(tmp_path))
   again = jobs.run(tmp_path, 2, 2)
   assert codes(again) == [0, 0], again
-  assert_same(arrays(straight['2x2'][0], 20), arrays(tmp_path))
+  assert_same_arrays(arrays_of(straight['2x2'][0], 20), arrays_of(tmp_path))
 
 
 @pytest.mark.jobs
@@ -228,7 +219,7 @@ def test_a_bad_value_on_one_device_of_four_is_skipped_by_all(tmp_path):
   assert codes(ended) == [0, 0], ended
   assert 'warning: steps 5 were not finite' in ended[0].output
   # Saved by process 0 of states that were equal on all devices.
-  before, after = arrays(tmp_path, 5), arrays(tmp_path, 6)
+  before, after = arrays_of(tmp_path, 5), arrays_of(tmp_path, 6)
   for name, x in before.items():
     if name == 'step' or name.endswith('/count'):
       assert after[name] == x + 1

@@ -23,6 +23,11 @@ from byol_jax.data.loading import image_set, resident, tf_engine
 from byol_jax.data.sampling import crops, order
 from byol_jax.data.sources import arrays
 from byol_jax.training import logs, watchdog
+from tests.helpers.tiny_checkpoint import (
+  arrays_of,
+  assert_same_arrays,
+  latest_step,
+)
 from tests.helpers.tiny_config import FLIP_ONLY, SMALL, ArraySet, tiny
 
 pytestmark = pytest.mark.usefixtures('compiled_once')
@@ -35,11 +40,6 @@ def train(path, dataset=None, **overrides):
   """A run of ten steps; its result."""
   dataset = ArraySet() if dataset is None else dataset
   return api.pretrain_on(dataset, tiny(**overrides), path)
-
-
-def saved(path, step=None):
-  """{leaf path: array} of a run's checkpoint."""
-  return checkpointer.read_arrays(path / 'checkpoints', step)[0]
 
 
 def saved_steps(path):
@@ -56,14 +56,11 @@ def logged_steps(path):
 
 
 def assert_same_end(path, other):
-  expected, found = saved(path), saved(other)
-  assert expected.keys() == found.keys()
-  for name, array in expected.items():
-    np.testing.assert_array_equal(array, found[name], err_msg=name)
+  assert_same_arrays(arrays_of(path), arrays_of(other))
 
 
 def assert_finite(path):
-  assert all(np.isfinite(array).all() for array in saved(path).values())
+  assert all(np.isfinite(array).all() for array in arrays_of(path).values())
 
 
 def stop(number=signal.SIGTERM):
@@ -83,7 +80,7 @@ def unbroken(tmp_path_factory):
 
 
 def test_a_run_leaves_its_state_scalars_config_and_versions(unbroken):
-  assert saved(unbroken)['step'] == NUM_STEPS
+  assert arrays_of(unbroken)['step'] == NUM_STEPS
   assert saved_steps(unbroken) == {NUM_STEPS}
   assert logged_steps(unbroken) == [2, 4, 6, 8, 10]
   record = lines(unbroken)[-1]
@@ -160,7 +157,7 @@ def test_a_stopped_run_resumes_bit_for_bit(
     train(tmp_path, dataset, checkpoint__every_steps=every)
   monkeypatch.undo()
   assert caught.value.exit_code == 42
-  stopped = checkpointer.latest_step(tmp_path / 'checkpoints')
+  stopped = latest_step(tmp_path)
   assert stopped in expected
   assert f'saved step {stopped} of 10' in str(caught.value)
   # Nor is an initial state drawn that is not used: at scale it takes minutes.
@@ -175,10 +172,10 @@ def test_a_signal_before_the_first_step_keeps_what_was_saved(tmp_path):
   with pytest.raises(errors.Preempted, match='nothing is saved yet') as caught:
     train(tmp_path, Acting(0, stop))
   assert caught.value.exit_code == 42
-  assert checkpointer.latest_step(tmp_path / 'checkpoints') is None
+  assert latest_step(tmp_path) is None
   with pytest.raises(errors.Preempted):
     train(tmp_path, Acting(5, stop))
-  step = checkpointer.latest_step(tmp_path / 'checkpoints')
+  step = latest_step(tmp_path)
   with pytest.raises(
     errors.Preempted, match=f'step {step}, saved before, stays'
   ):
@@ -217,12 +214,12 @@ def test_a_source_that_no_longer_answers_ends_the_run(
     )
   assert caught.value.exit_code == 3
   assert 'waiting for images for 0.5 s' in capsys.readouterr().out
-  assert checkpointer.latest_step(tmp_path / 'checkpoints') == 1
+  assert latest_step(tmp_path) == 1
 
 
 def test_a_finished_run_is_left_alone(unbroken):
   """Logging, saving and reading may change."""
-  before, again = saved(unbroken), ArraySet()
+  before, again = arrays_of(unbroken), ArraySet()
   result = train(
     unbroken,
     again,
@@ -233,8 +230,7 @@ def test_a_finished_run_is_left_alone(unbroken):
     data_dir='elsewhere',
   )
   assert again.asked == [] and result['step'] == NUM_STEPS
-  for name, array in saved(unbroken).items():
-    np.testing.assert_array_equal(array, before[name])
+  assert_same_arrays(before, arrays_of(unbroken))
 
 
 @pytest.mark.parametrize(
@@ -248,7 +244,7 @@ def test_a_finished_run_is_left_alone(unbroken):
   ),
 )
 def test_another_run_is_refused_by_its_first_difference(unbroken, change):
-  before, dataset = saved(unbroken), ArraySet()
+  before, dataset = arrays_of(unbroken), ArraySet()
   ((name, value),) = change.items()
   if name == 'training_set__fingerprint':  # another set of the same name
     dataset.fingerprint, change = value, {}
@@ -256,8 +252,7 @@ def test_another_run_is_refused_by_its_first_difference(unbroken, change):
   with pytest.raises(errors.DataError, match=f'{key}: saved') as caught:
     train(unbroken, dataset, **change)
   assert '\n' not in str(caught.value)
-  for name, array in saved(unbroken).items():
-    np.testing.assert_array_equal(array, before[name])
+  assert_same_arrays(before, arrays_of(unbroken))
 
 
 def test_on_a_new_disk_the_checkpoints_say_what_the_run_is(
@@ -341,7 +336,7 @@ def test_unlabelled_data_train_without_a_classifier(tmp_path):
   flips = {key.replace('.', '__'): x for key, x in FLIP_ONLY.items()}
   result = train(tmp_path, ArraySet(num_classes=None), **flips)
   assert 'classif_loss' not in result
-  assert not any('classifier' in name for name in saved(tmp_path))
+  assert not any('classifier' in name for name in arrays_of(tmp_path))
 
 
 def test_the_batch_must_divide_by_the_devices(tmp_path, monkeypatch):
@@ -471,7 +466,7 @@ def test_a_stopped_resident_run_resumes_bit_for_bit(
 ):
   with pytest.raises(errors.Preempted, match=r'saved step \d of 10'):
     train_resident(tmp_path, stop_at=9, log__every_steps=3)
-  assert checkpointer.latest_step(tmp_path / 'checkpoints') in (3, 6, 9)
+  assert latest_step(tmp_path) in (3, 6, 9)
   train_resident(tmp_path, log__every_steps=100)
   assert_same_end(resident_unbroken, tmp_path)
 
