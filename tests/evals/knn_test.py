@@ -56,12 +56,6 @@ def test_classes_agree_with_the_definition(ks, temperature, parts, monkeypatch):
     np.testing.assert_array_equal(found[k], votes.argmax(axis=1))
 
 
-def test_an_image_in_the_bank_is_its_own_nearest_neighbour():
-  bank, labels = noise(2, 60)
-  found = classify(bank, labels, 3 * bank, (1,))
-  np.testing.assert_array_equal(found[1], labels)
-
-
 def test_ties_go_to_the_earlier_row_and_the_lower_class(monkeypatch):
   monkeypatch.setattr(knn, 'BANK', 2)
   bank = np.tile(np.float32([[1, 0]]), (6, 1))

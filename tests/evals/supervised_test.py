@@ -90,20 +90,6 @@ def test_update_agrees_with_nesterov_sgd_in_float64():
   assert state.step == STEPS
 
 
-def test_rates_side_by_side_are_what_each_is_alone():
-  together, losses = train(RATES)
-  for i, rate in enumerate(RATES):
-    alone, own = train((rate,))
-    # The sums of one product differ in their order.
-    chex.assert_trees_all_close(
-      jax.tree.map(lambda x, i=i: x[i], together.params),
-      jax.tree.map(lambda x: x[0], alone.params),
-      atol=2e-6,
-      rtol=2e-6,
-    )
-    np.testing.assert_allclose(losses[:, i], own[:, 0], rtol=2e-6)
-
-
 def test_a_rate_that_diverges_leaves_the_others_alone():
   state, losses = train((*RATES, 1e38))
   expected, _ = train(RATES)
@@ -150,16 +136,3 @@ def test_start_is_haikus_default_and_common_to_all_rates():
   assert float(jnp.abs(w).max()) <= 2 * sigma
   # A truncated normal that is not rescaled; 20,000 draws: 0.5 % of error.
   assert float(w[0].std()) == pytest.approx(0.880 * sigma, rel=0.02)
-
-
-def test_the_last_step_is_small_and_the_rate_ends_at_zero():
-  optimizer = supervised.nesterov((1.0,), momentum=0.0, num_steps=10)
-  params = {'linear': {'w': jnp.zeros((1, 1, 1)), 'b': jnp.zeros((1, 1))}}
-  state, moves = optimizer.init(params), []
-  for _ in range(11):
-    ones = jax.tree.map(jnp.ones_like, params)
-    update, state = optimizer.update(ones, state, params)
-    moves.append(-float(update['linear']['w'][0, 0, 0]))
-  assert moves[0] == 1.0
-  assert moves[5] == pytest.approx(0.5)
-  assert moves[10] == pytest.approx(0.0, abs=1e-7)
