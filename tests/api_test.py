@@ -1,15 +1,20 @@
 """The Python interface: pretraining, and encoders of images in memory."""
 
+import dataclasses
 import json
+import types
 
 import jax
+from ml_collections import config_dict
 import numpy as np
 from PIL import Image
 import pytest
 
 import byol_jax
-from byol_jax import api, errors, pretrained
-from tests.helpers import tiny_folder
+from byol_jax import __main__ as command, api, configuration, errors, pretrained
+from byol_jax.data import from_config
+from byol_jax.training import train
+from tests.helpers import tiny_folder, wiring
 
 # One image in batches of other sizes: XLA sums in another order.
 SAME = {'rtol': 1e-4, 'atol': 1e-5}
@@ -129,6 +134,122 @@ def test_weights_differ(labelled, encode):
       assert np.abs(first - second).max() > 1e-6
   with pytest.raises(errors.ConfigError, match=r"weights: .* found 'best'"):
     byol_jax.load_encoder(labelled[1], 'best')
+
+
+def stub_set(*arguments, **options):
+  return types.SimpleNamespace(
+    num_examples=192, num_classes=4, fingerprint='x', num_failures=3
+  )
+
+
+def test_every_value_of_the_training_arrives(monkeypatch, tmp_path):
+  """What the method and the input take is in the tests of their modules."""
+  config = wiring.load(monkeypatch)
+  sets = wiring.spy(monkeypatch, from_config, 'make_image_set', stub_set)
+  runs = wiring.spy(monkeypatch, train, 'train', lambda *a, **k: {'step': 15})
+  assert api.pretrain(config, tmp_path) == {'step': 15, 'unusable_images': 3}
+  assert sets[0].arguments.pop('config') == config
+  assert sets[0].arguments == {'split': 'train', 'held': True}
+  run = runs[0].arguments
+  assert run['dataset'] is sets[0].result and run['path'] == str(tmp_path)
+  assert run['method'].num_steps == 15 and run['config'] == config.to_dict()
+  arrived = {
+    'input': {'steps_per_call': run['steps_per_call']},
+    **dataclasses.asdict(run['options']),
+  }
+  expected = {key: wiring.CHANGED[key] for key in wiring.TRAINING}
+  assert configuration.flatten(config_dict.ConfigDict(arrived)) == expected
+
+
+EVALUATIONS = {
+  'knn': {
+    'dataset': 'no/other',
+    'data_dir': 'no/place',
+    'weights': 'target',
+    'calibration_batches': 7,
+    'seed': 9,
+    'batch_size': 24,
+    'ks': (2, 3),
+    'temperature': 0.5,
+  },
+  'linear': {
+    'dataset': 'no/other',
+    'data_dir': 'no/place',
+    'weights': 'target',
+    'calibration_batches': 7,
+    'seed': 9,
+    'batch_size': 24,
+    'epochs': 3.0,
+    'rates': (0.5, 0.25),
+    'momentum': 0.25,
+    'features': 'cached',
+    'standardize': True,
+  },
+}
+
+
+@pytest.fixture
+def run_of_changed(monkeypatch, tmp_path):
+  """A run with the changed configuration, its functions not built."""
+  return pretrained.Run(tmp_path, '', wiring.load(monkeypatch), None)
+
+
+@pytest.mark.parametrize('name', EVALUATIONS)
+def test_every_value_of_an_evaluation_arrives(
+  monkeypatch, run_of_changed, name
+):
+  changed = EVALUATIONS[name]
+  preset = configuration.flatten(configuration.load(f'evals/{name}'))
+  assert changed.keys() == preset.keys()
+  assert not [key for key, value in preset.items() if value == changed[key]]
+  monkeypatch.setattr(pretrained, 'open_run', {'no/run': run_of_changed}.get)
+  encoder = types.SimpleNamespace(name='target')
+  encoders = wiring.spy(
+    monkeypatch, pretrained, 'open_encoder', lambda *a, **k: encoder
+  )
+  sets = wiring.spy(monkeypatch, from_config, 'make_image_set', stub_set)
+  asked = []
+
+  def measure(options, encoder, load, log):
+    asked.append((options, encoder))
+    assert load('fit') is sets[-1].result
+    return {'hits': 1}
+
+  options, _ = api.PROTOCOLS[name]
+  monkeypatch.setitem(api.PROTOCOLS, name, (options, measure))
+  words = [f'--config.{key}={value}' for key, value in changed.items()]
+  assert command.main([name, '--workdir=no/run', *words]) == 0
+  ((options, given),) = asked
+  assert given is encoder
+  (opened,) = (call.arguments for call in encoders)
+  assert opened.pop('run') is run_of_changed
+  data = sets[0].arguments['config']
+  where = {key: data[key] for key in ('dataset', 'data_dir', 'seed')}
+  options = dataclasses.asdict(options)
+  assert options | opened | where == changed
+  assert where | opened | options == changed  # the seed arrives twice
+  # All else is that of the pretraining, the crop of an evaluation too.
+  rest = config_dict.ConfigDict(run_of_changed.config)
+  rest.update(where)
+  assert data == rest and sets[0].arguments['split'] == 'fit'
+
+
+def test_an_encoder_has_the_weights_and_the_crop_of_its_run(
+  monkeypatch, run_of_changed
+):
+  monkeypatch.setattr(pretrained, 'open_run', lambda workdir: run_of_changed)
+  asked = []
+  monkeypatch.setattr(
+    pretrained, 'open_encoder', lambda *arguments: asked.append(arguments)
+  )
+  calls = wiring.spy(
+    monkeypatch, pretrained, 'make_image_encoder', lambda *a, **k: None
+  )
+  byol_jax.load_encoder('no/run', 'target')
+  assert asked == [(run_of_changed, 'target')]
+  assert calls[0].arguments == {
+    'encoder': None, 'image_size': 24, 'eval_crop': 'whole'
+  }  # fmt: skip
 
 
 def test_the_package_names_what_it_offers():

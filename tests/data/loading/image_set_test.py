@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from byol_jax import errors
-from byol_jax.data.sampling import order
+from byol_jax.data.loading import decode
+from byol_jax.data.sampling import crops, order, resize
 from byol_jax.data.sources import arrays as arrays_lib
 from tests.helpers.listed import Listed
 from tests.helpers.made import CROP_RANGE, digests, encode, image_set, smooth
@@ -67,6 +68,27 @@ def test_crop_batches_flip_half_of_the_images():
   for batch in data.view_batches(50, 0, 2):  # flipped on the device instead
     views = batch['view1'][0]
     assert (views[:, :, 0].mean((1, 2)) < views[:, :, -1].mean((1, 2))).all()
+
+
+def test_each_view_has_the_range_of_its_own_crop(varied):
+  first, second = CROP_RANGE, crops.CropRange((0.01, 0.4), (1 / 3, 3))
+  (both,), (one,), (other,) = (
+    image_set(varied, crop_ranges=ranges).view_batches(23, 0, 1)
+    for ranges in ((first, second), (first, first), (second, second))
+  )
+  np.testing.assert_array_equal(both['view1'], one['view1'])
+  np.testing.assert_array_equal(both['view2'], other['view2'])
+  assert (both['view1'] != other['view1']).any()
+  assert (both['view2'] != one['view2']).any()
+
+
+@pytest.mark.parametrize('rule', resize.METHODS)
+def test_an_evaluation_has_the_crop_that_is_asked_for(varied, rule):
+  (batch,) = image_set(varied, eval_crop=rule).eval_batches(23)
+  for index, image in zip(batch['ids'][0], batch['images'][0]):
+    pixels = decode.to_pixels(varied.read(index)[0])
+    expected = resize.crop_for_evaluation(pixels, 16, rule)
+    np.testing.assert_array_equal(image, expected)
 
 
 def test_without_a_crop_a_view_is_the_picture_of_the_evaluation(varied):

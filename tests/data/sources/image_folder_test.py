@@ -43,6 +43,19 @@ def test_the_share_held_out_is_the_share_asked_for():
     assert abs(np.mean(found) - share) <= bound
 
 
+def test_what_is_held_out_never_changes():
+  """Or images of a test set would enter the training of the next version."""
+  files = [f'class/{i}.jpg' for i in range(40)]
+  found = [
+    [i for i, x in enumerate(files) if image_folder.is_heldout(x, 0.2, salt)]
+    for salt in ('test', 'valid')
+  ]
+  assert found == [
+    [1, 22, 27, 28, 35],
+    [1, 8, 10, 14, 15, 17, 23, 33, 34, 37],
+  ]
+
+
 @pytest.mark.parametrize('test', ['val', 'valid', 'validation', 'test'])
 def test_train_and_val_folders_are_the_splits(write, test):
   files = [f'train/{c}/{i}.jpg' for c in 'abc' for i in range(20)]

@@ -172,6 +172,12 @@ def test_fit_and_valid_divide_train_and_all_is_everything(prepared, dataset):
     assert split['fit'].read(i) == same
 
 
+def test_what_is_held_out_by_position_never_changes():
+  """Or images of a test set would enter the training of the next version."""
+  valid = lookup._hold_out(listed.Listed(range(20)), 'valid', 4)
+  assert [valid.read(i)[1] for i in range(4)] == [0, 2, 11, 17]
+
+
 def test_a_validation_split_beside_a_test_split_is_valid(prepared, tmp_path):
   folder = tmp_path / 'copy'
   shutil.copytree(prepared['tfrecord'][1], folder)

@@ -1,0 +1,146 @@
+"""Where the values of a configuration arrive in a set of images."""
+
+import pathlib
+
+import jax
+from ml_collections import config_dict
+import numpy as np
+import pytest
+
+from byol_jax import configuration, errors
+from byol_jax.data import from_config
+from byol_jax.data.loading import cache, image_set, resident, tf_engine
+from byol_jax.data.sampling import crops
+from byol_jax.data.sources import lookup
+from tests.helpers import listed, wiring
+from tests.helpers.made import encode, smooth
+
+SOURCE = listed.Listed([encode(smooth(i, 20, 24)) for i in range(4)])
+
+
+@pytest.fixture
+def calls(monkeypatch):
+  """The calls of what opens, caches and serves a set, by name."""
+  answers = {
+    (lookup, 'open_source'): lambda *arguments, **options: SOURCE,
+    (cache, 'CachedSource'): None,
+    (image_set, 'ImageSet'): None,
+    (resident, 'ResidentImageSet'): None,
+  }
+  return {
+    name: wiring.spy(monkeypatch, owner, name, answer)
+    for (owner, name), answer in answers.items()
+  }
+
+
+def open_set(monkeypatch, calls, resident=False, **options):
+  """The arguments of the calls that opening the changed set makes."""
+  changes = {'input.cache': 'none'} if resident else {}
+  config = wiring.load(monkeypatch, data__resident=resident, **changes)
+  made = from_config.make_image_set(config, 'fit', **options)
+  call = calls['ResidentImageSet' if resident else 'ImageSet'][-1]
+  assert made is call.result
+  return call.arguments
+
+
+def test_every_value_of_the_input_arrives(monkeypatch, calls):
+  streamed = open_set(monkeypatch, calls, held=True)
+  (opened,), (held,) = calls['open_source'], calls['CachedSource']
+  assert opened.arguments['split'] == 'fit'
+  assert held.arguments['source'] is SOURCE
+  assert streamed['source'] is held.result
+  engine = streamed['engine']
+  assert engine.func is tf_engine.decode_into
+  on_devices = open_set(monkeypatch, calls, resident=True, held=True)
+  assert on_devices['source'] is SOURCE
+  shared = ('crop_ranges', 'eval_crop', 'image_size', 'max_bad_share', 'seed')
+  for name in (*shared, 'num_threads'):
+    assert on_devices[name] == streamed[name]
+  arrived = {
+    'dataset': opened.arguments['dataset'],
+    'data_dir': opened.arguments['data_dir'],
+    'data': {
+      'holdout': opened.arguments['holdout'],
+      'heldout_share': opened.arguments['heldout_share'],
+      'eval_crop': streamed['eval_crop'],
+      'decoding': engine.keywords['decoding'],
+      'transfer': streamed['transfer'],
+      'resident': 'gib' in on_devices,
+    },
+    'input': {
+      'threads': streamed['num_threads'],
+      'cache': held.arguments['kind'],
+      'cache_gib': held.arguments['gib'],
+      'max_bad_share': streamed['max_bad_share'],
+      'resident_gib': on_devices['gib'],
+    },
+    'augment': {
+      f'view{i + 1}': {'crop': crop._asdict()}
+      for i, crop in enumerate(streamed['crop_ranges'])
+    },
+  }
+  expected = {key: wiring.CHANGED[key] for key in wiring.DATA}
+  assert configuration.flatten(config_dict.ConfigDict(arrived)) == expected
+  assert held.arguments['num_threads'] == streamed['num_threads']
+  assert (streamed['seed'], streamed['image_size']) == (5, 24)
+  place = ('local_devices', 'process_index', 'process_count')
+  assert [streamed[k] for k in place] == [jax.local_device_count(), 0, 1]
+
+
+def test_an_evaluation_has_no_random_crop_and_no_cache(monkeypatch, calls):
+  found = open_set(monkeypatch, calls, cropped=False)
+  assert found['crop_ranges'] == [None, None] and found['source'] is SOURCE
+  assert not calls['CachedSource']
+
+
+def test_a_view_without_a_crop_has_the_evaluation_crop(monkeypatch, calls):
+  config = wiring.load(monkeypatch, data__resident=False)
+  with config.unlocked():
+    config.augment.view2.crop = None
+  from_config.make_image_set(config, 'train')
+  found = calls['ImageSet'][-1].arguments['crop_ranges']
+  first = (wiring.CHANGED[f'augment.view1.crop.{k}'] for k in ('area', 'ratio'))
+  assert found == [crops.CropRange(*first), None]
+
+
+@pytest.mark.parametrize(
+  'changes, words',
+  [
+    ({'data__resident': True}, "input.cache: expected 'none' with data.resid"),
+    (
+      {'data__resident': False, 'input__cache': 'decoded'},
+      "'decoded' needs data.decoding='once', found 'crops'",
+    ),
+  ],
+)
+def test_a_cache_that_cannot_serve_is_refused(
+  monkeypatch, calls, changes, words
+):
+  config = wiring.load(monkeypatch, **changes)
+  with pytest.raises(errors.ConfigError, match=words):
+    from_config.make_image_set(config, 'train', held=True)
+
+
+def test_paths_become_absolute_and_names_stay(monkeypatch, tmp_path):
+  (tmp_path / 'mine').mkdir()
+  (tmp_path / 'shapes').mkdir()
+  monkeypatch.chdir(tmp_path)
+  for dataset, expected in (
+    ('mine', str(tmp_path / 'mine')),
+    *(('shapes', 'shapes'), ('cifar10', 'cifar10')),
+  ):
+    config = wiring.load(monkeypatch, dataset=dataset, data_dir='mine')
+    found = from_config.resolve_paths(config)
+    assert (found.dataset, found.data_dir) == (
+      *(expected, str(pathlib.Path('mine').resolve())),
+    )
+    assert config.dataset == dataset
+
+
+def test_the_batches_are_those_of_the_configuration(monkeypatch):
+  monkeypatch.setattr(lookup, 'open_source', lambda *a, **k: SOURCE)
+  config = wiring.load(monkeypatch, data__resident=False, input__cache='none')
+  made = from_config.make_image_set(config, 'train')
+  (batch,) = made.view_batches(4, 0, 1)
+  for view in (batch['view1'], batch['view2']):
+    assert view.shape == (1, 4, 24, 24, 3) and view.dtype == np.uint8

@@ -1,0 +1,156 @@
+"""Where the values of a configuration arrive in the method."""
+
+import math
+import re
+
+import haiku as hk
+import jax
+from ml_collections import config_dict
+import numpy as np
+import pytest
+
+from byol_jax import (
+  augment,
+  byol,
+  configuration,
+  errors,
+  experiment,
+  losses,
+  networks,
+  optimizers,
+  parallel,
+  resnet,
+  schedules,
+)
+from tests.helpers import wiring
+
+NUM_EXAMPLES, NUM_CLASSES = 192, 4
+NORM = ('cross_replica_axis', 'decay_rate', 'eps')
+
+
+def pick(arguments, *names):
+  return {name: arguments[name] for name in names}
+
+
+def test_every_key_of_the_preset_is_changed_and_has_a_reader():
+  """A new key fails here, then in the test of who should read it."""
+  preset = configuration.flatten(configuration.read_preset('pretrain'))
+  assert wiring.CHANGED.keys() == preset.keys()
+  same = [key for key, value in preset.items() if value == wiring.CHANGED[key]]
+  assert not same
+
+
+def test_every_value_of_the_method_arrives(monkeypatch):
+  seen = {
+    name: wiring.spy(monkeypatch, owner, name)
+    for owner, name in (
+      *((augment, 'make_augment'), (losses, 'make_objective')),
+      *((networks, 'make_forward'), (optimizers, 'make_optimizer')),
+      *((schedules, 'make_learning_rate'), (schedules, 'tau_schedule')),
+      *((byol, 'make_loss'), (byol, 'make_update'), (byol, 'init')),
+      *((resnet, 'ResNet'), (networks, 'MLP'), (hk, 'BatchNorm')),
+    )
+  }
+  config = wiring.load(monkeypatch)
+  built = experiment.build(config, NUM_EXAMPLES, NUM_CLASSES)
+  state = jax.eval_shape(built.initial_state)
+  (update,), (loss,) = seen['make_update'], seen['make_loss']
+  assert built.update is update.result
+  assert update.arguments['loss_fn'] is loss.result
+  assert update.arguments['optimizer'] is built.optimizer
+  assert loss.arguments['forward'] is built.forward
+  optimizer = wiring.find_call(seen['make_optimizer'], built.optimizer)
+  rate = update.arguments['learning_rate']
+  assert optimizer.pop('learning_rate') is rate
+  (learning_rate,) = (
+    call.arguments
+    for call in seen['make_learning_rate']
+    if call.result.schedule is rate
+  )
+  tau = wiring.find_call(seen['tau_schedule'], update.arguments['tau'])
+  assert learning_rate['total_steps'] == tau['total_steps'] == built.num_steps
+  assert learning_rate['num_examples'] == NUM_EXAMPLES
+  assert learning_rate['batch_size'] == built.batch_size
+  views = [
+    wiring.find_call(seen['make_augment'], view)
+    for view in loss.arguments['augments']
+  ]
+  heads = {
+    call.arguments['name']: call.arguments['sizes'] for call in seen['MLP']
+  }
+  encoder = seen['ResNet'][0].arguments
+  (norm,) = {
+    tuple(pick(call.arguments, *NORM).values()) for call in seen['BatchNorm']
+  }
+  assert norm[0] == parallel.AXIS
+  assert state.online_params['classifier']['w'].shape[1] == NUM_CLASSES
+  preset = re.search(
+    r'preset (\S+): .* (\S+) epochs at batch (\S+):', built.derived[0]
+  )
+  objective = loss.arguments['objective']
+  arrived = {
+    'preset': preset[1],
+    'preset_epochs': int(preset[2]),
+    'preset_batch_size': int(preset[3]),
+    'seed': built.seed,
+    'image_size': built.image_size,
+    'epochs': built.num_steps * built.batch_size / NUM_EXAMPLES,
+    'batch_size': built.batch_size,
+    'network': {
+      'encoder': encoder['encoder'],
+      **pick(encoder, 'width', 'version', 'gamma_init', 'stem'),
+      **heads,
+      'bn_decay': norm[1],
+      'bn_epsilon': norm[2],
+    },
+    'augment': {'view1': views[0], 'view2': views[1]},
+    'target': pick(tau, 'base_tau', 'schedule'),
+    'objective': {
+      'name': next(k for k, v in losses.OBJECTIVES.items() if v is objective)
+    },
+    'optimizer': optimizer,
+    'schedule': pick(
+      learning_rate, 'base_rate', 'warmup_epochs', 'scale_with_batch'
+    ),
+  }
+  expected = {key: wiring.CHANGED[key] for key in wiring.METHOD}
+  assert configuration.flatten(config_dict.ConfigDict(arrived)) == expected
+
+
+@pytest.mark.parametrize('scale_with_batch', [True, False])
+def test_rates_and_tau_are_those_of_the_configuration(
+  monkeypatch, scale_with_batch
+):
+  """15 steps, 4 of warm-up; the peak is 3.0, times 96 / 256 if it is scaled."""
+  updates = wiring.spy(monkeypatch, byol, 'make_update')
+  tau = 'cosine' if scale_with_batch else 'constant'
+  changes = {'schedule.scale_with_batch': scale_with_batch}
+  config = wiring.load(monkeypatch, **changes, target__schedule=tau)
+  experiment.build(config, NUM_EXAMPLES, None)
+  found = updates[0].arguments
+  peak = 3.0 * 96 / 256 if scale_with_batch else 3.0
+  for step in range(16):
+    falling = 0.5 * (1 + math.cos(math.pi * (step - 4) / 11))
+    rate = peak * (step / 4 if step < 4 else falling)
+    rising = 1 - 0.25 * 0.5 * (1 + math.cos(math.pi * step / 15))
+    expected = rising if scale_with_batch else 0.75
+    # A few times the rounding of float32.
+    np.testing.assert_allclose(found['learning_rate'](step), rate, atol=1e-6)
+    np.testing.assert_allclose(found['tau'](step), expected, atol=1e-6)
+
+
+def test_the_state_before_step_0_is_that_of_the_seed(monkeypatch):
+  calls = wiring.spy(monkeypatch, byol, 'init', lambda *arguments: None)
+  config = wiring.load(monkeypatch)
+  built = experiment.build(config, NUM_EXAMPLES, None)
+  built.initial_state()
+  arguments = calls[0].arguments
+  np.testing.assert_array_equal(arguments['rng'], jax.random.PRNGKey(5))
+  assert arguments['optimizer'] is built.optimizer
+  assert arguments['images'].shape == (1, 24, 24, 3)
+
+
+def test_a_run_without_a_step_is_refused(monkeypatch):
+  config = wiring.load(monkeypatch)
+  with pytest.raises(errors.ConfigError, match=r'^epochs: 7\.5 of 12 images'):
+    experiment.build(config, 12, None)
