@@ -125,6 +125,27 @@ def passes(network):
   return [apply(params, batch()[view]) for view in ('view1', 'view2')]
 
 
+def test_each_view_has_its_own_augmentation():
+  """Of a network that averages pixels: 1 + 1 of view 1, 2 + 4 of view 2."""
+
+  def apply(params, state, images, is_training):
+    value = jnp.mean(images, (1, 2))
+    return networks.Outputs(value, value, value, None), state
+
+  def read(online, target):
+    places = zip((1000, 100, 10, 1), (*online, *target), strict=True)
+    return sum(place * view.projection[:, 0] for place, view in places)
+
+  augments = (lambda images, _: images + 1, lambda images, _: images + 4)
+  loss_fn = byol.make_loss(networks.Forward(None, apply), augments, read)
+  state = byol.ByolState(
+    jnp.zeros((), jnp.int32), jax.random.PRNGKey(0), *[{}] * 5
+  )
+  loss = parallel.on_one_device(lambda images: loss_fn({}, state, images)[0])
+  images = jnp.ones((2, 4, 4, 3))
+  assert loss({'view1': images, 'view2': 2 * images}) == 2626
+
+
 def test_views_never_share_batch_statistics():
   state, _ = step(1)
   for network in ('online', 'target'):

@@ -5,7 +5,7 @@ from byol_jax.data.sampling import crops, order, views
 from tests.helpers.made import CROP_RANGE, smooth
 
 
-def make_plan(batch_size=4, stream=crops.PRETRAIN_STREAM):
+def make_plan(batch_size=4, stream=crops.PRETRAIN_STREAM, seed=1):
   """Two views of 10 pixels of 6 images, on the second of two processes."""
   named = {
     'a': views.View(10, 'resize', CROP_RANGE),
@@ -18,7 +18,7 @@ def make_plan(batch_size=4, stream=crops.PRETRAIN_STREAM):
     process_index=1,
     process_count=2,
     num_examples=6,
-    seed=1,
+    seed=seed,
     stream=stream,
     views=named,
     buffer=batch_buffer.BatchBuffer(
@@ -38,6 +38,14 @@ def test_a_plan_is_of_this_process_and_by_position():
       made.plan_rows(positions[i : i + 1]), made.plan_step(2)
     ):
       np.testing.assert_array_equal(found[0], all_[i])
+
+
+def test_the_crop_of_an_image_depends_on_the_seed():
+  drawn = []
+  for seed in (1, 2):
+    _, ids, numbers = make_plan(seed=seed).plan_rows(np.arange(6))
+    drawn.append(numbers[np.argsort(ids)])
+  assert (drawn[0] != drawn[1]).any((1, 2)).all()
 
 
 def test_windows_cut_beforehand_give_the_same_pictures():

@@ -3,11 +3,13 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 
+import numpy as np
 import pytest
 
 from byol_jax import errors
-from byol_jax.data.sources import lookup
+from byol_jax.data.sources import image_folder, lookup
 from tests.helpers import listed
 from tests.helpers.made import names, opened, refused
 
@@ -195,11 +197,18 @@ def test_a_validation_split_beside_a_test_split_is_valid(prepared, tmp_path):
 
 
 @pytest.mark.parametrize('holdout', ['paper', 'official'])
-def test_imagenet_holds_out_its_first_or_last_images(holdout):
+def test_imagenet_holds_out_its_first_or_last_images(
+  tmp_path, monkeypatch, holdout
+):
+  (tmp_path / 'dataset_info.json').write_text('{}')
+  described = types.SimpleNamespace(
+    name='imagenet2012', split_names=('train', 'validation')
+  )
   images = listed.Listed(range(1_281_167), num_classes=1000)
+  monkeypatch.setattr(lookup.tfds, 'PreparedDataset', lambda folder: described)
+  monkeypatch.setattr(lookup.tfds, 'RecordSource', lambda *where: images)
   fit, valid = (
-    lookup._hold_out_imagenet(images, split, holdout)
-    for split in ('fit', 'valid')
+    opened(tmp_path, split, holdout=holdout) for split in ('fit', 'valid')
   )
   first = {'paper': 1_271_158, 'official': 0}[holdout]
   count = {'paper': 10_009, 'official': 10_000}[holdout]
@@ -207,6 +216,31 @@ def test_imagenet_holds_out_its_first_or_last_images(holdout):
   assert valid.read(0)[1] == first
   assert valid.read(count - 1)[1] == first + count - 1
   assert fit.read(0)[1] == {'paper': 0, 'official': 10_000}[holdout]
+
+
+@pytest.mark.parametrize('kind', ['shapes', 'prepared', 'npz', 'folder'])
+def test_the_share_held_out_is_the_argument(prepared, write, tmp_path, kind):
+  files = [f'{c}/{i}.jpg' for c in 'ab' for i in range(20)]
+  np.savez(tmp_path / 'x.npz', images=np.zeros((8, 4, 4, 3), np.uint8))
+  dataset = {
+    'shapes': 'shapes',
+    'prepared': prepared['tfrecord'][1],
+    'npz': tmp_path / 'x.npz',
+    'folder': write(*(f'set/{file}' for file in files)) + '/set',
+  }[kind]
+  train, fit, valid = (
+    names(opened(dataset, split, heldout_share=0.5))
+    for split in ('train', 'fit', 'valid')
+  )
+  assert sorted(fit + valid) == sorted(train)
+  if kind == 'folder':
+    held = lambda salt: {
+      file for file in files if image_folder.is_heldout(file, 0.5, salt)
+    }
+    assert {*train} == {*files} - held('test')
+    assert {*valid} == {*train} & held('valid')
+  else:
+    assert len(valid) == len(train) / 2
 
 
 def test_arguments_without_a_meaning_are_named():

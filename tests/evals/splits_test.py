@@ -1,0 +1,77 @@
+"""Splits of an evaluation: opened together, encoded, their labels checked."""
+
+import numpy as np
+import pytest
+
+from byol_jax import errors
+from byol_jax.evals import splits
+from tests.helpers import fakes
+
+NAMES = tuple('abcde')
+
+
+def make_sets(**changes):
+  """12 images for training and 9 for a test, of five classes."""
+  options = {'num_classes': 5, 'class_names': NAMES} | changes
+  generator = np.random.default_rng(0)
+  return {
+    name: fakes.ImageSet(
+      generator.random((count, 1, 4, 3)), np.arange(count) % 5, **options
+    )
+    for name, count in (('train', 12), ('test', 9))
+  }
+
+
+def open_both(sets):
+  return splits.open_splits(sets.__getitem__, ('train', 'test'))
+
+
+def test_splits_are_opened_by_name_in_their_order():
+  sets = make_sets()
+  named, num_classes = open_both(sets)
+  assert list(named.items()) == list(sets.items()) and num_classes == 5
+
+
+@pytest.mark.parametrize(
+  'split, attribute, value, words',
+  [
+    ('train', 'num_classes', None, "'train' has no labels"),
+    ('test', 'num_classes', None, "'test' has no labels"),
+    ('test', 'num_classes', 7, "'test' has 7 classes, 'train' has 5"),
+    ('test', 'class_names', tuple('abcdf'), 'class names'),
+  ],
+)
+def test_splits_without_the_same_classes_are_refused(
+  split, attribute, value, words
+):
+  sets = make_sets()
+  setattr(sets[split], attribute, value)
+  with pytest.raises(errors.DataError, match=words):
+    open_both(sets)
+
+
+@pytest.mark.parametrize('batch_size', [4, 9, 32])
+def test_a_split_is_encoded_in_the_order_of_its_images(batch_size):
+  sets, lines = make_sets(), []
+  sets['test'].unreadable = (3,)
+  found = splits.encode_split(
+    fakes.pixels(12), sets, batch_size, lines.append, 'test'
+  )
+  kept = [i for i in range(9) if i != 3]
+  assert found.ids.tolist() == kept
+  assert found.labels.tolist() == [i % 5 for i in kept]
+  expected = sets['test'].images.reshape(9, 12)[kept]
+  np.testing.assert_array_equal(found.values, expected)
+  assert lines == ['encoding test, 9 images']
+
+
+@pytest.mark.parametrize('label', [-1, 5, 2**31 - 1])
+def test_a_label_outside_of_the_classes_is_named(label):
+  splits.check_labels(np.arange(5), 5, 'fit')
+  words = rf"^split 'fit': expected labels in \[0, 5\), found {label}$"
+  with pytest.raises(errors.DataError, match=words):
+    splits.check_labels(np.array([[0, 4], [label, 9]]), 5, 'fit')
+  sets = make_sets()
+  sets['test'].labels[8] = label
+  with pytest.raises(errors.DataError, match=f'found {label}'):
+    splits.encode_split(fakes.pixels(12), sets, 4, lambda text: None, 'test')
