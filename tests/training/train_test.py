@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 import traceback
+import types
 
 import jax
 import numpy as np
@@ -22,7 +23,15 @@ from byol_jax.checkpoints import checkpointer
 from byol_jax.data.loading import image_set, resident, tf_engine
 from byol_jax.data.sampling import crops, order
 from byol_jax.data.sources import arrays
-from byol_jax.training import logs, watchdog
+from byol_jax.training import (
+  logs,
+  loop,
+  multi_step,
+  recovery,
+  train as train_lib,
+  watchdog,
+)
+from tests.helpers import wiring
 from tests.helpers.tiny_checkpoint import (
   arrays_of,
   assert_same_arrays,
@@ -504,3 +513,53 @@ def test_a_set_that_does_not_fit_leaves_the_workdir_alone(tmp_path):
   with pytest.raises(errors.ConfigError, match=r'input\.resident_gib'):
     train(tmp_path / 'new', dataset, **RESIDENT)
   assert not (tmp_path / 'new').exists()
+
+
+def test_every_option_of_a_run_arrives(tmp_path, monkeypatch):
+  """In what saves, skips, waits and logs; nothing is trained."""
+  value = {key: wiring.CHANGED[key] for key in wiring.TRAINING}
+  value |= {'checkpoint.folder': str(tmp_path / 'saved')}
+  sections = {
+    section: {
+      key.partition('.')[2]: x
+      for key, x in value.items()
+      if key.startswith(section)
+    }
+    for section in ('checkpoint', 'faults', 'log')
+  }
+  spied = (
+    *((checkpointer, 'Checkpointer'), (recovery, 'SkipPolicy')),
+    *((watchdog, 'Watchdog'), (logs, 'Logs'), (multi_step, 'make_step_calls')),
+  )
+  saver, policy, timer, log, calls = (
+    wiring.spy(monkeypatch, *names) for names in spied
+  )
+  options = loop.TrainingOptions(
+    loop.CheckpointOptions(**sections['checkpoint']),
+    loop.FaultOptions(**sections['faults']),
+    loop.LogOptions(**sections['log']),
+  )
+  method = types.SimpleNamespace(update=None, num_steps=15, batch_size=8)
+  opened = train_lib.open_training(
+    method, ArraySet(), str(tmp_path / 'run'), options, {}, 7
+  )
+  with (
+    opened as context,
+    train_lib._open_log(context, recovery.StartPoint(None, step=0), []),
+  ):
+    pass
+  assert context.options is options  # the loop reads the rest, see its tests
+  (boundaries,) = (call.arguments['boundaries'] for call in calls)
+  found = {
+    'input.steps_per_call': calls[0].arguments['steps_per_call'],
+    'checkpoint.every_steps': boundaries[1],
+    'checkpoint.every_minutes': context.options.checkpoint.every_minutes,
+    'checkpoint.keep': saver[0].arguments['keep'],
+    'checkpoint.folder': str(saver[0].arguments['folder']),
+    'faults.max_skips': policy[0].arguments['max_skips'],
+    'faults.max_rollbacks': policy[0].arguments['max_rollbacks'],
+    'faults.stall_seconds': timer[0].arguments['seconds'] / 1.1,
+    'log.every_steps': boundaries[0],
+    'log.tensorboard': log[0].arguments['tensorboard'],
+  }
+  assert found == value
