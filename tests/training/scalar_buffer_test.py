@@ -1,0 +1,41 @@
+"""Means of the scalars between two log lines."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from byol_jax.training import scalar_buffer
+
+
+def call(*losses, skipped=None, tau=None):
+  """Scalars of the steps of one call, with an axis of one device."""
+  skipped = [0.0] * len(losses) if skipped is None else skipped
+  found = {'loss': losses, 'tau': tau or losses, 'skipped': skipped}
+  return {name: jnp.array([x], jnp.float32) for name, x in found.items()}
+
+
+def test_means_are_of_the_steps_that_were_not_skipped():
+  buffer = scalar_buffer.ScalarBuffer(first_step=7)
+  buffer.add(call(1.0, 2.0, 9.0, tau=[0.1, 0.2, 0.9]), count=2)  # 9 is padding
+  buffer.add(call(np.nan, skipped=[1.0], tau=[0.3]), count=1)
+  buffer.add(call(6.0, 3.0, tau=[0.4, 0.5]), count=2)
+  assert len(buffer) == 5
+  found = buffer.fetch_means()
+  assert found.means == {
+    'loss': 3.0, 'tau': pytest.approx(0.5), 'skipped': 1.0
+  }  # fmt: skip
+  assert (found.skipped, found.steps) == ([9], range(7, 12))
+  np.testing.assert_array_equal(found.values['loss'], [1, 2, np.nan, 6, 3])
+  assert len(buffer) == 0
+  buffer.add(call(4.0), count=1)
+  found = buffer.fetch_means()
+  assert found.means == {'loss': 4.0, 'tau': 4.0}
+  assert (found.skipped, found.steps) == ([], range(12, 13))
+
+
+def test_without_a_good_step_there_is_no_mean():
+  buffer = scalar_buffer.ScalarBuffer(first_step=0)
+  buffer.add(call(np.nan, np.nan, skipped=[1.0, 1.0], tau=[0.5, 0.75]), 2)
+  found = buffer.fetch_means()
+  assert found.means == {'tau': 0.75, 'skipped': 2.0}
+  assert found.skipped == [0, 1]
