@@ -5,19 +5,22 @@ All processes run the same program. They are compared before JAX joins them
 """
 
 from collections.abc import Callable, Mapping
+import dataclasses
 import json
+import os
 import socket
 from typing import Any, TypeVar
 
 import jax
 
 from byol_jax import errors
-from byol_jax.distributed import rendezvous
+from byol_jax.distributed import rendezvous, sockets
 
 T = TypeVar('T')
 
 # --distributed -> JAX's name of the method that finds the other processes.
 CLUSTERS = {'auto': None, 'gce': 'gcetpu', 'gke': 'gketpu', 'slurm': 'slurm'}
+_NO_PROXY = 'no_grpc_proxy'  # gRPC reads the lower case only
 # Another process may first read a data set into memory; JAX's heartbeat, not
 # this timeout, notices a process that has died.
 _GATHER_TIMEOUT_MS = 24 * 3600_000
@@ -30,8 +33,8 @@ def find_address(
 
   Args:
     distributed: 'none'; 'gce' (Cloud TPU's metadata), 'gke', 'slurm', or
-      'auto' for the first of them that is present; or 'HOST:PORT,PROCESSES,
-      INDEX'.
+      'auto' for the first of them that is present, with ':PORT' at the end
+      for another port of process 0; or 'HOST:PORT,PROCESSES,INDEX'.
     seconds: timeout of a cluster's name server.
 
   Raises:
@@ -39,21 +42,27 @@ def find_address(
   """
   if distributed == 'none':
     return None
-  if distributed in CLUSTERS:
-    return _detect_address(distributed, seconds)
-  try:
-    coordinator, count, index = distributed.split(',')
-    host, port = coordinator.rsplit(':', 1)
-    process = rendezvous.ProcessAddress(
-      f'{host}:{int(port)}', int(count), int(index)
-    )
-    if not 0 <= process.index < process.count:
-      raise ValueError
-  except ValueError:
-    raise errors.ConfigError(
-      f"--distributed: expected 'none', {sorted(CLUSTERS)} or 'HOST:PORT,"
-      f"PROCESSES,INDEX' with 0 <= INDEX < PROCESSES, found {distributed!r}"
-    ) from None
+  cluster, *port = distributed.rsplit(':', 1)
+  if cluster in CLUSTERS and ',' not in distributed:
+    if port:
+      sockets.split_address(distributed)
+    process = _detect_address(cluster, seconds)
+    if port:
+      host = process.address.rpartition(':')[0]
+      process = dataclasses.replace(process, address=f'{host}:{port[0]}')
+  else:
+    try:
+      address, count, index = distributed.split(',')
+      process = rendezvous.ProcessAddress(address, int(count), int(index))
+      if not 0 <= process.index < process.count:
+        raise ValueError
+    except ValueError:
+      raise errors.ConfigError(
+        f"--distributed: expected 'none', {sorted(CLUSTERS)}, one of these with"
+        " ':PORT', or 'HOST:PORT,PROCESSES,INDEX' with 0 <= INDEX < PROCESSES,"
+        f' found {errors.quote(distributed)}'
+      ) from None
+  sockets.split_address(process.address)
   return process
 
 
@@ -106,6 +115,8 @@ def join_job(
   if process is None:
     return load()[0], f'1 process, {_describe_devices()}'
   result = rendezvous.exchange_reports(process, load, startup_seconds)
+  host, port = sockets.split_address(process.address)
+  _bypass_proxies(host)
   jax.distributed.initialize(
     process.address,
     process.count,
@@ -114,6 +125,9 @@ def join_job(
     cluster_detection_method='deactivate',
     initialization_timeout=max(1, int(startup_seconds)),
     heartbeat_timeout_seconds=heartbeat_seconds,
+    coordinator_bind_address=sockets.join_address(
+      sockets.choose_bind_host(host) or '::', port
+    ),
   )
   hosts = gather_strings('host', socket.gethostname())
   counts = gather_strings('devices', str(jax.local_device_count()))
@@ -132,6 +146,19 @@ def join_job(
     f'{process.count} processes, {_describe_devices()}; the same configuration,'
     f' code and versions on {", ".join(dict.fromkeys(hosts))}'
   )
+
+
+def _bypass_proxies(host: str) -> None:
+  """Lets gRPC connect to `host` directly, where variables name a proxy.
+
+  Else it asks the proxy, which as a rule reaches no host of a job, and JAX
+  aborts when `startup_seconds` are over.
+  """
+  if any(map(os.environ.get, ('grpc_proxy', 'https_proxy', 'http_proxy'))):
+    # With it set, gRPC does not read no_proxy.
+    listed = os.environ.get(_NO_PROXY, os.environ.get('no_proxy', ''))
+    os.environ[_NO_PROXY] = f'{listed},{host}'.lstrip(',')
+    jax.config.update('jax_check_proxy_envs', False)  # warns of a hang
 
 
 def gather_strings(name: str, value: str) -> list[str]:
