@@ -4,16 +4,20 @@
       -- pretrain --config=shapes --workdir=runs/pod
 
 Every process gets the same arguments and --devices CPU devices; its output
-lines begin with its index. SIGTERM and Ctrl-C are forwarded to all. If one
-process fails, the others get --grace-seconds to exit, then SIGTERM, then
+lines begin with its index. SIGTERM and Ctrl-C are forwarded to all, SIGHUP (a
+closed terminal) as SIGTERM. If this program is killed, Linux kills them too. If
+one process fails, the others get --grace-seconds to exit, then SIGTERM, then
 SIGKILL. Exit code: a final one (1 to 4) of any process, since the others fail
 because of it; otherwise the largest, 128 + N for signal N.
 """
 
 import argparse
 from collections.abc import Sequence
+import contextlib
+import ctypes
 import os
 import pathlib
+import secrets
 import signal
 import socket
 import subprocess
@@ -22,6 +26,15 @@ import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def end_with_parent(parent: int) -> None:
+  """Has Linux kill this process when `parent`, which started it, has died."""
+  if sys.platform == 'linux':
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+      os._exit(128 + signal.SIGKILL)
 
 
 def start_processes(
@@ -35,12 +48,15 @@ def start_processes(
   address = f'--distributed=localhost:{port},{flags.processes}'
   environment = {
     'JAX_PLATFORMS': 'cpu',
+    # Other programs of this machine cannot report to process 0.
+    'BYOL_JAX_JOB_TOKEN': secrets.token_hex(),
     **os.environ,
     'JAX_NUM_CPU_DEVICES': str(flags.devices),
     'PYTHONUNBUFFERED': '1',
     'PYTHONPATH': f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}',
   }
   program = (sys.executable, '-m', flags.module, verb)
+  parent = os.getpid()
   return [
     subprocess.Popen(
       [*program, f'{address},{index}', *rest],
@@ -50,6 +66,7 @@ def start_processes(
       stderr=subprocess.STDOUT,
       # Ctrl-C of a terminal reaches this program only, which forwards it once.
       start_new_session=True,
+      preexec_fn=lambda: end_with_parent(parent),
     )
     for index in range(flags.processes)
   ]
@@ -59,9 +76,11 @@ def copy_lines(index: int, process: subprocess.Popen) -> None:
   """Prints the output of a process, with its index before each line."""
   assert process.stdout is not None
   for line in process.stdout:
-    # One write a line: lines of two processes do not mix.
-    sys.stdout.buffer.write(b'[%d] %s\n' % (index, line.rstrip(b'\n')))
-    sys.stdout.buffer.flush()
+    # A process whose pipe is full would stop: read on if nobody reads this.
+    with contextlib.suppress(OSError):
+      # One write a line: lines of two processes do not mix.
+      sys.stdout.buffer.write(b'[%d] %s\n' % (index, line.rstrip(b'\n')))
+      sys.stdout.buffer.flush()
 
 
 def send_signal(processes: Sequence[subprocess.Popen], number: int) -> None:
@@ -112,8 +131,13 @@ def main(argv: Sequence[str]) -> int:
   if not arguments or flags.processes < 1 or flags.devices < 1:
     parser.error('expected --processes and --devices from 1, then -- VERB ...')
   processes = start_processes(flags, arguments)
-  for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, lambda got, frame: send_signal(processes, got))
+  for number, sent in {
+    signal.SIGTERM: signal.SIGTERM,
+    signal.SIGINT: signal.SIGINT,
+    signal.SIGHUP: signal.SIGTERM,
+  }.items():
+    if signal.getsignal(number) != signal.SIG_IGN:  # as after nohup
+      signal.signal(number, lambda *_, sent=sent: send_signal(processes, sent))
   copiers = [
     threading.Thread(target=copy_lines, args=pair)
     for pair in enumerate(processes)

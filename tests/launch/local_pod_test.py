@@ -1,6 +1,7 @@
 """Several processes on this machine: addresses, signals, exit codes."""
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ if what == 'wait':
   time.sleep(300)
 elif what == 'deaf':
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  print(os.getpid())
   time.sleep(300)
 elif what == 'killed':
   os.kill(os.getpid(), signal.SIGKILL)
@@ -79,13 +81,32 @@ def test_lines_of_two_processes_do_not_mix(tmp_path):
     assert lines.count(f'[{index}] {index} {"x" * 300}') == 500
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+  'number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+)
 def test_a_signal_goes_to_all(tmp_path, number):
   process = pod(tmp_path, 'wait', 'wait')
   for _ in range(2):
     assert 'ready' in process.stdout.readline()
   process.send_signal(number)
   assert finish(process)[0] == 42
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='Linux kills them')
+def test_killed_with_it_are_its_processes(tmp_path):
+  process = pod(tmp_path, 'deaf', 'deaf')
+  pids = [int(process.stdout.readline().split()[1]) for _ in range(2)]
+  process.kill()
+  process.wait()
+
+  def is_gone(pid):
+    try:
+      status = pathlib.Path(f'/proc/{pid}/status').read_text()
+    except OSError:
+      return True
+    return 'State:\tZ' in status  # where process 1 waits for nobody
+
+  pods.wait_until(lambda: all(map(is_gone, pids)))
 
 
 def test_after_an_error_the_others_have_a_grace_and_are_ended(tmp_path):
@@ -114,3 +135,4 @@ def test_two_processes_become_one_job(tmp_path):
   assert code == 0, err
   for line in ('[0] 0 2 6', '[1] 1 2 6', '[0] 2.0', '[1] 2.0'):
     assert line in out.splitlines()
+  assert 'BYOL_JAX_JOB_TOKEN is not set' not in out
