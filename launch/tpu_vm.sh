@@ -162,9 +162,13 @@ setup() {
  ln -sfn \$c current && current/launch/setup_vm.sh install"
 }
 
+# ATTEMPT. The token is new for each start: only its processes may report.
 start() {
-  ssh_hosts 600 all "$(quote "$on_host" start "$name" "$1-$start_time" \
-    "$grace_seconds" "${arguments[0]}" --distributed=gce "${arguments[@]:1}")"
+  local token=TOKEN
+  ((dry_run)) || token=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+  ssh_hosts 600 all "BYOL_JAX_JOB_TOKEN=$token $(quote "$on_host" start \
+    "$name" "$1-$start_time" "$grace_seconds" "${arguments[0]}" \
+    --distributed=gce "${arguments[@]:1}")"
 }
 
 logs() {

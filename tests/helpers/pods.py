@@ -27,6 +27,8 @@ with open(folder / f'trainings-{{index}}', 'a+') as file:
   file.seek(0)
   number = len(file.readlines())
   print(json.dumps(sys.argv[1:]), file=file)
+with open(folder / 'tokens', 'a') as file:
+  print(os.environ.get('BYOL_JAX_JOB_TOKEN'), file=file)
 what = json.loads((folder / 'starts.json').read_text())[number][index]
 print('training', number, os.environ['JAX_PLATFORMS'], flush=True)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(42))

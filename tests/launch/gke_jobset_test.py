@@ -4,6 +4,7 @@ After an intended change, WRITE_GOLDEN=1 writes golden/* again; read the
 difference.
 """
 
+import re
 import subprocess
 import sys
 
@@ -54,6 +55,12 @@ def test_the_rendered_manifest_is_the_stored_one(topology):
   assert resources['limits'] == resources['requests']
   assert resources['limits']['google.com/tpu'] * row.hosts == row.chips
   assert 'MEGASCALE' not in text
+  # A random text that all pods of the Job have, and no others.
+  env = {each.pop('name'): each for each in pod['containers'][0]['env']}
+  path = "metadata.labels['batch.kubernetes.io/controller-uid']"
+  assert env['BYOL_JAX_JOB_TOKEN'] == {
+    'valueFrom': {'fieldRef': {'fieldPath': path}}
+  }
 
 
 def test_the_file_as_it_stands_is_the_manifest_of_its_example():
@@ -62,14 +69,22 @@ def test_the_file_as_it_stands_is_the_manifest_of_its_example():
   assert written == yaml.safe_load(render('v3-512', arguments=arguments))
 
 
+def expand(text):
+  """As Kubernetes does: the value for $(NAME), and $ for $$."""
+  values = {'HOME': '/root', 'DATA': '/data'}
+  return re.sub(
+    r'\$\$|\$\(([^)]*)\)',
+    lambda found: values.get(found[1], found[0]) if found[1] else '$',
+    text,
+  )
+
+
 def test_any_argument_arrives_unchanged():
-  arguments = (*pods.ARGUMENTS, *pods.HOSTILE, '\x7f\x85\u2028\ufeff\t', '$$$')
+  odd = ('\x7f\x85\u2028\ufeff\t', '$$$', '$$(HOME)', '$(HOME', '👩‍🚀')
+  arguments = (*pods.ARGUMENTS, *pods.HOSTILE, *odd)
   _, pod = parts_of(yaml.safe_load(render('v3-8', arguments=arguments)))
-  verb, *args = pod['containers'][0]['args']
-  # Kubernetes expands $(NAME) and makes $ of $$.
-  assert not any('$(' in arg.replace('$$', '') for arg in args)
-  args = [arg.replace('$$', '$') for arg in args]
-  assert [verb, *args] == [arguments[0], '--distributed=gke', *arguments[1:]]
+  args = [expand(arg) for arg in pod['containers'][0]['args']]
+  assert args == [arguments[0], '--distributed=gke', *arguments[1:]]
   assert render('v3-8', arguments=('knn', b'\xff'), code=2) == ''
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -22,7 +23,9 @@ def test_exit_codes_and_attempts_decide(
   tmp_path, code, starts, limit, requeued
 ):
   (tmp_path / 'record.py').write_text(
-    f'import json, sys\njson.dump(sys.argv[1:], open("{tmp_path}/argv", "w"))\n'
+    'import json, os, sys\n'
+    f'json.dump(sys.argv[1:], open("{tmp_path}/argv", "w"))\n'
+    f'open("{tmp_path}/token", "w").write(os.environ["BYOL_JAX_JOB_TOKEN"])\n'
   )
   record = f'{sys.executable} {tmp_path}/record.py "$@"'
   pods.write_program(tmp_path / 'srun', f'{record}; exit {code}')
@@ -47,5 +50,6 @@ def test_exit_codes_and_attempts_decide(
   assert argv[at + 1 :] == [
     *('-m', 'byol_jax', verb, '--distributed=slurm', *rest)
   ]
+  assert re.fullmatch('[0-9a-f]{32}', (tmp_path / 'token').read_text())
   # Process 0 may be saving when another one has exited.
   assert '--kill-on-bad-exit=0' in argv[:at]

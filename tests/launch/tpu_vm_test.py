@@ -4,7 +4,9 @@ After an intended change, WRITE_GOLDEN=1 writes golden/* again; read the
 difference.
 """
 
+import collections
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -70,6 +72,10 @@ def test_a_preempted_slice_is_created_again_and_the_run_completes(pod):
     verb, *rest = arguments
     training = ['-m', 'byol_jax', verb, '--distributed=gce', *rest]
     assert pod.trainings(index) == [training] * 3
+  # One token for all hosts, another one for each start.
+  tokens = collections.Counter((pod.folder / 'tokens').read_text().split())
+  assert [*tokens.values()] == [2, 2, 2]
+  assert all(re.fullmatch('[0-9a-f]{32}', token) for token in tokens)
   log = (pod.folder / 'home-0/byol_jax/jobs/byol/log').read_text()
   assert 'training 2 tpu,cpu' in log  # never the CPU in silence
 
