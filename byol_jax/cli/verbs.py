@@ -62,7 +62,7 @@ _PROCESSES: tuple[Argument, ...] = (
     '--distributed',
     'none',
     "'gce' (Cloud TPU), 'gke', 'slurm', 'auto' for the one of them that is"
-    ' there; or HOST:PORT,PROCESSES,INDEX',
+    " there, with another port 'gce:8490'; or HOST:PORT,PROCESSES,INDEX",
   ),
   ('--startup_seconds', 300, 'timeout for processes to report', positive),
   ('--heartbeat_seconds', 100, 'timeout of a heartbeat', positive),
