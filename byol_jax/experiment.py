@@ -135,6 +135,9 @@ def _describe_rates(
     f' {config.batch_size:,}: {num_steps:,} steps, {rate.warmup_steps:,} of'
     f' warm-up, peak learning rate {rate.peak:g}'
   )
-  if rate.warmup_steps >= num_steps:
-    numbers += '; the run ends in its warm-up'
+  warmup_epochs = config.schedule.warmup_epochs
+  if rate.warmup_steps < schedules.count_steps(
+    warmup_epochs, num_examples, config.batch_size
+  ):
+    numbers += f'; a quarter of the run, not the {warmup_epochs:g} epochs set'
   return preset, numbers

@@ -10,10 +10,25 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from byol_jax import errors
+
+_MAX_STEPS = 2**31 - 1  # the step of a state is an int32
+_MAX_WARMUP_SHARE = 0.25  # of a run, as in the shortest published preset
+
 
 def count_steps(epochs: float, num_examples: int, batch_size: int) -> int:
-  """Returns floor(epochs * num_examples / batch_size)."""
-  return math.floor(epochs * num_examples / batch_size)
+  """Returns floor(epochs * num_examples / batch_size).
+
+  Raises:
+    ConfigError: these are 2^31 steps or more.
+  """
+  steps = math.floor(epochs * num_examples / batch_size)
+  if steps > _MAX_STEPS:
+    raise errors.ConfigError(
+      f'epochs: {epochs:g} of {num_examples} images make {steps:,} steps of'
+      f' batch_size {batch_size}, expected at most {_MAX_STEPS:,}'
+    )
+  return steps
 
 
 class LearningRate(NamedTuple):
@@ -37,14 +52,17 @@ def make_learning_rate(
 
   Args:
     base_rate: the peak at batch size 256.
-    warmup_epochs: length of the linear rise.
+    warmup_epochs: length of the linear rise, at most a quarter of the run.
     scale_with_batch: the peak is base_rate * batch_size / 256, else base_rate.
     num_examples: images of the training set.
     batch_size: of all devices.
     total_steps: length of the run.
   """
   peak = base_rate * (batch_size / 256 if scale_with_batch else 1)
-  warmup_steps = count_steps(warmup_epochs, num_examples, batch_size)
+  warmup_steps = min(
+    count_steps(warmup_epochs, num_examples, batch_size),
+    math.floor(_MAX_WARMUP_SHARE * total_steps),
+  )
   schedule = warmup_cosine_schedule(peak, warmup_steps, total_steps)
   return LearningRate(schedule, peak, warmup_steps)
 
