@@ -1,20 +1,38 @@
 """BYOL (Grill et al. 2020) in JAX and Haiku.
 
 `byol_jax.pretrain(...)` and `byol_jax.load_encoder(workdir)` are imported when
-first used, so that importing the package is quick. They raise the exceptions
-of `byol_jax.errors`.
+first used, so that importing the package is quick. They raise the subclasses
+of `byol_jax.UserError`, one for each exit code of the command line.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from byol_jax import errors
+from byol_jax.errors import (
+  CheckFailed,
+  ConfigError,
+  DataError,
+  DivergedError,
+  Preempted,
+  UserError,
+)
 
 if TYPE_CHECKING:
   from byol_jax.api import load_encoder, pretrain
 
 __version__ = '0.1.0'
 
-__all__ = ['errors', 'load_encoder', 'pretrain']
+__all__ = [
+  'CheckFailed',
+  'ConfigError',
+  'DataError',
+  'DivergedError',
+  'Preempted',
+  'UserError',
+  'errors',
+  'load_encoder',
+  'pretrain',
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,4 +44,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-  return sorted({*globals(), *__all__})
+  return [*__all__, '__version__']

@@ -46,12 +46,14 @@ def pretrain(
   Raises:
     UserError: one of `byol_jax.errors`.
   """
+  files.check_path('workdir', workdir)
   if isinstance(config, str):
-    config = configuration.load(config, overrides or {})
+    config = configuration.load(config, overrides or {}, 'pretrain')
   elif overrides:
     raise errors.ConfigError('overrides: expected a preset by name with them')
+  else:
+    config = configuration.validate(config, 'pretrain')
   config = from_config.resolve_paths(config)
-  configuration.check_ranges(config)  # before a whole set is read into a cache
   dataset = processes.raise_on_all(
     'data', lambda: from_config.make_image_set(config, 'train', held=True)
   )
@@ -78,6 +80,7 @@ def pretrain_on(
   Raises:
     UserError: see `train.train`.
   """
+  config = configuration.validate(config, 'pretrain')
   placement.check_batch_size('batch_size', config.batch_size)
   train.require_same_dataset(dataset)
   return train.train(
@@ -147,7 +150,7 @@ def evaluate(
   Raises:
     UserError: one of `byol_jax.errors`.
   """
-  configuration.check_ranges(config)
+  config = configuration.validate(config, f'evals/{name}')
   data = config_dict.ConfigDict(run.config)
   if config.dataset is not None:
     data.dataset = config.dataset
@@ -193,6 +196,8 @@ def embed(
   Raises:
     UserError: one of `byol_jax.errors`.
   """
+  for name, path in (('images', images), ('output', output)):
+    files.check_path(name, path)
   run = pretrained.open_run(workdir)
   config = config_dict.ConfigDict(run.config)
   config.dataset = images

@@ -5,12 +5,17 @@ argument, and returns a ConfigDict. `configs/pretrain.py:300`,
 `pretrain.py:300` and `pretrain:300` name the same file and argument; a path of
 the user's own comes first. The presets lie beside the package in a checkout
 and inside it once it is installed.
+
+Of each kind (`KINDS`) one file has all keys, with their types; every other
+configuration of that kind has the same. Only light packages are imported, so
+that a mistake is named at once.
 """
 
 import ast
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import difflib
+import functools
 import os
 from pathlib import Path
 import re
@@ -18,52 +23,22 @@ import runpy
 import sys
 import types
 from typing import Any
+import warnings
 
 from ml_collections import config_dict
 
-from byol_jax import errors
+from byol_jax import errors, files, ranges
 
 PREFIX = '--config.'
+KINDS = ('pretrain', 'evals/knn', 'evals/linear')
 
 _PACKAGE = Path(__file__).resolve().parent
 
-# Interval -> the keys whose number, or numbers in a tuple, must lie in it. Keys
-# of a view are given without `augment.view1.`.
-_RANGES = {
-  '[0, 1)': 'network.bn_decay optimizer.momentum momentum',
-  '[0, 1]': """
-    target.base_tau input.max_bad_share flip.probability jitter.probability
-    jitter.brightness jitter.contrast jitter.saturation grayscale.probability
-    blur.probability solarize.probability solarize.threshold""",
-  '[0, 0.5]': 'jitter.hue',
-  '(0, 1]': 'crop.area',
-  '(0, inf)': """
-    epochs network.bn_epsilon optimizer.trust_coefficient input.resident_gib
-    crop.ratio blur.sigma temperature rates""",
-  '[0, inf)': """
-    optimizer.weight_decay schedule.base_rate schedule.warmup_epochs
-    input.threads input.cache_gib input.steps_per_call faults.max_skips
-    faults.max_rollbacks faults.stall_seconds checkpoint.every_steps
-    checkpoint.every_minutes""",
-  '[1, inf)': 'batch_size log.every_steps checkpoint.keep ks',
-  '[8, inf)': 'image_size',
-  f'[0, {2**32})': 'seed',
-}
-_RANGE_OF = {k: span for span, keys in _RANGES.items() for k in keys.split()}
-# Tuples of a lower and an upper bound.
-_PAIRS = ('crop.area', 'crop.ratio', 'blur.sigma')
-_CHOICES = {
-  'target.schedule': ('cosine', 'constant'),
-  'data.eval_crop': ('resize', 'crop', 'whole'),
-  'data.decoding': ('once', 'crops'),
-  'data.transfer': ('float32', 'uint8'),
-  'input.cache': ('none', 'encoded', 'decoded'),
-  'features': ('augmented', 'cached'),
-}
-
 
 def load(
-  spec: str, overrides: Sequence[str] | Mapping[str, Any] = ()
+  spec: str,
+  overrides: Sequence[str] | Mapping[str, Any] = (),
+  kind: str | None = None,
 ) -> config_dict.ConfigDict:
   """Returns a configuration with overrides, checked and locked.
 
@@ -72,26 +47,42 @@ def load(
     overrides: `--config.section.key=value` arguments, or a mapping from
       `section.key` to values. Values keep the type of their key: an int may
       stand for a float, a list for a tuple, a path for text. The last of a key
-      counts.
+      counts. Another `optimizer.name` first replaces the section by the
+      settings of that optimizer in configs/pretrain.py.
+    kind: one of `KINDS`; None for the one with the most keys of the file.
 
   Raises:
-    ConfigError: no such file or argument; an unknown key (names the nearest);
-      a value of another type or out of its range.
+    ConfigError: no such file or argument; a key is unknown (names the nearest)
+      or missing; a value of another type or out of its range.
   """
   config = read_preset(spec)
+  prefix = '' if isinstance(overrides, Mapping) else PREFIX
   if isinstance(overrides, Mapping):
-    for key, value in overrides.items():
-      _set_value(config, key, value)
-    overrides = ()
-  for argument in overrides:
-    name, equals, text = argument.partition('=')
-    if not name.startswith(PREFIX) or not equals:
-      raise errors.ConfigError(
-        f'unknown argument {argument!r}: expected {PREFIX}section.key=value'
-      )
-    _set_value(config, name.removeprefix(PREFIX), text, prefix=PREFIX)
+    values = [*overrides.items()]
+  else:
+    values = [_split_argument(argument) for argument in overrides]
+  kind = _conform(config, kind, f'--config={errors.quote(spec)}: ')
+  optimizer = dict(values).get('optimizer.name')
+  settings = _read_kind(kind)[1].get(str(optimizer))
+  if settings and optimizer != config.optimizer.name:
+    with config.unlocked():
+      config.optimizer = config_dict.ConfigDict({'name': optimizer, **settings})
+  defaults = _read_defaults(kind, flatten(config).get('optimizer.name'))
+  for key, value in values:
+    _set_value(config, defaults, key, value, prefix=prefix)
   check_ranges(config)
   return config
+
+
+def _split_argument(argument: str) -> tuple[str, str]:
+  """Returns key and text of `--config.section.key=value`."""
+  name, equals, text = argument.partition('=')
+  if not name.startswith(PREFIX) or not equals:
+    raise errors.ConfigError(
+      f'unknown argument {errors.quote(argument)}: expected'
+      f' {PREFIX}section.key=value'
+    )
+  return name.removeprefix(PREFIX), text
 
 
 def read_preset(spec: str) -> config_dict.ConfigDict:
@@ -108,15 +99,34 @@ def read_preset(spec: str) -> config_dict.ConfigDict:
       if get_config is None:
         raise ValueError(f'{path} defines no function get_config')
       config = get_config(*([argument] if colon else []))
-    except Exception as error:  # a user's file may raise anything
+      if not isinstance(config, config_dict.ConfigDict):
+        found = type(config).__name__
+        raise TypeError(f'get_config returns {found}, expected a ConfigDict')
+      flatten(config)  # computes its references
+    # A user's file may raise anything, or call sys.exit.
+    except (Exception, SystemExit) as error:
       raise errors.ConfigError(
-        f'--config={spec}: {errors.first_line(error)}'
+        f'--config={errors.quote(spec)}: {errors.first_line(error)}'
       ) from error
+  return config.lock()
+
+
+def validate(
+  config: config_dict.ConfigDict, kind: str
+) -> config_dict.ConfigDict:
+  """Returns a checked and locked copy of a configuration made in Python.
+
+  Raises:
+    ConfigError: see `load`.
+  """
   if not isinstance(config, config_dict.ConfigDict):
-    found = type(config).__name__
     raise errors.ConfigError(
-      f'--config={spec}: get_config returns {found}, expected a ConfigDict'
+      'config: expected the name of a preset or a ConfigDict, found'
+      f' {type(config).__name__}'
     )
+  config = config.copy_and_resolve_references()
+  _conform(config, kind)
+  check_ranges(config)
   return config.lock()
 
 
@@ -139,66 +149,144 @@ def flatten(config: config_dict.ConfigDict) -> dict[str, Any]:
 
 
 def check_ranges(config: config_dict.ConfigDict) -> None:
-  """Raises ConfigError for a value out of its range, naming the key.
+  """Raises ConfigError for a value out of its range; see `ranges`."""
+  ranges.check_values(flatten(config))
 
-  Such a value would fail late, in the words of another library, or not at all.
+
+@functools.cache
+def _read_kind(kind: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+  """Returns {key: default} of all keys of a kind, and its `OPTIMIZERS`."""
+  found = runpy.run_path(str(_find_root() / 'configs' / f'{kind}.py'))
+  return flatten(found['get_config']()), found.get('OPTIMIZERS', {})
+
+
+def _read_defaults(kind: str, optimizer: Any) -> dict[str, Any]:
+  """Returns {key: default} of a kind of configuration with an optimizer."""
+  defaults, optimizers = _read_kind(kind)
+  if optimizer not in [*optimizers]:
+    return defaults
+  settings = {'name': optimizer, **optimizers[optimizer]}
+  kept = {k: v for k, v in defaults.items() if not k.startswith('optimizer.')}
+  return kept | {f'optimizer.{name}': x for name, x in settings.items()}
+
+
+def _conform(
+  config: config_dict.ConfigDict, kind: str | None, source: str = ''
+) -> str:
+  """Gives a configuration, in place, the types of its kind.
+
+  Args:
+    config: any.
+    kind: None for the nearest one of `KINDS`.
+    source: begins the message of an error.
+
+  Returns:
+    The kind.
+
+  Raises:
+    ConfigError: a key is missing or unknown, or a value has another type.
   """
-  from byol_jax import losses  # imports JAX, which --help does not need
-
-  choices = _CHOICES | {'objective.name': tuple(losses.OBJECTIVES)}
-  for key, value in flatten(config).items():
-    rule = re.sub(r'^augment\.view\d\.', '', key)
-    if rule in choices and value not in choices[rule]:
-      expected = f'one of {list(choices[rule])}'
-    elif rule in _RANGE_OF and not _is_in_range(rule, value):
-      is_list = isinstance(value, list | tuple)
-      what = 'different numbers' if is_list else 'a number'
-      what = 'two rising numbers' if rule in _PAIRS else what
-      expected = f'{what} in {_RANGE_OF[rule]}'
-    else:
-      continue
-    raise errors.ConfigError(f'{key}: expected {expected}, found {value!r}')
-
-
-def _is_in_range(rule: str, value: Any) -> bool:
-  if isinstance(value, list | tuple):
-    is_pair = rule in _PAIRS and len(value) == 2 and value[0] <= value[1]
-    is_set = rule not in _PAIRS and 0 < len(value) == len({*value})
-    return (is_pair or is_set) and all(_is_in_range(rule, x) for x in value)
-  interval = _RANGE_OF[rule]
-  low, high = map(float, interval[1:-1].split(','))
-  # Written so that NaN is in no interval.
-  above = value >= low if interval[0] == '[' else value > low
-  return above and (value <= high if interval[-1] == ']' else value < high)
+  found = flatten(config)
+  kind = kind or max(KINDS, key=lambda k: len(found.keys() & _read_kind(k)[0]))
+  defaults = _read_defaults(kind, found.get('optimizer.name'))
+  # An augmentation that is None is left out.
+  left_out = tuple(
+    f'{section}.'
+    for section in {key.rpartition('.')[0] for key in defaults}
+    if section.startswith('augment.view') and found.get(section, 0) is None
+  )
+  missing = [
+    key for key in defaults if key not in found and not key.startswith(left_out)
+  ]
+  if missing:
+    sections = {key.partition('.')[0] for key in found}
+    names = [
+      k if (top := k.partition('.')[0]) in sections else top for k in missing
+    ]
+    listed = ', '.join(dict.fromkeys(names))
+    raise errors.ConfigError(
+      f'{source}expected the keys of configs/{kind}.py, missing: {listed}'
+    )
+  for key, value in found.items():
+    if f'{key}.' not in left_out:
+      _set_value(config, defaults, key, value, source=source)
+  return kind
 
 
 def _set_value(
-  config: config_dict.ConfigDict, key: str, value: Any, prefix: str = ''
+  config: config_dict.ConfigDict,
+  defaults: Mapping[str, Any],
+  key: str,
+  value: Any,
+  *,
+  source: str = '',
+  prefix: str = '',
 ) -> None:
   """Sets one value of a configuration, in place.
 
   Args:
     config: any.
+    defaults: of the keys of its kind, whose types count.
     key: with dots.
     value: of the type of the key, or text after a prefix.
+    source: begins the message of an error.
     prefix: of the key on the command line.
   """
-  known = flatten(config)
-  if key not in known:
-    inside = [name for name in known if name.startswith(key + '.')]
-    near = inside or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-    problem = 'is a section; a key of it' if inside else 'no such key; nearest'
-    raise errors.ConfigError(f'{prefix}{key}: {problem}: {prefix}{near[0]}')
   path, _, name = key.rpartition('.')
-  section = config[path] if path else config
-  kind, old = section.get_type(name), known[key]
+  section = None
+  if key in defaults:
+    section = config[path] if path else config
+  if section is None:  # unknown, or the augmentation is left out
+    known = [other for other in flatten(config) if other in defaults]
+    raise errors.ConfigError(source + _describe_unknown(key, known, prefix))
+  kind = str if defaults[key] is None else type(defaults[key])
   try:
     parsed = _parse_text(value, kind) if prefix else value
-    section[name] = _convert(parsed, kind, old)
+    new = _convert(parsed, kind, defaults[key])
   except TypeError:
     raise errors.ConfigError(
-      f'{prefix}{key}: expected {kind.__name__} like {old!r}, found {value!r}'
+      f'{source}{prefix}{key}: expected {kind.__name__} like'
+      f' {defaults[key]!r}, found {errors.quote(value)}'
     ) from None
+  if repr(new) != repr(section[name]):  # else a reference stays one
+    with section.unlocked(), section.ignore_type():
+      section[name] = new
+
+
+def _describe_unknown(key: str, known: Sequence[str], prefix: str) -> str:
+  """Returns the message for a key that a configuration does not have."""
+  shown = key if re.fullmatch(r'[\w.]{1,99}', key) else errors.quote(key)
+  section = key.rpartition('.')[0]
+  inside = [name for name in known if name.startswith(f'{key}.')]
+  beside = [name for name in known if name.startswith(f'{section}.')]
+  if inside:
+    problem, names = 'is a section; keys', inside
+  elif near := _find_near(key, known):
+    problem, names = 'no such key; nearest', near
+  elif beside:
+    problem, names = f'no such key; keys of {section}', beside
+  else:
+    tops = dict.fromkeys(name.partition('.')[0] for name in known)
+    listed = ', '.join(tops)
+    return f'{prefix}{shown}: no such key; keys and sections: {listed}'
+  listed = ', '.join(f'{prefix}{name}' for name in names)
+  return f'{prefix}{shown}: {problem}: {listed}'
+
+
+def _find_near(key: str, known: Sequence[str]) -> list[str]:
+  """Returns at most three keys or sections that may have been meant."""
+  last = key.rpartition('.')[2]
+  near = difflib.get_close_matches(key, known, cutoff=0.85)
+  parts = [name.split('.') for name in known]
+  names = ['.'.join(x[:i]) for i in range(1, 5) for x in parts]
+  last_parts = {name: name.rpartition('.')[2] for name in names}
+  for part in difflib.get_close_matches(
+    last, dict.fromkeys(last_parts.values()), cutoff=0.7
+  ):
+    near += [name for name in last_parts if last_parts[name] == part]
+  if len(last) > 3:
+    near += [name for name in last_parts if last in last_parts[name]]
+  return [*dict.fromkeys(near)][:3]
 
 
 def _parse_text(text: str, kind: type) -> Any:
@@ -207,30 +295,36 @@ def _parse_text(text: str, kind: type) -> Any:
     return None if text == 'None' else text
   try:
     text = text.capitalize() if kind is bool else text.strip()
-    value = ast.literal_eval(text)
-  except (ValueError, SyntaxError):
+    with warnings.catch_warnings(action='ignore'):
+      value = ast.literal_eval(text)
+  except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
     return text
   is_item = kind is tuple and not isinstance(value, tuple | list)
   return (value,) if is_item else value
 
 
-def _convert(value: Any, kind: type, old: Any) -> Any:
-  """Returns a value in exactly the type of the old one, or raises TypeError.
+def _convert(value: Any, kind: type, default: Any) -> Any:
+  """Returns a value in exactly the type of a default, or raises TypeError.
 
   ConfigDict would take a bool for an int, anything within a tuple, and None.
   """
   if kind is tuple:
-    element = float if any(isinstance(x, float) for x in old) else int
+    if not isinstance(value, tuple | list):
+      raise TypeError
+    element = float if any(isinstance(x, float) for x in default) else int
     return tuple(_convert(x, element, 0) for x in value)
-  if value is old is None:
+  if value is default is None:
     return None
   if isinstance(value, os.PathLike):
     value = os.fspath(value)
-  if kind is float and type(value) is int:
+  if kind is float and type(value) is int and abs(value) < 2**63:
     value = float(value)
   is_kind = isinstance(value, kind)
-  is_empty = value == '' and old != ''  # would mean the current folder
-  if not is_kind or isinstance(value, bool) != (kind is bool) or is_empty:
+  if not is_kind or isinstance(value, bool) != (kind is bool):
+    raise TypeError
+  if kind is int and abs(value) >= 2**63:  # its text may have no end
+    raise TypeError
+  if value == '' != default:  # would mean the current folder
     raise TypeError
   return value
 
@@ -247,14 +341,18 @@ def _find_file(name: str) -> Path:
   suffixed = name if name.endswith('.py') else name + '.py'
   root = _find_root()
   folders = (root, root / 'configs', root / 'configs' / 'small')
-  for path in (Path(name).expanduser(), *(f / suffixed for f in folders)):
-    if path.is_file():
-      return path
+  if files.is_path(name):
+    for path in (Path(name).expanduser(), *(f / suffixed for f in folders)):
+      if path.is_file():
+        return path
   # By their last part: `shape` is nearer to small/shapes than to evals/knn.
-  by_name = {Path(file).name: file for file in list_presets()}
-  near = difflib.get_close_matches(Path(suffixed).name, by_name, 1, cutoff=0.0)
+  by_name = {Path(file).stem: file for file in list_presets()}
+  stem = suffixed.removesuffix('.py').rpartition('/')[2]
+  near = difflib.get_close_matches(stem, by_name)
   raise errors.ConfigError(
-    f'--config: no file or preset {name!r}; nearest: {by_name[near[0]]}'
+    f'--config: no file or preset {errors.quote(name)};'
+    f' {"nearest" if near else "presets"}:'
+    f' {", ".join(by_name[x] for x in near or by_name)}'
   )
 
 

@@ -1,4 +1,4 @@
-"""Writes JSON files whole or not at all, and flushes files to the disk."""
+"""Writes JSON files whole or not at all, flushes files, checks paths."""
 
 import json
 import os
@@ -67,3 +67,31 @@ def flush(path: str | os.PathLike[str]) -> None:
     os.fsync(handle)
   finally:
     os.close(handle)
+
+
+PATH = 'a local path (names of at most 255 bytes) or gs://BUCKET/...'
+
+
+def is_path(text: str) -> bool:
+  """Returns whether a text can name a local path or one in a bucket.
+
+  Nothing is looked at but the home folder of the user in `~user`.
+  """
+  scheme, separator, rest = text.partition('://')
+  if separator:
+    return scheme == 'gs' and not rest.startswith('/') and rest != ''
+  octets = text.encode(errors='surrogatepass')
+  return (
+    0 < len(octets) < 4096
+    and b'\0' not in octets
+    and all(len(name) <= 255 for name in octets.split(b'/'))
+    and not os.path.expanduser(text).startswith('~')
+  )
+
+
+def check_path(name: str, path: str | os.PathLike[str]) -> None:
+  """Raises ConfigError if a text, such as the argument `name`, is no path."""
+  if not is_path(os.fspath(path)):
+    raise errors.ConfigError(
+      f'{name}: expected {PATH}, found {errors.quote(path)}'
+    )

@@ -7,14 +7,14 @@ published weights (method.md 9.3).
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from byol_jax import augment, errors, resnet
+from byol_jax import augment, resnet
 
 # Of ImageNet's training images in [0, 1] (method.md 3.1).
 MEAN_RGB = (0.485, 0.456, 0.406)
@@ -107,12 +107,8 @@ def make_forward(
     axis_name: axis over which batch statistics are averaged in training mode;
       None keeps them local.
 
-  Raises:
-    ConfigError: a value is not allowed, or the heads do not fit together.
+  Values outside `ranges` fail in other ways, or not at all.
   """
-  _check_network(
-    encoder, width, version, gamma_init, stem, projector, predictor
-  )
   make_norm = functools.partial(
     hk.BatchNorm,
     create_scale=True,
@@ -166,41 +162,6 @@ def _connect_modules(
       params, state, None, images, is_training
     ),
   )
-
-
-def _check_network(
-  encoder: str,
-  width: float,
-  version: int,
-  gamma_init: str,
-  stem: str,
-  projector: Sequence[int],
-  predictor: Sequence[int],
-) -> None:
-  """Raises ConfigError for values that `make_forward` does not take."""
-  choices: tuple[tuple[str, Any, tuple], ...] = (
-    ('encoder', encoder, tuple(resnet.ENCODERS)),
-    ('version', version, (1, 2)),
-    ('gamma_init', gamma_init, ('ones', 'zeros')),
-    ('stem', stem, tuple(resnet.STEMS)),
-  )
-  for key, value, allowed in choices:
-    if value not in allowed:
-      raise errors.ConfigError(
-        f'network.{key}: expected one of {list(allowed)}, found'
-        f' {errors.quote(value)}'
-      )
-  if width <= 0:
-    raise errors.ConfigError(
-      f'network.width: expected a positive number, found {width}'
-    )
-  if not projector:
-    raise errors.ConfigError('network.projector: expected 1 to 3 widths')
-  if predictor and predictor[-1] != projector[-1]:
-    raise errors.ConfigError(
-      f'network.predictor: its last width {predictor[-1]} must be that of'
-      f' network.projector, {projector[-1]}: it predicts the projection'
-    )
 
 
 def represent(

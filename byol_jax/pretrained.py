@@ -9,7 +9,7 @@ import jax
 from ml_collections import config_dict
 import numpy as np
 
-from byol_jax import configuration, errors, experiment, networks
+from byol_jax import configuration, errors, experiment, files, networks
 from byol_jax.checkpoints import checkpointer, trees
 from byol_jax.data import from_config
 from byol_jax.data.sampling import resize
@@ -35,18 +35,26 @@ def open_run(workdir: str | Path) -> Run:
   Encoders of one `Run` share their compiled functions.
 
   Raises:
-    DataError: there is no such run.
+    ConfigError: `workdir` can be no path.
+    DataError: there is no such run, or its configuration is damaged.
   """
-  config = read_config(workdir)
+  files.check_path('workdir', workdir)
+  values = read_config(workdir).to_dict()
+  training_set = values.pop('training_set')
+  try:
+    config = configuration.validate(config_dict.ConfigDict(values), 'pretrain')
+    facts = training_set['num_examples'], training_set['num_classes']
+  except (errors.ConfigError, KeyError, TypeError) as error:
+    raise errors.DataError(
+      f'{workdir}: config.json is damaged: {errors.first_line(error)}'
+    ) from error
   return Run(
     path=workdir_lib.local_folder(workdir),
     checkpoints=workdir_lib.checkpoint_folder(
       workdir, config.checkpoint.folder
     ),
     config=config,
-    experiment=experiment.build(
-      config, config.training_set.num_examples, config.training_set.num_classes
-    ),
+    experiment=experiment.build(config, *facts),
   )
 
 

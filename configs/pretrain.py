@@ -27,6 +27,15 @@ PRESETS = {
   '1000_batch512': (1000, 512, 0.4, 1.5e-6, 0.9995),
 }
 
+# The settings of each optimizer: the section `optimizer` holds its name and
+# these. --config.optimizer.name=adamw replaces them all; the learning rate
+# stays, so set schedule.base_rate too (shapes.py has one for AdamW).
+OPTIMIZERS = {
+  'lars': {'weight_decay': 1.5e-6, 'momentum': 0.9, 'trust_coefficient': 1e-3},
+  'adamw': {'weight_decay': 1e-4},
+  'sgd': {'weight_decay': 1e-4, 'momentum': 0.9},
+}
+
 
 def nearest(epochs: float) -> str:
   """Returns the batch-4096 preset whose length is nearest in ratio."""
@@ -101,9 +110,8 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
       'objective': {'name': 'regression'},
       'optimizer': {
         'name': 'lars',
+        **OPTIMIZERS['lars'],
         'weight_decay': weight_decay,
-        'momentum': 0.9,
-        'trust_coefficient': 1e-3,
       },
       'schedule': {
         'base_rate': base_rate,

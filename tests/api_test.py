@@ -252,7 +252,23 @@ def test_an_encoder_has_the_weights_and_the_crop_of_its_run(
   }  # fmt: skip
 
 
+@pytest.mark.parametrize('path', ('', '~nosuchuser/x', 'http://x/y', 'x\0'))
+def test_what_is_no_path_is_refused(path):
+  for call in (
+    lambda: byol_jax.pretrain('shapes', path),
+    lambda: byol_jax.load_encoder(path),
+    lambda: api.embed('runs/x', path, 'out.npz'),
+    lambda: api.embed('runs/x', 'images', path),
+  ):
+    with pytest.raises(errors.ConfigError, match='expected a local path'):
+      call()
+
+
 def test_the_package_names_what_it_offers():
-  assert {'errors', 'load_encoder', 'pretrain'} <= {*dir(byol_jax)}
+  shown = {*dir(byol_jax)}
+  assert {'errors', 'load_encoder', 'pretrain', '__version__'} <= shown
+  for name, kind in vars(errors).items():
+    if isinstance(kind, type):
+      assert name in shown and getattr(byol_jax, name) is kind
   with pytest.raises(AttributeError, match='no_such'):
     _ = byol_jax.no_such

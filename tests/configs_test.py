@@ -4,7 +4,15 @@ import inspect
 
 import pytest
 
-from byol_jax import augment, networks, optimizers, schedules
+from byol_jax import (
+  augment,
+  configuration,
+  errors,
+  experiment,
+  networks,
+  optimizers,
+  schedules,
+)
 from configs import pretrain
 from configs.evals import linear
 from configs.small import imagenette
@@ -75,6 +83,35 @@ def test_the_two_recipes_are_table_six():
     }
 
 
+@pytest.mark.parametrize(
+  'preset',
+  ('pretrain:40', 'pretrain:1000', 'shapes', 'cifar10', 'imagenette:cpu'),
+)
+@pytest.mark.parametrize('epochs', (0.01, 3, 7, 40))
+def test_warmup_is_at_most_a_quarter_of_a_run(preset, epochs):
+  config = configuration.load(preset, {'epochs': epochs, 'batch_size': 8})
+  asked = schedules.count_steps(config.schedule.warmup_epochs, 4000, 8)
+  total = schedules.count_steps(epochs, 4000, 8)
+  rate = schedules.make_learning_rate(
+    num_examples=4000, batch_size=8, total_steps=total, **config.schedule
+  )
+  assert rate.warmup_steps == min(asked, total // 4)
+  numbers = experiment.build(config, 4000, 10).derived[1]
+  assert f', {rate.warmup_steps:,} of warm-up' in numbers
+  assert ('a quarter of the run' in numbers) == (asked > total // 4)
+  peak = rate.schedule(rate.warmup_steps)
+  assert float(peak) == pytest.approx(rate.peak)
+  assert float(rate.schedule(total)) == pytest.approx(0, abs=1e-6 * rate.peak)
+
+
+def test_more_steps_than_an_int32_counts_are_refused():
+  config = configuration.load('shapes', {'epochs': 1e5, 'batch_size': 8})
+  with pytest.raises(
+    errors.ConfigError, match=r'epochs: .* 2,500,000,000,000 s'
+  ):
+    experiment.build(config, 2 * 10**8, 10)
+
+
 @pytest.mark.parametrize('preset', LENGTHS)
 def test_other_lengths_take_the_preset_nearest_in_ratio(preset):
   for epochs in LENGTHS[preset]:
@@ -100,8 +137,10 @@ def test_a_section_is_the_arguments_of_its_factory():
     assert set(view) - {'crop'} == parameters(augment.make_augment)
     strengths = parameters(augment.draw_jitter) - {'key'}
     assert set(view.jitter) - {'probability'} == strengths
-  settings = parameters(optimizers.lars) - {'learning_rate'}
-  assert set(config.optimizer) - {'name'} == settings
+  for name, settings in pretrain.OPTIMIZERS.items():
+    taken = parameters(optimizers.OPTIMIZERS[name]) - {'learning_rate'}
+    assert set(settings) == taken
+  assert set(config.optimizer) == {'name', *pretrain.OPTIMIZERS['lars']}
   assert set(config.target) == parameters(schedules.tau_schedule) - {
     'total_steps'
   }

@@ -9,7 +9,7 @@ import types
 from ml_collections import config_dict
 import pytest
 
-from byol_jax import configuration, errors
+from byol_jax import configuration, errors, optimizers, ranges
 
 OWN = """
 from ml_collections import config_dict
@@ -21,13 +21,21 @@ def get_config():
   return config
 """
 
+# Without the types that ml_collections keeps.
+REBUILT = 'config = config_dict.ConfigDict(dict(config.to_dict(), {}))'
 
-def refused(spec, overrides=()):
+
+def refused(spec, overrides=(), kind=None):
   """The one line of an error."""
   with pytest.raises(errors.ConfigError) as caught:
-    configuration.load(spec, overrides)
-  assert '\n' not in str(caught.value)
+    configuration.load(spec, overrides, kind)
+  assert str(caught.value).isprintable() and len(str(caught.value)) < 2000
   return str(caught.value)
+
+
+def flat_keys(kind):
+  """{key: default} of all keys of a kind."""
+  return configuration.flatten(configuration.read_preset(kind))
 
 
 @pytest.mark.parametrize(
@@ -74,10 +82,10 @@ def test_a_package_configs_of_the_user_stays_what_it_is(monkeypatch):
     ('seed=3', 3),
     ('epochs=7', 7.0),
     ('schedule.base_rate=1e-2', 0.01),
-    ('network.projector=(32,16,8)', (32, 16, 8)),
-    ('network.projector=[32, 8]', (32, 8)),
-    ('network.projector=()', ()),
-    ('network.projector=8', (8,)),
+    ('network.projector=(32,16,64)', (32, 16, 64)),
+    ('network.projector=[32, 64]', (32, 64)),
+    ('network.predictor=()', ()),
+    ('network.predictor=64', (64,)),
     ('augment.view1.crop.area=(1,1)', (1.0, 1.0)),
     ('log.tensorboard=false', False),
     ('log.tensorboard=True', True),
@@ -102,11 +110,11 @@ def test_a_text_takes_the_type_of_its_key(override, expected):
 
 
 def test_the_last_of_a_key_counts_and_values_of_python_do_as_text():
-  texts = [f'--config.network.projector={x}' for x in ('()', '(1,2)', '(8,4)')]
+  texts = [f'--config.network.predictor={x}' for x in ('()', '9', '(8,64)')]
   config = configuration.load('shapes', [*texts, '--config.epochs=2'])
-  values = {'epochs': 2, 'network.projector': [8, 4]}
+  values = {'epochs': 2, 'network.predictor': [8, 64]}
   assert config == configuration.load('shapes', values)
-  assert config.network.projector == (8, 4)
+  assert config.network.predictor == (8, 64)
   path = configuration.load('shapes', {'dataset': pathlib.Path('a')}).dataset
   assert path == 'a' and type(path) is str
 
@@ -132,10 +140,36 @@ def test_another_type_is_refused(key, value):
   assert text.startswith(f'--config.{message.rpartition(", found")[0]}, found ')
 
 
-def test_an_unknown_key_names_the_nearest():
-  assert refused('shapes', {'sed': 1}) == 'sed: no such key; nearest: seed'
-  message = refused('shapes', ['--config.optimizer.weight_decy=1'])
-  assert message.endswith('nearest: --config.optimizer.weight_decay')
+@pytest.mark.parametrize(
+  'key, named',
+  (
+    ('sead', 'seed'),
+    ('weight_decay', 'optimizer.weight_decay'),
+    ('network.projectr', 'network.projector, --config.network.predictor'),
+    ('sigma', 'augment.view1.blur.sigma, --config.augment.view2.blur.sigma'),
+    ('name', 'objective.name, --config.optimizer.name'),
+    ('rate', 'schedule.base_rate'),
+    ('optim.name', 'objective.name, --config.optimizer.name'),
+    ('augmnt', 'augment'),
+  ),
+)
+def test_an_unknown_key_names_those_near_it(key, named):
+  assert refused('pretrain', [f'--config.{key}=1']) == (
+    f'--config.{key}: no such key; nearest: --config.{named}'
+  )
+
+
+def test_an_unknown_key_near_to_none_names_the_sections():
+  message = refused('pretrain', ['--config.lr=1'])
+  assert message.startswith('--config.lr: no such key; keys and sections: ')
+  tops = {key.partition('.')[0] for key in flat_keys('pretrain')}
+  assert {*message.rpartition(': ')[2].split(', ')} == tops
+  message = refused('pretrain', ['--config.optimizer.wd=1'])
+  assert 'keys of optimizer: --config.optimizer.momentum, ' in message
+  assert 'optimizer.momentum' in message and 'schedule' not in message
+
+
+def test_what_is_no_key():
   # Of LARS, which this preset does not use.
   key = 'optimizer.trust_coefficient'
   assert 'no such key' in refused('shapes', {key: 1})
@@ -154,20 +188,29 @@ def test_an_unknown_key_names_the_nearest():
     ('def get_config(): return {}', 'returns dict, expected a ConfigDict'),
     ('def get_config(): return 1 / 0', 'ZeroDivisionError: division by zero'),
     ('import no_such_module', "ModuleNotFoundError: No module named 'no_such"),
+    ('import sys\nsys.exit(0)', 'SystemExit: 0'),
+    ('def get_config(): exit()', 'SystemExit'),
   ),
 )
 def test_a_broken_file_is_one_line(tmp_path, text, reason):
   path = tmp_path / 'own.py'
   path.write_text(text + '\n')
   message = refused(str(path))
-  assert message.startswith(f'--config={path}: ') and reason in message
+  assert message.startswith(f"--config='{path}': ") and reason in message
 
 
 @pytest.mark.parametrize(
   'spec, reason',
   (
     ('shape', "'shape'; nearest: configs/small/shapes.py"),
-    ('no/such/file.py', "no file or preset 'no/such/file.py'"),
+    ('no/such/file.py', "no file or preset 'no/such/file.py'; presets: "),
+    (
+      'resnet50',
+      "'resnet50'; presets: configs/evals/knn.py, configs/evals/lin",
+    ),
+    ('', "''; presets: "),
+    ('~nosuchuser/own.py', "'~nosuchuser/own.py'; presets: "),
+    ('x' * 9999, 'xxx...; presets: '),
     ('shapes:3', '0 positional arguments but 1 was given'),
     *(
       (f'pretrain:{x}', f'unknown preset {x!r}: expected one of ')
@@ -179,6 +222,78 @@ def test_a_broken_file_is_one_line(tmp_path, text, reason):
 )
 def test_an_unknown_preset(spec, reason):
   assert reason in refused(spec)
+
+
+def own_file(folder, *lines):
+  """A configuration of the user: the demo's, and lines that change it."""
+  path = folder / 'own.py'
+  body = ''.join(f'  {line}\n' for line in lines)
+  path.write_text(OWN.replace('  config.seed = 77\n', body))
+  return str(path)
+
+
+@pytest.mark.parametrize(
+  'line, reason',
+  (
+    ('config.seeed = 3', 'seeed: no such key; nearest: seed'),
+    ('config.network.widht = 1.0', 'nearest: network.width'),
+    ('config.seed = None', 'seed: expected int like 0, found None'),
+    ("config.epochs = 'ten'", "'epochs'"),
+    (REBUILT.format("epochs='ten'"), "float like 1000.0, found 'ten'"),
+    (REBUILT.format('epochs=None'), 'float like 1000.0, found None'),
+    (REBUILT.format('epochs=[1.0]'), 'float like 1000.0, found [1.0]'),
+    (REBUILT.format('network=3'), 'missing: network'),
+    ('config.network = None', 'missing: network.bn_decay, '),
+    ('config.augment.view1.blurr = None', 'nearest: augment.view1.blur, '),
+    ('del config.faults', 'missing: faults'),
+    ('del config.faults.max_skips', 'missing: faults.max_skips'),
+    ('config = config_dict.ConfigDict()', 'expected the keys of configs/'),
+    ('config.optimizer.momentum = 0.9', 'optimizer.momentum: no such key'),
+    ("config.optimizer.name = 'lars'", 'missing: optimizer.momentum, '),
+    ('config.network.width = float("nan")', 'network.width: expected a number'),
+    ('config.augment.view1.blur.sigma = (2.0, None)', 'blur.sigma: expected'),
+  ),
+)
+def test_a_file_is_checked_as_overrides_are(tmp_path, line, reason):
+  assert reason in refused(own_file(tmp_path, line))
+
+
+def test_a_file_may_hold_ints_lists_references_and_no_blur(tmp_path):
+  lines = (
+    'config.epochs = 7',
+    'config.network.predictor = [8, 64]',
+    'config.schedule.warmup_epochs = config.get_oneway_ref("epochs") / 7',
+    'config.augment.view2.blur = None',
+  )
+  spec = own_file(tmp_path, *lines)
+  config = configuration.load(spec, ['--config.epochs=10.5'], 'pretrain')
+  assert config.network.predictor == (8, 64)
+  assert (config.epochs, config.schedule.warmup_epochs) == (10.5, 1.5)
+  assert config.augment.view2.blur is None
+  key = 'augment.view2.blur.sigma'
+  assert 'nearest: augment.view1.blur.sigma' in refused(spec, {key: (1, 2)})
+
+
+def test_a_configuration_of_another_kind_is_refused():
+  message = refused('evals/knn', kind='pretrain')
+  assert 'expected the keys of configs/pretrain.py, missing: augment' in message
+  assert 'configs/evals/knn.py' in refused('shapes', kind='evals/knn')
+  for found in ({}, config_dict.ConfigDict(), None):
+    with pytest.raises(errors.ConfigError, match='expected the'):
+      configuration.validate(found, 'pretrain')
+
+
+@pytest.mark.parametrize('preset', ('shapes', 'pretrain:300', 'cifar10'))
+@pytest.mark.parametrize('name', ranges.CHOICES['optimizer.name'])
+def test_an_optimizer_is_chosen_by_its_name(preset, name):
+  config = configuration.load(preset, [f'--config.optimizer.name={name}'])
+  optimizers.make_optimizer(learning_rate=lambda step: 0.1, **config.optimizer)
+  before = configuration.load(preset)
+  if name == before.optimizer.name:
+    assert config == before
+  values = {'optimizer.weight_decay': 0.5, 'optimizer.name': name}
+  changed = configuration.load(preset, values).optimizer
+  assert changed.to_dict() == {**config.optimizer, 'weight_decay': 0.5}
 
 
 @pytest.mark.parametrize(

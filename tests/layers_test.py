@@ -14,7 +14,7 @@ LAYER_1 = ['networks', 'monitor', 'parallel']
 LAYER_2 = ['finite', 'byol', 'evals.supervised']
 MATHS = [*METHOD, *LAYER_1, *LAYER_2]
 TO_LAYER_2 = [
-  *(*LAYER_0, *LAYER_1, *LAYER_2, 'configuration'),
+  *(*LAYER_0, *LAYER_1, *LAYER_2, 'configuration', 'ranges'),
   *('checkpoints.*', 'distributed.*', 'data.*'),
 ]
 TO_LAYER_3 = [*TO_LAYER_2, 'evals.*', 'convert.*']
@@ -28,7 +28,8 @@ MAY_IMPORT = {
   'parallel': ['errors'],
   'finite': [*LAYER_0, *LAYER_1],
   **{name: [*LAYER_0, *LAYER_1, 'finite'] for name in LAYER_2},
-  'configuration': ['errors', 'losses'],
+  'ranges': ['errors', 'files'],
+  'configuration': ['errors', 'files', 'ranges'],
   'checkpoints.*': ['errors', 'files', 'checkpoints.*'],
   'distributed.*': ['errors', 'parallel', 'distributed.*'],
   'data.sources.*': [*SOURCES, 'data.sources.*'],
@@ -220,7 +221,7 @@ def test_imports_leave_slow_packages_out():
   """One after the other in one process, the fastest first."""
   absent = {
     'configs.pretrain': {'jax', 'byol_jax'},
-    'byol_jax': {'jax', 'haiku'},
+    'byol_jax.cli.console': {'jax', 'haiku', 'numpy', 'absl.app'},
     'byol_jax.byol': {'orbax'},
     'byol_jax.training.train': {'tensorflow', 'tensorflow_datasets'},
   }

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax import errors, networks, resnet
+from byol_jax import networks, resnet
 from tests.helpers import tiny_run
 
 # method.md 2.1, 2.5, 9.3: encoder, width, name, blocks per group, parameters of
@@ -241,16 +241,3 @@ def test_batch_norm_is_that_of_all_devices():
   for a, b in zip(jax.tree.leaves(states), jax.tree.leaves(expected_state)):
     for device in range(4):
       np.testing.assert_allclose(a[device], b, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-  'key, value',
-  [
-    *(('encoder', 'ResNet51'), ('width', 0), ('version', 3)),
-    *(('gamma_init', 'twos'), ('stem', 'large'), ('projector', ())),
-    ('predictor', (16, 9)),
-  ],
-)
-def test_a_wrong_value_is_named(key, value):
-  with pytest.raises(errors.ConfigError, match=f'network.{key}'):
-    tiny_run.make_forward(**{key: value})

@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
-from byol_jax import errors, optimizers
+from byol_jax import optimizers
 from tests.helpers import tiny_run
 
 SETTINGS = {'weight_decay': 0.01, 'momentum': 0.9, 'trust_coefficient': 1e-3}
@@ -133,10 +132,3 @@ def test_adamw_moves_by_the_rate_of_each_step_and_decays_kernels_only():
       np.testing.assert_allclose(
         params[module][name], x - 0.25 * (1 + decay), rtol=1e-5, atol=1e-5
       )
-
-
-def test_what_is_not_in_the_table_is_refused():
-  with pytest.raises(errors.ConfigError, match=r"optimizer.name.*'adam'"):
-    optimizers.make_optimizer('adam', table)
-  with pytest.raises(errors.ConfigError, match='nesterov'):
-    optimizers.make_optimizer('sgd', table, nesterov=1.0)

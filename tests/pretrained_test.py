@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 
-from byol_jax import byol, errors, pretrained
+from byol_jax import byol, configuration, errors, pretrained
 from byol_jax.checkpoints import checkpointer
 from byol_jax.data import from_config
 from byol_jax.data.sampling import resize
@@ -39,6 +39,25 @@ def test_a_copy_of_the_checkpoints_alone_says_what_the_run_is(tmp_path):
   ) as saving:
     saving.save(3, {'x': np.ones(2)}, {})
   assert pretrained.read_config(tmp_path).training_set.num_examples == 5
+
+
+@pytest.mark.parametrize(
+  'changes, reason',
+  (
+    ({'network': None}, 'missing: network'),
+    ({'epochs': 'ten'}, 'epochs: expected float'),
+    ({'batch_size': 0}, 'batch_size: expected a number'),
+    ({'training_set': {}}, 'num_examples'),
+    ({'training_set': 3}, 'TypeError'),
+  ),
+)
+def test_a_damaged_configuration_is_one_line(tmp_path, changes, reason):
+  config = configuration.load('shapes').to_dict() | {
+    'training_set': {'num_examples': 5, 'num_classes': 2}
+  }
+  (tmp_path / 'config.json').write_text(json.dumps(config | changes))
+  with pytest.raises(errors.DataError, match=f'damaged: .*{reason}'):
+    pretrained.open_run(tmp_path)
 
 
 def test_a_folder_without_a_pretraining_is_no_run(tmp_path):

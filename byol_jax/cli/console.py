@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+import importlib.metadata
 import inspect
 import logging
 import os
@@ -9,7 +10,8 @@ import select
 import sys
 from typing import Any, NoReturn
 
-from byol_jax import errors
+import byol_jax
+from byol_jax import configuration, errors
 from byol_jax.cli import verbs
 
 _TOP_HELP = """BYOL (Grill et al. 2020) in JAX and Haiku.
@@ -20,6 +22,15 @@ each verb:   python -m byol_jax VERB --help
 
 From Python: byol_jax.pretrain(...), byol_jax.load_encoder(workdir).
 """
+
+
+class _Version(argparse.Action):
+  """Prints the versions of this package and of JAX, which is not imported."""
+
+  def __call__(self, *unused: Any) -> None:
+    version = importlib.metadata.version('jax')
+    print(f'byol_jax {byol_jax.__version__}, jax {version}')
+    sys.exit(0)
 
 
 # Argument -> its keyword in Python, where that has another name.
@@ -39,14 +50,14 @@ class _Parser(argparse.ArgumentParser):
 
   def error(self, message: str) -> NoReturn:
     """Raises ConfigError instead of printing the usage."""
+    if len(message) > 400:
+      message = f'{message[:397]}...'
     raise errors.ConfigError(f'{message}; see {self.prog} --help')
 
   def format_help(self) -> str:
     """Returns the usual help and what --config.section.key=value may change."""
     text = super().format_help()
     if self.preset:
-      from byol_jax import configuration
-
       text += f'\nvalues, as in {self.preset}:\n'
       config = configuration.read_preset(self.preset)
       for key, value in configuration.flatten(config).items():
@@ -71,6 +82,13 @@ def parse(
     ConfigError: no such verb, or an argument is missing or unknown.
   """
   top = _Parser(prog='python -m byol_jax', description=_TOP_HELP)
+  top.add_argument(
+    '--version',
+    action=_Version,
+    nargs=0,
+    default=argparse.SUPPRESS,
+    help='print the versions and exit',
+  )
   groups = {'': _add_subparsers(top)}
   for name, verb in known.items():
     group, _, word = name.rpartition(' ')
@@ -91,7 +109,7 @@ def parse(
   if verb.preset:
     arguments['overrides'] = overrides
   elif overrides:
-    parser.error(f'unknown argument {overrides[0]!r}')
+    parser.error(f'unknown argument {errors.quote(overrides[0])}')
   return verb, arguments
 
 
@@ -107,16 +125,18 @@ def _add_argument(
   kind: Any = None,
 ) -> None:
   """Adds an argument as `verbs.Argument` describes it."""
-  if not name.startswith('--'):
-    parser.add_argument(name, help=text, metavar=name.upper())
-  elif default is ...:
-    parser.add_argument(name, help=text, required=True)
-  elif default is False:
+  if default is False:
     parser.add_argument(name, help=text, action='store_true')
+    return
+  options: dict[str, Any] = {'type': kind or str}
+  if not name.startswith('--'):
+    options['metavar'] = name.upper()
+  elif default is ...:
+    options['required'] = True
   else:
-    kind = kind or (str if default is None else type(default))
+    options['default'] = default
     text = text if default is None else f'{text} (default: {default})'
-    parser.add_argument(name, help=text, default=default, type=kind)
+  parser.add_argument(name, help=text, **options)
 
 
 class WarnOnce(logging.Filter):

@@ -5,9 +5,13 @@ are imported inside, so that `--help` needs none of them.
 """
 
 from collections.abc import Callable, Sequence
+import functools
 from typing import Any, NamedTuple
 
-# Name or --flag; default, `...` for none; help; type, if not the default's.
+from byol_jax import configuration
+from byol_jax.cli.parsers import number_in, parse_path
+
+# Name or --flag; default, `...` for none; help; parser, if it is no text.
 Argument = tuple[str, Any, str] | tuple[str, Any, str, Callable[[str], Any]]
 
 
@@ -42,21 +46,15 @@ def _add_verb(
   return add
 
 
-def positive(text: str) -> int:
-  """Returns a whole number from 1, or raises ValueError."""
-  if int(text) < 1:
-    raise ValueError
-  return int(text)
-
-
 _CONFIG_HELP = (
   'FILE[:ARGUMENT], a path or the name of a preset (pretrain:300, shapes);'
   ' --config.section.key=value changes one value'
 )
 _CONFIG = ('--config', ..., _CONFIG_HELP)
-_RUN = ('--workdir', ..., 'of the pretraining')
+_RUN = ('--workdir', ..., 'of the pretraining', parse_path)
 _JSON = ('--json', False, 'print the results as JSON in the last line')
-_THREADS = ('--threads', 0, '0: one for each core')
+_THREADS = ('--threads', 0, '0: one for each core', number_in(int, 0, 4096))
+_SECONDS = number_in(int, 1, 10**6)
 _PROCESSES: tuple[Argument, ...] = (
   (
     '--distributed',
@@ -64,8 +62,8 @@ _PROCESSES: tuple[Argument, ...] = (
     "'gce' (Cloud TPU), 'gke', 'slurm', 'auto' for the one of them that is"
     " there, with another port 'gce:8490'; or HOST:PORT,PROCESSES,INDEX",
   ),
-  ('--startup_seconds', 300, 'timeout for processes to report', positive),
-  ('--heartbeat_seconds', 100, 'timeout of a heartbeat', positive),
+  ('--startup_seconds', 300, 'timeout for processes to report', _SECONDS),
+  ('--heartbeat_seconds', 100, 'timeout of a heartbeat', _SECONDS),
 )
 
 
@@ -80,7 +78,7 @@ def _add_evaluation(name: str) -> Callable[[Callable], Callable]:
 @_add_verb(
   'pretrain',
   _CONFIG,
-  ('--workdir', ..., 'made if missing'),
+  ('--workdir', ..., 'made if missing', parse_path),
   *_PROCESSES,
   preset='pretrain',
   is_resumable=True,
@@ -101,7 +99,7 @@ def pretrain(workdir: str, **job: Any) -> None:
   exit codes: 0 done, 1 the devices disagree, 2 configuration, 3 data or
   workdir, 4 diverged, 42 stopped by a signal (the same command resumes).
   """
-  config, log = _join_job(**job)
+  config, log = _join_job('pretrain', **job)
   from byol_jax import api
 
   last = api.pretrain(config, workdir)
@@ -144,8 +142,8 @@ def linear(**arguments: Any) -> None:
 @_add_verb(
   'embed',
   _RUN,
-  ('--images', ..., 'a folder, or any dataset'),
-  ('--output', ..., 'an .npz file'),
+  ('--images', ..., 'a folder, or any dataset', parse_path),
+  ('--output', ..., 'an .npz file', parse_path),
   ('--weights', 'online', 'or target, random, random_calibrated'),
   *_PROCESSES,
 )
@@ -160,6 +158,7 @@ def embed(
   example: python -m byol_jax embed --workdir=runs/demo --images=~/Pictures
            --output=pictures.npz
   """
+  configuration.load('evals/knn', {'weights': weights})  # refuses others
   _, log = _join_job(**job)
   from byol_jax import api
 
@@ -174,7 +173,7 @@ def embed(
   ('--linear', 'evals/linear:cpu', _CONFIG_HELP),
   is_resumable=True,
 )
-def report(**arguments: Any) -> None:
+def report(workdir: str, knn: str, linear: str) -> None:
   """Print kNN and linear accuracy of a run beside its random encoders.
 
   Rows: the encoder as initialised, the same with its batch-norm averages
@@ -182,12 +181,14 @@ def report(**arguments: Any) -> None:
 
   example: python -m byol_jax report --workdir=runs/demo
   """
+  for kind, spec in (('evals/knn', knn), ('evals/linear', linear)):
+    configuration.load(spec, kind=kind)
   from byol_jax.tools import report as report_tool
 
-  report_tool.run(**arguments)
+  report_tool.run(workdir, knn=knn, linear=linear)
 
 
-@_add_verb('conformance', ('dir', ..., 'vectors of the reference'))
+@_add_verb('conformance', ('dir', ..., 'vectors of the reference', parse_path))
 def conformance(dir: str) -> None:
   """Compare with the numbers of the reference implementation.
 
@@ -202,12 +203,22 @@ def conformance(dir: str) -> None:
 
 @_add_verb(
   'data prepare',
-  ('source', ..., 'images; see above'),
-  ('output', ..., 'a data_dir; others may share it'),
+  ('source', ..., 'images; see above', parse_path),
+  ('output', ..., 'a data_dir; others may share it', parse_path),
   ('--name', None, 'of the set; default: that of SOURCE'),
-  ('--shorter_side', None, 'at most this many pixels', int),
-  ('--quality', 95, 'of resized JPEGs'),
-  ('--max_bad_share', 0.001, 'of images that may be left out, beyond ten'),
+  (
+    '--shorter_side',
+    None,
+    'at most this many pixels',
+    number_in(int, 1, 65535),
+  ),
+  ('--quality', 95, 'of resized JPEGs', number_in(int, 1, 100)),
+  (
+    '--max_bad_share',
+    0.001,
+    'of images that may be left out, beyond ten',
+    number_in(float, 0, 1),
+  ),
   _THREADS,
 )
 def prepare_data(**arguments: Any) -> None:
@@ -232,10 +243,15 @@ def prepare_data(**arguments: Any) -> None:
 
 @_add_verb(
   'data check',
-  ('dataset', ..., 'a folder, a .tar of it, a TFDS directory or name'),
-  ('--data_dir', None, 'where TFDS prepared its sets'),
+  (
+    'dataset',
+    ...,
+    'a folder, a .tar of one, a TFDS directory or name',
+    parse_path,
+  ),
+  ('--data_dir', None, 'where TFDS prepared its sets', parse_path),
   ('--split', 'all', 'or train, test, ...'),
-  ('--output', None, 'a JSON file for the whole report'),
+  ('--output', None, 'a JSON file for the whole report', parse_path),
   _THREADS,
 )
 def check_data(**arguments: Any) -> None:
@@ -255,11 +271,16 @@ def check_data(**arguments: Any) -> None:
   'bench input',
   _CONFIG,
   _JSON,
-  ('--rounds', 5, 'each result is their median', positive),
-  ('--cores', 0, 'measure on this many cores alone, as JSON'),
+  ('--rounds', 5, 'each result is their median', number_in(int, 1, 1000)),
+  (
+    '--cores',
+    0,
+    'measure on this many cores alone, as JSON',
+    number_in(int, 0, 65536),
+  ),
   preset='pretrain',
 )
-def bench_input(**arguments: Any) -> None:
+def bench_input(spec: str, overrides: list[str], **options: Any) -> None:
   """Measure how fast this machine makes views, and what a pod would need.
 
   On one core, two and all: decoding, interpolation, the official recipe, and
@@ -269,9 +290,10 @@ def bench_input(**arguments: Any) -> None:
   example: python -m byol_jax bench input --config=pretrain:1000
                --config.dataset=DATA/imagenet_sample/1.0.0
   """
+  configuration.load(spec, overrides, 'pretrain')
   from byol_jax.tools import bench_input as bench_input_tool
 
-  bench_input_tool.run(**arguments)
+  bench_input_tool.run(spec, overrides, **options)
 
 
 @_add_verb(
@@ -280,10 +302,17 @@ def bench_input(**arguments: Any) -> None:
   ('--topology', ..., 'v3-512 or v3:16x16, v4-512, v5e-256, v5p-8, v6e-256'),
   _JSON,
   ('--once', False, 'compile once: no largest batch'),
-  ('--share', 0.5, 'of the best speed, for a second estimate of the hours'),
+  (
+    '--share',
+    0.5,
+    'of the best speed, for a second estimate of the hours',
+    number_in(float, 0.01, 1),
+  ),
   preset='pretrain',
 )
-def plan(**arguments: Any) -> None:
+def plan(
+  spec: str, overrides: list[str], topology: str, **options: Any
+) -> None:
   """Compile the step of a run for a TPU slice, and say what it would take.
 
   Needs no TPU but the package libtpu, and minutes. Prints memory by kind, the
@@ -294,20 +323,24 @@ def plan(**arguments: Any) -> None:
 
   exit codes: 1 does not fit, 2 configuration or no libtpu, 3 data.
   """
+  from byol_jax.planning import topologies
+
+  topologies.find_topology(topology)
+  configuration.load(spec, overrides, 'pretrain')
   from byol_jax.planning import plan as plan_tool
 
-  plan_tool.run(**arguments)
+  plan_tool.run(spec, overrides, topology=topology, **options)
 
 
 def _get_holdout() -> dict[str, Any]:
   """Returns how the presets divide a set into splits."""
-  from byol_jax import configuration
   from byol_jax.data import from_config
 
   return from_config.get_holdout(configuration.load('pretrain'))
 
 
 def _join_job(
+  kind: str | None = None,
   spec: str | None = None,
   overrides: Sequence[str] = (),
   *,
@@ -316,21 +349,27 @@ def _join_job(
 ) -> tuple[Any, Callable[[str], None]]:
   """Loads the configuration and joins the other processes of the job.
 
+  The configuration is checked before JAX, which takes seconds, is imported; in
+  a job of several processes all of them get the error.
+
   Returns:
     The configuration (None for a verb without one), and a function that
     prints a line on the first process only.
   """
-  import jax
-
-  from byol_jax import configuration
-  from byol_jax.distributed import processes
   from byol_jax.training import provenance
 
+  @functools.cache
   def load() -> tuple[Any, dict[str, str]]:
     if spec is None:
       return None, provenance.describe_job({})
-    config = configuration.load(spec, overrides)
+    config = configuration.load(spec, overrides, kind)
     return config, provenance.describe_job(config.to_dict())
+
+  if distributed == 'none':
+    load()
+  import jax
+
+  from byol_jax.distributed import processes
 
   config, description = processes.join_job(distributed, load, **timeouts)
   if jax.process_index() != 0:
@@ -342,7 +381,7 @@ def _join_job(
 
 def _evaluate(name: str, workdir: str, **job: Any) -> None:
   """Evaluates the run of a workdir and prints the results."""
-  config, log = _join_job(**job)
+  config, log = _join_job(f'evals/{name}', **job)
   from byol_jax import api, pretrained
 
   run = pretrained.open_run(workdir)

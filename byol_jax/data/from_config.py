@@ -7,7 +7,6 @@ from typing import Any
 import jax
 from ml_collections import config_dict
 
-from byol_jax import errors
 from byol_jax.data.sources import base, lookup
 
 
@@ -82,15 +81,6 @@ def _with_cache(
   kind = config.input.cache
   if kind == 'none':
     return source
-  if config.data.resident:
-    raise errors.ConfigError(
-      f"input.cache: expected 'none' with data.resident, found {kind!r}"
-    )
-  if kind == 'decoded' and config.data.decoding != 'once':
-    raise errors.ConfigError(
-      "input.cache: 'decoded' needs data.decoding='once', found"
-      f' {config.data.decoding!r}'
-    )
   from byol_jax.data.loading import cache
 
   return cache.CachedSource(

@@ -43,10 +43,6 @@ def run(
     CheckFailed: the step does not fit the memory of a device.
   """
   row = topologies.find_topology(topology)
-  if not 0 < share <= 1:
-    raise errors.ConfigError(
-      f'--share: expected a number in (0, 1], found {share:g}'
-    )
   config = configuration.load(spec, overrides)
   if config.batch_size % row.devices:
     near = max(1, round(config.batch_size / row.devices)) * row.devices

@@ -36,7 +36,7 @@ def get_config() -> config_dict.ConfigDict:
     view.grayscale.probability = 0.3
   # A new section, without the settings of LARS.
   config.optimizer = config_dict.ConfigDict(
-    {'name': 'adamw', 'weight_decay': 1e-4}
+    {'name': 'adamw', **pretrain.OPTIMIZERS['adamw']}
   )
   config.schedule.update({'base_rate': 2e-3, 'scale_with_batch': False})
   config.data.eval_crop = 'whole'

@@ -1,12 +1,17 @@
 """Arguments, help, warnings and a reader that leaves."""
 
 import logging
+import time
 
+import jax
 import pytest
 
+import byol_jax
 from byol_jax import __main__ as command, errors
 from byol_jax.cli import console, verbs
 from tests.helpers import tiny_run
+
+HEAVY = {'jax', 'haiku', 'tensorflow', 'numpy', 'optax', 'orbax', 'etils'}
 
 
 @pytest.mark.parametrize(
@@ -32,6 +37,90 @@ def test_a_wrong_argument_is_named_with_what_is_known(words, known):
   with pytest.raises(errors.ConfigError, match=known) as caught:
     console.parse(words.split(), verbs.VERBS)
   assert '\n' not in str(caught.value)
+
+
+START = ('pretrain', '--config=shapes', '--workdir=new')
+MISTAKES = (
+  *(
+    (*START, f'--config.{text}')
+    for text in (
+      *('lr=1', 'sead=1', 'seed=x', 'seed', 'dataset=', 'network.width=nan'),
+      *('network.width=1e9', 'image_size=1000000', 'epochs=1e26'),
+      *('network.projector=(-5,8)', 'network.projector=(0,64)', 'batch_size=1'),
+      *('faults.stall_seconds=1e10', 'faults.stall_seconds=nan'),
+      *('network.predictor=(8,8,8,8,8,8,64)', 'network.predictor=(8,9)'),
+      *('checkpoint.folder=foo://x', 'data_dir=~nosuchuser/x'),
+      *('optimizer.name=adam', 'objective.name=x', 'network.encoder=ResNet5'),
+      *('log.every_steps=0', 'data.holdout=none', 'input.cache=all'),
+    )
+  ),
+  *(
+    ('pretrain', '--config=shapes', f'--workdir={path}')
+    for path in ('', 'http://x/y', 'gs://', '~nosuchuser/x', 'x' * 999)
+  ),
+  *(
+    ('pretrain', f'--config={spec}', '--workdir=new')
+    for spec in ('evals/knn', 'resnet50', 'pretrain:many', '/no/such.py', '.')
+  ),
+  *(
+    (*START, argument)
+    for argument in (
+      *('--startup_seconds=1e23', '--startup_seconds=0', '--frob=1', 'more'),
+      *('--heartbeat_seconds=nan', '--heartbeat_seconds=99999999999999999999'),
+    )
+  ),
+  ('pretrian', '--config=shapes'),
+  ('knn', '--workdir=new', '--config=shapes'),
+  ('linear', '--workdir=new', '--config.rates=(0.1,inf)'),
+  ('embed', '--workdir=new', '--images=x', '--output=y', '--weights=best'),
+  ('report', '--workdir=new', '--knn=evals/linear'),
+  ('report', '--workdir=new', '--linear=evals/linaer'),
+  ('data', 'check', 'x', '--threads=-1'),
+  ('data', 'prepare', 'x', 'y', '--quality=101'),
+  ('bench', 'input', '--config=shapes', '--cores=-3'),
+  ('bench', 'input', '--config=evals/knn'),
+  ('plan', '--config=shapes', '--topology=v3-512', '--share=nan'),
+  ('plan', '--config=shapes', '--topology=v9-512'),
+  ('plan', '--config=shapes', '--topology=v3-8', '--config.seed=-1'),
+)
+
+
+def test_a_mistake_is_one_line_before_anything_heavy_is_imported(tmp_path):
+  """Code 2 for each, and no file; all in one process."""
+  code = f"""
+import sys
+from byol_jax import __main__ as command
+for words in {MISTAKES!r}:
+  print('words:', *map(repr, words), flush=True)
+  print('code:', command.main(words), flush=True)
+print({HEAVY!r} & {{*sys.modules}} or 'light')
+"""
+  process = tiny_run.start_python('-c', code, cwd=tmp_path)
+  *results, last = tiny_run.finish(process).splitlines()
+  assert last == 'light'
+  for words, error, code in zip(*[iter(results)] * 3, strict=True):
+    assert words.startswith('words: ') and code == 'code: 2', (words, error)
+    assert error.startswith('byol_jax: ') and len(error) < 1500, words
+  assert len(results) == 3 * len(MISTAKES) and not [*tmp_path.iterdir()]
+
+
+def test_a_typo_is_answered_within_a_second():
+  seconds = []
+  for _ in range(3):  # another process may have had the core
+    started = time.perf_counter()
+    process = tiny_run.start_python('-m', 'byol_jax', *START, '--config.sead=1')
+    output, _ = process.communicate()
+    seconds.append(time.perf_counter() - started)
+    assert process.returncode == 2 and output.endswith('--config.seed\n')
+  assert min(seconds) < 1
+
+
+def test_version_names_the_package_and_jax(capsys):
+  with pytest.raises(SystemExit) as caught:
+    command.main(['--version'])
+  assert caught.value.code == 0
+  expected = f'byol_jax {byol_jax.__version__}, jax {jax.__version__}\n'
+  assert capsys.readouterr().out == expected
 
 
 def test_arguments_have_the_types_of_their_defaults():

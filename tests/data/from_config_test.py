@@ -7,7 +7,7 @@ from ml_collections import config_dict
 import numpy as np
 import pytest
 
-from byol_jax import configuration, errors
+from byol_jax import configuration
 from byol_jax.data import from_config
 from byol_jax.data.loading import cache, image_set, resident, tf_engine
 from byol_jax.data.sampling import crops
@@ -101,24 +101,6 @@ def test_a_view_without_a_crop_has_the_evaluation_crop(monkeypatch, calls):
   found = calls['ImageSet'][-1].arguments['crop_ranges']
   first = (wiring.CHANGED[f'augment.view1.crop.{k}'] for k in ('area', 'ratio'))
   assert found == [crops.CropRange(*first), None]
-
-
-@pytest.mark.parametrize(
-  'changes, words',
-  [
-    ({'data__resident': True}, "input.cache: expected 'none' with data.resid"),
-    (
-      {'data__resident': False, 'input__cache': 'decoded'},
-      "'decoded' needs data.decoding='once', found 'crops'",
-    ),
-  ],
-)
-def test_a_cache_that_cannot_serve_is_refused(
-  monkeypatch, calls, changes, words
-):
-  config = wiring.load(monkeypatch, **changes)
-  with pytest.raises(errors.ConfigError, match=words):
-    from_config.make_image_set(config, 'train', held=True)
 
 
 def test_paths_become_absolute_and_names_stay(monkeypatch, tmp_path):

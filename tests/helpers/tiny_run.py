@@ -141,7 +141,7 @@ def free_port():
     return listener.getsockname()[1]
 
 
-def start_python(*arguments, **environment):
+def start_python(*arguments, cwd=None, **environment):
   """Another interpreter that sees the project and no accelerator."""
   return subprocess.Popen(
     [sys.executable, *map(str, arguments)],
@@ -149,6 +149,7 @@ def start_python(*arguments, **environment):
       **{**os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'},
       **environment,
     },
+    cwd=cwd,
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,

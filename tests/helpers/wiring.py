@@ -7,7 +7,7 @@ Tests of the wiring collect where its values arrive and compare them with
 import inspect
 from typing import Any, NamedTuple
 
-from byol_jax import configuration, losses, optimizers
+from byol_jax import configuration, losses, optimizers, ranges
 
 
 def change_view(i):
@@ -58,7 +58,7 @@ CHANGED = {
   'optimizer.momentum': 0.5,
   'optimizer.trust_coefficient': 0.25,
   'schedule.base_rate': 3.0,
-  'schedule.warmup_epochs': 2.0,
+  'schedule.warmup_epochs': 1.5,
   'schedule.scale_with_batch': False,
   'data.holdout': 'official',
   'data.heldout_share': 0.3,
@@ -100,6 +100,11 @@ def load(monkeypatch, **changes):
   monkeypatch.setitem(losses.OBJECTIVES, 'other', other)
   lars = lambda *rate, **settings: optimizers.lars(*rate, **settings)
   monkeypatch.setitem(optimizers.OPTIMIZERS, 'other', lars)
+  for key in ('objective.name', 'optimizer.name'):
+    choices = (*ranges.CHOICES[key], 'other')
+    monkeypatch.setitem(ranges.CHOICES, key, choices)
+  # That each value differs leaves some that do not go together.
+  monkeypatch.setattr(ranges, '_check_combinations', lambda values: None)
   changes = {key.replace('__', '.'): value for key, value in changes.items()}
   return configuration.load('pretrain', CHANGED | changes)
 

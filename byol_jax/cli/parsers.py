@@ -1,0 +1,33 @@
+"""Parsers of single arguments of the command line."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from byol_jax import errors, files
+
+
+def number_in(kind: Callable, low: float, high: float) -> Callable[[str], Any]:
+  """Returns a parser of numbers in [low, high], of the type `kind`."""
+
+  def parse(text: str) -> Any:
+    try:
+      if low <= kind(text) <= high:
+        return kind(text)
+    except ValueError:
+      pass
+    name = 'a whole number' if kind is int else 'a number'
+    raise argparse.ArgumentTypeError(
+      f'expected {name} in [{low}, {high}], found {errors.quote(text)}'
+    )
+
+  return parse
+
+
+def parse_path(text: str) -> str:
+  """Returns a text that can name a path, here or in a bucket."""
+  if not files.is_path(text):
+    raise argparse.ArgumentTypeError(
+      f'expected {files.PATH}, found {errors.quote(text)}'
+    )
+  return text

@@ -1,0 +1,168 @@
+"""Which values each key of a configuration may have.
+
+Only light packages are imported: names of encoders, objectives and optimizers
+are repeated here, and a test compares them with the tables of the method.
+"""
+
+from collections.abc import Mapping
+import re
+from typing import Any
+
+from byol_jax import errors, files
+
+# Interval -> the keys whose number, or numbers in a tuple, must lie in it. Keys
+# of a view are given without `augment.view1.`. The ends beyond use only keep
+# away numbers that another library cannot take.
+_RANGES = {
+  '[0, 1)': """
+    network.bn_decay optimizer.momentum momentum data.heldout_share""",
+  '[0, 1]': """
+    target.base_tau input.max_bad_share flip.probability jitter.probability
+    jitter.brightness jitter.contrast jitter.saturation grayscale.probability
+    blur.probability solarize.probability solarize.threshold""",
+  '[0, 0.5]': 'jitter.hue',
+  '(0, 1]': 'crop.area network.bn_epsilon optimizer.trust_coefficient',
+  '[0.01, 100]': 'crop.ratio blur.sigma temperature',
+  '[0.125, 16]': 'network.width',
+  '[0, 10]': 'optimizer.weight_decay',
+  '(0, 1e5]': 'epochs preset_epochs rates',
+  '[0, 1e5]': 'schedule.base_rate schedule.warmup_epochs',
+  '(0, 1e6]': 'input.resident_gib',
+  '[0, 1e6]': """
+    input.cache_gib faults.max_skips faults.max_rollbacks faults.stall_seconds
+    checkpoint.every_minutes""",
+  '[0, 4096]': 'input.threads input.steps_per_call',
+  '[0, 1e9]': 'checkpoint.every_steps',
+  '[1, 1e9]': 'log.every_steps',
+  '[1, 1e6]': 'checkpoint.keep ks calibration_batches',
+  '[1, 65536]': 'network.projector network.predictor',
+  '[2, 131072]': 'batch_size preset_batch_size',
+  '[8, 4096]': 'image_size',
+  f'[0, {2**32})': 'seed',
+}
+RANGE_OF = {k: span for span, keys in _RANGES.items() for k in keys.split()}
+# Tuple -> its least and its greatest length; pairs are a lower and an upper
+# bound, and those of `_DISTINCT` hold no number twice.
+_LENGTHS = {
+  **{'crop.area': (2, 2), 'crop.ratio': (2, 2), 'blur.sigma': (2, 2)},
+  **{'network.projector': (1, 3), 'network.predictor': (0, 3)},
+  **{'ks': (1, 64), 'rates': (1, 64)},
+}
+_DISTINCT = ('ks', 'rates')
+CHOICES = {
+  'network.encoder': (
+    *('ResNet18', 'ResNet34', 'ResNet50', 'ResNet101', 'ResNet152'),
+    *('ResNet200', 'TinyResNet', 'MiniResNet'),
+  ),
+  'network.version': (1, 2),
+  'network.gamma_init': ('ones', 'zeros'),
+  'network.stem': ('imagenet', 'small', 'small_stride2'),
+  'target.schedule': ('cosine', 'constant'),
+  'objective.name': ('regression',),
+  'optimizer.name': ('lars', 'adamw', 'sgd'),
+  'data.holdout': ('paper', 'official'),
+  'data.eval_crop': ('resize', 'crop', 'whole'),
+  'data.decoding': ('once', 'crops'),
+  'data.transfer': ('float32', 'uint8'),
+  'input.cache': ('none', 'encoded', 'decoded'),
+  'features': ('augmented', 'cached'),
+  'weights': ('online', 'target', 'random', 'random_calibrated'),
+}
+# Paths or names; None, or '', is the default.
+_PATHS = ('dataset', 'data_dir', 'checkpoint.folder')
+_TEXTS = ('preset',)
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+  """Checks the values of a configuration, {'section.key': value}.
+
+  A value out of its range would fail late, in the words of another library, or
+  not at all. Keys that are not in the tables are ignored.
+
+  Raises:
+    ConfigError: names the key, what it expects and the value.
+  """
+  for key, value in values.items():
+    rule = get_rule(key)
+    if rule in CHOICES:
+      expected, fits = f'one of {[*CHOICES[rule]]}', value in CHOICES[rule]
+    elif rule in RANGE_OF:
+      expected, fits = _describe_range(rule), _is_in_range(rule, value)
+    elif rule in _PATHS:
+      expected, fits = files.PATH, value in (None, '') or files.is_path(value)
+    elif rule in _TEXTS:
+      expected, fits = 'at most 100 printable characters', _is_text(value)
+    else:
+      continue
+    if not fits:
+      raise errors.ConfigError(
+        f'{key}: expected {expected}, found {errors.quote(value)}'
+      )
+  _check_combinations(values)
+
+
+def get_rule(key: str) -> str:
+  """Returns the key by which the tables know a key."""
+  return re.sub(r'^augment\.view\d\.', '', key)
+
+
+def is_checked(key: str) -> bool:
+  """Returns whether a table has the key; True and False need none."""
+  rule = get_rule(key)
+  return any(rule in table for table in (CHOICES, RANGE_OF, _PATHS, _TEXTS))
+
+
+def _check_combinations(values: Mapping[str, Any]) -> None:
+  """Raises ConfigError for values that do not go together."""
+  if predictor := values.get('network.predictor'):
+    last = values['network.projector'][-1]
+    if predictor[-1] != last:
+      raise errors.ConfigError(
+        f'network.predictor: its last width {predictor[-1]} must be that of'
+        f' network.projector, {last}: it predicts the projection'
+      )
+  cache = values.get('input.cache', 'none')
+  if cache != 'none' and values['data.resident']:
+    raise errors.ConfigError(
+      f"input.cache: expected 'none' with data.resident, found {cache!r}"
+    )
+  if cache == 'decoded' and values['data.decoding'] != 'once':
+    raise errors.ConfigError(
+      "input.cache: 'decoded' needs data.decoding='once', found"
+      f' {values["data.decoding"]!r}'
+    )
+
+
+def _describe_range(rule: str) -> str:
+  numbers = 'a number'
+  if rule in _LENGTHS:
+    few, many = _LENGTHS[rule]
+    numbers = 'two rising' if few == many else f'{few} to {many}'
+    numbers += ' different numbers' if rule in _DISTINCT else ' numbers'
+  return f'{numbers} in {RANGE_OF[rule]}'
+
+
+def _is_in_range(rule: str, value: Any) -> bool:
+  if rule not in _LENGTHS:
+    return _is_in_interval(RANGE_OF[rule], value)
+  few, many = _LENGTHS[rule]
+  return (
+    isinstance(value, list | tuple)
+    and few <= len(value) <= many
+    and all(_is_in_interval(RANGE_OF[rule], x) for x in value)
+    and (rule not in _DISTINCT or len(value) == len({*value}))
+    and (few < many or value[0] <= value[1])
+  )
+
+
+def _is_in_interval(interval: str, value: Any) -> bool:
+  if not isinstance(value, int | float):
+    return False
+  low, high = map(float, interval[1:-1].split(','))
+  # Written so that NaN is in no interval.
+  above = value >= low if interval[0] == '[' else value > low
+  return above and (value <= high if interval[-1] == ']' else value < high)
+
+
+def _is_text(value: Any) -> bool:
+  return isinstance(value, str) and len(value) <= 100 and value.isprintable()

@@ -1,0 +1,139 @@
+"""Every value has a finite range, and any text gives a line or a run."""
+
+import contextlib
+import math
+import random
+
+import jax
+import pytest
+
+from byol_jax import (
+  __main__ as command,
+  api,
+  configuration,
+  errors,
+  experiment,
+  losses,
+  optimizers,
+  pretrained,
+  ranges,
+  resnet,
+)
+from byol_jax.data import catalog
+from configs import pretrain
+
+KEYS = {
+  kind: configuration.flatten(configuration.load(kind))
+  for kind in configuration.KINDS
+}
+ALL = [(kind, key) for kind, keys in KEYS.items() for key in keys]
+NUMBERS = [
+  (kind, key)
+  for kind, key in ALL
+  if isinstance(KEYS[kind][key], int | float | tuple)
+  and not isinstance(KEYS[kind][key], bool)
+]
+ENDLESS = (math.inf, -math.inf, math.nan, 1e300, -1e300, 2**62, -(2**62))
+
+
+def test_names_are_those_of_the_method():
+  for key, known in (
+    ('network.encoder', resnet.ENCODERS),
+    ('network.stem', resnet.STEMS),
+    ('objective.name', losses.OBJECTIVES),
+    ('optimizer.name', optimizers.OPTIMIZERS),
+    ('optimizer.name', pretrain.OPTIMIZERS),
+    ('data.holdout', catalog.HOLDOUTS),
+    ('weights', pretrained.WEIGHTS),
+  ):
+    assert {*ranges.CHOICES[key]} == {*known}, key
+
+
+def test_every_key_has_a_range_or_choices_and_every_range_a_key():
+  for kind, key in ALL:
+    is_bool = isinstance(KEYS[kind][key], bool)
+    assert is_bool or ranges.is_checked(key), f'{key} has no range in ranges.py'
+  used = {ranges.get_rule(key) for _, key in ALL}
+  assert ranges.RANGE_OF.keys() | ranges.CHOICES.keys() <= used
+
+
+@pytest.mark.parametrize('kind, key', NUMBERS)
+def test_no_number_is_without_end(kind, key):
+  default = KEYS[kind][key]
+  for value in ENDLESS:
+    changed = (value,) * len(default) if isinstance(default, tuple) else value
+    with pytest.raises(errors.ConfigError, match=f'^{key}: expected'):
+      configuration.load(kind, {key: changed})
+    with pytest.raises(errors.ConfigError, match=f'^{key}: expected'):
+      ranges.check_values({key: changed})  # as a saved configuration has it
+
+
+def draw_text(rng, key, default):
+  """A text for a key: half of them near its default."""
+  if rng.random() < 0.5:
+    scale = rng.choice([0.5, 0.9, 1.5])
+    if isinstance(default, tuple):
+      return str(tuple(type(x)(x * scale) for x in default))
+    if isinstance(default, int | float) and not isinstance(default, bool):
+      return str(type(default)(default * scale))
+    rule = ranges.get_rule(key)
+    return str(rng.choice(ranges.CHOICES.get(rule, [default, True, 'some'])))
+  number = rng.choice([0, 1, 2, 3, 8, 1e-9, 0.5, 1e6, 1e26, -5, *ENDLESS])
+  junk = ''.join(rng.choices('(),[]{}-+.~/:=\\\'"%$\n\x1b\udcff 0e9xñ', k=9))
+  return rng.choice(
+    [
+      *(f'{default}0', str(number), f'({number}, {number})', junk, junk * 999),
+      *('', 'None', 'True', 'nan', '[' * 999, '-' * 9999 + '1', '{[]}', '1if'),
+      *('0x' + 'f' * 9999, '"\\d"', '~nosuchuser/x', 'http://x', 'gs://', '\0'),
+    ]
+  )
+
+
+def draw_arguments(rng, kind):
+  """One or two overrides, a tenth of them of keys that do not exist."""
+  for _ in range(rng.randint(1, 2)):
+    key = rng.choice([*KEYS[kind]])
+    text = draw_text(rng, key, KEYS[kind][key])
+    if rng.random() < 0.1:
+      key = rng.choice([key[1:], key + 'x', key.rpartition('.')[0], text])
+    yield f'--config.{key}={text}'
+
+
+def test_random_overrides_give_one_line_or_a_run(monkeypatch, capsys, tmp_path):
+  """500 command lines; nothing is written before the check, or by it."""
+  rng, accepted = random.Random(0), []
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(
+    *(api, 'pretrain', lambda config, workdir: accepted.append(config) or DONE)
+  )
+  for _ in range(500):
+    count = len(accepted)
+    arguments = [*draw_arguments(rng, 'pretrain')]
+    code = command.main(
+      ['pretrain', '--config=shapes', '--workdir=new', *arguments]
+    )
+    found = capsys.readouterr()
+    if len(accepted) > count:
+      assert (code, found.err) == (0, ''), arguments
+    else:
+      line = found.err.removesuffix('\n')
+      assert code == 2 and line.startswith('byol_jax: '), arguments
+      assert line.isprintable() and len(line) < 2000, arguments
+  assert 50 < len(accepted) < 450
+  assert not [*tmp_path.iterdir()]
+  for config in rng.sample(accepted, 12):
+    built = experiment.build(config, 10_000, 10)
+    jax.eval_shape(built.initial_state)
+
+
+DONE = {'unusable_images': 0, 'step': 1}
+
+
+@pytest.mark.parametrize('kind', ('evals/knn', 'evals/linear'))
+def test_random_overrides_of_an_evaluation(kind):
+  rng, lines = random.Random(1), []
+  for _ in range(250):
+    with contextlib.suppress(errors.ConfigError):
+      configuration.load(kind, [*draw_arguments(rng, kind)], kind)
+      lines.append(kind)
+  assert 20 < len(lines) < 230
