@@ -53,8 +53,10 @@ def rgb_to_hsv(image: jax.Array) -> jax.Array:
   from_red = sixth * (green - blue)
   from_green = sixth * (blue - red) + 2.0 / 6.0
   from_blue = sixth * (red - green) + 4.0 / 6.0
-  hue = jnp.where(green == value, from_green, from_blue)
-  hue = jnp.where(red == value, from_red, hue)
+  # By order, not by `red == value`: XLA may compute the image twice, with other
+  # roundings, for the maximum and for its channels; then no channel is equal.
+  hue = jnp.where(green >= blue, from_green, from_blue)
+  hue = jnp.where((red >= green) & (red >= blue), from_red, hue)
   hue = jnp.where(coloured, hue, 0.0)
   hue = jnp.where(hue < 0, hue + 1.0, hue)
   saturation = jnp.where(value > 0, spread / jnp.where(value > 0, value, 1), 0)

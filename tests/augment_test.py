@@ -170,6 +170,34 @@ def test_drawn_orders_and_strengths_are_uniform_and_independent():
   assert np.abs(correlation).max() < 4 / np.sqrt(table.shape[1])
 
 
+HUE_SCRIPT = """
+import jax
+import numpy as np
+from byol_jax import augment
+from tests.helpers import tiny_run
+rng = np.random.default_rng(0)
+images = jax.image.resize(rng.random((32, 4, 4, 3)), (32, 48, 48, 3), 'cubic')
+images = np.float32(images) + np.float32(0.03 * rng.normal(size=images.shape))
+images = (255 * images.clip(0, 1)).round().astype(np.uint8)
+recipe = dict.fromkeys(('flip', 'jitter', 'grayscale', 'blur', 'solarize'))
+recipe['jitter'] = tiny_run.recipe('view1')['jitter']
+function = augment.make_augment(**recipe)
+keys = jax.random.split(jax.random.PRNGKey(0), 32)
+compiled = jax.jit(lambda keys: function(images, keys))(keys)
+with jax.disable_jit():
+  error = np.abs(compiled - function(images, keys)).max(axis=-1)
+print('pixels', error.size, np.sum(error > 1e-3))
+"""
+
+
+def test_colours_do_not_depend_on_how_xla_fuses_an_image():
+  """Pictures (smooth fields and noise) as a constant, with optimizations."""
+  process = tiny_run.start_python(
+    '-c', HUE_SCRIPT, JAX_DISABLE_MOST_OPTIMIZATIONS='0'
+  )
+  assert 'pixels 73728 0' in tiny_run.finish(process).splitlines()
+
+
 def only(view, **sections):
   """The recipe of a view with the named operations and no other."""
   recipe = tiny_run.recipe(view)
