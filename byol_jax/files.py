@@ -1,11 +1,35 @@
-"""Writes JSON files whole or not at all, flushes files, checks paths."""
+"""Reads files, writes JSON whole or not at all, flushes files, checks paths."""
 
 import json
 import os
 import pathlib
+import stat
 from typing import Any
 
 from byol_jax import errors
+
+
+def read_file(path: str | pathlib.Path) -> bytes:
+  """Returns the content of a regular file; waits for no pipe and no device.
+
+  Raises:
+    DataError: it is missing, no regular file, or cannot be read.
+  """
+  # Without O_NONBLOCK, opening a named pipe waits for its writer.
+  opener = lambda path, flags: os.open(path, flags | os.O_NONBLOCK)
+  try:
+    with open(path, 'rb', opener=opener) as file:
+      if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        raise errors.DataError(
+          f'{errors.quote(path)}: expected a regular file, found a pipe or a'
+          ' device'
+        )
+      return file.read()
+  except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+    reason = error.strerror if isinstance(error, OSError) else error
+    raise errors.DataError(
+      f'{errors.quote(path)}: cannot be read: {reason}'
+    ) from error
 
 
 def write_json(path: str | pathlib.Path, value: Any) -> None:

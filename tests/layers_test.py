@@ -37,7 +37,7 @@ MAY_IMPORT = {
   'data.preparation.*': [*SOURCES, 'data.*'],
   'data.from_config': [*SOURCES, 'data.*'],
   'evals.*': [*LAYER_0, *LAYER_1, *LAYER_2, 'distributed.*', 'evals.*'],
-  'convert.*': ['errors', 'networks', 'resnet', 'convert.*'],
+  'convert.*': ['errors', 'files', 'networks', 'resnet', 'convert.*'],
   'experiment': [*LAYER_0, *LAYER_1, *LAYER_2, 'configuration'],
   'training.*': [
     *(*LAYER_0, *LAYER_1, *LAYER_2, 'experiment', 'training.*'),

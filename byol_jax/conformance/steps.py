@@ -176,7 +176,8 @@ def _compare_shapes(
     found = deepmind.list_shapes(getattr(ours, field))
     expected = deepmind.list_shapes(getattr(official, field))
     differ = [
-      f'{name} is {found.get(name)}, {expected.get(name)} in the file'
+      f'{errors.quote("|".join(name))} is {found.get(name)},'
+      f' {expected.get(name)} in the file'
       for name, _ in sorted(found.items() ^ expected.items())
     ]
     yield compare.Comparison(

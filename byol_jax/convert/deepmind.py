@@ -48,6 +48,7 @@ def read_checkpoint(path: str) -> OfficialCheckpoint:
       format (nothing is executed), or lacks a part of a checkpoint.
   """
   content = safe_pickle.load_pickle(path)
+  path = errors.quote(path)
   is_whole = isinstance(content, dict) and content.keys() >= set(KEYS)
   _require(is_whole, f'{path}: expected the keys {list(KEYS)}', content)
   state = content['experiment_state']
@@ -71,9 +72,9 @@ def read_checkpoint(path: str) -> OfficialCheckpoint:
     )
     for name, _ in sorted(online.items() ^ target.items()):
       raise errors.DataError(
-        f'{path}: expected target_{kind} like online_{kind}, found {name}'
-        f' {target.get(name)} in the target, {online.get(name)} in the online'
-        ' network'
+        f'{path}: expected target_{kind} like online_{kind}, found'
+        f' {errors.quote("|".join(name))} {target.get(name)} in the target,'
+        f' {online.get(name)} in the online network'
       )
   return OfficialCheckpoint(
     step=_read_step(content['step'], path),
@@ -108,10 +109,10 @@ def _as_array(value: Any) -> np.ndarray | None:
   return value.value if isinstance(value, safe_pickle.Array) else None
 
 
-def list_shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
-  """Returns {'module|leaf': shape}."""
+def list_shapes(tree: Tree) -> dict[tuple[str, str], tuple[int, ...]]:
+  """Returns {(module, leaf): shape}."""
   return {
-    f'{module}|{name}': leaf.shape
+    (module, name): leaf.shape
     for module, leaves in tree.items()
     for name, leaf in leaves.items()
   }
@@ -120,8 +121,8 @@ def list_shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
 def _read_step(value: Any, path: str) -> int:
   array = _as_array(value)
   step = value if array is None or array.size != 1 else array.item()
-  is_step = type(step) is int and step >= 0
-  _require(is_step, f'{path}: expected step to be an integer from 0', value)
+  is_step = type(step) is int and 0 <= step < 2**31
+  _require(is_step, f'{path}: expected step to be in [0, 2^31)', value)
   return step
 
 

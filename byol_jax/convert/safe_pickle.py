@@ -6,14 +6,14 @@ memo indices that would allocate memory. The second pass is `pickle.Unpickler`
 with an allow-list: every function and class that a file may name becomes an
 object of this module, which checks its arguments and calls nothing. The result
 is None, bools, numbers, strings, bytes, tuples, lists, dicts, `Array`s and
-`Record`s; memory stays within a constant of the file's size.
+`Record`s; time and memory stay within a constant of the file's size, also where
+values refer to one another many times.
 """
 
 from collections.abc import Callable, Mapping
 import dataclasses
 import io
 import math
-from pathlib import Path
 import pickle
 import pickletools
 import re
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from byol_jax import errors
+from byol_jax import errors, files
 
 # ResNet-200 2x has 4,500 arrays of 40 opcodes.
 MAX_OPCODES = 2_000_000
@@ -29,6 +29,9 @@ MAX_OPCODES = 2_000_000
 # needs one: protocol 2 writes bytes as text.
 MAX_COPIES = 4
 MAX_RECORD_TYPES = 100  # an official file has four
+# Of one call, and fields of one named tuple: each copies them, and a file may
+# refer to one tuple of arguments any number of times. An official file has six.
+MAX_ARGUMENTS = 16
 OPCODES = {
   *('PROTO', 'STOP', 'MARK', 'NONE', 'NEWTRUE', 'NEWFALSE', 'BINFLOAT'),
   *('BININT', 'BININT1', 'BININT2', 'LONG1', 'BINUNICODE'),
@@ -47,21 +50,17 @@ def load_pickle(path: str) -> Any:
   """Returns the value in a pickle file.
 
   Raises:
-    DataError: the file is missing, damaged, or holds an opcode, function or
-      class outside the format; nothing of it was executed.
+    DataError: the file is missing, no regular file, damaged, or holds an
+      opcode, function or class outside the format; nothing of it was executed.
   """
-  try:
-    content = Path(path).read_bytes()
-  except OSError as error:
-    raise errors.DataError(
-      f'{path}: cannot be read: {error.strerror}'
-    ) from error
+  content = files.read_file(path)
   try:
     check_opcodes(content)
     return _Unpickler(content).load()
   except Exception as error:  # a hostile file can cause any
     raise errors.DataError(
-      f'{path}: refused, nothing of it was executed: {errors.first_line(error)}'
+      f'{errors.quote(path)}: refused, nothing of it was executed:'
+      f' {errors.first_line(error)}'
     ) from error
 
 
@@ -133,6 +132,7 @@ class Record(tuple):
   def __new__(cls, *values: Any) -> 'Record':
     count = len(values) if cls.fields is None else len(cls.fields)
     require(len(values) == count, f'{count} fields, found {len(values)}')
+    require(count <= MAX_ARGUMENTS, f'at most {MAX_ARGUMENTS} fields')
     return super().__new__(cls, values)
 
   def __setstate__(self, state: Any) -> None:
@@ -159,6 +159,7 @@ class _Function:
   make: Callable[..., Any]
 
   def __call__(self, *args: Any) -> Any:
+    require(len(args) <= MAX_ARGUMENTS, f'at most {MAX_ARGUMENTS} arguments')
     return self.make(*args)
 
   def __setstate__(self, state: Any) -> None:

@@ -144,6 +144,10 @@ def hostile(marker):
     'copies': b'(' + text('x' * 99_999) + b'q\x00' + COPY * 99 + b't',
     'types': b'(' + TYPE * 101 + b't',
     'fields': dill_tuple('A', 'b', {'c': b''}),
+    'many fields': dill_tuple(
+      'A', 'b', dict.fromkeys(map(str, range(17)), b'N')
+    ),
+    'many arguments': call(CREATE_ARRAY, *[b'N'] * 17),
     'decimal': b'I' + b'9' * 10_000 + b'\n',
     'two values': b'NN',
     'truncated': b'(NN',
@@ -175,6 +179,8 @@ EXPECTED = {
   'nested key': 'strings as keys',
   'key from the memo': 'strings as keys',
   'copies': 'fewer copies',
+  'many fields': 'at most 16 fields',
+  'many arguments': 'at most 16 arguments',
   'types': '100 named tuples',
 }
 
@@ -196,9 +202,11 @@ def test_the_number_of_opcodes_is_limited(tmp_path, monkeypatch):
     load(tmp_path, program(b'N' + b'\x85' * 98))
 
 
-@pytest.mark.parametrize('path', ['absent.pkl', '.'])
+@pytest.mark.parametrize('path', ['absent.pkl', '.', 'pipe', '/dev/zero'])
 def test_a_file_that_cannot_be_read(tmp_path, path):
-  with pytest.raises(errors.DataError, match='cannot be read'):
+  os.mkfifo(tmp_path / 'pipe')
+  expected = 'cannot be read|expected a regular file'
+  with pytest.raises(errors.DataError, match=expected):
     deepmind.read_checkpoint(str(tmp_path / path))
 
 
