@@ -1,7 +1,8 @@
-"""Tests the encoders against a numpy reference in float64."""
+"""Tests the encoders against numpy in float64 and against Haiku's."""
 
 import functools
 
+import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -90,6 +91,43 @@ def test_block_against_numpy(version, bottleneck, stride, project):
   assert actual.shape == expected.shape
   # Three layers of sums of 72 products.
   np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize('version', [1, 2])
+def test_bottleneck_blocks_equal_those_of_the_official_network(version):
+  """Haiku's, with the same parameters: two training passes, an evaluation."""
+  norm = {'decay_rate': 0.9, 'eps': 1e-5}
+  settings = {'version': version, 'last_gamma': 1.0, 'bottleneck': True}
+  settings |= {'make_norm': functools.partial(hk.BatchNorm, True, True, **norm)}
+  ours = lambda x, is_training: resnet.BlockGroup(
+    *(16, 2, 2, 'group'), **settings
+  )(x, is_training)
+  theirs = lambda x, is_training: hk.nets.ResNet.BlockGroup(
+    *(16, 2, 2, norm, version == 2, True, True), name='group'
+  )(x, is_training, False)
+  generator = np.random.default_rng(0)
+  x = generator.normal(size=(4, 9, 8, 8)).astype(np.float32)
+  results = []
+  for group in (ours, theirs):
+    pure = hk.transform_with_state(group)
+    params, state = jax.eval_shape(
+      functools.partial(pure.init, is_training=True), jax.random.PRNGKey(0), x
+    )
+    results.append([params, state])
+    generator = np.random.default_rng(1)
+    params = jax.tree.map(
+      lambda p, g=generator: np.float32(g.normal(0.3, 0.5, p.shape)), params
+    )
+    state = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), state)
+    apply = jax.jit(pure.apply, static_argnums=4)
+    for images, is_training in ((x, True), (x + 1, True), (x, False)):
+      y, state = apply(params, state, None, images, is_training)
+      results[-1] += [y, state]
+  assert results[0][:2] == results[1][:2]  # names, shapes and dtypes
+  # Six convolutions of sums of at most 36 products, in another fusion.
+  chex.assert_trees_all_close(
+    *(found[2:] for found in results), rtol=1e-5, atol=1e-5
+  )
 
 
 @pytest.mark.parametrize('version', [1, 2])
