@@ -4,8 +4,8 @@ Module names are those of the published weights (method.md 9.3). Images are
 float32 NHWC, padding is TensorFlow-style SAME, no convolution has a bias.
 
 The blocks are our own because the paper initialises every batch-norm scale
-(gamma) with ones, while Haiku's bottleneck v1 block initialises its last one
-with zeros and cannot be told otherwise.
+(gamma) with ones, while Haiku's bottleneck v1 block, and no other of its
+blocks, initialises its last one with zeros and cannot be told otherwise.
 """
 
 from collections.abc import Callable, Mapping

@@ -194,7 +194,9 @@ def conformance(dir: str) -> None:
 
   DIR holds primitives.npz and, for each tag, TAG.config.json, TAG.pkl and
   TAG.npz. Prints the largest error of each quantity; exit code 1 above the
-  tolerances.
+  tolerances. It does not see random keys, distributions of augmentations and
+  crops, initial weights, bottleneck and v2 blocks, most of the presets, and
+  sums over devices where batches have one device.
   """
   from byol_jax.conformance import run as conformance_run
 

@@ -4,6 +4,10 @@ The verb `conformance DIR`. DIR holds `primitives.npz` (single functions) and
 any number of runs, each three files `<tag>.config.json`, `<tag>.pkl` (a
 checkpoint) and `<tag>.npz` (batches and results). Everything goes through the
 functions that training uses, on CPUs in float32.
+
+It does not see random keys, the distributions of augmentations and crops,
+initial weights, bottleneck and v2 blocks, presets but for two schedules, and,
+where batches have one device, sums over devices; other tests do.
 """
 
 import collections
