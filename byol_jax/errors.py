@@ -21,25 +21,46 @@ def first_line(error: BaseException) -> str:
   code = _OS_ERROR.search(line)
   if code is not None:
     line = f'{os.strerror(int(code[1]))}: {line}'
-  return f'{type(error).__name__}: {line[:300]}'
+  return f'{type(error).__name__}: {to_line(line)[:300]}'
+
+
+def to_line(text: str) -> str:
+  """Returns a text as one line that a terminal can show.
+
+  Control characters are escaped; of more than 4,000 characters the middle is
+  left out.
+  """
+  shown = (c if c.isprintable() else repr(c)[1:-1] for c in _cut(text))
+  return _cut(''.join(shown))
+
+
+def _cut(text: str) -> str:
+  return text if len(text) <= 4000 else f'{text[:3000]} ... {text[-900:]}'
 
 
 def quote(text: object) -> str:
   """Returns `repr` of a text from outside, at most 200 characters.
 
-  For file names, keys, values and lines in messages: control characters are
-  escaped, and what is cut off ends in '...'. A path is shown as its text.
+  For file names, keys and values in messages: control characters are escaped,
+  and what is cut off ends in '...'. A path is shown as its text.
   """
   shown = repr(os.fspath(text) if isinstance(text, os.PathLike) else text)
   return shown if len(shown) <= 200 else shown[:197] + '...'
 
 
 class UserError(Exception):
-  """An error that the user can fix; the process exits with `exit_code`."""
+  """An error that the user can fix; the process exits with `exit_code`.
+
+  Its text is one line that a terminal can show, whatever it quotes.
+  """
 
   exit_code = 1
   # In a job of several processes: whether all of them raise it at this point.
   is_everywhere = False
+
+  def __str__(self) -> str:
+    """Returns the message as one line; see `to_line`."""
+    return to_line(super().__str__())
 
 
 class CheckFailed(UserError):

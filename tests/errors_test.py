@@ -1,10 +1,13 @@
 """Foreign texts in messages: one line, escaped, cut."""
 
 from pathlib import Path
+import re
 
+import numpy as np
 import pytest
 
-from byol_jax import errors
+from byol_jax import __main__ as command, errors
+from tests.helpers import tiny_folder
 
 
 @pytest.mark.parametrize(
@@ -12,6 +15,7 @@ from byol_jax import errors
   [
     ('', 'OSError: '),
     ('first\nsecond', 'OSError: first'),
+    ('a\x1b[2J\tb', r'OSError: a\x1b[2J\tb'),
     ('x' * 400, 'OSError: ' + 'x' * 300),
     (
       "writing [os_error_code='28'] [source='file']",
@@ -39,3 +43,37 @@ def test_the_first_line_of_an_exception(text, line):
 )
 def test_foreign_text_in_a_message_is_escaped_and_cut(text, shown):
   assert errors.quote(text) == shown
+
+
+HOSTILE = 'a\n\x1b[2J\u202e\x07.jpg'
+
+
+@pytest.mark.parametrize(
+  'code, arguments',
+  [
+    (1, ('data', 'check', 'set')),  # names a broken image
+    (3, ('data', 'check', HOSTILE)),
+    (1, ('conformance', 'vectors')),  # names a key
+    (2, ('pretrain', '--config=' + HOSTILE)),
+    (3, ('pretrain', '--config=shapes', '--config.dataset=' + HOSTILE * 10**5)),
+    (2, ('pretrain', '--config=shapes', '--config.seed=' + '\x1b' * 10**6)),
+    (2, ('pretrain', '--config=shapes', '--config.' + HOSTILE * 10**5 + '=1')),
+    (2, (HOSTILE * 10**5,)),
+    (3, ('knn', '--workdir=' + HOSTILE)),
+  ],
+)
+def test_a_terminal_gets_short_lines_without_control_characters(
+  tmp_path, monkeypatch, capfd, code, arguments
+):
+  monkeypatch.chdir(tmp_path)
+  tiny_folder.write(tmp_path / 'set')
+  (tmp_path / 'set' / 'ant' / HOSTILE).write_bytes(b'no image')
+  (tmp_path / 'vectors').mkdir()
+  np.savez(tmp_path / 'vectors' / 'primitives.npz', **{HOSTILE: np.zeros(2)})
+  if arguments[0] == 'pretrain':
+    arguments = (*arguments, '--workdir=run')
+  assert command.main(arguments) == code
+  output, error = capfd.readouterr()
+  assert re.fullmatch(r'byol_jax: [\x20-\x7e]{1,5000}\n', error)
+  assert re.fullmatch(r'([\x20-\x7e]{0,5000}\n)*', output)
+  assert not (tmp_path / 'run').exists()

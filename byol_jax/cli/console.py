@@ -153,11 +153,20 @@ class WarnOnce(logging.Filter):
     return len(self._seen) > size
 
 
+class _OneLine(logging.Formatter):
+  """Escapes what a message quotes, such as names of files."""
+
+  def formatMessage(self, record: logging.LogRecord) -> str:
+    """Returns the message as one line, before a traceback if there is one."""
+    return errors.to_line(super().formatMessage(record))
+
+
 def show_warnings() -> None:
   """Sends warnings to standard error, each once."""
   handler = logging.StreamHandler()
   handler.addFilter(WarnOnce())
-  logging.basicConfig(format='%(message)s', handlers=[handler])
+  handler.setFormatter(_OneLine('%(message)s'))
+  logging.basicConfig(handlers=[handler])
 
 
 def exit_without_barrier(code: int) -> None:

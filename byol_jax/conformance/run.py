@@ -38,7 +38,8 @@ def run(folder: str) -> None:
     DataError: the folder is missing or holds no vectors, or a tag lacks a file.
   """
   comparisons, keys = compare_folder(folder)
-  print('\n'.join(format_report(comparisons, keys)), flush=True)
+  report = map(errors.to_line, format_report(comparisons, keys))
+  print('\n'.join(report), flush=True)
   failed = [found for found in comparisons if not found.holds]
   if failed:
     worst = max(failed, key=lambda found: found.error)

@@ -70,11 +70,11 @@ def read_checkpoint(path: str) -> OfficialCheckpoint:
       list_shapes(trees[f'{network}_{kind}'])
       for network in ('online', 'target')
     )
-    for name, _ in sorted(online.items() ^ target.items()):
+    for leaf, _ in sorted(online.items() ^ target.items()):
       raise errors.DataError(
         f'{path}: expected target_{kind} like online_{kind}, found'
-        f' {errors.quote("|".join(name))} {target.get(name)} in the target,'
-        f' {online.get(name)} in the online network'
+        f' {errors.quote("|".join(leaf))} {target.get(leaf)} in the target,'
+        f' {online.get(leaf)} in the online network'
       )
   return OfficialCheckpoint(
     step=_read_step(content['step'], path),

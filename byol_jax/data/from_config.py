@@ -1,6 +1,7 @@
 """The image sets that a configuration names: where data meets the runs."""
 
 import functools
+import os
 import pathlib
 from typing import Any
 
@@ -99,6 +100,7 @@ def resolve_paths(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
   for key in ('dataset', 'data_dir'):
     folder = pathlib.Path(config[key] or '').expanduser()
     # 'shapes' is the embedded set, even if a folder of that name exists.
-    if config[key] not in (None, 'shapes') and folder.exists():
+    # `Path.exists` raises OSError for names that are too long.
+    if config[key] not in (None, 'shapes') and os.path.exists(folder):
       config[key] = str(folder.resolve())
   return config

@@ -17,7 +17,7 @@ _LOG = logging.getLogger(__name__)
 def describe_failure(error: Exception) -> str:
   """Returns in one line why an image cannot be used."""
   if isinstance(error, decode.Unusable | errors.UserError):
-    return str(error).partition('\n')[0]
+    return errors.to_line(str(error))
   return errors.first_line(error)
 
 

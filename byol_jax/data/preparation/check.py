@@ -140,9 +140,10 @@ def _inspect_splits(
         names = names_by_digest[image.digest]
         names.append(f'{name} {source.file_name(index)}')
     summaries[name] = summarize_split(source, images)
-    print(*_describe_split(name, summaries[name]), sep='\n')
+    lines = _describe_split(name, summaries[name])
+    print(*map(errors.to_line, lines), sep='\n')
   duplicates = [names for names in names_by_digest.values() if len(names) > 1]
-  print(_describe_duplicates(duplicates))
+  print(errors.to_line(_describe_duplicates(duplicates)))
   return {'splits': summaries, 'duplicates': duplicates}
 
 
