@@ -13,13 +13,13 @@ where batches have one device, sums over devices; other tests do.
 import collections
 from collections.abc import Mapping
 import contextlib
+import io
 from pathlib import Path
-import zipfile
 
 import jax
 import numpy as np
 
-from byol_jax import errors
+from byol_jax import errors, files
 from byol_jax.conformance import compare, primitives, steps
 
 PRIMITIVES = 'primitives'
@@ -75,15 +75,15 @@ def compare_folder(
   """
   root = Path(folder)
   tags = _find_tags(root)
-  files = {tag: read_arrays(root / f'{tag}.npz') for tag in tags}
-  counts = {tag: steps.count_devices(arrays) for tag, arrays in files.items()}
+  has_primitives = (root / f'{PRIMITIVES}.npz').is_file()
+  names = [PRIMITIVES, *tags] if has_primitives else tags
+  arrays_of = {name: read_arrays(root / f'{name}.npz') for name in names}
+  counts = {tag: steps.count_devices(arrays_of[tag]) for tag in tags}
   devices = start_cpu_devices(max(counts.values(), default=1))
   comparisons: list[compare.Comparison] = []
   keys = {}
-  if (root / f'{PRIMITIVES}.npz').is_file():
-    files = {PRIMITIVES: read_arrays(root / f'{PRIMITIVES}.npz')} | files
   with jax.default_device(devices[0]):
-    for tag, arrays in files.items():
+    for tag, arrays in arrays_of.items():
       if tag == PRIMITIVES:
         found = list(primitives.compare_primitives(arrays))
         is_input = primitives.is_input
@@ -127,11 +127,14 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
   Raises:
     DataError: the file is damaged.
   """
+  content = io.BytesIO(files.read_file(path))
   try:
-    with np.load(path, allow_pickle=False) as file:
+    with np.load(content, allow_pickle=False) as file:
       return {key: file[key] for key in file.files}
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-    raise errors.DataError(f'{path}: not an npz of numbers: {error}') from error
+  except Exception as error:  # numpy and zipfile raise many kinds
+    raise errors.DataError(
+      f'{path}: not an npz of numbers: {errors.first_line(error)}'
+    ) from error
 
 
 def start_cpu_devices(count: int) -> list[jax.Device]:

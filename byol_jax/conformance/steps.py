@@ -19,7 +19,7 @@ from ml_collections import config_dict
 import numpy as np
 import optax
 
-from byol_jax import byol, configuration, errors, experiment
+from byol_jax import byol, configuration, errors, experiment, files
 from byol_jax.conformance import compare, primitives
 from byol_jax.convert import deepmind
 from byol_jax.distributed import placement
@@ -55,11 +55,11 @@ def compare_run(
   batches = _read_batches(tag, arrays)
   path = folder / f'{tag}.config.json'
   try:
-    theirs = json.loads(path.read_text(encoding='utf-8'))
+    theirs = json.loads(files.read_file(path))
     image_size = batches[0]['view1'].shape[2]
     config = translate_config(theirs, len(devices), image_size)
     classes = theirs['num_classes']
-  except (KeyError, ValueError, TypeError) as error:
+  except (KeyError, ValueError, TypeError, RecursionError) as error:
     found = f'no key {error}' if isinstance(error, KeyError) else str(error)
     raise errors.DataError(
       f'{path}: expected a configuration of the official code, found: {found}'

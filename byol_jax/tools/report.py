@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from byol_jax import api, configuration, files, pretrained
+from byol_jax import api, configuration, errors, files, pretrained
 
 ROWS = {
   'random': 'random encoder',
@@ -38,7 +38,8 @@ def run(workdir: str, *, knn: str, linear: str) -> dict[str, dict[str, Any]]:
       results[weights] |= api.evaluate(name, config, pretraining, encoder)
   print('\n'.join(format_table(results)))
   files.write_json(pretraining.path / 'report.json', results)
-  print(f'\ncheckpoints, logs and report.json: {pretraining.path}')
+  print()
+  print(errors.to_line(f'checkpoints, logs, report.json: {pretraining.path}'))
   return results
 
 

@@ -124,11 +124,18 @@ def test_batches_of_two_sizes_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'config, message', [('{', 'config.json'), ('{}', "no key 'network_config'")]
+  'config, message',
+  [
+    ('{', 'config.json'),
+    ('{}', "no key 'network_config'"),
+    ('[' * 200_000, 'config.json'),
+    ('\udcff', 'config.json'),
+  ],
 )
 def test_an_unusable_configuration_is_refused(tmp_path, config, message):
   folder = write_run(tmp_path, read_vectors())
-  (tmp_path / 'a.config.json').write_text(config)
+  data = config.encode(errors='surrogateescape')
+  (tmp_path / 'a.config.json').write_bytes(data)
   with pytest.raises(errors.DataError, match=message):
     run.run(folder)
 
