@@ -121,7 +121,7 @@ def test_every_value_of_the_method_arrives(monkeypatch):
 def test_rates_and_tau_are_those_of_the_configuration(
   monkeypatch, scale_with_batch
 ):
-  """15 steps, 3 of warm-up; the peak is 3.0, times 96 / 256 if it is scaled."""
+  """15 steps, 2 of warm-up; the peak is 3.0, times 96 / 256 if it is scaled."""
   updates = wiring.spy(monkeypatch, byol, 'make_update')
   tau = 'cosine' if scale_with_batch else 'constant'
   changes = {'schedule.scale_with_batch': scale_with_batch}
@@ -130,8 +130,8 @@ def test_rates_and_tau_are_those_of_the_configuration(
   found = updates[0].arguments
   peak = 3.0 * 96 / 256 if scale_with_batch else 3.0
   for step in range(16):
-    falling = 0.5 * (1 + math.cos(math.pi * (step - 3) / 12))
-    rate = peak * (step / 3 if step < 3 else falling)
+    falling = 0.5 * (1 + math.cos(math.pi * (step - 2) / 13))
+    rate = peak * (step / 2 if step < 2 else falling)
     rising = 1 - 0.25 * 0.5 * (1 + math.cos(math.pi * step / 15))
     expected = rising if scale_with_batch else 0.75
     # A few times the rounding of float32.

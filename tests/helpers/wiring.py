@@ -58,7 +58,7 @@ CHANGED = {
   'optimizer.momentum': 0.5,
   'optimizer.trust_coefficient': 0.25,
   'schedule.base_rate': 3.0,
-  'schedule.warmup_epochs': 1.5,
+  'schedule.warmup_epochs': 1.0,
   'schedule.scale_with_batch': False,
   'data.holdout': 'official',
   'data.heldout_share': 0.3,
