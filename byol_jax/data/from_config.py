@@ -1,7 +1,6 @@
 """The image sets that a configuration names: where data meets the runs."""
 
 import functools
-import os
 import pathlib
 from typing import Any
 
@@ -100,7 +99,6 @@ def resolve_paths(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
   for key in ('dataset', 'data_dir'):
     folder = pathlib.Path(config[key] or '').expanduser()
     # 'shapes' is the embedded set, even if a folder of that name exists.
-    # `Path.exists` raises OSError for names that are too long.
-    if config[key] not in (None, 'shapes') and os.path.exists(folder):
+    if config[key] not in (None, 'shapes') and folder.exists():
       config[key] = str(folder.resolve())
   return config

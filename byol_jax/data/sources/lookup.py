@@ -98,7 +98,7 @@ def locate_dataset(dataset: str, data_dir: str | None) -> paths.Path:
   """
   path = paths.parse_path(dataset)
   is_bucket = paths.is_bucket(dataset)
-  if is_bucket or os.path.exists(path):  # False for names that are too long
+  if is_bucket or path.exists():
     found = paths.call_with_timeout(
       path, f'looking for {_INFO}', lambda: _newest_version(path) or path
     )
