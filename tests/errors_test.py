@@ -1,5 +1,6 @@
 """Foreign texts in messages: one line, escaped, cut."""
 
+import logging
 from pathlib import Path
 import re
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from byol_jax import __main__ as command, errors
+from byol_jax.cli import console
 from tests.helpers import tiny_folder
 
 
@@ -77,3 +79,11 @@ def test_a_terminal_gets_short_lines_without_control_characters(
   assert re.fullmatch(r'byol_jax: [\x20-\x7e]{1,5000}\n', error)
   assert re.fullmatch(r'([\x20-\x7e]{0,5000}\n)*', output)
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_warning_is_one_line(monkeypatch, capsys):
+  monkeypatch.setattr(logging.root, 'handlers', [])
+  console.show_warnings()
+  logging.getLogger('any').warning('%s cannot be used', HOSTILE)
+  shown = r'a\n\x1b[2J\u202e\x07.jpg cannot be used'
+  assert capsys.readouterr().err == shown + '\n'
