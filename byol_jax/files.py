@@ -48,7 +48,7 @@ def write_json(path: str | pathlib.Path, value: Any) -> None:
   except OSError as error:
     temporary.unlink(missing_ok=True)
     raise errors.DataError(
-      f'{path} cannot be written: {error.strerror}'
+      f'{errors.quote(path)} cannot be written: {error.strerror}'
     ) from error
 
 
@@ -63,7 +63,7 @@ def append_json(path: str | pathlib.Path, value: Any) -> None:
       file.write(json.dumps(value) + '\n')
   except OSError as error:
     raise errors.DataError(
-      f'{path} cannot be written: {error.strerror}'
+      f'{errors.quote(path)} cannot be written: {error.strerror}'
     ) from error
 
 

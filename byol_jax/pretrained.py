@@ -46,7 +46,8 @@ def open_run(workdir: str | Path) -> Run:
     facts = training_set['num_examples'], training_set['num_classes']
   except (errors.ConfigError, KeyError, TypeError) as error:
     raise errors.DataError(
-      f'{workdir}: config.json is damaged: {errors.first_line(error)}'
+      f'{errors.quote(workdir)}: config.json is damaged:'
+      f' {errors.first_line(error)}'
     ) from error
   return Run(
     path=workdir_lib.local_folder(workdir),
@@ -74,7 +75,9 @@ def read_config(workdir: str | Path) -> config_dict.ConfigDict:
       raise
     saved = record['config']
   if 'training_set' not in saved:
-    raise errors.DataError(f'{workdir} holds no pretraining run of byol_jax')
+    raise errors.DataError(
+      f'{errors.quote(workdir)} holds no pretraining run of byol_jax'
+    )
   # A run of an earlier version lacks keys that these sections have now.
   now = configuration.read_preset('pretrain')
   for section in ('data', 'input', 'checkpoint', 'faults'):
@@ -100,7 +103,7 @@ def open_encoder(
   """
   if weights not in WEIGHTS:
     raise errors.ConfigError(
-      f'weights: expected one of {list(WEIGHTS)}, found {weights!r}'
+      f'weights: expected one of {list(WEIGHTS)}, found {errors.quote(weights)}'
     )
   is_random = weights.startswith('random')
   state = run.experiment.init_on_host() if is_random else _read_state(run)
@@ -149,7 +152,7 @@ def _read_state(run: Run) -> Any:
   folder = run.checkpoints
   if checkpointer.latest_step(folder) is None:
     raise errors.DataError(
-      f'{folder} has no checkpoint yet; wait for its pretraining'
+      f'{errors.quote(folder)} has no checkpoint yet; wait for its pretraining'
     )
   arrays, _ = checkpointer.read_arrays(folder)
   template = jax.eval_shape(run.experiment.initial_state)

@@ -19,7 +19,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
   old = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, old[1]))
   try:
-    with pytest.raises(errors.DataError, match=r'config\.json cannot be'):
+    with pytest.raises(errors.DataError, match=r"config\.json' cannot be"):
       files.write_json(file, {'text': 'x' * 100_000})
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, old)

@@ -169,7 +169,7 @@ def test_a_workdir_that_holds_no_run(refused, tmp_path, verb):
 def test_a_run_that_has_not_saved_yet(refused, run, labelled, tmp_path):
   shutil.copy(labelled[1] / 'config.json', tmp_path)
   arguments = ('knn', f'--workdir={tmp_path}')
-  refused(3, f'{tmp_path}/checkpoints has no checkpoint yet', *arguments)
+  refused(3, f"{tmp_path}/checkpoints' has no checkpoint yet", *arguments)
   assert run(*arguments, '--config.weights=random')[0] == 0
 
 

@@ -162,7 +162,7 @@ class _OneLine(logging.Formatter):
 
 
 def show_warnings() -> None:
-  """Sends warnings to standard error, each once."""
+  """Sends warnings to standard error, each once and as one line."""
   handler = logging.StreamHandler()
   handler.addFilter(WarnOnce())
   handler.setFormatter(_OneLine('%(message)s'))

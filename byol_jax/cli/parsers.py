@@ -6,6 +6,9 @@ from typing import Any
 
 from byol_jax import errors, files
 
+# The keys of `distributed.processes.CLUSTERS`.
+CLUSTERS = ('auto', 'gce', 'gke', 'slurm')
+
 
 def number_in(kind: Callable, low: float, high: float) -> Callable[[str], Any]:
   """Returns a parser of numbers in [low, high], of the type `kind`."""
@@ -22,6 +25,20 @@ def number_in(kind: Callable, low: float, high: float) -> Callable[[str], Any]:
     )
 
   return parse
+
+
+def parse_distributed(text: str) -> str:
+  """Returns a text that has one of the forms of `--distributed`.
+
+  `distributed.processes`, which imports JAX, checks the rest.
+  """
+  name = text.partition(':')[0]
+  if name not in ('none', *CLUSTERS) and text.count(',') != 2:
+    raise argparse.ArgumentTypeError(
+      f"expected 'none', one of {[*CLUSTERS]} with or without ':PORT', or"
+      f" 'HOST:PORT,PROCESSES,INDEX', found {errors.quote(text)}"
+    )
+  return text
 
 
 def parse_path(text: str) -> str:

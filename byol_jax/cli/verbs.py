@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import functools
 from typing import Any, NamedTuple
 
-from byol_jax import configuration
-from byol_jax.cli.parsers import number_in, parse_path
+from byol_jax import configuration, errors
+from byol_jax.cli.parsers import number_in, parse_distributed, parse_path
 
 # Name or --flag; default, `...` for none; help; parser, if it is no text.
 Argument = tuple[str, Any, str] | tuple[str, Any, str, Callable[[str], Any]]
@@ -61,6 +61,7 @@ _PROCESSES: tuple[Argument, ...] = (
     'none',
     "'gce' (Cloud TPU), 'gke', 'slurm', 'auto' for the one of them that is"
     " there, with another port 'gce:8490'; or HOST:PORT,PROCESSES,INDEX",
+    parse_distributed,
   ),
   ('--startup_seconds', 300, 'timeout for processes to report', _SECONDS),
   ('--heartbeat_seconds', 100, 'timeout of a heartbeat', _SECONDS),
@@ -378,7 +379,7 @@ def _join_job(
     return config, lambda text: None
   if jax.process_count() > 1:
     print(description, flush=True)
-  return config, print
+  return config, lambda text: print(errors.to_line(text))
 
 
 def _evaluate(name: str, workdir: str, **job: Any) -> None:

@@ -164,7 +164,8 @@ def sample_images(config: Any) -> tuple[list[bytes], dict[str, Any]]:
         images.append(image)
   if not images:
     raise errors.DataError(
-      f'{source.name}: expected encoded images that can be used, found none'
+      f'{errors.quote(source.name)}: expected encoded images that can be used,'
+      ' found none'
     )
   mean_bytes, mean_megapixels = np.mean(sizes, axis=0).tolist()
   return images, {

@@ -8,7 +8,8 @@ import pytest
 
 import byol_jax
 from byol_jax import __main__ as command, errors
-from byol_jax.cli import console, verbs
+from byol_jax.cli import console, parsers, verbs
+from byol_jax.distributed import processes
 from tests.helpers import tiny_run
 
 HEAVY = {'jax', 'haiku', 'tensorflow', 'numpy', 'optax', 'orbax', 'etils'}
@@ -66,6 +67,7 @@ MISTAKES = (
     (*START, argument)
     for argument in (
       *('--startup_seconds=1e23', '--startup_seconds=0', '--frob=1', 'more'),
+      *('--distributed=grce', '--distributed=', '--distributed=x:1,2'),
       *('--heartbeat_seconds=nan', '--heartbeat_seconds=99999999999999999999'),
     )
   ),
@@ -115,6 +117,10 @@ def test_a_typo_is_answered_within_a_second():
   assert min(seconds) < 1
 
 
+def test_clusters_are_those_of_jax():
+  assert {*parsers.CLUSTERS} == processes.CLUSTERS.keys()
+
+
 def test_version_names_the_package_and_jax(capsys):
   with pytest.raises(SystemExit) as caught:
     command.main(['--version'])
@@ -162,6 +168,18 @@ def test_a_warning_is_given_once():
   record = lambda text: logging.LogRecord('x', 30, 'x', 1, text, (), None)
   passed = [once.filter(record(text)) for text in ('a', 'b', 'a', 'a')]
   assert passed == [True, True, False, False]
+
+
+def test_a_warning_is_one_line():
+  code = """
+import logging
+from byol_jax.cli import console
+console.show_warnings()
+logging.getLogger('x').warning('%s: broken', 'a\\n\\x1b[2J' + 'b' * 10**7)
+"""
+  line, end = tiny_run.finish(tiny_run.start_python('-c', code)).split('\n')
+  assert line.startswith(r'a\n\x1b[2Jbbb') and line.endswith('broken')
+  assert len(line) <= 4000 and not end
 
 
 def test_a_reader_that_leaves_is_no_traceback():

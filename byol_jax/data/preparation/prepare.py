@@ -63,7 +63,8 @@ def prepare_images(
     DataError: the images cannot be read or too many are bad, the set exists,
       or it cannot be written; then nothing is left of it.
   """
-  _check_values(name, shorter_side, quality, max_bad_share)
+  if name:
+    _check_name(name)
   _check_not_imagenet(source, output)
   splits = check.open_disjoint_splits(source, data_dir=None, **holdout)
   name = name or _derive_name(next(iter(splits.values())).name)
@@ -109,26 +110,16 @@ def make_training_command(path: pathlib.Path) -> str:
   return shlex.join([*words, dataset, '--workdir=runs/prepared'])
 
 
-def _check_values(
-  name: str | None,
-  shorter_side: int | None,
-  quality: int,
-  max_bad_share: float,
-) -> None:
-  side_is_valid = shorter_side is None or shorter_side >= 1
-  share_is_valid = 0 <= max_bad_share <= 1
-  name_is_valid = not name or _NAME.fullmatch(name)
-  is_own_name = not name or not catalog.find_facts(name)
-  own_name = f'another name, since tfds build {name} prepares that set'
-  for key, value, is_valid, expected in (
-    ('shorter_side', shorter_side, side_is_valid, 'at least 1'),
-    ('quality', quality, 1 <= quality <= 100, '1 to 100'),
-    ('max_bad_share', max_bad_share, share_is_valid, '0 to 1'),
-    ('name', name, name_is_valid, 'small letters, digits and _'),
-    ('name', name, is_own_name, own_name),
-  ):
-    if not is_valid:
-      raise errors.ConfigError(f'--{key}: expected {expected}, found {value!r}')
+def _check_name(name: str) -> None:
+  expected = None
+  if not _NAME.fullmatch(name):
+    expected = 'small letters, digits and _'
+  elif catalog.find_facts(name):
+    expected = f'another name, since tfds build {name} prepares that set'
+  if expected:
+    raise errors.ConfigError(
+      f'--name: expected {expected}, found {errors.quote(name)}'
+    )
 
 
 def _check_not_imagenet(source: str, output: str) -> None:

@@ -193,9 +193,9 @@ def test_the_printed_command_names_the_set(run, tmp_path):
 @pytest.mark.parametrize(
   'value, words',
   [
-    ('shorter_side=0', 'at least 1, found 0'),
-    ('quality=101', 'found 101'),
-    ('max_bad_share=nan', 'found nan'),
+    ('shorter_side=0', "[1, 65535], found '0'"),
+    ('quality=101', "found '101'"),
+    ('max_bad_share=nan', "found 'nan'"),
     ('name=../x', "found '../x'"),
     ('name=imagenet2012', 'tfds build imagenet2012'),
   ],
