@@ -14,11 +14,11 @@ import contextlib
 import dataclasses
 import hmac
 import json
+import logging
 import os
 import re
 import secrets
 import socket
-import sys
 import time
 from typing import Any, TypeVar
 
@@ -27,6 +27,8 @@ from byol_jax.distributed import sockets
 
 T = TypeVar('T')
 Report = dict[str, Any]
+
+_LOG = logging.getLogger(__name__)
 
 TOKEN = 'BYOL_JAX_JOB_TOKEN'
 _COUNT = 'number of processes'
@@ -146,9 +148,7 @@ def read_error(
   text = report['error']
   if text is None:
     return None
-  if index is None:  # an answer, with texts that are quoted already
-    text = ''.join(c if c.isprintable() else '?' for c in text[:2000])
-  else:
+  if index is not None:  # else an answer: what it quotes is cut already
     text = f'process {index} ({report["host"]}): {errors.quote(text)}'
   return _find_kinds()[report['code']](text)
 
@@ -181,12 +181,11 @@ def _run_coordinator(
 ) -> Report:
   """Receives the reports of all processes and answers each of them."""
   if not own['token']:
-    print(
-      f'byol_jax: {TOKEN} is not set: while the processes report, any program'
-      f' that reaches {process.address} can end this job. Set it to the same'
-      ' random text for all of them, as the launchers do.',
-      file=sys.stderr,
-      flush=True,
+    _LOG.warning(
+      '%s is not set: while the processes report, any program that reaches %s'
+      ' can end this job. Set it to the same random text for all of them, as'
+      ' the launchers do.',
+      *(TOKEN, process.address),
     )
   deadline = time.monotonic() + seconds
   reports, error, refusal = {0: own}, read_error(own, 0), ''
