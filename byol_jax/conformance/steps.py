@@ -59,6 +59,8 @@ def compare_run(
     image_size = batches[0]['view1'].shape[2]
     config = translate_config(theirs, len(devices), image_size)
     classes = theirs['num_classes']
+    if type(classes) is not int or classes < 1:
+      raise ValueError(f'num_classes {errors.quote(classes)}')
   except (KeyError, ValueError, TypeError, RecursionError) as error:
     found = f'no key {error}' if isinstance(error, KeyError) else str(error)
     raise errors.DataError(

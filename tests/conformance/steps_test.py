@@ -14,6 +14,7 @@ from tests.helpers import tiny_run
 
 VECTORS = pathlib.Path(__file__).parent
 TAG = 'official_tiny'
+CONFIG = (VECTORS / f'{TAG}.config.json').read_text()
 
 PERTURBED = {
   'final/online_params/projector/linear|w': 2e-5,
@@ -43,7 +44,7 @@ for folder in sys.argv[1:]:
 
 def write_run(folder, arrays, tag='a', **changes):
   """Copies the vectors with other arrays and other keys of the network."""
-  config = json.loads((VECTORS / f'{TAG}.config.json').read_text())
+  config = json.loads(CONFIG)
   config['network_config'] |= changes
   (folder / f'{tag}.config.json').write_text(json.dumps(config))
   shutil.copy(VECTORS / f'{TAG}.pkl', folder / f'{tag}.pkl')
@@ -129,6 +130,7 @@ def test_batches_of_two_sizes_are_refused(tmp_path):
     ('{', 'config.json'),
     ('{}', "no key 'network_config'"),
     ('[' * 200_000, 'config.json'),
+    (CONFIG.replace('"num_classes": 10', '"num_classes": "ten"'), "'ten'"),
     ('\udcff', 'config.json'),
   ],
 )
