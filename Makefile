@@ -1,18 +1,34 @@
 # On a fresh machine: `make demo` and `make test`. Both make .venv and install
 # into it; only that needs the network.
-PYTHON ?= $(shell command -v python3.11 || echo python3)
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13; do \
+  $$name -c '' 2>/dev/null && echo $$name && exit; done; echo python3)
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 WORKDIR ?= runs/demo
 SEED ?= 4
+# An extra of setup.py to install too: make demo EXTRA=cuda13
+EXTRA ?=
+# The tests of `make check`: the method, its configuration, the package's form.
+QUICK := $(patsubst %,tests/%_test.py, \
+  losses schedules metrics monitor optimizers augment networks resnet parallel \
+  configs configuration cli/console errors files layers \
+  data/catalog data/sampling/order data/sampling/crops data/sampling/views \
+  data/sampling/resize evals/knn conformance/primitives \
+  checkpoints/trees checkpoints/digests training/recovery)
 
-.PHONY: demo test test-libtpu test-jobs soak lint types clean
+.PHONY: demo check test test-libtpu test-jobs test-wheel soak lint types tools \
+  clean
 
-demo: .venv/runtime
-	$(BIN)/python -m byol_jax pretrain --config=shapes \
+demo: .venv/runtime $(EXTRA:%=.venv/extra-%)
+	$(BIN)/byol-jax pretrain --config=shapes \
 	  --config.seed=$(SEED) --workdir=$(WORKDIR)
-	$(BIN)/python -m byol_jax report --workdir=$(WORKDIR)
+	$(BIN)/byol-jax report --workdir=$(WORKDIR)
 
-test: .venv/development lint types
+# Before every commit: under a minute.
+check: .venv/development lint types
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(QUICK)
+
+test: tools .venv/development lint types
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 # Compiles for TPUs that are not attached: minutes, and 1 GB to download.
@@ -22,6 +38,10 @@ test-libtpu: .venv/libtpu
 # Several devices or processes against one, one job at a time: minutes.
 test-jobs: .venv/development
 	$(BIN)/python -m pytest -q -m jobs
+
+# Builds the package and installs it alone; needs the network.
+test-wheel: .venv/development
+	$(BIN)/python -m pytest -q -m wheel
 
 # Two hundred random kills, stops and damages of one run; minutes.
 soak: .venv/development
@@ -38,20 +58,38 @@ lint: .venv/development
 types: .venv/development
 	$(BIN)/mypy
 
-clean:
-	rm -rf .venv runs build *.egg-info
+tools:
+	$(foreach name,gcc git,$(if $(shell command -v $(name) || :),, \
+	  $(error make test needs $(name), which is not installed)))
 
-.venv/runtime: requirements.txt
+clean:
+	rm -rf .venv runs build dist *.egg-info
+
+# The package itself is installed as a link to this folder.
+.venv/runtime: requirements.txt setup.py
+	$(require_python)
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt
+	$(PIP) -r requirements.txt
+	$(PIP) --no-deps -e .
+	touch $@
+
+# With requirements.txt, so that the extra's packages fit the pinned ones.
+.venv/extra-%: .venv/runtime
+	$(PIP) -r requirements.txt -e '.[$*]'
 	touch $@
 
 .venv/development: requirements-dev.txt .venv/runtime
-	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-dev.txt
+	$(PIP) -r requirements-dev.txt
 	touch $@
 
 # The compiler for TPUs, in a separate folder, so that runs do not import it.
 .venv/libtpu: requirements-plan.txt .venv/development
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps \
-	  --upgrade --target $@ -r requirements-plan.txt
+	$(PIP) --no-deps --upgrade --target $@ -r requirements-plan.txt
 	touch $@
+
+# Ends make with one line if it does not hold.
+version = $(shell $(PYTHON) -c \
+  'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+require_python = $(if $(filter 3.11 3.12 3.13,$(version)),,$(error \
+  byol_jax needs Python 3.11, 3.12 or 3.13, but $(PYTHON) is \
+  $(or $(version),not there): make PYTHON=/path/to/python3.11))

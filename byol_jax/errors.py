@@ -4,6 +4,7 @@ The message is one line: the key or file, what was expected, what was found and
 what to do. The command line prints it without a traceback.
 """
 
+import importlib.util
 import os
 import re
 
@@ -91,3 +92,11 @@ class Preempted(UserError):
   """A signal stopped the run; its state is saved."""
 
   exit_code = 42
+
+
+def require_package(name: str, *, extra: str) -> None:
+  """Raises ConfigError if a package of an extra of setup.py is missing."""
+  if importlib.util.find_spec(name) is None:
+    raise ConfigError(
+      f"{name} is not installed: pip install 'byol_jax[{extra}]'"
+    )

@@ -1,6 +1,9 @@
 """The image sets that a configuration names: where data meets the runs."""
 
+from collections.abc import Callable
 import functools
+import importlib.util
+import logging
 import pathlib
 from typing import Any
 
@@ -8,6 +11,8 @@ import jax
 from ml_collections import config_dict
 
 from byol_jax.data.sources import base, lookup
+
+_LOG = logging.getLogger(__name__)
 
 
 def make_image_set(
@@ -56,15 +61,31 @@ def make_image_set(
     return resident.ResidentImageSet(
       source, gib=gib, transfer='float32', **options
     )
+  return image_set.ImageSet(
+    source,
+    engine=_find_engine(config.data.decoding),
+    transfer=config.data.transfer,
+    **options,
+  )
+
+
+def _find_engine(decoding: str) -> Callable:
+  """Returns TensorFlow's engine, or without TensorFlow that of threads.
+
+  Both make the same batches; `data.decoding=crops` needs TensorFlow.
+  """
+  if decoding == 'once' and importlib.util.find_spec('tensorflow') is None:
+    from byol_jax.data.loading import thread_engine
+
+    _LOG.warning(
+      'images are decoded in Python threads; TensorFlow, which is not'
+      " installed, is faster: pip install 'byol_jax[tf]'"
+    )
+    return thread_engine.decode_into
   # TensorFlow takes seconds to import; only what streams images needs it.
   from byol_jax.data.loading import tf_engine
 
-  decode_into = functools.partial(
-    tf_engine.decode_into, decoding=config.data.decoding
-  )
-  return image_set.ImageSet(
-    source, engine=decode_into, transfer=config.data.transfer, **options
-  )
+  return functools.partial(tf_engine.decode_into, decoding=decoding)
 
 
 def open_split(config: config_dict.ConfigDict, split: str) -> base.Source:

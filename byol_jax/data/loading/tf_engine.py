@@ -22,13 +22,15 @@ from typing import Any
 
 import numpy as np
 
+from byol_jax import errors
 from byol_jax.data.loading import batch_buffer, batch_plan, decode
 from byol_jax.data.sources import base
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # logs on every start
 
-import tensorflow as tf
+errors.require_package('tensorflow', extra='tf')
+import tensorflow as tf  # noqa: E402
 
 tf.config.set_visible_devices([], 'GPU')
 tf.config.set_visible_devices([], 'TPU')

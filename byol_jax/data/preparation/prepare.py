@@ -59,10 +59,11 @@ def prepare_images(
     The folder of the set. Prints a line for each split.
 
   Raises:
-    ConfigError: a value cannot be used.
+    ConfigError: a value cannot be used, or TensorFlow is not installed.
     DataError: the images cannot be read or too many are bad, the set exists,
       or it cannot be written; then nothing is left of it.
   """
+  errors.require_package('tensorflow', extra='tf')  # TFDS writes with it
   if name:
     _check_name(name)
   _check_not_imagenet(source, output)
