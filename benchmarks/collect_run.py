@@ -3,7 +3,7 @@
   python benchmarks/collect_run.py WORKDIR benchmarks/results/NAME.json
 
 Configuration, versions, the curve of some scalars, the median rate and, where
-`python -m byol_jax report` was run, its numbers.
+`byol-jax report` was run, its numbers.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""`python -m byol_jax VERB ...`: runs a verb of `cli/verbs.py`.
+"""`byol-jax VERB ...`: runs a verb of `cli/verbs.py`.
 
 An error that a user can correct is one line on standard error and an exit code
 of `byol_jax.errors`.

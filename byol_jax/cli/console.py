@@ -16,9 +16,9 @@ from byol_jax.cli import verbs
 
 _TOP_HELP = """BYOL (Grill et al. 2020) in JAX and Haiku.
 
-a first run: python -m byol_jax pretrain --config=shapes --workdir=runs/demo
-             python -m byol_jax report --workdir=runs/demo
-each verb:   python -m byol_jax VERB --help
+a first run: byol-jax pretrain --config=shapes --workdir=runs/demo
+             byol-jax report --workdir=runs/demo
+each verb:   byol-jax VERB --help
 
 From Python: byol_jax.pretrain(...), byol_jax.load_encoder(workdir).
 """
@@ -81,7 +81,7 @@ def parse(
   Raises:
     ConfigError: no such verb, or an argument is missing or unknown.
   """
-  top = _Parser(prog='python -m byol_jax', description=_TOP_HELP)
+  top = _Parser(prog='byol-jax', description=_TOP_HELP)
   top.add_argument(
     '--version',
     action=_Version,

@@ -1,4 +1,4 @@
-"""The verbs of `python -m byol_jax`: a function each, its arguments beside it.
+"""The verbs of `byol-jax`: a function each, its arguments beside it.
 
 A verb's docstring is its `--help`, its arguments are keywords. Heavy packages
 are imported inside, so that `--help` needs none of them.
@@ -93,8 +93,8 @@ def pretrain(workdir: str, **job: Any) -> None:
   an .npz of arrays, a prepared TFDS directory, or a TFDS name (with
   --config.data_dir).
 
-  examples: python -m byol_jax pretrain --config=shapes --workdir=runs/demo
-            python -m byol_jax pretrain --config=imagenette:cpu
+  examples: byol-jax pretrain --config=shapes --workdir=runs/demo
+            byol-jax pretrain --config=imagenette:cpu
                 --config.dataset=~/Pictures --workdir=runs/pictures
 
   exit codes: 0 done, 1 the devices disagree, 2 configuration, 3 data or
@@ -121,7 +121,7 @@ def knn(**arguments: Any) -> None:
   another set than the run's own; --config.weights is online, target, random
   or random_calibrated.
 
-  example: python -m byol_jax knn --workdir=runs/demo
+  example: byol-jax knn --workdir=runs/demo
   """
   _evaluate('knn', **arguments)
 
@@ -134,7 +134,7 @@ def linear(**arguments: Any) -> None:
   one pass, the best on the held-out part of the training split is reported on
   the test split. --config=evals/linear.py:cpu caches centre-crop features.
 
-  example: python -m byol_jax linear --workdir=runs/demo
+  example: byol-jax linear --workdir=runs/demo
            --config=evals/linear.py:cpu
   """
   _evaluate('linear', **arguments)
@@ -156,7 +156,7 @@ def embed(
   The .npz holds `representations`, float32 [N, D], and `names`, the files'
   paths below the folder, in the same order.
 
-  example: python -m byol_jax embed --workdir=runs/demo --images=~/Pictures
+  example: byol-jax embed --workdir=runs/demo --images=~/Pictures
            --output=pictures.npz
   """
   configuration.load('evals/knn', {'weights': weights})  # refuses others
@@ -180,7 +180,7 @@ def report(workdir: str, knn: str, linear: str) -> None:
   Rows: the encoder as initialised, the same with its batch-norm averages
   estimated on training images, and BYOL. Also written to WORKDIR/report.json.
 
-  example: python -m byol_jax report --workdir=runs/demo
+  example: byol-jax report --workdir=runs/demo
   """
   for kind, spec in (('evals/knn', knn), ('evals/linear', linear)):
     configuration.load(spec, kind=kind)
@@ -233,8 +233,8 @@ def prepare_data(**arguments: Any) -> None:
   4:2:0) and leaves the others as they are. ImageNet's archives: tfds build
   imagenet2012 --file_format=array_record --manual_dir=DIR --data_dir=OUTPUT
 
-  example: python -m byol_jax data prepare ~/Pictures prepared --name=pictures
-           python -m byol_jax pretrain --config=imagenette:cpu
+  example: byol-jax data prepare ~/Pictures prepared --name=pictures
+           byol-jax pretrain --config=imagenette:cpu
                --config.dataset=pictures --config.data_dir=prepared
                --workdir=runs/pictures
   """
@@ -263,7 +263,7 @@ def check_data(**arguments: Any) -> None:
   Prints counts, sizes, kinds, duplicates and what is broken; exit code 1 if
   anything is. --output writes all of it as JSON.
 
-  example: python -m byol_jax data check ~/Pictures
+  example: byol-jax data check ~/Pictures
   """
   from byol_jax.data.preparation import check
 
@@ -290,7 +290,7 @@ def bench_input(spec: str, overrides: list[str], **options: Any) -> None:
   ours from memory, from the source and from the decoded cache. Ends with the
   cores and hosts for the paper's rate, 44,485 images/s, and for twice that.
 
-  example: python -m byol_jax bench input --config=pretrain:1000
+  example: byol-jax bench input --config=pretrain:1000
                --config.dataset=DATA/imagenet_sample/1.0.0
   """
   configuration.load(spec, overrides, 'pretrain')
@@ -322,7 +322,7 @@ def plan(
   largest batch, FLOPs, bytes, the shortest time of a step, images/s, hours,
   input rates, collectives.
 
-  example: python -m byol_jax plan --config=pretrain:1000 --topology=v3-512
+  example: byol-jax plan --config=pretrain:1000 --topology=v3-512
 
   exit codes: 1 does not fit, 2 configuration or no libtpu, 3 data.
   """

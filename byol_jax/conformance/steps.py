@@ -1,7 +1,7 @@
 """Continues a run of the reference: `<tag>.{config.json,pkl,npz}`.
 
 Its checkpoint becomes our `ByolState`. Its batches go through the update that
-`python -m byol_jax pretrain` runs, with every augmentation's probability at 0.
+`byol-jax pretrain` runs, with every augmentation's probability at 0.
 """
 
 import collections

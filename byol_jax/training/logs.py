@@ -105,7 +105,7 @@ class Logs:
       self._note_once(
         'input',
         f'the input is the bottleneck: {data_wait:.0%} of the time since the'
-        ' last line was spent waiting for images; `python -m byol_jax bench'
+        ' last line was spent waiting for images; `byol-jax bench'
         ' input` measures what this machine can load',
       )
 

@@ -1,6 +1,6 @@
 """Nearest neighbours in a frozen encoder's features: `--config=evals/knn.py`.
 
-    python -m byol_jax knn --workdir=DIR
+    byol-jax knn --workdir=DIR
 
 Cosine similarity; each neighbour votes with the weight exp(similarity /
 temperature). Takes one forward pass over the training and the test split, and

@@ -1,6 +1,6 @@
 """Linear classifier on a frozen encoder: `--config=evals/linear.py`.
 
-    python -m byol_jax linear --workdir=DIR [--config=evals/linear.py:cpu]
+    byol-jax linear --workdir=DIR [--config=evals/linear.py:cpu]
 
 The default is the paper's (appendix C.1; method.md 5.1): 74.3 % top-1 for
 ResNet-50 after 1,000 epochs. Each of the 80 epochs is one forward pass over

@@ -18,15 +18,15 @@ HEAVY = {'jax', 'haiku', 'tensorflow', 'numpy', 'optax', 'orbax', 'etils'}
 @pytest.mark.parametrize(
   'words, known',
   (
-    ('', 'python -m byol_jax --help'),
+    ('', 'byol-jax --help'),
     ('pretrian', "'pretrian' .*'pretrain', 'knn'"),
-    ('knn', '--workdir; see python -m byol_jax knn --help'),
+    ('knn', '--workdir; see byol-jax knn --help'),
     ('pretrain --workdir=x', '--config'),
     ('knn --work=x', '--workdir'),
     ('report --workdir=x --frob', "unknown argument '--frob'"),
     ('conformance x y', "unknown argument 'y'"),
-    ('data', 'VERB; see python -m byol_jax data --help'),
-    ('data --split=x', 'VERB; see python -m byol_jax data --help'),
+    ('data', 'VERB; see byol-jax data --help'),
+    ('data --split=x', 'VERB; see byol-jax data --help'),
     ('data chek', "'chek' .*'prepare', 'check'"),
     ('prepare', "'prepare' .*'pretrain'"),
     ('data prepare x', 'OUTPUT; see .* data prepare --help'),
@@ -155,7 +155,7 @@ def test_help_explains(capsys, verb):
     command.main([*verb.split(), '--help'])
   assert caught.value.code == 0
   text = capsys.readouterr().out
-  assert f'usage: python -m byol_jax {verb}'.rstrip() in text
+  assert f'usage: byol-jax {verb}'.rstrip() in text
   assert all(len(line) <= 80 for line in text.splitlines())
   if verb in verbs.VERBS:
     assert verbs.VERBS[verb].run.__doc__.splitlines()[0] in text
@@ -183,7 +183,7 @@ logging.getLogger('x').warning('%s: broken', 'a\\n\\x1b[2J' + 'b' * 10**7)
 
 
 def test_a_reader_that_leaves_is_no_traceback():
-  """As in `python -m byol_jax --help | head -1`."""
+  """As in `byol-jax --help | head -1`."""
   code = """
 import os, sys
 from byol_jax import __main__ as command

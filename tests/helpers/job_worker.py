@@ -5,7 +5,7 @@ run, with views that are a function of the step and of each image's place in
 the global batch. Keys of the configuration as on the command line; and
 `--hook=NAME`: which fault happens, see `do_fault`; `--drift=STEP`: the last
 device's state changes by one bit; `--augment=paper`: more than flips. Exits as
-`python -m byol_jax` does.
+`byol-jax` does.
 """
 
 import hashlib
