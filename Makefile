@@ -1,7 +1,7 @@
 # On a fresh machine: `make demo` and `make test`. Both make .venv and install
 # into it; only that needs the network.
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13; do \
-  $$name -c '' 2>/dev/null && echo $$name && exit; done; echo python3)
+  $$name -c '' >/dev/null 2>&1 && echo $$name && exit; done; echo python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 WORKDIR ?= runs/demo

@@ -55,7 +55,6 @@ setup(
   python_requires='>=3.11,<3.14',
   packages=find_packages(include=['byol_jax', 'byol_jax.*']) + list(PRESETS),
   package_dir=PRESETS,
-  package_data={'byol_jax': ['py.typed']},
   entry_points={'console_scripts': ['byol-jax = byol_jax.__main__:main']},
   install_requires=[
     f'jax{JAX}',
