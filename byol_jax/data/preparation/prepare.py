@@ -63,7 +63,6 @@ def prepare_images(
     DataError: the images cannot be read or too many are bad, the set exists,
       or it cannot be written; then nothing is left of it.
   """
-  errors.require_package('tensorflow', extra='tf')  # TFDS writes with it
   if name:
     _check_name(name)
   _check_not_imagenet(source, output)
@@ -219,6 +218,7 @@ def _write(
 
   They are written beside it and renamed: nothing is left of what fails.
   """
+  errors.require_package('tensorflow', extra='tf')  # TFDS writes with it
   import tensorflow_datasets as tfds
 
   tfds.disable_progress_bar()
