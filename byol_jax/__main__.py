@@ -1,16 +1,20 @@
 """`byol-jax VERB ...`: runs a verb of `cli/verbs.py`.
 
 An error that a user can correct is one line on standard error and an exit code
-of `byol_jax.errors`.
+of `byol_jax.errors`. A signal is one line too, from the first statement on.
 """
 
+from byol_jax.training import signals
+
+signals.install(__name__)
+
+# ruff: noqa: E402
 from collections.abc import Sequence
 import os
 import sys
 
 from byol_jax import errors
 from byol_jax.cli import console, verbs
-from byol_jax.training import preemption
 
 # Quiet before any import of TensorFlow or XLA.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
@@ -23,15 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     argv = sys.argv[1:] if argv is None else argv
     verb, arguments = console.parse(argv, verbs.VERBS)
-    with preemption.exit_on_sigterm(resumable=verb.is_resumable):
+    with signals.unwinding():
       verb.run(**arguments)
   except errors.UserError as error:
-    print(f'byol_jax: {error}', file=sys.stderr)
+    console.print_error(str(error))
     if not error.is_everywhere:
       console.exit_without_barrier(error.exit_code)
     return error.exit_code
   except KeyboardInterrupt:
-    print('byol_jax: interrupted', file=sys.stderr)
+    console.print_error('interrupted')
     return 130
   except BrokenPipeError:
     if console.has_reader():

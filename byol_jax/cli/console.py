@@ -8,7 +8,7 @@ import logging
 import os
 import select
 import sys
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import byol_jax
 from byol_jax import configuration, errors
@@ -190,10 +190,21 @@ def has_reader() -> bool:
 
 
 def broken_pipe_exit_code() -> int:
-  """Returns the exit code after the reader of our output has gone (`| head`).
-
-  Also redirects standard output, which Python flushes at its end, away from
-  the broken pipe.
-  """
-  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  """Returns the exit code once the reader of our output is gone (`| head`)."""
+  _discard_output(sys.stdout)
   return 128 + 13  # as a shell reports SIGPIPE
+
+
+def print_error(text: str) -> None:
+  """Prints one line to standard error, unless the terminal is gone."""
+  try:
+    print(f'byol_jax: {text}', file=sys.stderr, flush=True)
+    sys.stdout.flush()
+  except OSError:
+    _discard_output(sys.stdout)
+    _discard_output(sys.stderr)
+
+
+def _discard_output(stream: TextIO) -> None:
+  """Keeps Python from failing at its end, when it flushes what is left."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -21,7 +21,6 @@ class Verb(NamedTuple):
   run: Callable[..., None]
   arguments: tuple[Argument, ...]
   preset: str | None  # whose keys --help lists; None: takes no configuration
-  is_resumable: bool  # the same command continues, or repeats, after SIGTERM
 
 
 VERBS: dict[str, Verb] = {}
@@ -37,10 +36,9 @@ def _add_verb(
   name: str,
   *arguments: Argument,
   preset: str | None = None,
-  is_resumable: bool = False,
 ) -> Callable[[Callable], Callable]:
   def add(run: Callable) -> Callable:
-    VERBS[name] = Verb(run, arguments, preset, is_resumable)
+    VERBS[name] = Verb(run, arguments, preset)
     return run
 
   return add
@@ -71,9 +69,7 @@ _PROCESSES: tuple[Argument, ...] = (
 def _add_evaluation(name: str) -> Callable[[Callable], Callable]:
   preset = f'evals/{name}'
   config = ('--config', preset, _CONFIG_HELP)
-  return _add_verb(
-    name, _RUN, config, *_PROCESSES, preset=preset, is_resumable=True
-  )
+  return _add_verb(name, _RUN, config, *_PROCESSES, preset=preset)
 
 
 @_add_verb(
@@ -82,7 +78,6 @@ def _add_evaluation(name: str) -> Callable[[Callable], Callable]:
   ('--workdir', ..., 'made if missing', parse_path),
   *_PROCESSES,
   preset='pretrain',
-  is_resumable=True,
 )
 def pretrain(workdir: str, **job: Any) -> None:
   """Pretrain BYOL into a workdir, or resume what it holds.
@@ -172,7 +167,6 @@ def embed(
   _RUN,
   ('--knn', 'evals/knn', _CONFIG_HELP),
   ('--linear', 'evals/linear:cpu', _CONFIG_HELP),
-  is_resumable=True,
 )
 def report(workdir: str, knn: str, linear: str) -> None:
   """Print kNN and linear accuracy of a run beside its random encoders.

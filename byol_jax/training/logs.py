@@ -29,7 +29,8 @@ _MAX_DATA_WAIT = 0.5
 class Logs:
   """The log files and the console output of one run.
 
-  A file that cannot be written causes one warning and never ends the run.
+  A file that cannot be written causes one warning and never ends the run; nor
+  does a console that is gone: a closed terminal, or the reader of a pipe.
   """
 
   def __init__(
@@ -83,7 +84,8 @@ class Logs:
 
   def tick(self, step: int) -> None:
     """Moves a terminal's progress bar to `step`; cheap enough for each step."""
-    self._bar.update(step - self._bar.n)
+    with contextlib.suppress(OSError):
+      self._bar.update(step - self._bar.n)
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     """Logs scalars, those of `Meter` too, after `step` completed steps."""
@@ -113,14 +115,14 @@ class Logs:
     """Prints one line of text."""
     if self._silent:
       return
-    # The reader of a pipe may have left; the run continues.
     with contextlib.suppress(OSError):
       self._bar.write(text, file=self._stream)
       self._stream.flush()
 
   def close(self) -> None:
     """Flushes and closes the log files."""
-    self._bar.close()
+    with contextlib.suppress(OSError):
+      self._bar.close()
     if self._lines is not None:
       self._lines.close()
     if self._events is not None:

@@ -1,4 +1,4 @@
-"""Stops a run between steps, and other verbs cleanly, at SIGTERM or Ctrl-C.
+"""Stops a run between steps at a signal, so that its last step is saved.
 
 In a job of one process the handlers are ours. In a job of several processes,
 SIGTERM belongs to JAX from `jax.distributed.initialize` on: its handler, in
@@ -6,19 +6,15 @@ C++, tells all processes, which then agree on a step. A handler of ours would
 replace it, and no process would stop.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import contextlib
 import os
 import signal
-import sys
 import threading
-import time
 from types import FrameType
+from typing import Any
 
-from byol_jax import errors
-
-# Seconds in which Python can handle a signal unless it is compiling.
-_HANDLER_SECONDS = 2.0
+from byol_jax.training import signals
 
 
 class WaitInterrupted(BaseException):
@@ -26,49 +22,52 @@ class WaitInterrupted(BaseException):
 
 
 class PreemptionGuard:
-  """Turns SIGTERM and Ctrl-C into a stop after the step under way.
+  """Turns a signal into a stop after the step under way.
 
-  A second Ctrl-C interrupts at once. Before the first step of this start there
-  is nothing to save: the process exits with the code of `errors.Preempted`,
-  even from a compilation, during which Python handles no signals.
+  Until the first step of this start is done there is nothing to save, and
+  signals do what they did before: `signals.SignalExit` ends our programs. A
+  second Ctrl-C does that, too.
   """
 
   def __init__(self) -> None:
     self._signal: str | None = None
     self._is_waiting = False
-    self._is_first_step = True
-    self._resume_step: int | None = None
+    self._is_armable = False  # entered, and the first step is to come
     self._num_requests = 0  # the same on all processes
     self._is_single_process = True
-    self._cleanup = contextlib.ExitStack()
+    self._previous: dict[int, Any] = {}  # handlers
+    self._wakeup_fd = -1
 
   def __enter__(self) -> 'PreemptionGuard':
-    import jax  # not above: `--help` must start quickly
+    import jax
 
     self._is_single_process = jax.process_count() == 1
-    if threading.current_thread() is not threading.main_thread():
-      return self  # Python sets handlers in the main thread only
-    if self._is_single_process:
-      for number in (signal.SIGINT, signal.SIGTERM):
-        self._set_handler(number, self._handle_signal)
-      self._watch_for_signals()
-    else:
-      # Ctrl-C stops all processes as SIGTERM does.
-      self._set_handler(
-        signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM)
-      )
+    # Python sets handlers in the main thread only.
+    self._is_armable = threading.current_thread() is threading.main_thread()
     return self
 
   def __exit__(self, *unused: object) -> None:
-    self._cleanup.close()
-
-  def set_resume_step(self, step: int | None) -> None:
-    """Sets the checkpoint that a signal before the first step leaves."""
-    self._resume_step = step
+    self._is_armable = False
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+    if self._previous:
+      signal.set_wakeup_fd(self._wakeup_fd, warn_on_full_buffer=False)
 
   def first_step_done(self) -> None:
     """Makes a signal from now on wait for the end of the step under way."""
-    self._is_first_step = False
+    if not self._is_armable:
+      return
+    self._is_armable = False
+    # No thread shall exit while a long step runs.
+    self._wakeup_fd = signal.set_wakeup_fd(-1)
+    for number in signals.list_handled():
+      if self._is_single_process:
+        self._previous[number] = signal.signal(number, self._handle_signal)
+      elif number != signal.SIGTERM:
+        # Stops all processes as SIGTERM does.
+        self._previous[number] = signal.signal(
+          number, lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+        )
 
   def requested(self) -> str | None:
     """Returns the signal's name if the run shall stop after this step.
@@ -101,75 +100,12 @@ class PreemptionGuard:
     finally:
       self._is_waiting = False
 
-  def _set_handler(self, number: int, handler: Callable) -> None:
-    previous = signal.signal(number, handler)
-    self._cleanup.callback(signal.signal, number, previous)
-
   def _handle_signal(self, number: int, frame: FrameType | None) -> None:
     del frame
     if self._signal and number == signal.SIGINT:
-      raise KeyboardInterrupt
+      signal.signal(number, self._previous[number])
+      os.kill(os.getpid(), number)
+      return
     self._signal = signal.Signals(number).name
-    if self._is_first_step:
-      raise self._make_error(self._signal)
     if self._is_waiting:
       raise WaitInterrupted
-
-  def _watch_for_signals(self) -> None:
-    """Starts a thread that exits if the main thread cannot handle a signal.
-
-    Python's handler in C writes the number of each signal to a pipe at once.
-    """
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-
-    def watch() -> None:
-      with open(reader, 'rb', buffering=0) as pipe:
-        while octet := pipe.read(1):
-          if octet[0] not in (signal.SIGINT, signal.SIGTERM):
-            continue
-          time.sleep(_HANDLER_SECONDS)
-          if self._is_first_step and self._signal is None:
-            error = self._make_error(signal.Signals(octet[0]).name)
-            print(f'byol_jax: {error}', file=sys.stderr, flush=True)
-            os._exit(error.exit_code)
-
-    threading.Thread(target=watch, name='signals', daemon=True).start()
-    self._cleanup.callback(os.close, writer)  # ends the thread
-    self._cleanup.callback(signal.set_wakeup_fd, previous)
-    self._cleanup.callback(self.first_step_done)
-
-  def _make_error(self, name: str) -> errors.Preempted:
-    """Returns the error of a signal before the first step of this start."""
-    saved = 'nothing is saved yet'
-    if self._resume_step is not None:
-      saved = f'step {self._resume_step}, saved before, stays'
-    return errors.Preempted(
-      f'{name} before the first step: {saved}; the same command resumes'
-    )
-
-
-@contextlib.contextmanager
-def exit_on_sigterm(resumable: bool = False) -> Iterator[None]:
-  """Makes SIGTERM unwind the block as Ctrl-C does, so partial files go.
-
-  Args:
-    resumable: whether the same command continues from what is saved. It then
-      raises `errors.Preempted`, else SystemExit with 143.
-  """
-
-  def leave(number: int, frame: FrameType | None) -> None:
-    del frame
-    if resumable:
-      raise errors.Preempted(
-        f'{signal.Signals(number).name}: what was saved before stays; the same'
-        ' command resumes'
-      )
-    sys.exit(128 + number)
-
-  previous = signal.signal(signal.SIGTERM, leave)
-  try:
-    yield
-  finally:
-    signal.signal(signal.SIGTERM, previous)

@@ -82,17 +82,16 @@ def train(
     DataError: the workdir is in use, not writable, or holds another run; too
       many images cannot be used, or none arrives in time.
     DivergedError: too many steps in a row were not finite.
-    Preempted: Ctrl-C or SIGTERM; the state is saved.
+    Preempted: Ctrl-C, SIGTERM or SIGHUP; the state is saved.
   """
   began = time.monotonic()
   opened = open_training(method, dataset, path, options, config, steps_per_call)
   with opened as context:
-    saver, stop_request = context.checkpointer, context.preemption
+    saver = context.checkpointer
     start = recovery.restore_or_init(saver, method, 'start')
     notes = list(method.derived)
     if start.is_resumed:
       notes.append(f'resumed after step {start.step} of {method.num_steps}')
-    stop_request.set_resume_step(start.step if start.is_resumed else None)
     for attempt in itertools.count(1):
       try:
         with _open_log(context, start, notes) as log:

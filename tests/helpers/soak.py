@@ -19,10 +19,12 @@ import os
 import pathlib
 import random
 import signal
+import sys
 import threading
 import traceback
 
 from byol_jax import api, errors
+from byol_jax.training import signals
 from tests.helpers.tiny_checkpoint import arrays_of, assert_same_arrays
 from tests.helpers.tiny_config import FLIP_ONLY, ArraySet, tiny
 
@@ -33,7 +35,11 @@ TIMEOUT = 300  # seconds: some forty times what a start takes
 
 
 class Struck(ArraySet):
-  """Sends a signal some time after a batch is made."""
+  """Sends a signal some time after a batch is made.
+
+  The first batch is made before the first step, where the command line's
+  handler is in place.
+  """
 
   def __init__(self, number, batch, delay):
     super().__init__()
@@ -75,6 +81,8 @@ def start(path, dataset):
   """A run that saves often; its exit code, or minus the signal."""
 
   def train():
+    sys.argv = ['byol-jax', 'pretrain']
+    signals.install('__main__')
     config = tiny(
       **{key.replace('.', '__'): x for key, x in FLIP_ONLY.items()},
       epochs=STEPS / 4,

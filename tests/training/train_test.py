@@ -177,21 +177,6 @@ def test_a_stopped_run_resumes_bit_for_bit(
   assert_same_end(unbroken, tmp_path)
 
 
-def test_a_signal_before_the_first_step_keeps_what_was_saved(tmp_path):
-  with pytest.raises(errors.Preempted, match='nothing is saved yet') as caught:
-    train(tmp_path, Acting(0, stop))
-  assert caught.value.exit_code == 42
-  assert latest_step(tmp_path) is None
-  with pytest.raises(errors.Preempted):
-    train(tmp_path, Acting(5, stop))
-  step = latest_step(tmp_path)
-  with pytest.raises(
-    errors.Preempted, match=f'step {step}, saved before, stays'
-  ):
-    train(tmp_path, Acting(step, stop))
-  assert saved_steps(tmp_path) == {step}
-
-
 def test_a_clock_that_goes_back_changes_no_order(
   unbroken, tmp_path, monkeypatch
 ):
