@@ -4,8 +4,9 @@
 section is the keyword arguments of one factory.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+import copy
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,21 @@ from byol_jax import (
   parallel,
   schedules,
 )
+
+# What the lack of a key in a saved configuration means: the value that gives
+# the behaviour before the key existed. Every new key of a run is added here.
+OLD_VALUES: dict[str, Any] = {
+  'data.eval_crop': 'resize',
+  'data.decoding': 'once',
+  'data.transfer': 'float32',
+  'data.resident': False,
+  'input.cache': 'none',
+  'input.cache_gib': 0.0,
+  'input.max_bad_share': 0.001,
+  'input.resident_gib': 8.0,
+  'input.steps_per_call': 0,
+  'checkpoint.folder': '',
+}
 
 Update = Callable[
   [byol.ByolState, byol.Batch], tuple[byol.ByolState, byol.Scalars]
@@ -57,6 +73,22 @@ class Experiment(NamedTuple):
   def init_on_host(self) -> byol.ByolState:
     """Returns the state before step 0 as numpy, for any number of devices."""
     return jax.device_get(self.initial_state())
+
+
+def add_old_values(saved: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a saved configuration with the keys of `OLD_VALUES` it lacks.
+
+  Raises:
+    AttributeError, TypeError: a section is not a dict.
+  """
+  filled = copy.deepcopy(dict(saved))
+  for key, value in OLD_VALUES.items():
+    *sections, name = key.split('.')
+    section = filled
+    for part in sections:
+      section = section.setdefault(part, {})
+    section.setdefault(name, value)
+  return filled
 
 
 def build(

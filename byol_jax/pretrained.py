@@ -17,6 +17,11 @@ from byol_jax.evals import features
 from byol_jax.training import workdir as workdir_lib
 
 WEIGHTS = ('online', 'target', 'random', 'random_calibrated')
+# What a config.json raises that holds something else.
+_NOT_A_CONFIG = (
+  *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
+  errors.ConfigError,
+)
 _MAX_IMAGES = 64  # on the device at once
 
 
@@ -27,6 +32,7 @@ class Run(NamedTuple):
   checkpoints: str  # a path or a URL
   config: config_dict.ConfigDict
   experiment: experiment.Experiment
+  training_set: dict[str, Any]  # see `train.describe_dataset`
 
 
 def open_run(workdir: str | Path) -> Run:
@@ -39,24 +45,25 @@ def open_run(workdir: str | Path) -> Run:
     DataError: there is no such run, or its configuration is damaged.
   """
   files.check_path('workdir', workdir)
-  values = read_config(workdir).to_dict()
-  training_set = values.pop('training_set')
   try:
+    values = read_config(workdir).to_dict()
+    training_set = values.pop('training_set')
     config = configuration.validate(config_dict.ConfigDict(values), 'pretrain')
     facts = training_set['num_examples'], training_set['num_classes']
-  except (errors.ConfigError, KeyError, TypeError) as error:
+    return Run(
+      path=workdir_lib.local_folder(workdir),
+      checkpoints=workdir_lib.checkpoint_folder(
+        workdir, config.checkpoint.folder
+      ),
+      config=config,
+      experiment=experiment.build(config, *facts),
+      training_set=training_set,
+    )
+  except _NOT_A_CONFIG as error:
     raise errors.DataError(
       f'{errors.quote(workdir)}: config.json is damaged:'
       f' {errors.first_line(error)}'
     ) from error
-  return Run(
-    path=workdir_lib.local_folder(workdir),
-    checkpoints=workdir_lib.checkpoint_folder(
-      workdir, config.checkpoint.folder
-    ),
-    config=config,
-    experiment=experiment.build(config, *facts),
-  )
 
 
 def read_config(workdir: str | Path) -> config_dict.ConfigDict:
@@ -78,11 +85,7 @@ def read_config(workdir: str | Path) -> config_dict.ConfigDict:
     raise errors.DataError(
       f'{errors.quote(workdir)} holds no pretraining run of byol_jax'
     )
-  # A run of an earlier version lacks keys that these sections have now.
-  now = configuration.read_preset('pretrain')
-  for section in ('data', 'input', 'checkpoint', 'faults'):
-    saved[section] = {**now[section], **saved.get(section, {})}
-  return config_dict.ConfigDict(saved).lock()
+  return config_dict.ConfigDict(experiment.add_old_values(saved)).lock()
 
 
 def open_encoder(
@@ -154,9 +157,12 @@ def _read_state(run: Run) -> Any:
     raise errors.DataError(
       f'{errors.quote(folder)} has no checkpoint yet; wait for its pretraining'
     )
-  arrays, _ = checkpointer.read_arrays(folder)
+  arrays, facts = checkpointer.read_arrays(folder)
+  where = f'{folder}/{facts["step"]}'
+  config = run.config.to_dict() | {'training_set': run.training_set}
+  workdir_lib.require_same_run(config, facts['record'], where)
   template = jax.eval_shape(run.experiment.initial_state)
-  return trees.unflatten(template, arrays, str(folder))
+  return trees.unflatten(template, arrays, where)
 
 
 def _list_images(images: Any) -> Sequence[Any]:

@@ -191,7 +191,7 @@ EVALUATIONS = {
 @pytest.fixture
 def run_of_changed(monkeypatch, tmp_path):
   """A run with the changed configuration, its functions not built."""
-  return pretrained.Run(tmp_path, '', wiring.load(monkeypatch), None)
+  return pretrained.Run(tmp_path, '', wiring.load(monkeypatch), None, {})
 
 
 @pytest.mark.parametrize('name', EVALUATIONS)

@@ -103,7 +103,7 @@ def test_each_name_of_weights_has_its_parameters_and_averages(
   method = types.SimpleNamespace(
     forward='forward', init_on_host=lambda: make_state('first')
   )
-  run = pretrained.Run(None, '', config, method)
+  run = pretrained.Run(None, '', config, method, {})
   found = pretrained.open_encoder(run, weights, calibration_batches=7)
   assert found == ('forward', params, net_state, weights)
   if weights == 'random_calibrated':

@@ -11,6 +11,7 @@ step is read back before older ones are deleted, and a run resumes from the
 newest step that verifies.
 """
 
+from collections.abc import Callable
 from concurrent import futures
 import contextlib
 import json
@@ -37,7 +38,12 @@ class Checkpointer:
   """
 
   def __init__(
-    self, folder: steps.Folder, *, keep: int, record: Json | None = None
+    self,
+    folder: steps.Folder,
+    *,
+    keep: int,
+    record: Json | None = None,
+    check_record: Callable[[Json, str], None] = lambda record, where: None,
   ):
     """Opens or creates `folder` and removes what a killed save left there.
 
@@ -45,17 +51,21 @@ class Checkpointer:
       folder: a path or a URL; no other process saves there.
       keep: the number of newest steps that stay, at least 1.
       record: what each step records about its run, JSON values.
+      check_record: called with the record of a step to restore, and the step's
+        path; raises DataError if it is of another run.
 
     Raises:
       DataError: the folder cannot be created or listed.
     """
     self._keep = keep
     self._record = record or {}
+    self._check_record = check_record
     self._stack = contextlib.ExitStack()
     self._manager = self._stack.enter_context(
       steps.open_manager(folder, writes=True)
     )
     self._folder = self._manager.directory
+    self._name = errors.quote(self._folder)
     # Fetching, hashing and reading back take place in this thread too, so
     # Orbax's own asynchronous saving would gain nothing.
     self._pool = self._stack.enter_context(
@@ -125,7 +135,7 @@ class Checkpointer:
 
     Raises:
       DataError: every step is damaged, and a run must not start from step 0;
-        a step cannot be read; or see `trees.unflatten`.
+        a step cannot be read; or see `check_record` and `trees.unflatten`.
     """
     self.wait()
     damaged: dict[int, steps.DamagedError] = {}
@@ -136,13 +146,14 @@ class Checkpointer:
         damaged[step] = error
         continue
       where = str(self._folder / str(step))
+      self._check_record(content['record'], where)
       tree = trees.unflatten(template, arrays, where)
       for bad, found in damaged.items():
         self._set_aside(bad, found.reason, f'resuming from step {step}')
       return step, tree, content['meta']
     if damaged:
       raise errors.DataError(
-        f'{self._folder}: every checkpoint is damaged (steps'
+        f'{self._name}: every checkpoint is damaged (steps'
         f' {sorted(damaged)}): {damaged[max(damaged)]}; the run does not start'
         ' from step 0: restore one from a copy, or give another --workdir'
       )
@@ -179,7 +190,7 @@ class Checkpointer:
         self._set_aside(step, error.reason, 'it has just been written')
       megabytes = sum(array.nbytes for array in arrays.values()) / 1e6
       raise errors.DataError(
-        f'{self._folder}: the checkpoint of step {step} ({megabytes:,.1f} MB)'
+        f'{self._name}: the checkpoint of step {step} ({megabytes:,.1f} MB)'
         f' could not be written: {errors.first_line(error)}; earlier'
         ' checkpoints are untouched'
       ) from error
@@ -191,7 +202,7 @@ class Checkpointer:
     except Exception as error:
       _LOG.warning(
         '%s: checkpoints older than step %d could not be deleted: %s',
-        *(self._folder, step, errors.first_line(error)),
+        *(self._name, step, errors.first_line(error)),
       )
 
   def _set_aside(self, step: int, reason: str, then: str) -> None:
@@ -206,12 +217,13 @@ class Checkpointer:
       self._manager.reload()
     except Exception as error:
       raise errors.DataError(
-        f'{source} is damaged ({reason}) and cannot be moved to {goal}:'
+        f'{errors.quote(source)} is damaged ({reason}) and cannot be moved to'
+        f' {errors.quote(goal)}:'
         f' {errors.first_line(error)}'
       ) from error
     _LOG.warning(
       '%s: checkpoint %d is damaged (%s), moved to %s; %s',
-      *(self._folder, step, reason, goal, then),
+      *(self._name, step, reason, errors.quote(goal), then),
     )
 
 
@@ -245,7 +257,9 @@ def read_record(folder: steps.Folder) -> Json | None:
 def read_arrays(
   folder: steps.Folder, step: int | None = None
 ) -> tuple[trees.Arrays, Json]:
-  """Returns a step's verified arrays by path, and its meta; writes nothing.
+  """Returns a step's verified arrays by path, and its facts; writes nothing.
+
+  The facts are `step`, `meta` and `record`, as they were saved.
 
   Args:
     folder: the `folder` of a `Checkpointer`, which may go on saving.
@@ -262,12 +276,11 @@ def read_arrays(
       if chosen is None or chosen not in manager.all_steps():
         wanted = '' if step is None else f' of step {step}'
         raise errors.DataError(
-          f'{manager.directory} holds no checkpoint{wanted}; it has the steps'
-          f' {sorted(manager.all_steps())}'
+          f'{errors.quote(manager.directory)} holds no checkpoint{wanted}; it'
+          f' has the steps {sorted(manager.all_steps())}'
         )
       try:
-        arrays, content = steps.read_step(manager, chosen)
-        return arrays, content['meta']
+        return steps.read_step(manager, chosen)
       except errors.DataError:
         # The run may have deleted the step meanwhile: then a newer one exists.
         if step is not None or latest_step(folder) == chosen:

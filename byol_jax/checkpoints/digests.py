@@ -41,8 +41,8 @@ def check_manifest(manifest: Json) -> Json:
   # After the digest: a flipped bit here is damage, not a newer version.
   if content['format'] != FORMAT:
     raise errors.DataError(
-      f'the checkpoint has format {content["format"]}, this version of'
-      f' byol_jax reads {FORMAT}; use the version that wrote it'
+      f'the checkpoint has format {errors.quote(content["format"])}, this'
+      f' version of byol_jax reads {FORMAT}; use the version that wrote it'
     )
   return content
 
@@ -52,7 +52,9 @@ def check_arrays(entries: Json, arrays: trees.Arrays) -> None:
   for name, expected in entries.items():
     found = _describe_array(arrays[name])
     if found != expected:
-      raise ValueError(f'array {name!r}: expected {expected}, found {found}')
+      raise ValueError(
+        f'array {errors.quote(name)}: expected {expected}, found {found}'
+      )
 
 
 def _describe_array(array: np.ndarray) -> Json:

@@ -33,8 +33,8 @@ class DamagedError(errors.DataError):
 
   def __init__(self, where: epath.Path, reason: str):
     super().__init__(
-      f'{where} is damaged ({reason}); delete that folder to use the step'
-      ' before it'
+      f'{errors.quote(where)} is damaged ({reason}); delete that folder to use'
+      ' the step before it'
     )
     self.reason = reason
 
@@ -80,7 +80,7 @@ def open_manager(folder: Folder, writes: bool = False) -> Iterator[Manager]:
       manager = stack.enter_context(_make_manager(path, writes))
     except Exception as error:  # Storage backends have their own types.
       raise errors.DataError(
-        f'{path} cannot be opened: {errors.first_line(error)}'
+        f'{errors.quote(path)} cannot be opened: {errors.first_line(error)}'
       ) from error
     yield manager
 
@@ -113,18 +113,25 @@ def read_manifest(manager: Manager, step: int) -> digests.Json:
 
   Raises:
     DamagedError: it is not what was saved.
-    DataError: it cannot be read, or is of another format.
+    DataError: it cannot be read, or is of another format or step.
   """
   where = manager.directory / str(step)
   with _name_damage(where):
     if any((where / name).exists() for name in ('manifest.json', 'meta')):
       raise errors.DataError(
-        f'{where} is a checkpoint of an older format, which this version of'
-        ' byol_jax does not read; use the version that wrote it, or give'
-        ' another --workdir'
+        f'{errors.quote(where)} is a checkpoint of an older format, which this'
+        ' version of byol_jax does not read; use the version that wrote it, or'
+        ' give another --workdir'
       )
     item = ocp.args.Composite(manifest=ocp.args.JsonRestore())
-    return digests.check_manifest(manager.restore(step, args=item)['manifest'])
+    manifest = manager.restore(step, args=item)['manifest']
+    content = digests.check_manifest(manifest)
+    if content['step'] != step:
+      raise errors.DataError(
+        f'{errors.quote(where)} holds step {content["step"]}: the folder was'
+        ' renamed or copied; give it that name, or move it away'
+      )
+    return content
 
 
 def read_step(manager: Manager, step: int) -> tuple[trees.Arrays, digests.Json]:
@@ -159,4 +166,6 @@ def _name_damage(where: epath.Path) -> Iterator[None]:
     reason = errors.first_line(error)
     if isinstance(error, _DAMAGE) and not _NOT_DAMAGE.search(str(error)):
       raise DamagedError(where, reason) from error
-    raise errors.DataError(f'{where} cannot be read: {reason}') from error
+    raise errors.DataError(
+      f'{errors.quote(where)} cannot be read: {reason}'
+    ) from error

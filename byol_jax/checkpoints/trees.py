@@ -45,8 +45,8 @@ def unflatten(template: Any, arrays: Arrays, where: str) -> Any:
     old, new = expected.get(name, 'nothing'), found.get(name, 'nothing')
     if old != new:
       raise errors.DataError(
-        f'{where}: {name!r} differs: expected {old}, found {new}; it was saved'
-        ' by another model'
+        f'{errors.quote(where)}: {errors.quote(name)} differs: expected {old},'
+        f' found {new}; it was saved by another model'
       )
   leaves = [arrays[name] for name in expected]
   return jax.tree.unflatten(jax.tree.structure(template), leaves)

@@ -159,7 +159,8 @@ def run_loop(
     if context.checkpointer is not None:
       context.checkpointer.wait()
   if signal is not None:
-    saved = f'saved step {step} of {last} in {context.workdir}'
+    place = errors.quote(context.workdir)
+    saved = f'saved step {step} of {last} in {place}'
     error = errors.Preempted(f'{signal}: {saved}; the same command resumes')
     raise processes.mark_collective(error)
   return state, means

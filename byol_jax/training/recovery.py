@@ -97,13 +97,21 @@ def restore_or_init(
     name: of this restore, unique in a job.
 
   Raises:
-    DataError: there are checkpoints, but none can be used.
+    DataError: there are checkpoints, but the newest is not of this run, or none
+      can be used.
   """
   shapes = jax.eval_shape(method.initial_state)
-  found = processes.raise_on_all(
-    f'{name}/checkpoint',
-    lambda: saver.restore_newest(shapes) if saver else None,
-  )
+
+  def restore() -> tuple[int, Any, dict[str, Any]] | None:
+    found = saver.restore_newest(shapes) if saver else None
+    if found is not None and found[0] > method.num_steps:
+      raise errors.DataError(
+        f'checkpoint {found[0]} is beyond the last step of this run,'
+        f' {method.num_steps}; give another --workdir'
+      )
+    return found
+
+  found = processes.raise_on_all(f'{name}/checkpoint', restore)
   step, offset = 0, 0
   if found is not None:
     step, state, meta = found

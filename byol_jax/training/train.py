@@ -6,6 +6,7 @@ checkpoints. Only process 0 writes files.
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import functools
 import itertools
 import pathlib
 import time
@@ -26,12 +27,6 @@ from byol_jax.training import (
   watchdog,
   workdir,
 )
-
-# Keys of a configuration that do not change what is learned.
-KEYS_THAT_MAY_CHANGE = {
-  *('data_dir', 'input', 'checkpoint', 'faults', 'log'),
-  *('preset', 'preset_epochs', 'preset_batch_size'),
-}
 
 
 class TrainingSet(Protocol):
@@ -85,10 +80,14 @@ def train(
     Preempted: Ctrl-C, SIGTERM or SIGHUP; the state is saved.
   """
   began = time.monotonic()
-  opened = open_training(method, dataset, path, options, config, steps_per_call)
+  record = dict(config) | {'training_set': describe_dataset(dataset)}
+  opened = open_training(method, dataset, path, options, record, steps_per_call)
   with opened as context:
     saver = context.checkpointer
     start = recovery.restore_or_init(saver, method, 'start')
+    # A configuration binds a workdir from its first checkpoint on.
+    write = functools.partial(workdir.write_record, context.workdir, record)
+    processes.raise_on_all('config.json', write if saver else lambda: None)
     notes = list(method.derived)
     if start.is_resumed:
       notes.append(f'resumed after step {start.step} of {method.num_steps}')
@@ -117,16 +116,18 @@ def open_training(
   dataset: TrainingSet,
   path: str,
   options: loop.TrainingOptions,
-  config: Mapping[str, Any],
+  record: dict[str, Any],
   steps_per_call: int,
 ) -> Iterator[loop.TrainingContext]:
-  """Opens all that a run needs, and closes it; arguments as of `train`."""
+  """Opens all that a run needs, and closes it.
+
+  Arguments as of `train`; `record` is configuration and training set.
+  """
   faults, checkpoint = options.faults, options.checkpoint
   boundaries = (options.log.every_steps, checkpoint.every_steps)
   step_calls = multi_step.make_step_calls(dataset, steps_per_call, boundaries)
   with contextlib.ExitStack() as stack:
     stop_request = stack.enter_context(preemption.PreemptionGuard())
-    record = dict(config) | {'training_set': describe_dataset(dataset)}
     saver = processes.raise_on_all(
       'workdir', lambda: _open_checkpointer(stack, path, checkpoint, record)
     )
@@ -206,34 +207,11 @@ def _open_checkpointer(
   """
   if jax.process_index() != 0:
     return None
-  folder = stack.enter_context(workdir.open_workdir(workdir.local_folder(path)))
-  place = workdir.checkpoint_folder(path, options.folder)
-  _check_same_run(folder, place, record)
-  workdir.write_record(folder, record)
-  manifest = {'config': record, 'versions': provenance.list_versions()}
-  saver = checkpointer.Checkpointer(place, keep=options.keep, record=manifest)
+  stack.enter_context(workdir.open_workdir(workdir.local_folder(path)))
+  saver = checkpointer.Checkpointer(
+    workdir.checkpoint_folder(path, options.folder),
+    keep=options.keep,
+    record={'config': record, 'versions': provenance.list_versions()},
+    check_record=functools.partial(workdir.require_same_run, record),
+  )
   return stack.enter_context(contextlib.closing(saver))
-
-
-def _check_same_run(
-  folder: pathlib.Path, place: str, record: dict[str, Any]
-) -> None:
-  """Raises DataError if `folder`, with checkpoints `place`, is another run."""
-  if (folder / 'config.json').exists():
-    saved = workdir.read_config_file(folder)
-  # A new host has an empty disk, but its checkpoints may be in a bucket.
-  elif (manifest := checkpointer.read_record(place)) is None:
-    return
-  elif 'config' not in manifest:
-    raise errors.DataError(
-      f'{place} holds checkpoints of an unknown run: {folder} has no'
-      ' config.json; restore that file or give another folder'
-    )
-  else:
-    saved = manifest['config']
-  found = workdir.compare_configs(saved, record, free=KEYS_THAT_MAY_CHANGE)
-  if found is not None:
-    raise errors.DataError(
-      f'{folder} holds another run: {found}; give that value or another'
-      ' --workdir'
-    )

@@ -14,8 +14,15 @@ import pathlib
 import socket
 from typing import Any
 
-from byol_jax import errors, files
+from byol_jax import errors, experiment, files
 from byol_jax.training import provenance
+
+# Keys of a configuration that do not change what is learned.
+KEYS_THAT_MAY_CHANGE = {
+  *('data_dir', 'input', 'checkpoint', 'faults', 'log'),
+  *('preset', 'preset_epochs', 'preset_batch_size'),
+}
+_MAX_CONFIG_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
@@ -28,24 +35,29 @@ def open_workdir(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     DataError: not a folder, not writable, or in use.
   """
   folder = pathlib.Path(path).absolute()
+  name = f'workdir {errors.quote(folder)}'
   with contextlib.ExitStack() as stack:
     try:
       folder.mkdir(parents=True, exist_ok=True)
-      lock = stack.enter_context(open(folder / '.lock', 'a+', errors='replace'))
+      # Through a link we would empty the file that it leads to.
+      flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+      handle = os.open(folder / '.lock', flags, 0o644)
+      lock = stack.enter_context(open(handle, 'r+', errors='replace'))
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       lock.truncate(0)
       lock.write(f'process {os.getpid()} on {socket.gethostname()}\n')
       lock.flush()
     except BlockingIOError:
-      lock.seek(0)
-      owner = lock.read(200).strip() or 'another process'
-      raise errors.DataError(f'workdir {folder} is in use by {owner}') from None
+      owner = errors.quote(lock.read(200).strip())
+      raise errors.DataError(f'{name} is in use by {owner}') from None
     except OSError as error:
       reason = error.strerror
       if error.errno in (errno.EEXIST, errno.ENOTDIR):
         reason = 'a file of that name, or of a part of it, is in the way'
+      if error.errno == errno.ELOOP:
+        reason = '.lock is a symbolic link; remove it'
       raise errors.DataError(
-        f'workdir {folder}: expected a writable folder, found: {reason}'
+        f'{name}: expected a writable folder, found: {reason}'
       ) from error
     yield folder
 
@@ -63,18 +75,23 @@ def read_config_file(path: str | pathlib.Path) -> dict[str, Any]:
     DataError: no run there, or its config.json cannot be read.
   """
   file = pathlib.Path(path) / 'config.json'
+  name = errors.quote(file)
   try:
+    if not file.is_file():
+      raise errors.DataError(
+        f'{errors.quote(str(path))} holds no byol_jax run: config.json is'
+        ' missing'
+      )
+    if (size := file.stat().st_size) > _MAX_CONFIG_BYTES:
+      raise ValueError(f'expected at most 1 MiB, found {size:,} bytes')
     config = json.loads(file.read_text())
-  except (FileNotFoundError, NotADirectoryError):
-    raise errors.DataError(
-      f'{path} holds no byol_jax run: config.json is missing'
-    ) from None
-  except (OSError, ValueError) as error:
-    raise errors.DataError(f'{file} cannot be read: {error}') from error
+  # Brackets within brackets, thousands of them, are a RecursionError.
+  except (OSError, ValueError, RecursionError) as error:
+    reason = errors.first_line(error)
+    raise errors.DataError(f'{name} cannot be read: {reason}') from error
   if not isinstance(config, dict):
-    raise errors.DataError(
-      f'{file}: expected a JSON object, found {type(config).__name__}'
-    )
+    found = type(config).__name__
+    raise errors.DataError(f'{name}: expected a JSON object, found {found}')
   return config
 
 
@@ -96,6 +113,30 @@ def checkpoint_folder(path: str | os.PathLike, folder: str = '') -> str:
   return folder or f'{path}/checkpoints'
 
 
+def require_same_run(
+  config: dict[str, Any], record: dict[str, Any], where: str
+) -> None:
+  """Raises DataError if a checkpoint is of another run.
+
+  Args:
+    config: configuration and training set of this run, a plain dict.
+    record: what the checkpoint records: `config`, of its run.
+    where: its path.
+  """
+  where = errors.quote(where)
+  if 'config' not in record:
+    raise errors.DataError(
+      f'{where} does not record of which run it is; give another --workdir'
+    )
+  before, now = map(experiment.add_old_values, (record['config'], config))
+  found = compare_configs(before, now, free=KEYS_THAT_MAY_CHANGE)
+  if found is not None:
+    raise errors.DataError(
+      f'{where} is of another run: {found}; give that value or another'
+      ' --workdir'
+    )
+
+
 def compare_configs(
   saved: dict[str, Any], new: dict[str, Any], free: set[str]
 ) -> str | None:
@@ -108,11 +149,15 @@ def compare_configs(
   now = provenance.flatten_config(new, free)
   for key in before | now:
     if key not in before:
-      return f'{key}: absent when saved, now {now[key]!r}'
+      return f'{_name(key)}: absent when saved, now {errors.quote(now[key])}'
     if key not in now or not _is_equal(before[key], now[key]):
-      found = repr(now[key]) if key in now else 'absent'
-      return f'{key}: saved {before[key]!r}, now {found}'
+      found = errors.quote(now[key]) if key in now else 'absent'
+      return f'{_name(key)}: saved {errors.quote(before[key])}, now {found}'
   return None
+
+
+def _name(key: str) -> str:
+  return key if key.isprintable() and len(key) < 200 else errors.quote(key)
 
 
 def _is_equal(left: Any, right: Any) -> bool:

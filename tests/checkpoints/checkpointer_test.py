@@ -72,8 +72,8 @@ def test_a_step_is_never_overwritten(tmp_path, gate):
     threading.Timer(0.1, gate.set).start()
     assert not opened.save(5, {'w': np.ones(3)}, {'run': 2})
   assert not save(tmp_path, 5, {'w': np.ones(3)})
-  arrays, meta = checkpointer.read_arrays(tmp_path, 5)
-  assert not arrays['w'].any() and meta == {'run': 1}
+  arrays, facts = checkpointer.read_arrays(tmp_path, 5)
+  assert not arrays['w'].any() and facts['meta'] == {'run': 1}
 
 
 def test_the_newest_are_kept(tmp_path):
@@ -93,7 +93,7 @@ def test_the_newest_are_kept(tmp_path):
 
 def test_a_restored_tree_must_be_that_of_the_template(tmp_path):
   save(tmp_path, 1, {'a': np.ones(2)})
-  with pytest.raises(errors.DataError, match=r"/1: 'b' differs: .* nothing"):
+  with pytest.raises(errors.DataError, match=r"/1': 'b' differs: .* nothing"):
     restore_newest(tmp_path, {'a': np.ones(2), 'b': np.ones(2)})
   assert names(tmp_path) == ['1']
 
@@ -101,7 +101,7 @@ def test_a_restored_tree_must_be_that_of_the_template(tmp_path):
 def test_a_folder_that_cannot_be_created_is_named(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(
-    errors.DataError, match='file/steps cannot be opened: Not'
+    errors.DataError, match="file/steps' cannot be opened: Not"
   ):
     checkpointer.Checkpointer(tmp_path / 'file' / 'steps', keep=1)
 
@@ -124,7 +124,7 @@ def test_a_run_resumes_from_the_newest_step_that_verifies(tmp_path, caplog):
   said = [r.getMessage() for r in caplog.records if 'byol_jax' in r.name]
   for line, number in zip(said, bad, strict=True):
     assert f'checkpoint {number} is damaged' in line and '\n' not in line
-    assert f'moved to {aside / str(number)}; resuming from step 1' in line
+    assert f"moved to '{aside / str(number)}'; resuming from step 1" in line
   # Out of the way of the same steps when they come again.
   assert save(folder, 2, saved[2])
   flip(largest(folder / '2'))
@@ -175,7 +175,7 @@ def test_a_save_is_of_the_values_when_it_was_called(tmp_path, gate):
     threading.Timer(0.1, gate.set).start()
   # Closed: all is written.
   arrays, found = checkpointer.read_arrays(tmp_path)
-  assert arrays['host'].tolist() == [1, 1, 1] and found == {'list': [1]}
+  assert arrays['host'].tolist() == [1, 1, 1] and found['meta'] == {'list': [1]}
   assert arrays['device'].tolist() == [0, 1, 2] and arrays['number'] == 2
 
 

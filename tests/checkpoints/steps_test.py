@@ -95,8 +95,8 @@ def test_a_reader_writes_nothing_and_needs_no_permission(tmp_path):
     path.chmod(0o555 if path.is_dir() else 0o444)
   assert checkpointer.latest_step(folder) == 1
   assert checkpointer.read_record(folder) == {'config': 2}
-  arrays, meta = checkpointer.read_arrays(folder)
-  assert meta == {'step': 1} and len(arrays) == 3
+  arrays, facts = checkpointer.read_arrays(folder)
+  assert facts['meta'] == {'step': 1} and len(arrays) == 3
   assert {p: os.stat(p).st_mtime_ns for p in folder.rglob('*')} == before
   folder.chmod(0o755)
 
@@ -132,7 +132,7 @@ def test_an_older_format_is_refused_and_kept(tmp_path, mark):
     lambda: checkpointer.read_arrays(tmp_path),
     lambda: checkpointer.read_record(tmp_path),
   ):
-    with pytest.raises(errors.DataError, match=r'7 is .* of an older format'):
+    with pytest.raises(errors.DataError, match=r"7' is .* of an older format"):
       call()
   assert names(tmp_path) == ['7']
 
@@ -171,7 +171,7 @@ def test_what_cannot_be_read_now_is_not_called_damaged(tmp_path, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(steps.Manager, 'restore', fail)
     while raised:
-      with pytest.raises(errors.DataError, match=r'2 cannot be .*not now'):
+      with pytest.raises(errors.DataError, match=r"2' cannot be .*not now"):
         restore_newest(tmp_path, states(1)[1])
   assert restore_newest(tmp_path, states(1)[1])[0] == 2
 

@@ -43,8 +43,8 @@ def test_a_second_opening_is_refused_until_the_first_closes(tmp_path):
     assert descriptors() == before
     raise KeyError
   assert str(caught.value) == (
-    f'workdir {tmp_path} is in use by process {os.getpid()} on'
-    f' {os.uname().nodename}'
+    f"workdir '{tmp_path}' is in use by 'process {os.getpid()} on"
+    f" {os.uname().nodename}'"
   )
   open_and_close(tmp_path)
 
@@ -67,7 +67,7 @@ def test_another_process_holds_it_until_it_is_killed(tmp_path):
   finally:
     process.send_signal(signal.SIGKILL)
     process.communicate()
-  ours = pytest.raises(errors.DataError, match=f'by process {os.getpid()} on')
+  ours = pytest.raises(errors.DataError, match=f"by 'process {os.getpid()}")
   with workdir.open_workdir(tmp_path), ours:
     open_and_close(tmp_path)
 
@@ -101,7 +101,7 @@ def test_a_config_that_is_missing_or_broken(tmp_path):
     with pytest.raises(errors.DataError) as caught:
       workdir.read_config_file(path)
     assert str(caught.value) == (
-      f'{path} holds no byol_jax run: config.json is missing'
+      f"'{path}' holds no byol_jax run: config.json is missing"
     )
 
 
