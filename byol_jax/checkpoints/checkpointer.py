@@ -171,6 +171,13 @@ class Checkpointer:
     arrays = {name: np.asarray(leaf) for name, leaf in fetched.items()}
     # Orbax refuses arrays without elements: the manifest describes them.
     stored = {name: array for name, array in arrays.items() if array.size}
+    is_local = '://' not in str(self._folder)
+    if is_local and not self._folder.is_dir():
+      # Orbax would make it again, without the rest of the workdir.
+      raise errors.DataError(
+        f'{self._name} was removed during the run: step {step} is not saved;'
+        ' start the same command again'
+      )
     try:
       self._manager.save(
         step,
@@ -180,7 +187,7 @@ class Checkpointer:
           manifest=ocp.args.JsonSave(digests.make_manifest(arrays, facts)),
         ),
       )
-      if '://' not in str(self._folder):
+      if is_local:
         files.flush_tree(self._folder / str(step))
       steps.read_step(self._manager, step)
     except Exception as error:  # Orbax raises many types.

@@ -1,5 +1,8 @@
 """Skipped steps in a row, rollbacks, and the end of a run."""
 
+import types
+
+import numpy as np
 import pytest
 
 from byol_jax import errors
@@ -57,3 +60,22 @@ def test_a_checkpoint_after_a_skipped_step_resets_nothing():
   policy.checkpoint_saved()
   with pytest.raises(errors.DivergedError, match='after 1 rollbacks'):
     observe(policy, 'x', start=1)
+
+
+class Saver:
+  """Restores a step beyond the last."""
+
+  def restore_newest(self, template):
+    return 11, {'w': np.ones(2)}, {}
+
+
+def test_a_step_beyond_the_last_one_is_refused():
+  """Where another version makes fewer steps of the same configuration."""
+  method = types.SimpleNamespace(
+    initial_state=lambda: {'w': np.ones(2)}, num_steps=11
+  )
+  assert recovery.restore_or_init(Saver(), method, 'start').step == 11
+  method.num_steps = 10
+  pattern = 'checkpoint 11 is beyond the last step of this run, 10'
+  with pytest.raises(errors.DataError, match=pattern):
+    recovery.restore_or_init(Saver(), method, 'start')

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import pathlib
+import shutil
 import signal
 import threading
 import time
@@ -175,6 +176,57 @@ def test_a_stopped_run_resumes_bit_for_bit(
   train(tmp_path, rest, checkpoint__every_steps=every)
   assert rest.asked == list(range(stopped, NUM_STEPS))
   assert_same_end(unbroken, tmp_path)
+
+
+@pytest.mark.parametrize('name', ('', 'checkpoints'))
+def test_a_folder_that_is_removed_during_a_run_is_named(tmp_path, name):
+  remove = functools.partial(shutil.rmtree, tmp_path / 'run' / name)
+  with pytest.raises(errors.DataError, match="checkpoints' was removed"):
+    train(tmp_path / 'run', Acting(5, remove))
+  # Not what is left of the first one binds the next run.
+  assert train(tmp_path / 'run', seed=1)['step'] == NUM_STEPS
+
+
+def test_what_fails_before_its_first_checkpoint_binds_no_workdir(tmp_path):
+  def fail():
+    raise errors.DataError('a.jpg: broken')
+
+  with pytest.raises(errors.DataError, match='broken'):
+    train(tmp_path, Acting(3, fail), seed=1)
+  assert json.loads((tmp_path / 'config.json').read_text())['seed'] == 1
+  (tmp_path / 'config.json').write_text('[' * 200_000)  # or broken: not read
+  train(tmp_path)
+  assert json.loads((tmp_path / 'config.json').read_text())['seed'] == 0
+  assert logged_steps(tmp_path) == [2, 4, 6, 8, 10]
+
+
+def refused_step(path, pattern):
+  """Neither resumed nor evaluated, nor is anything changed."""
+  before = {p: p.read_bytes() for p in path.rglob('*') if p.is_file()}
+  with pytest.raises(errors.DataError, match=pattern):
+    train(path)
+  with pytest.raises(errors.DataError, match=pattern):
+    byol_jax.load_encoder(path)
+  assert {p: p.read_bytes() for p in path.rglob('*') if p.is_file()} == before
+
+
+def test_a_step_folder_that_was_renamed_is_refused(unbroken, tmp_path):
+  shutil.copytree(unbroken, tmp_path / 'run')
+  steps = tmp_path / 'run' / 'checkpoints'
+  (steps / '10').rename(steps / '9999')
+  refused_step(tmp_path / 'run', "checkpoints/9999' holds step 10: the folder")
+
+
+def test_a_step_of_another_run_is_refused(unbroken, tmp_path):
+  """Also beside steps of this run."""
+  shutil.copytree(unbroken, tmp_path / 'run')
+  train(tmp_path / 'other', seed=1, epochs=3.0)
+  shutil.copytree(
+    tmp_path / 'other' / 'checkpoints' / '12',
+    tmp_path / 'run' / 'checkpoints' / '12',
+  )
+  pattern = r"checkpoints/12' is of another run: epochs: saved 3\.0, now 2\.5"
+  refused_step(tmp_path / 'run', pattern)
 
 
 def test_a_clock_that_goes_back_changes_no_order(

@@ -10,9 +10,11 @@ import sys
 import jax
 import pytest
 
-from byol_jax import errors
+from byol_jax import errors, pretrained
 from byol_jax.training import workdir
 from tests.helpers import tiny_run
+
+NAME = '\x1b[31mrun\n' + 200 * 'x'
 
 
 def open_and_close(path):
@@ -58,6 +60,19 @@ with workdir.open_workdir(sys.argv[1]):
 """
 
 
+def test_foreign_text_is_escaped_and_cut(tmp_path):
+  """Of the path and of the lock, which anybody may write."""
+  with workdir.open_workdir(tmp_path / NAME):
+    (tmp_path / NAME / '.lock').write_text('\x1b[31m\n' + 10**6 * 'y')
+    with pytest.raises(errors.DataError) as caught:
+      open_and_close(tmp_path / NAME)
+  text = str(caught.value)
+  assert text.isprintable() and len(text) < 500
+  config = {'a\n': 'x\x1b' * 10**6}
+  text = workdir.compare_configs({}, config, set())
+  assert text.isprintable() and len(text) < 300
+
+
 def test_another_process_holds_it_until_it_is_killed(tmp_path):
   process = tiny_run.start_python('-c', HOLDER, tmp_path)
   try:
@@ -91,12 +106,36 @@ def test_what_cannot_be_a_workdir_is_refused(
   assert [x.read_text() for x in tmp_path.iterdir()] == ['kept']
 
 
-def test_a_config_that_is_missing_or_broken(tmp_path):
+def test_a_lock_that_is_a_link_is_refused(tmp_path):
+  """Through it we would empty a file of the user."""
+  target = tmp_path / 'target'
+  target.write_text('kept')
+  (tmp_path / 'run').mkdir()
+  (tmp_path / 'run' / '.lock').symlink_to(target)
+  with pytest.raises(errors.DataError, match=r'\.lock is a symbolic link'):
+    open_and_close(tmp_path / 'run')
+  assert target.read_text() == 'kept'
+
+
+@pytest.mark.parametrize(
+  'content',
+  [
+    *(b'{"seed":', b'[1]', b'\xff\xfe', b'', b'[' * 200_000, b' ' * 2**20),
+    *(b'{}', b'{"training_set": 1}', b'{"training_set": {}, "data": 2}'),
+    b'{"training_set": {"num_examples": 1e999, "num_classes": 2}}',
+  ],
+)
+def test_no_config_is_one_line_for_an_evaluation(tmp_path, content):
+  (tmp_path / 'config.json').write_bytes(content)
+  with pytest.raises(errors.DataError) as caught:
+    pretrained.open_run(tmp_path)
+  text = str(caught.value)
+  assert str(tmp_path) in text and '\n' not in text and len(text) < 600
+
+
+def test_a_config_that_is_missing(tmp_path):
   file = tmp_path / 'config.json'
-  for content in (b'{"seed":', b'[1]', b'\xff\xfe'):
-    file.write_bytes(content)
-    with pytest.raises(errors.DataError, match=r'config\.json'):
-      workdir.read_config_file(tmp_path)
+  file.write_text('{}')
   for path in (file, tmp_path / 'absent'):
     with pytest.raises(errors.DataError) as caught:
       workdir.read_config_file(path)
