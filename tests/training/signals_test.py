@@ -48,10 +48,15 @@ def start_run(folder, workdir, *more, **environment):
 def test_a_signal_in_the_first_two_seconds_is_one_line(
   labelled, tmp_path, count
 ):
-  """Whatever is imported then; the same command starts the run."""
+  """Whatever is imported then; and it binds no workdir."""
   for moment, delay in enumerate(np.linspace(0, 2, count)):
     number = signals.NUMBERS[moment % len(signals.NUMBERS)]
-    process = start_run(labelled[0], tmp_path / 'run')
+    if moment % 5 != 4:
+      seed = f'--config.seed={moment}'
+      process = start_run(labelled[0], tmp_path / 'run', seed)
+    else:
+      arguments = ('-m', 'byol_jax', 'report', f'--workdir={labelled[1]}')
+      process = tiny_run.start_python(*arguments)
     send_at(process, number, delay)
     began = time.monotonic()
     output = tiny_run.finish(process, code=42)
