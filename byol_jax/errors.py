@@ -16,7 +16,7 @@ def first_line(error: BaseException) -> str:
   """Returns the type of an exception and the first line of its message.
 
   The operating system's message, where the text has only its number, comes
-  first. At most 300 characters of the line are kept.
+  first. Control characters are escaped; at most 300 characters are kept.
   """
   line = (str(error).splitlines() or [''])[0]
   code = _OS_ERROR.search(line)
