@@ -5,6 +5,7 @@ first used, so that importing the package is quick. They raise the subclasses
 of `byol_jax.UserError`, one for each exit code of the command line.
 """
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from byol_jax import errors
@@ -16,6 +17,9 @@ from byol_jax.errors import (
   Preempted,
   UserError,
 )
+
+if sys.platform == 'win32':
+  raise ImportError('byol_jax runs on Linux, macOS and WSL2, not on Windows')
 
 if TYPE_CHECKING:
   from byol_jax.api import load_encoder, pretrain

@@ -24,6 +24,7 @@ os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a verb and returns the exit code."""
   console.show_warnings()
+  console.escape_output()
   try:
     argv = sys.argv[1:] if argv is None else argv
     verb, arguments = console.parse(argv, verbs.VERBS)

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 import importlib.metadata
 import inspect
+import io
 import logging
 import os
 import select
@@ -167,6 +168,12 @@ def show_warnings() -> None:
   handler.addFilter(WarnOnce())
   handler.setFormatter(_OneLine('%(message)s'))
   logging.basicConfig(handlers=[handler])
+
+
+def escape_output() -> None:
+  """Escapes what the encoding of standard output lacks, as in errors."""
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors='backslashreplace')
 
 
 def exit_without_barrier(code: int) -> None:

@@ -10,7 +10,7 @@ import byol_jax
 from byol_jax import __main__ as command, errors
 from byol_jax.cli import console, parsers, verbs
 from byol_jax.distributed import processes
-from tests.helpers import tiny_run
+from tests.helpers import tiny_folder, tiny_run
 
 HEAVY = {'jax', 'haiku', 'tensorflow', 'numpy', 'optax', 'orbax', 'etils'}
 
@@ -115,6 +115,25 @@ def test_a_typo_is_answered_within_a_second():
     seconds.append(time.perf_counter() - started)
     assert process.returncode == 2 and output.endswith('--config.seed\n')
   assert min(seconds) < 1
+
+
+def test_output_is_escaped_where_its_encoding_lacks_a_character(tmp_path):
+  tiny_folder.write(tmp_path)
+  (tmp_path / 'ant/bäd.jpg').write_bytes(b'none')
+  process = tiny_run.start_python(
+    *('-m', 'byol_jax', 'data', 'check', tmp_path), PYTHONIOENCODING='ascii'
+  )
+  output, _ = process.communicate()
+  assert process.returncode == 1 and 'ant/b\\xe4d.jpg is none of' in output
+
+
+def test_windows_is_refused_by_name():
+  process = tiny_run.start_python(
+    '-c', "import sys; sys.platform = 'win32'; import byol_jax"
+  )
+  output, _ = process.communicate()
+  assert process.returncode == 1
+  assert 'ImportError: byol_jax runs on Linux, macOS and WSL2' in output
 
 
 def test_clusters_are_those_of_jax():
