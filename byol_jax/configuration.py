@@ -295,6 +295,7 @@ def _parse_text(text: str, kind: type) -> Any:
     return None if text == 'None' else text
   try:
     text = text.capitalize() if kind is bool else text.strip()
+    # Python 3.12 warns of '1if' and of '"\\d"'.
     with warnings.catch_warnings(action='ignore'):
       value = ast.literal_eval(text)
   except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):

@@ -253,7 +253,8 @@ def test_an_encoder_has_the_weights_and_the_crop_of_its_run(
 
 
 @pytest.mark.parametrize('path', ('', '~nosuchuser/x', 'http://x/y', 'x\0'))
-def test_what_is_no_path_is_refused(path):
+def test_what_is_no_path_is_refused(path, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
   for call in (
     lambda: byol_jax.pretrain('shapes', path),
     lambda: byol_jax.load_encoder(path),

@@ -189,18 +189,6 @@ def test_a_warning_is_given_once():
   assert passed == [True, True, False, False]
 
 
-def test_a_warning_is_one_line():
-  code = """
-import logging
-from byol_jax.cli import console
-console.show_warnings()
-logging.getLogger('x').warning('%s: broken', 'a\\n\\x1b[2J' + 'b' * 10**7)
-"""
-  line, end = tiny_run.finish(tiny_run.start_python('-c', code)).split('\n')
-  assert line.startswith(r'a\n\x1b[2Jbbb') and line.endswith('broken')
-  assert len(line) <= 4000 and not end
-
-
 def test_a_reader_that_leaves_is_no_traceback():
   """As in `byol-jax --help | head -1`."""
   code = """
