@@ -32,6 +32,9 @@ def read_file(path: str | pathlib.Path) -> bytes:
     ) from error
 
 
+EXPECTED_PATH = 'a local path (names of at most 255 bytes) or gs://BUCKET/...'
+
+
 def write_json(path: str | pathlib.Path, value: Any) -> None:
   """Replaces `path` by `value` as JSON: all of it or, on errors, nothing.
 
@@ -93,9 +96,6 @@ def flush(path: str | os.PathLike[str]) -> None:
     os.close(handle)
 
 
-PATH = 'a local path (names of at most 255 bytes) or gs://BUCKET/...'
-
-
 def is_path(text: str) -> bool:
   """Returns whether a text can name a local path or one in a bucket.
 
@@ -117,5 +117,5 @@ def check_path(name: str, path: str | os.PathLike[str]) -> None:
   """Raises ConfigError if a text, such as the argument `name`, is no path."""
   if not is_path(os.fspath(path)):
     raise errors.ConfigError(
-      f'{name}: expected {PATH}, found {errors.quote(path)}'
+      f'{name}: expected {EXPECTED_PATH}, found {errors.quote(path)}'
     )

@@ -89,7 +89,10 @@ def check_values(values: Mapping[str, Any]) -> None:
     elif rule in RANGE_OF:
       expected, fits = _describe_range(rule), _is_in_range(rule, value)
     elif rule in _PATHS:
-      expected, fits = files.PATH, value in (None, '') or files.is_path(value)
+      expected, fits = (
+        files.EXPECTED_PATH,
+        value in (None, '') or files.is_path(value),
+      )
     elif rule in _TEXTS:
       expected, fits = 'at most 100 printable characters', _is_text(value)
     else:

@@ -10,7 +10,9 @@ from byol_jax import errors, files
 CLUSTERS = ('auto', 'gce', 'gke', 'slurm')
 
 
-def number_in(kind: Callable, low: float, high: float) -> Callable[[str], Any]:
+def make_parser(
+  kind: Callable, low: float, high: float
+) -> Callable[[str], Any]:
   """Returns a parser of numbers in [low, high], of the type `kind`."""
 
   def parse(text: str) -> Any:
@@ -45,6 +47,6 @@ def parse_path(text: str) -> str:
   """Returns a text that can name a path, here or in a bucket."""
   if not files.is_path(text):
     raise argparse.ArgumentTypeError(
-      f'expected {files.PATH}, found {errors.quote(text)}'
+      f'expected {files.EXPECTED_PATH}, found {errors.quote(text)}'
     )
   return text

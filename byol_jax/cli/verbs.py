@@ -9,7 +9,7 @@ import functools
 from typing import Any, NamedTuple
 
 from byol_jax import configuration, errors
-from byol_jax.cli.parsers import number_in, parse_distributed, parse_path
+from byol_jax.cli import parsers
 
 # Name or --flag; default, `...` for none; help; parser, if it is no text.
 Argument = tuple[str, Any, str] | tuple[str, Any, str, Callable[[str], Any]]
@@ -49,17 +49,23 @@ _CONFIG_HELP = (
   ' --config.section.key=value changes one value'
 )
 _CONFIG = ('--config', ..., _CONFIG_HELP)
-_RUN = ('--workdir', ..., 'of the pretraining', parse_path)
+_PATH = parsers.parse_path
+_RUN = ('--workdir', ..., 'of the pretraining', _PATH)
 _JSON = ('--json', False, 'print the results as JSON in the last line')
-_THREADS = ('--threads', 0, '0: one for each core', number_in(int, 0, 4096))
-_SECONDS = number_in(int, 1, 10**6)
+_THREADS = (
+  '--threads',
+  0,
+  '0: one for each core',
+  parsers.make_parser(int, 0, 4096),
+)
+_SECONDS = parsers.make_parser(int, 1, 10**6)
 _PROCESSES: tuple[Argument, ...] = (
   (
     '--distributed',
     'none',
     "'gce' (Cloud TPU), 'gke', 'slurm', 'auto' for the one of them that is"
     " there, with another port 'gce:8490'; or HOST:PORT,PROCESSES,INDEX",
-    parse_distributed,
+    parsers.parse_distributed,
   ),
   ('--startup_seconds', 300, 'timeout for processes to report', _SECONDS),
   ('--heartbeat_seconds', 100, 'timeout of a heartbeat', _SECONDS),
@@ -75,7 +81,7 @@ def _add_evaluation(name: str) -> Callable[[Callable], Callable]:
 @_add_verb(
   'pretrain',
   _CONFIG,
-  ('--workdir', ..., 'made if missing', parse_path),
+  ('--workdir', ..., 'made if missing', _PATH),
   *_PROCESSES,
   preset='pretrain',
 )
@@ -138,8 +144,8 @@ def linear(**arguments: Any) -> None:
 @_add_verb(
   'embed',
   _RUN,
-  ('--images', ..., 'a folder, or any dataset', parse_path),
-  ('--output', ..., 'an .npz file', parse_path),
+  ('--images', ..., 'a folder, or any dataset', _PATH),
+  ('--output', ..., 'an .npz file', _PATH),
   ('--weights', 'online', 'or target, random, random_calibrated'),
   *_PROCESSES,
 )
@@ -183,7 +189,7 @@ def report(workdir: str, knn: str, linear: str) -> None:
   report_tool.run(workdir, knn=knn, linear=linear)
 
 
-@_add_verb('conformance', ('dir', ..., 'vectors of the reference', parse_path))
+@_add_verb('conformance', ('dir', ..., 'vectors of the reference', _PATH))
 def conformance(dir: str) -> None:
   """Compare with the numbers of the reference implementation.
 
@@ -200,21 +206,21 @@ def conformance(dir: str) -> None:
 
 @_add_verb(
   'data prepare',
-  ('source', ..., 'images; see above', parse_path),
-  ('output', ..., 'a data_dir; others may share it', parse_path),
+  ('source', ..., 'images; see above', _PATH),
+  ('output', ..., 'a data_dir; others may share it', _PATH),
   ('--name', None, 'of the set; default: that of SOURCE'),
   (
     '--shorter_side',
     None,
     'at most this many pixels',
-    number_in(int, 1, 65535),
+    parsers.make_parser(int, 1, 65535),
   ),
-  ('--quality', 95, 'of resized JPEGs', number_in(int, 1, 100)),
+  ('--quality', 95, 'of resized JPEGs', parsers.make_parser(int, 1, 100)),
   (
     '--max_bad_share',
     0.001,
     'of images that may be left out, beyond ten',
-    number_in(float, 0, 1),
+    parsers.make_parser(float, 0, 1),
   ),
   _THREADS,
 )
@@ -240,15 +246,10 @@ def prepare_data(**arguments: Any) -> None:
 
 @_add_verb(
   'data check',
-  (
-    'dataset',
-    ...,
-    'a folder, a .tar of one, a TFDS directory or name',
-    parse_path,
-  ),
-  ('--data_dir', None, 'where TFDS prepared its sets', parse_path),
+  ('dataset', ..., 'a folder, a .tar of one, a TFDS directory or name', _PATH),
+  ('--data_dir', None, 'where TFDS prepared its sets', _PATH),
   ('--split', 'all', 'or train, test, ...'),
-  ('--output', None, 'a JSON file for the whole report', parse_path),
+  ('--output', None, 'a JSON file for the whole report', _PATH),
   _THREADS,
 )
 def check_data(**arguments: Any) -> None:
@@ -268,12 +269,17 @@ def check_data(**arguments: Any) -> None:
   'bench input',
   _CONFIG,
   _JSON,
-  ('--rounds', 5, 'each result is their median', number_in(int, 1, 1000)),
+  (
+    '--rounds',
+    5,
+    'each result is their median',
+    parsers.make_parser(int, 1, 1000),
+  ),
   (
     '--cores',
     0,
     'measure on this many cores alone, as JSON',
-    number_in(int, 0, 65536),
+    parsers.make_parser(int, 0, 65536),
   ),
   preset='pretrain',
 )
@@ -303,7 +309,7 @@ def bench_input(spec: str, overrides: list[str], **options: Any) -> None:
     '--share',
     0.5,
     'of the best speed, for a second estimate of the hours',
-    number_in(float, 0.01, 1),
+    parsers.make_parser(float, 0.01, 1),
   ),
   preset='pretrain',
 )
