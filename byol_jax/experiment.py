@@ -28,6 +28,7 @@ from byol_jax import (
 # What the lack of a key in a saved configuration means: the value that gives
 # the behaviour before the key existed. Every new key of a run is added here.
 OLD_VALUES: dict[str, Any] = {
+  'schedule.max_warmup_share': 1.0,
   'data.eval_crop': 'resize',
   'data.decoding': 'once',
   'data.transfer': 'float32',
@@ -171,5 +172,6 @@ def _describe_rates(
   if rate.warmup_steps < schedules.count_steps(
     warmup_epochs, num_examples, config.batch_size
   ):
-    numbers += f'; a quarter of the run, not the {warmup_epochs:g} epochs set'
+    share = config.schedule.max_warmup_share
+    numbers += f' ({share:g} of the run, not the {warmup_epochs:g} epochs set)'
   return preset, numbers

@@ -17,9 +17,10 @@ _RANGES = {
   '[0, 1)': """
     network.bn_decay optimizer.momentum momentum data.heldout_share""",
   '[0, 1]': """
-    target.base_tau input.max_bad_share flip.probability jitter.probability
-    jitter.brightness jitter.contrast jitter.saturation grayscale.probability
-    blur.probability solarize.probability solarize.threshold""",
+    target.base_tau schedule.max_warmup_share input.max_bad_share
+    flip.probability jitter.probability jitter.brightness jitter.contrast
+    jitter.saturation grayscale.probability blur.probability
+    solarize.probability solarize.threshold""",
   '[0, 0.5]': 'jitter.hue',
   '(0, 1]': 'crop.area network.bn_epsilon optimizer.trust_coefficient',
   '[0.01, 100]': 'crop.ratio blur.sigma temperature',

@@ -13,7 +13,6 @@ import optax
 from byol_jax import errors
 
 _MAX_STEPS = 2**31 - 1  # the step of a state is an int32
-_MAX_WARMUP_SHARE = 0.25  # of a run, as in the shortest published preset
 
 
 def count_steps(epochs: float, num_examples: int, batch_size: int) -> int:
@@ -42,6 +41,7 @@ class LearningRate(NamedTuple):
 def make_learning_rate(
   base_rate: float,
   warmup_epochs: float,
+  max_warmup_share: float,
   scale_with_batch: bool,
   *,
   num_examples: int,
@@ -52,7 +52,8 @@ def make_learning_rate(
 
   Args:
     base_rate: the peak at batch size 256.
-    warmup_epochs: length of the linear rise, at most a quarter of the run.
+    warmup_epochs: length of the linear rise.
+    max_warmup_share: of the run that the rise may take, in [0, 1].
     scale_with_batch: the peak is base_rate * batch_size / 256, else base_rate.
     num_examples: images of the training set.
     batch_size: of all devices.
@@ -61,7 +62,7 @@ def make_learning_rate(
   peak = base_rate * (batch_size / 256 if scale_with_batch else 1)
   warmup_steps = min(
     count_steps(warmup_epochs, num_examples, batch_size),
-    math.floor(_MAX_WARMUP_SHARE * total_steps),
+    math.floor(max_warmup_share * total_steps),
   )
   schedule = warmup_cosine_schedule(peak, warmup_steps, total_steps)
   return LearningRate(schedule, peak, warmup_steps)

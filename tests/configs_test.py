@@ -98,7 +98,7 @@ def test_warmup_is_at_most_a_quarter_of_a_run(preset, epochs):
   assert rate.warmup_steps == min(asked, total // 4)
   numbers = experiment.build(config, 4000, 10).derived[1]
   assert f', {rate.warmup_steps:,} of warm-up' in numbers
-  assert ('a quarter of the run' in numbers) == (asked > total // 4)
+  assert ('0.25 of the run' in numbers) == (asked > total // 4)
   peak = rate.schedule(rate.warmup_steps)
   assert float(peak) == pytest.approx(rate.peak)
   assert float(rate.schedule(total)) == pytest.approx(0, abs=1e-6 * rate.peak)

@@ -110,7 +110,8 @@ def test_every_value_of_the_method_arrives(monkeypatch):
     },
     'optimizer': optimizer,
     'schedule': pick(
-      learning_rate, 'base_rate', 'warmup_epochs', 'scale_with_batch'
+      learning_rate,
+      *('base_rate', 'warmup_epochs', 'max_warmup_share', 'scale_with_batch'),
     ),
   }
   expected = {key: wiring.CHANGED[key] for key in wiring.METHOD}

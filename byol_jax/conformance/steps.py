@@ -158,6 +158,7 @@ def translate_config(
     'optimizer.trust_coefficient': float(optimizer['eta']),
     'schedule.base_rate': float(rate['base_learning_rate']),
     'schedule.warmup_epochs': float(rate['warmup_steps']),
+    'schedule.max_warmup_share': 1.0,
   }
   for view in ('view1', 'view2'):
     for name, operation in config.augment[view].items():

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from byol_jax import errors
+from byol_jax import errors, experiment
 from byol_jax.conformance import run, steps
 from tests.helpers import tiny_run
 
@@ -50,6 +50,15 @@ def write_run(folder, arrays, tag='a', **changes):
   shutil.copy(VECTORS / f'{TAG}.pkl', folder / f'{tag}.pkl')
   np.savez(folder / f'{tag}.npz', **arrays)
   return str(folder)
+
+
+def test_a_long_warmup_of_the_reference_is_not_cut():
+  theirs = json.loads(CONFIG)
+  theirs['max_steps'], theirs['lr_schedule_config']['warmup_steps'] = 8, 6
+  config = steps.translate_config(theirs, devices=1, image_size=16)
+  batch_size = config.batch_size
+  built = experiment.build(config, num_examples=batch_size, num_classes=10)
+  assert '8 steps, 6 of warm-up' in built.derived[1]
 
 
 def read_vectors():

@@ -59,6 +59,7 @@ CHANGED = {
   'optimizer.trust_coefficient': 0.25,
   'schedule.base_rate': 3.0,
   'schedule.warmup_epochs': 1.0,
+  'schedule.max_warmup_share': 0.5,
   'schedule.scale_with_batch': False,
   'data.holdout': 'official',
   'data.heldout_share': 0.3,
