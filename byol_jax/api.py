@@ -53,7 +53,7 @@ def pretrain(
     raise errors.ConfigError('overrides: expected a preset by name with them')
   else:
     config = configuration.validate(config, 'pretrain')
-  config = from_config.resolve_paths(config)
+  config = from_config.resolve_paths(_keep_old_values(config, workdir, 'data'))
   dataset = processes.raise_on_all(
     'data', lambda: from_config.make_image_set(config, 'train', held=True)
   )
@@ -81,6 +81,7 @@ def pretrain_on(
     UserError: see `train.train`.
   """
   config = configuration.validate(config, 'pretrain')
+  config = _keep_old_values(config, workdir, 'training')
   placement.check_batch_size('batch_size', config.batch_size)
   train.require_same_dataset(dataset)
   return train.train(
@@ -95,6 +96,24 @@ def pretrain_on(
     config=config.to_dict(),
     steps_per_call=config.input.steps_per_call,
   )
+
+
+def _keep_old_values(
+  config: config_dict.ConfigDict, workdir: str | Path, user: str
+) -> config_dict.ConfigDict:
+  """Returns a configuration with the values of an earlier version's run.
+
+  Only process 0 need see the workdir; `user` tells two calls of a job apart.
+  """
+  name = f'old values/{user}'
+  find = functools.partial(pretrained.find_old_values, config, workdir)
+  is_first = jax.process_index() == 0
+  old = processes.raise_on_all(name, find if is_first else dict)
+  kept = config.copy_and_resolve_references()
+  kept.update_from_flattened_dict(
+    processes.broadcast_json(f'{name}/values', old)
+  )
+  return kept.lock()
 
 
 def load_encoder(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import functools
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from byol_jax.checkpoints import checkpointer, trees
 from byol_jax.data import from_config
 from byol_jax.data.sampling import resize
 from byol_jax.evals import features
-from byol_jax.training import workdir as workdir_lib
+from byol_jax.training import provenance, workdir as workdir_lib
 
 WEIGHTS = ('online', 'target', 'random', 'random_calibrated')
 # What a config.json raises that holds something else.
@@ -86,6 +87,35 @@ def read_config(workdir: str | Path) -> config_dict.ConfigDict:
       f'{errors.quote(workdir)} holds no pretraining run of byol_jax'
     )
   return config_dict.ConfigDict(experiment.add_old_values(saved)).lock()
+
+
+def find_old_values(
+  config: config_dict.ConfigDict, workdir: str | Path
+) -> dict[str, Any]:
+  """Returns the values with which the run in `workdir`, if any, goes on.
+
+  They are the `experiment.OLD_VALUES` of the keys that its newest checkpoint
+  lacks and that have their default in `config`: so the same command resumes a
+  run of an earlier version.
+
+  Raises:
+    DataError: the checkpoints cannot be listed.
+  """
+  folder = workdir_lib.checkpoint_folder(workdir, config.checkpoint.folder)
+  record = checkpointer.read_record(folder) or {}
+  if 'config' not in record:
+    return {}
+  saved = provenance.flatten_config(record['config'])
+  now = configuration.flatten(config)
+  defaults = configuration.flatten(configuration.read_preset('pretrain'))
+  old = {
+    key: value
+    for key, value in experiment.OLD_VALUES.items()
+    if key not in saved and now[key] == defaults[key] != value
+  }
+  for key, value in old.items():
+    logging.warning('%s: %r, as when this run began', key, value)
+  return old
 
 
 def open_encoder(
