@@ -39,8 +39,8 @@ _RETRY_SECONDS = 0.2
 _LAST_REPORTS_SECONDS = 10.0
 # Connections that are not from our processes and may wait beside them.
 _EXTRA_BACKLOG = 64
-# Of a host or a fact, printed as it is.
-_NAME = re.compile(r'[A-Za-z0-9_.:/ -]{0,200}')
+# What is printed as it is: hosts, names of facts, most values.
+_PLAIN = re.compile(r'[A-Za-z0-9_.:/ -]{1,200}')
 _TYPES: dict[str, tuple[type, ...]] = {
   **{'host': (str,), 'index': (int,), 'sender': (str,), 'token': (str,)},
   **{'error': (str, type(None)), 'code': (int,), 'facts': (dict,)},
@@ -126,7 +126,7 @@ def parse_report(line: bytes) -> Report:
     if type(report[key]) not in types:  # isinstance would take True for 1
       raise ValueError(f'{key}: another type')
   facts = report['facts']
-  if not all(map(_NAME.fullmatch, (report['host'], *facts))):
+  if not all(map(_PLAIN.fullmatch, (report['host'], *facts))):
     raise ValueError('host or facts: another character')
   if not all(isinstance(value, str) for value in facts.values()):
     raise ValueError('facts: another type')
@@ -168,12 +168,18 @@ def find_difference(reports: Mapping[int, Report]) -> errors.UserError | None:
       expected, found = first['facts'].get(key), report['facts'].get(key)
       if expected != found:
         return errors.ConfigError(
-          f'the processes differ: {key} is {errors.quote(expected)} on process'
-          f' 0 ({first["host"]}) and {errors.quote(found)} on process {index}'
+          f'the processes differ: {key} is {_show(expected)} on process 0'
+          f' ({first["host"]}) and {_show(found)} on process {index}'
           f' ({report["host"]}); start the same command, code and packages'
           ' on all of them'
         )
   return None
+
+
+def _show(value: str | None) -> str:
+  if value is not None and _PLAIN.fullmatch(value):
+    return value
+  return errors.quote(value)
 
 
 def _run_coordinator(
