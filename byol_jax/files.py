@@ -113,6 +113,21 @@ def is_path(text: str) -> bool:
   )
 
 
+def expand_home(path: str | os.PathLike[str]) -> pathlib.Path:
+  """Returns a local path with the home folder for its `~` or `~user`.
+
+  Raises:
+    ConfigError: there is none, as for a user of a container without HOME.
+  """
+  try:
+    return pathlib.Path(path).expanduser()
+  except RuntimeError as error:
+    raise errors.ConfigError(
+      f'{errors.quote(path)}: expected a home folder, found none; set HOME, or'
+      ' give another path'
+    ) from error
+
+
 def check_path(name: str, path: str | os.PathLike[str]) -> None:
   """Raises ConfigError if a text, such as the argument `name`, is no path."""
   if not is_path(os.fspath(path)):

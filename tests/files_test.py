@@ -2,11 +2,14 @@
 
 import json
 import os
+import pwd
 import resource
 
 import pytest
 
 from byol_jax import errors, files
+from byol_jax.data.sources import index_cache, paths
+from byol_jax.training import workdir
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path):
@@ -35,3 +38,18 @@ def test_lines_are_added_and_a_folder_in_the_way_is_named(tmp_path):
   assert [json.loads(line)['a'] for line in lines] == [1, 2]
   with pytest.raises(errors.DataError, match='cannot be written'):
     files.append_json(tmp_path, {})
+
+
+def test_a_user_without_a_home_folder_is_told_so(monkeypatch, tmp_path):
+  """As in a container: no HOME, and no entry in the list of users."""
+  monkeypatch.delenv('HOME')
+  monkeypatch.delenv('BYOL_JAX_CACHE')
+  monkeypatch.setattr(pwd, 'getpwuid', {}.__getitem__)
+  assert files.expand_home(tmp_path) == tmp_path
+  for find in (
+    lambda: paths.parse_path('~/tensorflow_datasets'),
+    index_cache.find_cache_folder,
+    lambda: workdir.local_folder('gs://bucket/run'),
+  ):
+    with pytest.raises(errors.ConfigError, match='home folder, found none'):
+      find()

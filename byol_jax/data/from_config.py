@@ -4,12 +4,12 @@ from collections.abc import Callable
 import functools
 import importlib.util
 import logging
-import pathlib
 from typing import Any
 
 import jax
 from ml_collections import config_dict
 
+from byol_jax import files
 from byol_jax.data.sources import base, lookup
 
 _LOG = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def resolve_paths(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
   """Returns a copy with absolute paths: a run is evaluated from anywhere."""
   config = config.copy_and_resolve_references()
   for key in ('dataset', 'data_dir'):
-    folder = pathlib.Path(config[key] or '').expanduser()
+    folder = files.expand_home(config[key] or '')
     # 'shapes' is the embedded set, even if a folder of that name exists.
     if config[key] not in (None, 'shapes') and folder.exists():
       config[key] = str(folder.resolve())

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from byol_jax import errors
+from byol_jax import errors, files
 from byol_jax.evals import features, splits
 
 PER_DEVICE = 32  # images
@@ -38,7 +38,7 @@ def write_embeddings(
   Raises:
     DataError: there is no image, or the file cannot be written.
   """
-  path = Path(output).expanduser()
+  path = files.expand_home(output)
   temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
   is_writer = jax.process_index() == 0
   if is_writer:

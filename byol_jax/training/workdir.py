@@ -103,9 +103,9 @@ def local_folder(path: str | os.PathLike) -> pathlib.Path:
   """
   scheme, _, rest = str(path).rpartition('://')
   if not scheme:
-    return pathlib.Path(path).expanduser()
+    return files.expand_home(path)
   cache = os.environ.get('BYOL_JAX_CACHE') or '~/.cache/byol_jax'
-  return pathlib.Path(cache).expanduser() / 'runs' / scheme / rest
+  return files.expand_home(cache) / 'runs' / scheme / rest
 
 
 def checkpoint_folder(path: str | os.PathLike, folder: str = '') -> str:

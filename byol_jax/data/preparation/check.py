@@ -10,7 +10,6 @@ import functools
 import hashlib
 import io
 import os
-import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,7 +107,7 @@ def check_images(
         ' held out of train is checked with train'
       )
     splits = {split: splits[split]}
-  path = pathlib.Path(output).expanduser() if output else None
+  path = files.expand_home(output) if output else None
   # Before the work: to read all of ImageNet takes long.
   if path and not os.access(path.parent, os.W_OK):
     raise errors.DataError(

@@ -19,7 +19,7 @@ from typing import Any
 from PIL import Image
 import tqdm
 
-from byol_jax import errors
+from byol_jax import errors, files
 from byol_jax.data import catalog
 from byol_jax.data.loading import bad_images, decode, thread_engine
 from byol_jax.data.preparation import check
@@ -69,7 +69,7 @@ def prepare_images(
   splits = check.open_disjoint_splits(source, data_dir=None, **holdout)
   name = name or _derive_name(next(iter(splits.values())).name)
   variant = f'shorter_{shorter_side}' if shorter_side else ''
-  path = pathlib.Path(output).expanduser() / name / variant / VERSION
+  path = files.expand_home(output) / name / variant / VERSION
   if path.exists():
     raise errors.DataError(
       f'{path} exists: remove it, or choose another OUTPUT or --name'
@@ -123,7 +123,7 @@ def _check_name(name: str) -> None:
 
 
 def _check_not_imagenet(source: str, output: str) -> None:
-  if any(pathlib.Path(source).expanduser().glob('ILSVRC2012_img_*.tar')):
+  if any(files.expand_home(source).glob('ILSVRC2012_img_*.tar')):
     raise errors.DataError(
       f'{source}: holds the archives of ImageNet; prepare them with: tfds build'
       f' imagenet2012 --file_format=array_record --manual_dir={source}'

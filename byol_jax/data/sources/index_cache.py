@@ -18,6 +18,7 @@ import tempfile
 
 import numpy as np
 
+from byol_jax import files
 from byol_jax.data.sources import paths
 
 Arrays = dict[str, np.ndarray]
@@ -30,7 +31,7 @@ def find_cache_folder() -> pathlib.Path:
   """$BYOL_JAX_CACHE, else $XDG_CACHE_HOME/byol_jax, else ~/.cache/byol_jax."""
   home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   folder = os.environ.get('BYOL_JAX_CACHE') or os.path.join(home, 'byol_jax')
-  return pathlib.Path(folder).expanduser()
+  return files.expand_home(folder)
 
 
 def load_or_build(

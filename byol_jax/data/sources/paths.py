@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from etils import epath
 
-from byol_jax import errors
+from byol_jax import errors, files
 
 Path: TypeAlias = pathlib.Path | epath.Path
 ReadRange = Callable[[int, int], bytes]  # length and offset in bytes -> bytes
@@ -44,9 +44,10 @@ def parse_path(text: str) -> Path:
 
   Raises:
     DataError: the path is a URL of another scheme than gs://.
+    ConfigError: it begins with ~ and there is no home folder.
   """
   if not is_bucket(text):
-    return pathlib.Path(text).expanduser()
+    return files.expand_home(text)
   if not text.startswith('gs://'):
     raise errors.DataError(
       f'{text}: expected gs:// or a local path; mount or copy the set'
