@@ -125,6 +125,11 @@ def _check_combinations(values: Mapping[str, Any]) -> None:
         f'network.predictor: its last width {predictor[-1]} must be that of'
         f' network.projector, {last}: it predicts the projection'
       )
+  for key in ('augment.view1.crop', 'augment.view2.crop'):
+    if key in values and values['data.resident']:  # it is None, else a section
+      raise errors.ConfigError(
+        f'{key}: expected a random crop with data.resident, found none'
+      )
   cache = values.get('input.cache', 'none')
   if cache != 'none' and values['data.resident']:
     raise errors.ConfigError(

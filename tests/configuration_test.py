@@ -274,6 +274,14 @@ def test_a_file_may_hold_ints_lists_references_and_no_blur(tmp_path):
   assert 'nearest: augment.view1.blur.sigma' in refused(spec, {key: (1, 2)})
 
 
+def test_a_resident_set_needs_random_crops(tmp_path):
+  spec = own_file(tmp_path, 'config.augment.view2.crop = None')
+  configuration.load(spec)
+  assert 'augment.view2.crop: expected a random crop' in refused(
+    spec, {'data.resident': True}
+  )
+
+
 def test_a_configuration_of_another_kind_is_refused():
   message = refused('evals/knn', kind='pretrain')
   assert 'expected the keys of configs/pretrain.py, missing: augment' in message

@@ -20,6 +20,7 @@ from byol_jax import (
   resnet,
 )
 from byol_jax.data import catalog
+from byol_jax.data.sampling import resize
 from configs import pretrain
 
 KEYS = {
@@ -44,6 +45,7 @@ def test_names_are_those_of_the_method():
     ('optimizer.name', optimizers.OPTIMIZERS),
     ('optimizer.name', pretrain.OPTIMIZERS),
     ('data.holdout', catalog.HOLDOUTS),
+    ('data.eval_crop', resize.METHODS),
     ('weights', pretrained.WEIGHTS),
   ):
     assert {*ranges.CHOICES[key]} == {*known}, key

@@ -17,7 +17,7 @@ from byol_jax.data.loading import (
   batch_plan,
   thread_engine,
 )
-from byol_jax.data.sampling import crops, order, resize, views
+from byol_jax.data.sampling import crops, order, views
 from byol_jax.data.sources import base
 
 Batch = batch_buffer.Batch
@@ -64,10 +64,6 @@ class ImageSet:
     process_index: int = 0,
     process_count: int = 1,
   ) -> None:
-    if eval_crop not in resize.METHODS:
-      raise errors.ConfigError(
-        f'data.eval_crop: {eval_crop!r} is none of {resize.METHODS}'
-      )
     if process_count > len(source):
       raise errors.DataError(
         f'{source.name}: {len(source)} images for {process_count} processes;'

@@ -111,15 +111,8 @@ class ResidentImageSet(image_set.ImageSet):
     """Height and width that hold every image, from the headers.
 
     Raises:
-      ConfigError: an array of all images takes more than `gib`, or a view has
-        no random crop.
+      ConfigError: an array of all images takes more than `gib`.
     """
-    crop_ranges = [view.crop_range for view in self._views]
-    if None in crop_ranges:
-      raise errors.ConfigError(
-        f'augment.view{crop_ranges.index(None) + 1}.crop: expected a random'
-        ' crop, found none; give one or data.resident=False'
-      )
     count = self.num_examples
     sample = range(0, count, -(-count // _SAMPLE))
     for ids in (sample, range(count)):

@@ -61,19 +61,11 @@ def open_source(
     A source of at least one image.
 
   Raises:
-    ConfigError: an argument is none of the above.
+    ConfigError: the split is none of the above.
     DataError: the set is missing, broken, or has no such split.
   """
   if split not in SPLITS:
     raise errors.ConfigError(f'split: {split!r} is none of {SPLITS}')
-  if holdout not in catalog.HOLDOUTS:
-    raise errors.ConfigError(
-      f'data.holdout: {holdout!r} is none of {tuple(catalog.HOLDOUTS)}'
-    )
-  if not 0 <= heldout_share < 1:
-    raise errors.ConfigError(
-      f'data.heldout_share: {heldout_share} is not in [0, 1)'
-    )
   if dataset == 'shapes':
     parts = {name: shapes.ShapesSource(name) for name in shapes.COUNTS}
     return _open_part(dataset, parts, split, heldout_share)

@@ -159,5 +159,3 @@ def test_a_set_that_does_not_fit_is_refused_by_headers(monkeypatch):
   with pytest.raises(errors.ConfigError):
     _ = resident_set(source, 0.01 * size).decoded
   assert source.asked <= 200
-  with pytest.raises(errors.ConfigError, match=r'^augment\.view2\.crop: '):
-    _ = resident_set(source, crop_ranges=(CROP_RANGE, None)).decoded

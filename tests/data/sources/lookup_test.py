@@ -243,9 +243,6 @@ def test_the_share_held_out_is_the_argument(prepared, write, tmp_path, kind):
     assert len(valid) == len(train) / 2
 
 
-def test_arguments_without_a_meaning_are_named():
-  for key, value in (('holdout', 'middle'), ('heldout_share', 1.0)):
-    text = refused('shapes', error=errors.ConfigError, **{key: value})
-    assert key in text and str(value) in text
+def test_a_split_without_a_meaning_is_named():
   assert 'best' in refused('shapes', 'best', error=errors.ConfigError)
   assert 'heldout_share' in refused('shapes', 'valid', heldout_share=0.0)
