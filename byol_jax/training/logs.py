@@ -22,6 +22,8 @@ from typing import Any, TextIO
 import tensorboardX
 import tqdm
 
+from byol_jax import errors
+
 # The input is the bottleneck if waiting for it takes more of the time.
 _MAX_DATA_WAIT = 0.5
 
@@ -116,7 +118,7 @@ class Logs:
     if self._silent:
       return
     with contextlib.suppress(OSError):
-      self._bar.write(text, file=self._stream)
+      self._bar.write(errors.to_line(text), file=self._stream)
       self._stream.flush()
 
   def close(self) -> None:

@@ -230,11 +230,11 @@ def test_the_reader_of_a_pipe_may_leave(tmp_path):
 def test_a_terminal_gets_a_bar(tmp_path):
   writer, stream = open_logs(tmp_path, 50, Terminal, start_step=10)
   writer.write(30, {'loss': 1.25})
-  writer.note('some text')
+  writer.note('some \x1b[31m text')
   for step in range(31, 41):
     writer.tick(step)
   writer.close()
-  for part in ('30/50', 'loss 1.25', 'some text\n', '\r', '40/50'):
+  for part in ('30/50', 'loss 1.25', 'some \\x1b[31m text\n', '\r', '40/50'):
     assert part in stream.getvalue()
 
 
