@@ -18,7 +18,6 @@ from byol_jax import (
   finite,
   losses,
   metrics,
-  monitor,
   networks,
   parallel,
 )
@@ -107,7 +106,7 @@ def make_loss(
     repr_loss = jnp.mean(objective(online, jax.lax.stop_gradient(target)))
     scalars = {
       'repr_loss': repr_loss,
-      'projection_std': monitor.projection_std(
+      'projection_std': metrics.projection_std(
         online[0].projection, parallel.mean
       ),
     }

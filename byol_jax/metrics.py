@@ -1,8 +1,12 @@
-"""Computes metrics from scores and labels."""
+"""Computes metrics: accuracy, and the spread of the projections."""
+
+from collections.abc import Callable
 
 import chex
 import jax
 import jax.numpy as jnp
+
+from byol_jax import losses
 
 
 def in_top_k(scores: jax.Array, labels: jax.Array, k: int) -> jax.Array:
@@ -19,3 +23,25 @@ def in_top_k(scores: jax.Array, labels: jax.Array, k: int) -> jax.Array:
   is_other = jnp.arange(scores.shape[-1]) != labels[:, None]
   rank = jnp.sum(better & is_other, axis=-1)
   return (rank < k) & ~jnp.isnan(chosen[:, 0])
+
+
+def projection_std(
+  projection: jax.Array, mean: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+  """Returns the spread of the unit projections over the global batch.
+
+  It falls to 0 where the representation collapses.
+
+  Args:
+    projection: float32 [B, D], of one device.
+    mean: average over the devices, such as `parallel.mean`.
+
+  Returns:
+    float32 [] in [0, 1], the square root of the summed variances: 0 when all
+    projections have the same direction (collapse), 1 when their mean is zero.
+  """
+  unit = losses.l2_normalize(projection)
+  first = mean(jnp.mean(unit, axis=0))
+  second = mean(jnp.mean(jnp.square(unit), axis=0))
+  variance = jnp.maximum(second - jnp.square(first), 0.0)
+  return jnp.sqrt(jnp.sum(variance))

@@ -10,7 +10,7 @@ from tests.helpers import tiny_run
 
 METHOD = ['losses', 'augment', 'schedules', 'optimizers', 'metrics', 'resnet']
 LAYER_0 = (*('errors', 'files', *METHOD, 'data.catalog', 'data.sampling.*'),)
-LAYER_1 = ['networks', 'monitor', 'parallel']
+LAYER_1 = ['networks', 'parallel']
 LAYER_2 = ['finite', 'byol', 'evals.supervised']
 MATHS = [*METHOD, *LAYER_1, *LAYER_2]
 TO_LAYER_2 = [
@@ -24,7 +24,7 @@ SOURCES = ['errors', 'files', 'data.catalog', 'data.sampling.*']
 # Module -> what it may import from byol_jax; the first pattern that fits.
 MAY_IMPORT = {
   'errors': [],
-  **dict.fromkeys((*LAYER_0, 'networks', 'monitor'), LAYER_0),
+  **dict.fromkeys((*LAYER_0, 'networks'), LAYER_0),
   'parallel': ['errors'],
   'finite': [*LAYER_0, *LAYER_1],
   **{name: [*LAYER_0, *LAYER_1, 'finite'] for name in LAYER_2},
