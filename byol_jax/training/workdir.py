@@ -124,11 +124,13 @@ def require_same_run(
     where: its path.
   """
   where = errors.quote(where)
-  if 'config' not in record:
+  try:
+    before = experiment.add_old_values(record['config'])
+  except (AttributeError, KeyError, TypeError, ValueError):
     raise errors.DataError(
       f'{where} does not record of which run it is; give another --workdir'
-    )
-  before, now = map(experiment.add_old_values, (record['config'], config))
+    ) from None
+  now = experiment.add_old_values(config)
   found = compare_configs(before, now, free=KEYS_THAT_MAY_CHANGE)
   if found is not None:
     raise errors.DataError(

@@ -182,6 +182,12 @@ def test_the_first_difference_of_two_configs_is_named(change, text):
   assert workdir.compare_configs(SAVED, new, {'log'}) == text
 
 
+@pytest.mark.parametrize('record', ({}, {'config': 1}, {'config': {'data': 1}}))
+def test_a_checkpoint_of_an_unknown_run_is_refused(record):
+  with pytest.raises(errors.DataError, match=r"'\\n/7' does not record of whi"):
+    workdir.require_same_run({}, record, '\n/7')
+
+
 def test_of_a_bucket_the_lock_and_logs_are_on_this_machine(monkeypatch):
   monkeypatch.setenv('BYOL_JAX_CACHE', '/cache')
   local = workdir.local_folder('gs://bucket/a/run')
