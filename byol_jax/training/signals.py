@@ -94,7 +94,8 @@ def install(name: str) -> None:
   global _installed
   if name != '__main__' and os.path.basename(sys.argv[0]) != 'byol-jax':
     return
-  _installed = handler = SignalExit(*sys.argv[1:2] or [''])
+  verb = sys.argv[1] if len(sys.argv) > 1 else ''
+  _installed = handler = SignalExit(verb)
   for number in list_handled():
     signal.signal(number, handler)
   # Python's handler in C writes the number of each signal to a pipe at once.
