@@ -28,6 +28,7 @@ from byol_jax import (
 # What the lack of a key in a saved configuration means: the value that gives
 # the behaviour before the key existed. Every new key of a run is added here.
 OLD_VALUES: dict[str, Any] = {
+  'network.padding': 'same',
   'schedule.max_warmup_share': 1.0,
   'data.eval_crop': 'resize',
   'data.decoding': 'once',

@@ -85,6 +85,7 @@ def make_forward(
   version: int,
   gamma_init: str,
   stem: str,
+  padding: str,
   projector: Sequence[int],
   predictor: Sequence[int],
   bn_decay: float,
@@ -100,6 +101,7 @@ def make_forward(
     version: of the ResNet, 1 or 2.
     gamma_init: 'ones' or 'zeros', initial last scale of each block.
     stem: a key of `resnet.STEMS`.
+    padding: of `resnet.PADDINGS`.
     projector: hidden and output widths of the projector.
     predictor: of the predictor; its output width is the projector's.
     bn_decay: decay of the moving averages.
@@ -124,6 +126,7 @@ def make_forward(
     version=version,
     gamma_init=gamma_init,
     stem=stem,
+    padding=padding,
     make_norm=make_norm,
   )
   return _connect_modules(

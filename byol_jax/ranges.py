@@ -58,6 +58,7 @@ CHOICES = {
   'network.version': (1, 2),
   'network.gamma_init': ('ones', 'zeros'),
   'network.stem': ('imagenet', 'small', 'small_stride2'),
+  'network.padding': ('same', 'torch'),
   'target.schedule': ('cosine', 'constant'),
   'objective.name': ('regression',),
   'optimizer.name': ('lars', 'adamw', 'sgd'),

@@ -1,7 +1,8 @@
 """Defines ResNet encoders, v1 and v2 (method.md 2.1, 2.2).
 
 Module names are those of the published weights (method.md 9.3). Images are
-float32 NHWC, padding is TensorFlow-style SAME, no convolution has a bias.
+float32 NHWC, padding is TensorFlow-style SAME unless `padding` says otherwise,
+no convolution has a bias.
 
 The blocks are our own because the paper initialises every batch-norm scale
 (gamma) with ones, while Haiku's bottleneck v1 block, and no other of its
@@ -61,15 +62,23 @@ STEMS: Mapping[str, Stem] = {
   'small_stride2': Stem(kernel=3, stride=2, pool=False),
 }
 
+# 'same': the odd pixel comes last, its place depends on the image's size.
+# 'torch': half the kernel on both sides. They differ where the stride is 2.
+PADDINGS = ('same', 'torch')
+POOL_PADDING = ((0, 0), (1, 1), (1, 1), (0, 0))  # of 'torch'
+
 # Builds a batch norm; takes `name` and `scale_init`.
 MakeNorm = Callable[..., hk.BatchNorm]
 
 
-def make_conv(channels: int, kernel: int, stride: int, name: str) -> hk.Conv2D:
-  """Returns a square convolution without bias, with SAME padding."""
+def make_conv(
+  channels: int, kernel: int, stride: int, name: str, padding: str = 'same'
+) -> hk.Conv2D:
+  """Returns a square convolution without bias; `padding` is of `PADDINGS`."""
+  half = (kernel // 2, kernel // 2)
   return hk.Conv2D(
-      channels, kernel, stride=stride, with_bias=False, padding='SAME',
-      name=name,
+      channels, kernel, stride=stride, with_bias=False,
+      padding='SAME' if padding == 'same' else (half, half), name=name,
   )  # fmt: skip
 
 
@@ -88,6 +97,7 @@ class Block(hk.Module):
     bottleneck: which kind of block.
     version: 1 or 2.
     make_norm: builds the batch norms.
+    padding: of `PADDINGS`.
     last_gamma: initial scale of the block's last batch norm.
     name: of the module.
   """
@@ -101,6 +111,7 @@ class Block(hk.Module):
     bottleneck: bool,
     version: int,
     make_norm: MakeNorm,
+    padding: str,
     last_gamma: float,
     name: str,
   ):
@@ -120,7 +131,8 @@ class Block(hk.Module):
       scale = hk.initializers.Constant(last_gamma)
       last = {'scale_init': scale} if i == len(plan) - 1 else {}
       norm = make_norm(name=f'batchnorm_{i}', **last)
-      self.layers.append((make_conv(width, kernel, step, f'conv_{i}'), norm))
+      conv = make_conv(width, kernel, step, f'conv_{i}', padding)
+      self.layers.append((conv, norm))
 
   def __call__(self, x: jax.Array, is_training: bool) -> jax.Array:
     """[B, H, W, C] -> [B, H / stride, W / stride, channels]."""
@@ -177,6 +189,7 @@ class ResNet(hk.Module):
     gamma_init: 'ones' (the paper) or 'zeros': initial scale of the last batch
       norm of each block (method.md 2.2).
     stem: a key of `STEMS`.
+    padding: of `PADDINGS`; 'same' is the paper's.
     make_norm: builds the batch norms.
   """
 
@@ -188,15 +201,17 @@ class ResNet(hk.Module):
     version: int,
     gamma_init: str,
     stem: str,
+    padding: str,
     make_norm: MakeNorm,
   ):
     layers, first = ENCODERS[encoder], STEMS[stem]
     super().__init__(name=layers.module_name)
     self.version = version
     self.pool = first.pool
+    self.padding = padding
     channels = scale_channels(layers.initial_channels, width)
     self.initial_conv = make_conv(
-      channels, first.kernel, first.stride, 'initial_conv'
+      channels, first.kernel, first.stride, 'initial_conv', padding
     )
     norm_name = 'initial_batchnorm' if version == 1 else 'final_batchnorm'
     self.outer_norm = make_norm(name=norm_name)
@@ -208,6 +223,7 @@ class ResNet(hk.Module):
         bottleneck=layers.bottleneck,
         version=version,
         make_norm=make_norm,
+        padding=padding,
         last_gamma={'ones': 1.0, 'zeros': 0.0}[gamma_init],
         name=f'block_group_{i}',
       )
@@ -233,7 +249,14 @@ class ResNet(hk.Module):
     if self.version == 1:
       x = jax.nn.relu(self.outer_norm(x, is_training))
     if self.pool:
-      x = hk.max_pool(x, (1, 3, 3, 1), (1, 2, 2, 1), padding='SAME')
+      x = jax.lax.reduce_window(
+        x,
+        -jnp.inf,
+        jax.lax.max,
+        window_dimensions=(1, 3, 3, 1),
+        window_strides=(1, 2, 2, 1),
+        padding='SAME' if self.padding == 'same' else POOL_PADDING,
+      )
     return x
 
 

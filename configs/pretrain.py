@@ -100,6 +100,9 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
         'version': 1,
         'gamma_init': 'ones',
         'stem': 'imagenet',
+        # 'same' is the paper's. 'torch' pads both sides alike, so that an
+        # export fits an unchanged torchvision or timm network.
+        'padding': 'same',
         'projector': (4096, 256),
         'predictor': (4096, 256),
         'bn_decay': 0.9,

@@ -98,7 +98,7 @@ def test_every_value_of_the_method_arrives(monkeypatch):
     'batch_size': built.batch_size,
     'network': {
       'encoder': encoder['encoder'],
-      **pick(encoder, 'width', 'version', 'gamma_init', 'stem'),
+      **pick(encoder, 'width', 'version', 'gamma_init', 'stem', 'padding'),
       **heads,
       'bn_decay': norm[1],
       'bn_epsilon': norm[2],

@@ -41,6 +41,7 @@ def test_names_are_those_of_the_method():
   for key, known in (
     ('network.encoder', resnet.ENCODERS),
     ('network.stem', resnet.STEMS),
+    ('network.padding', resnet.PADDINGS),
     ('objective.name', losses.OBJECTIVES),
     ('optimizer.name', optimizers.OPTIMIZERS),
     ('optimizer.name', pretrain.OPTIMIZERS),

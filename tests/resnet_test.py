@@ -23,15 +23,18 @@ def same(size, kernel, stride):
   return total // 2, total - total // 2
 
 
-def windows(x, kernel, stride, fill):
+def windows(x, kernel, stride, fill, padding='same'):
   pads = [same(size, kernel, stride) for size in x.shape[1:3]]
+  if padding == 'torch':
+    pads = [(kernel // 2, kernel // 2)] * 2
   x = np.pad(x, [(0, 0), *pads, (0, 0)], constant_values=fill)
   view = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), (1, 2))
   return view[:, ::stride, ::stride]
 
 
-def conv(x, w, stride):
-  return np.einsum('bhwcij,ijco->bhwo', windows(x, len(w), stride, 0), w)
+def conv(x, w, stride, padding='same'):
+  x = windows(x, len(w), stride, 0, padding)
+  return np.einsum('bhwcij,ijco->bhwo', x, w)
 
 
 def relu(x):
@@ -43,7 +46,7 @@ def norm(x, p):
   return (x - mean) / np.sqrt(variance + 1e-5) * p['scale'] + p['offset']
 
 
-def block(x, p, path, stride, bottleneck, version):
+def block(x, p, path, stride, bottleneck, version, padding='same'):
   convs = [(1, 0), (stride, 1), (1, 2)] if bottleneck else [(stride, 0), (1, 1)]
   shortcut = x
   if version == 1:
@@ -51,7 +54,7 @@ def block(x, p, path, stride, bottleneck, version):
       shortcut = conv(x, p[f'{path}/shortcut_conv']['w'], stride)
       shortcut = norm(shortcut, p[f'{path}/shortcut_batchnorm'])
     for step, i in convs:
-      x = conv(x, p[f'{path}/conv_{i}']['w'], step)
+      x = conv(x, p[f'{path}/conv_{i}']['w'], step, padding)
       x = norm(x, p[f'{path}/batchnorm_{i}'])
       x = relu(x) if (step, i) != convs[-1] else x
     return relu(x + shortcut)
@@ -59,7 +62,7 @@ def block(x, p, path, stride, bottleneck, version):
     x = relu(norm(x, p[f'{path}/batchnorm_{i}']))
     if i == 0 and f'{path}/shortcut_conv' in p:
       shortcut = conv(x, p[f'{path}/shortcut_conv']['w'], stride)
-    x = conv(x, p[f'{path}/conv_{i}']['w'], step)
+    x = conv(x, p[f'{path}/conv_{i}']['w'], step, padding)
   return x + shortcut
 
 
@@ -86,6 +89,7 @@ def test_block_against_numpy(version, bottleneck, stride, project):
   x = np.random.default_rng(1).normal(size=(3, 6, 7, 8)).astype(np.float32)
   settings = {'version': version, 'bottleneck': bottleneck, 'last_gamma': 1.0}
   settings |= {'make_norm': MAKE_NORM, 'name': 'block', 'project': project}
+  settings |= {'padding': 'same'}
   p, actual = apply_randomised(lambda: resnet.Block(8, stride, **settings), x)
   expected = block(np.float64(x), p, 'block/~', stride, bottleneck, version)
   assert actual.shape == expected.shape
@@ -99,6 +103,7 @@ def test_bottleneck_blocks_equal_those_of_the_official_network(version):
   norm = {'decay_rate': 0.9, 'eps': 1e-5}
   settings = {'version': version, 'last_gamma': 1.0, 'bottleneck': True}
   settings |= {'make_norm': functools.partial(hk.BatchNorm, True, True, **norm)}
+  settings |= {'padding': 'same'}
   ours = lambda x, is_training: resnet.BlockGroup(
     *(16, 2, 2, 'group'), **settings
   )(x, is_training)
@@ -132,9 +137,10 @@ def test_bottleneck_blocks_equal_those_of_the_official_network(version):
 
 @pytest.mark.parametrize('version', [1, 2])
 @pytest.mark.parametrize('stem', list(resnet.STEMS))
-def test_whole_torso_against_numpy(version, stem):
+@pytest.mark.parametrize('padding', resnet.PADDINGS)
+def test_whole_torso_against_numpy(version, stem, padding):
   settings = {'width': 1, 'version': version, 'gamma_init': 'ones'}
-  settings |= {'stem': stem, 'make_norm': MAKE_NORM}
+  settings |= {'stem': stem, 'make_norm': MAKE_NORM, 'padding': padding}
   # One odd and one even side: TensorFlow's padding differs.
   size = 37 if stem == 'imagenet' else 17
   x = np.random.default_rng(2).normal(size=(3, size, size + 3, 3))
@@ -142,14 +148,15 @@ def test_whole_torso_against_numpy(version, stem):
     lambda: resnet.ResNet('TinyResNet', **settings), x.astype(np.float32)
   )
   root, stride = 'tiny_res_net/~', 1 if stem == 'small' else 2
-  y = conv(np.float64(x), p[f'{root}/initial_conv']['w'], stride)
+  y = conv(np.float64(x), p[f'{root}/initial_conv']['w'], stride, padding)
   if version == 1:
     y = relu(norm(y, p[f'{root}/initial_batchnorm']))
   if stem == 'imagenet':
-    y = windows(y, 3, 2, -np.inf).max((-1, -2))
+    y = windows(y, 3, 2, -np.inf, padding).max((-1, -2))
   for i in range(4):
     path = f'{root}/block_group_{i}/~/block_0/~'
-    y = block(y, p, path, 1 if i == 0 else 2, False, version)
+    step = 1 if i == 0 else 2
+    y = block(y, p, path, step, False, version, padding)
   if version == 2:
     y = relu(norm(y, p[f'{root}/final_batchnorm']))
   # Ten layers; batch norm of few pixels amplifies roundings.

@@ -29,6 +29,7 @@ def make_forward(**overrides):
   settings = {
     **{'num_classes': NUM_CLASSES, 'encoder': 'TinyResNet', 'width': 1.0},
     **{'version': 1, 'gamma_init': 'ones', 'stem': 'small'},
+    'padding': 'same',
     **{'projector': (16, 8), 'predictor': (16, 8)},
     **{'bn_decay': 0.9, 'bn_epsilon': 1e-5, 'axis_name': None},
   }

@@ -44,6 +44,7 @@ CHANGED = {
   'network.version': 2,
   'network.gamma_init': 'zeros',
   'network.stem': 'small',
+  'network.padding': 'torch',
   'network.projector': (12, 10, 6),
   'network.predictor': (14, 6),
   'network.bn_decay': 0.8,
