@@ -5,7 +5,7 @@
 
 `draw` picks edits at random; `run` makes each in COPY (a copy of this tree,
 which it changes), runs the tests named for its file until one fails, and
-writes into LIST whether one did. Where the code has changed since the draw,
+writes into LIST whether one did; without an edit these tests must pass. Where the code has changed since the draw,
 `now` in LIST holds the line of today, or why it is gone. A mutant is kept as
 the text of its line, not as a position as mutmut and cosmic-ray do: so a list
 outlives a file that moves. The tests run in a fork of a process that has
@@ -171,6 +171,7 @@ def run(arguments: argparse.Namespace) -> None:
 
   content = json.loads(arguments.list.read_text())
   wanted = {int(x) for x in arguments.only.split(',') if x}
+  passing = set()  # files whose tests pass without an edit
   for mutant in content['mutants']:
     if wanted and mutant['id'] not in wanted:
       continue
@@ -189,6 +190,10 @@ def run(arguments: argparse.Namespace) -> None:
     indent = lines[place][: -len(lines[place].lstrip())]
     lines[place] = indent + now['new'].strip()
     tests = content['tests'][now['file']]
+    if now['file'] not in passing and run_tests(tree, tests) != 'survived':
+      log = (tree / 'mutant.log').read_text()
+      sys.exit(f'{tests} do not pass without an edit:\n{log[-2000:]}')
+    passing.add(now['file'])
     began = time.monotonic()
     path.write_text('\n'.join(lines) + '\n')
     try:
