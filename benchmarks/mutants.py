@@ -8,8 +8,9 @@ which it changes), runs the tests named for its file until one fails, and
 writes into LIST whether one did; without an edit these tests must pass. Where
 the code has changed since the draw, `now` in LIST holds the line of today, or
 why it is gone. A mutant is kept as the text of its line, not as a position as
-mutmut and cosmic-ray do: so a list outlives a file that moves. The tests run in a fork of a process that has
-imported JAX, TensorFlow and Orbax: 2 s a mutant instead of 12.
+mutmut and cosmic-ray do: so a list outlives a file that moves. The tests run
+in a fork of a process that has imported JAX, TensorFlow and Orbax: 2 s a mutant
+instead of 12.
 """
 
 import argparse
