@@ -103,8 +103,11 @@ def read_preset(spec: str) -> config_dict.ConfigDict:
         found = type(config).__name__
         raise TypeError(f'get_config returns {found}, expected a ConfigDict')
       flatten(config)  # computes its references
+      config = config_dict.ConfigDict(config)  # a frozen one has no `lock`
+    except KeyboardInterrupt:
+      raise
     # A user's file may raise anything, or call sys.exit.
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
       raise errors.ConfigError(
         f'--config={errors.quote(spec)}: {errors.first_line(error)}'
       ) from error
@@ -124,7 +127,7 @@ def validate(
       'config: expected the name of a preset or a ConfigDict, found'
       f' {type(config).__name__}'
     )
-  config = config.copy_and_resolve_references()
+  config = config_dict.ConfigDict(config).copy_and_resolve_references()
   _conform(config, kind)
   check_ranges(config)
   return config.lock()

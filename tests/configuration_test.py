@@ -190,6 +190,7 @@ def test_what_is_no_key():
     ('import no_such_module', "ModuleNotFoundError: No module named 'no_such"),
     ('import sys\nsys.exit(0)', 'SystemExit: 0'),
     ('def get_config(): exit()', 'SystemExit'),
+    ('raise BaseException("no")', 'BaseException: no'),
   ),
 )
 def test_a_broken_file_is_one_line(tmp_path, text, reason):
@@ -272,6 +273,14 @@ def test_a_file_may_hold_ints_lists_references_and_no_blur(tmp_path):
   assert config.augment.view2.blur is None
   key = 'augment.view2.blur.sigma'
   assert 'nearest: augment.view1.blur.sigma' in refused(spec, {key: (1, 2)})
+
+
+def test_a_frozen_configuration_is_taken_as_any_other(tmp_path):
+  spec = own_file(tmp_path, 'return config_dict.FrozenConfigDict(config)')
+  config = configuration.load(spec, {'seed': 5}, 'pretrain')
+  assert config.seed == 5
+  frozen = config_dict.FrozenConfigDict(config)
+  assert configuration.validate(frozen, 'pretrain') == config
 
 
 def test_a_resident_set_needs_random_crops(tmp_path):

@@ -122,8 +122,13 @@ def unwinding() -> contextlib.AbstractContextManager[None]:
 
 
 def _is_importing(frame: FrameType | None) -> bool:
+  """Returns whether a module is imported or a configuration's file runs."""
   while frame is not None:
-    if frame.f_code.co_filename == '<frozen importlib._bootstrap>':
+    code = frame.f_code
+    # An error of a configuration's file becomes one of ours.
+    if code.co_filename == '<frozen importlib._bootstrap>' or (
+      code.co_filename == '<frozen runpy>' and code.co_name == 'run_path'
+    ):
       return True
     frame = frame.f_back
   return False

@@ -102,7 +102,7 @@ stop = lambda: os.kill(os.getpid(), signal.SIGTERM)
 if how == 'ignored':
   os.kill(os.getpid(), signal.SIGHUP)
   sys.exit(7)
-if how == 'import':
+if how in ('import', 'config'):
   pathlib.Path(partial, 'stops.py').write_text(
     'import os, signal\\nos.kill(os.getpid(), signal.SIGTERM)')
   sys.path.append(partial)
@@ -114,6 +114,9 @@ with signals.unwinding():
         import stops
       except BaseException:
         sys.exit('swallowed')  # as a module in C may do
+    if how == 'config':
+      from byol_jax import configuration
+      configuration.load(f'{partial}/stops.py')
     if how == 'blocked':
       print('blocked', flush=True)
       # Lasts for minutes and lets other threads run, as compiling does.
@@ -135,6 +138,7 @@ with signals.unwinding():
     ('data', 'twice', 143, True),
     ('data', 'blocked', 143, True),
     ('data', 'import', 143, True),
+    ('plan', 'config', 143, True),
     ('data', 'ignored', 7, False),
   ),
 )
