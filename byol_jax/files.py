@@ -1,5 +1,6 @@
 """Reads files, writes JSON whole or not at all, flushes files, checks paths."""
 
+import errno
 import json
 import os
 import pathlib
@@ -55,6 +56,36 @@ def write_json(path: str | pathlib.Path, value: Any) -> None:
     ) from error
 
 
+def open_own(path: str | os.PathLike[str], flags: int = 0) -> int:
+  """Opens a file of a run to read and write it, made if it is missing.
+
+  Waits for no pipe, and empties no file to which a link leads.
+
+  Args:
+    path: in a workdir, where others may have put anything.
+    flags: besides, as of `os.open`.
+
+  Returns:
+    The file descriptor.
+
+  Raises:
+    OSError: it cannot be opened, or is a link, a pipe or a device.
+  """
+  flags |= os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+  name = os.path.basename(path)
+  reason = f'{name} is a symbolic link, a pipe or a device; remove it'
+  try:
+    handle = os.open(path, flags, 0o644)
+  except OSError as error:
+    if error.errno in (errno.ELOOP, errno.ENXIO):
+      raise OSError(error.errno, reason) from error
+    raise
+  if not stat.S_ISREG(os.fstat(handle).st_mode):
+    os.close(handle)
+    raise OSError(errno.EINVAL, reason)
+  return handle
+
+
 def append_json(path: str | pathlib.Path, value: Any) -> None:
   """Appends `value` as one line of JSON, in a single write.
 
@@ -62,7 +93,7 @@ def append_json(path: str | pathlib.Path, value: Any) -> None:
     DataError: it cannot be written.
   """
   try:
-    with open(path, 'a') as file:
+    with open(open_own(path, os.O_APPEND), 'a') as file:
       file.write(json.dumps(value) + '\n')
   except OSError as error:
     raise errors.DataError(

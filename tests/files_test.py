@@ -38,6 +38,9 @@ def test_lines_are_added_and_a_folder_in_the_way_is_named(tmp_path):
   assert [json.loads(line)['a'] for line in lines] == [1, 2]
   with pytest.raises(errors.DataError, match='cannot be written'):
     files.append_json(tmp_path, {})
+  os.mkfifo(tmp_path / 'pipe')  # without a reader
+  with pytest.raises(errors.DataError, match='pipe is a symbolic link, a pipe'):
+    files.append_json(tmp_path / 'pipe', {})
 
 
 def test_a_user_without_a_home_folder_is_told_so(monkeypatch, tmp_path):

@@ -22,7 +22,7 @@ from typing import Any, TextIO
 import tensorboardX
 import tqdm
 
-from byol_jax import errors
+from byol_jax import errors, files
 
 # The input is the bottleneck if waiting for it takes more of the time.
 _MAX_DATA_WAIT = 0.5
@@ -231,7 +231,7 @@ def _open_events(
 def _open_lines(path: pathlib.Path, start_step: int) -> io.FileIO:
   """Opens JSON lines for appending, up to `start_step` or a torn line."""
   # Unbuffered: `write` meets a full disk, and a kill tears no line.
-  file = path.open('ab', buffering=0)
+  file = io.FileIO(files.open_own(path, os.O_APPEND), 'ab')
   kept = itertools.takewhile(
     lambda line: _line_step(line) <= start_step,
     path.read_bytes().splitlines(keepends=True),
@@ -242,9 +242,11 @@ def _open_lines(path: pathlib.Path, start_step: int) -> io.FileIO:
 
 def _line_step(line: bytes) -> float:
   """Returns the step of a line; infinity if it is not complete."""
-  with contextlib.suppress(ValueError, TypeError, KeyError):
+  # Brackets within brackets, thousands of them, are a RecursionError.
+  damage = (ValueError, TypeError, KeyError, OverflowError, RecursionError)
+  with contextlib.suppress(*damage):
     if line.endswith(b'\n'):
-      return json.loads(line)['step']
+      return float(json.loads(line)['step'])
   return math.inf
 
 

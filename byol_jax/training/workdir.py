@@ -39,9 +39,7 @@ def open_workdir(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   with contextlib.ExitStack() as stack:
     try:
       folder.mkdir(parents=True, exist_ok=True)
-      # Through a link we would empty the file that it leads to.
-      flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-      handle = os.open(folder / '.lock', flags, 0o644)
+      handle = files.open_own(folder / '.lock')
       lock = stack.enter_context(open(handle, 'r+', errors='replace'))
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       lock.truncate(0)
@@ -54,8 +52,6 @@ def open_workdir(path: str | os.PathLike) -> Iterator[pathlib.Path]:
       reason = error.strerror
       if error.errno in (errno.EEXIST, errno.ENOTDIR):
         reason = 'a file of that name, or of a part of it, is in the way'
-      if error.errno == errno.ELOOP:
-        reason = '.lock is a symbolic link; remove it'
       raise errors.DataError(
         f'{name}: expected a writable folder, found: {reason}'
       ) from error

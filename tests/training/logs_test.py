@@ -151,7 +151,14 @@ def test_kept_lines_keep_their_bytes(tmp_path):
   file = tmp_path / 'scalars.jsonl'
   old = b'{"step":1, "x": 0.10, "word": "\xc3\xbc"}\n'
   # The last lacks its end of line: the next would be appended to it.
-  for torn in (b'{"step": 2}\n', b'[]\n', b'nonsense\n', b'{"step": 1}'):
+  for torn in (
+    *(b'{"step": 2}\n', b'[]\n', b'nonsense\n', b'{"step": 1}'),
+    *(
+      b'{"step": "x"}\n',
+      b'[' * 200_000 + b'\n',
+      b'{"step": 1%s}\n' % (b'0' * 400),
+    ),
+  ):
     file.write_bytes(old + torn)
     write_steps(tmp_path, [], {}, start_step=1, tensorboard=False)
     assert file.read_bytes() == old
@@ -163,6 +170,20 @@ def test_a_run_goes_on_where_nothing_can_be_written(tmp_path):
   assert output.count('warning: scalars.jsonl') == 1
   assert output.count('warning: tensorboard') == 1
   assert output.count('step ') == 29
+
+
+def test_links_and_pipes_are_left_alone(tmp_path):
+  """A pipe without a reader, and a file of the user behind a link."""
+  target, lines = tmp_path / 'target', tmp_path / 'scalars.jsonl'
+  target.write_text('kept')
+  for make in (os.mkfifo, lambda path: path.symlink_to(target)):
+    make(lines)
+    output = write_steps(tmp_path, [1, 2], {'loss': 1}, tensorboard=False)
+    assert output.count('scalars.jsonl cannot be written') == 1
+    assert 'is a symbolic link, a pipe or a device' in output
+    assert output.count('step ') == 2
+    lines.unlink()
+  assert target.read_text() == 'kept'
 
 
 def test_a_full_disk_warns_once_and_leaves_whole_lines(tmp_path, monkeypatch):

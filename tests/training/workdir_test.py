@@ -106,14 +106,16 @@ def test_what_cannot_be_a_workdir_is_refused(
   assert [x.read_text() for x in tmp_path.iterdir()] == ['kept']
 
 
-def test_a_lock_that_is_a_link_is_refused(tmp_path):
-  """Through it we would empty a file of the user."""
-  target = tmp_path / 'target'
+def test_a_lock_that_is_a_link_or_a_pipe_is_refused(tmp_path):
+  """Through a link we would empty a file of the user."""
+  target, lock = tmp_path / 'target', tmp_path / 'run' / '.lock'
   target.write_text('kept')
-  (tmp_path / 'run').mkdir()
-  (tmp_path / 'run' / '.lock').symlink_to(target)
-  with pytest.raises(errors.DataError, match=r'\.lock is a symbolic link'):
-    open_and_close(tmp_path / 'run')
+  lock.parent.mkdir()
+  for make in (os.mkfifo, lambda path: path.symlink_to(target)):
+    make(lock)
+    with pytest.raises(errors.DataError, match=r'\.lock is a symbolic link'):
+      open_and_close(lock.parent)
+    lock.unlink()
   assert target.read_text() == 'kept'
 
 
