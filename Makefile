@@ -4,6 +4,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13; do \
   $$name -c '' >/dev/null 2>&1 && echo $$name && exit; done; echo python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
+EXPORT_PIP := $(subst .venv/,.venv-export/,$(PIP))
 WORKDIR ?= runs/demo
 SEED ?= 4
 # An extra of setup.py to install too: make demo EXTRA=cuda13
@@ -16,8 +17,8 @@ QUICK := $(patsubst %,tests/%_test.py, \
   data/sampling/resize evals/knn conformance/primitives \
   checkpoints/trees checkpoints/digests training/recovery)
 
-.PHONY: demo check test test-libtpu test-jobs test-wheel soak lint types tools \
-  clean
+.PHONY: demo check test test-libtpu test-jobs test-wheel test-export soak lint \
+  types tools clean
 
 demo: .venv/runtime $(EXTRA:%=.venv/extra-%)
 	$(BIN)/byol-jax pretrain --config=shapes \
@@ -43,6 +44,10 @@ test-jobs: .venv/development
 test-wheel: .venv/development
 	$(BIN)/python -m pytest -q -m wheel
 
+# Exports in the frameworks that they are for; 1 GB to download.
+test-export: .venv-export/export
+	.venv-export/bin/python -m pytest -q -m export
+
 # Two hundred random kills, stops and damages of one run; minutes.
 soak: .venv/development
 	rm -rf runs/soak
@@ -63,7 +68,7 @@ tools:
 	  $(error make test needs $(name), which is not installed)))
 
 clean:
-	rm -rf .venv runs build dist *.egg-info
+	rm -rf .venv .venv-export runs build dist *.egg-info
 
 # The package itself is installed as a link to this folder.
 .venv/runtime: requirements.txt setup.py
@@ -85,6 +90,17 @@ clean:
 # The compiler for TPUs, in a separate folder, so that runs do not import it.
 .venv/libtpu: requirements-plan.txt .venv/development
 	$(PIP) --no-deps --upgrade --target $@ -r requirements-plan.txt
+	touch $@
+
+# torchvision comes first and without its dependencies: its wheel may be built
+# for CUDA, which it would install.
+.venv-export/export: requirements-export.txt requirements-dev.txt \
+    requirements.txt setup.py
+	$(require_python)
+	$(PYTHON) -m venv .venv-export
+	$(EXPORT_PIP) --no-deps torchvision==0.28.0
+	$(EXPORT_PIP) -r requirements-export.txt
+	$(EXPORT_PIP) --no-deps -e .
 	touch $@
 
 # Ends make with one line if it does not hold.

@@ -82,6 +82,16 @@ setup(
     'plan': ['libtpu>=0.0.42'],  # the compiler; the host of a TPU has it
     'tensorboard': ['tensorboard>=2.20,<3'],  # shows what tensorboardX writes
     'tf': TENSORFLOW,
+    'export': [
+      'torch>=2.6,<3',
+      'torchvision>=0.21,<1',
+      'timm>=1.0.16,<2',
+      'transformers>=5,<6',
+      'safetensors>=0.5,<1',
+      'onnx>=1.18,<2',
+      'onnxscript>=0.5,<1',
+      'onnxruntime>=1.20,<2',
+    ],
     'dev': [
       *TENSORFLOW,
       'pytest>=9,<10',

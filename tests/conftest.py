@@ -43,6 +43,15 @@ def pytest_collection_modifyitems(items):
   items.sort(key=lambda item: ranks.get(item.nodeid.split('::')[0], len(LONG)))
 
 
+def pytest_runtest_setup(item):
+  """Skips a test marked `export` where the packages of the extra are not."""
+  if item.get_closest_marker('export'):
+    from tests.helpers import torchvision_operators
+
+    pytest.importorskip('torch', reason='run by make test-export')
+    torchvision_operators.define()
+
+
 @pytest.fixture(scope='session')
 def labelled(tmp_path_factory):
   """(folder, workdir) of a run on a labelled folder."""
