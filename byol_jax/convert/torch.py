@@ -1,0 +1,158 @@
+"""Writes encoders for torch, as torchvision's ResNet or as one of our own."""
+
+from collections.abc import Callable, Mapping
+import json
+from pathlib import Path
+import shutil
+from typing import Any
+
+import numpy as np
+
+from byol_jax import errors, resnet
+from byol_jax.convert import state_dict, weights as weights_lib
+
+FILE = 'model.safetensors'
+HEADS_FILE = 'heads.safetensors'
+LOADER = 'encoder.py'  # beside the weights, a copy of a module of ours
+
+
+def find_obstacle(network: Mapping[str, Any], library: str) -> str | None:
+  """Returns why a library's ResNet cannot hold a network; None if it can.
+
+  Args:
+    network: the config section.
+    library: 'torchvision', 'timm' or 'transformers'.
+  """
+  encoder = network['encoder']
+  if network['version'] != 1:
+    return f'network.version=2 normalises first, {library} normalises last'
+  if network['stem'] != 'imagenet':
+    return f'network.stem={network["stem"]}, {library} has 7x7 with a pool'
+  if not resnet.ENCODERS[encoder].bottleneck:
+    return f'{encoder} projects the first shortcut, {library} has none to do so'
+  if network['width'] != 1 and library != 'transformers':
+    return f'network.width={network["width"]:g}, {library} has 1'
+  if encoder == 'ResNet200' and library == 'torchvision':
+    return f'{library} has no ResNet200'
+  return None
+
+
+def require_fit(network: Mapping[str, Any], library: str) -> None:
+  """Raises ConfigError if a library's ResNet cannot hold a network."""
+  if obstacle := find_obstacle(network, library):
+    raise errors.ConfigError(
+      f'{library} cannot hold the network: {obstacle}; export it to torch'
+    )
+
+
+def write_encoder(weights: weights_lib.EncoderWeights, folder: Path) -> None:
+  """Writes weights and loader for torchvision, or for a plain torch module.
+
+  `encoder.py` has `load_encoder`: the padding of torchvision's ResNet is
+  swapped; networks that it cannot hold have one module for all of them.
+  """
+  name = weights.network['encoder'].lower()
+  if find_obstacle(weights.network, 'torchvision') is None:
+    model = {'library': 'torchvision', 'name': name}
+    model['num_classes'] = count_classes(weights)
+    write_files(weights, folder, model, 'torch_same')
+  else:
+    model = describe_plain_module(weights)
+    write_files(weights, folder, model, 'torch_resnet')
+
+
+def count_classes(weights: weights_lib.EncoderWeights) -> int:
+  """Returns the classes of the classifier, 0 if none is kept."""
+  return weights.params.get('classifier', {'w': np.empty((0, 0))})['w'].shape[1]
+
+
+def describe_plain_module(
+  weights: weights_lib.EncoderWeights,
+) -> dict[str, Any]:
+  """Returns the arguments of `torch_resnet.ResNet`."""
+  network = weights.network
+  layers = resnet.ENCODERS[network['encoder']]
+  stem = resnet.STEMS[network['stem']]
+  scale = lambda channels: resnet.scale_channels(channels, network['width'])
+  return {
+    'blocks': layers.blocks,
+    'channels': [scale(channels) for channels in layers.channels],
+    'initial_channels': scale(layers.initial_channels),
+    'bottleneck': layers.bottleneck,
+    'version': network['version'],
+    'kernel': stem.kernel,
+    'stride': stem.stride,
+    'pool': stem.pool,
+    'same': network['padding'] == 'same',
+    'bn_epsilon': network['bn_epsilon'],
+    'num_classes': count_classes(weights),
+  }
+
+
+def write_files(
+  weights: weights_lib.EncoderWeights,
+  folder: Path,
+  model: Mapping[str, Any],
+  loader: str,
+  rename: state_dict.Rename = state_dict.name_module,
+) -> None:
+  """Writes the state dict, with facts in its header, and the loader.
+
+  Heads, where they are kept, have a file of their own: keys and shapes are
+  those of an `nn.Sequential` of linear, batch norm, ReLU, linear ...
+
+  Args:
+    weights: of an encoder.
+    folder: exists.
+    model: for the loader, which makes the network with it.
+    loader: the module of `byol_jax.convert` that becomes `encoder.py`.
+    rename: see `state_dict.list_entries`.
+  """
+  errors.require_package('safetensors', extra='export')
+  from safetensors import numpy as safetensors
+
+  facts = weights._asdict() | {'model': model}
+  del facts['params'], facts['state']
+  safetensors.save_file(
+    state_dict.to_state_dict(weights, rename),
+    folder / FILE,
+    # transformers refuses a file without its format.
+    metadata={'format': 'pt', 'byol_jax': json.dumps(facts)},
+  )
+  heads = state_dict.to_state_dict(weights, state_dict.name_head)
+  if heads:
+    safetensors.save_file(heads, folder / HEADS_FILE, {'format': 'pt'})
+  source = Path(__file__).with_name(f'{loader}.py')
+  shutil.copyfile(source, folder / LOADER)
+
+
+def open_encoder(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+  """Returns the written network: normalised float32 [B, H, W, 3] -> [B, D]."""
+  for name in ('torch', 'safetensors'):
+    errors.require_package(name, extra='export')
+  import torch
+
+  model = load_module(folder)
+  model.fc = torch.nn.Identity()  # representations rather than logits
+  return make_encode(model)
+
+
+def make_encode(model: Any) -> Callable[[np.ndarray], np.ndarray]:
+  """Returns a torch function of NCHW as a numpy function of NHWC."""
+  import torch
+
+  def encode(images: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+      found = model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    return found.numpy()
+
+  return encode
+
+
+def load_module(folder: Path) -> Any:
+  """Returns the torch module of a written encoder, by our own loader."""
+  from byol_jax.convert import torch_resnet, torch_same
+
+  facts = state_dict.read_facts(folder / FILE)
+  loader = torch_same if 'library' in facts['model'] else torch_resnet
+  return loader.load_encoder(str(folder))
