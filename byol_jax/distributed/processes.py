@@ -54,13 +54,13 @@ def find_address(
     try:
       address, count, index = distributed.split(',')
       process = rendezvous.ProcessAddress(address, int(count), int(index))
-      if not 0 <= process.index < process.count:
+      if not 0 <= process.index < process.count <= rendezvous.MAX_PROCESSES:
         raise ValueError
     except ValueError:
       raise errors.ConfigError(
         f"--distributed: expected 'none', {sorted(CLUSTERS)}, one of these with"
-        " ':PORT', or 'HOST:PORT,PROCESSES,INDEX' with 0 <= INDEX < PROCESSES,"
-        f' found {errors.quote(distributed)}'
+        " ':PORT', or 'HOST:PORT,PROCESSES,INDEX' with 0 <= INDEX < PROCESSES"
+        f' <= {rendezvous.MAX_PROCESSES:,}, found {errors.quote(distributed)}'
       ) from None
   sockets.split_address(process.address)
   return process

@@ -32,7 +32,7 @@ _LOG = logging.getLogger(__name__)
 
 TOKEN = 'BYOL_JAX_JOB_TOKEN'
 _COUNT = 'number of processes'
-_MAX_INDEX = 1_000_000
+MAX_PROCESSES = 1_000_000
 
 _RETRY_SECONDS = 0.2
 # After a failure: for processes that are about to report, to answer them too.
@@ -132,7 +132,7 @@ def parse_report(line: bytes) -> Report:
     raise ValueError('facts: another type')
   if report['error'] is not None and report['code'] not in _find_kinds():
     raise ValueError('code: unknown')
-  if not 0 <= report['index'] < _MAX_INDEX:
+  if not 0 <= report['index'] < MAX_PROCESSES:
     raise ValueError('index: out of range')
   return report
 

@@ -21,6 +21,7 @@ WORKER = tiny_run.ROOT / 'tests' / 'helpers' / 'processes_worker.py'
   'text',
   (
     *('', 'all', 'host,1,0', 'host:1,2', 'host:1,two,0', 'a:1,2,2'),
+    f'a:1,{10**20},0',
     *('a:1,2,2,4', 'a:0,2,0', 'a:65536,2,0', 'a:-1,2,0', ':1,2,0'),
     *('gce:0', 'gce:', 'slurm:65536', 'auto:x', 'gce:1:2'),
   ),
