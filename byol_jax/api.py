@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,23 @@ from ml_collections import config_dict
 import numpy as np
 
 from byol_jax import configuration, errors, experiment, files, pretrained
+from byol_jax.checkpoints import checkpointer
 from byol_jax.data import from_config
 from byol_jax.distributed import placement, processes
-from byol_jax.evals import embed as embed_lib, features, knn, linear
-from byol_jax.training import loop, train
+from byol_jax.evals import (
+  embed as embed_lib,
+  features,
+  knn as knn_lib,
+  linear as linear_lib,
+)
+from byol_jax.training import loop, train, workdir as workdir_lib
 
 # Protocol -> its options, and its function.
 PROTOCOLS: dict[str, tuple[Any, Callable[..., dict[str, float]]]] = {
-  'knn': (knn.Options, knn.measure_accuracy),
+  'knn': (knn_lib.Options, knn_lib.measure_accuracy),
   'linear': (
-    linear.Options,
-    functools.partial(linear.measure_accuracy, train=train.train_in_memory),
+    linear_lib.Options,
+    functools.partial(linear_lib.measure_accuracy, train=train.train_in_memory),
   ),
 }
 
@@ -47,12 +54,7 @@ def pretrain(
     UserError: one of `byol_jax.errors`.
   """
   files.check_path('workdir', workdir)
-  if isinstance(config, str):
-    config = configuration.load(config, overrides or {}, 'pretrain')
-  elif overrides:
-    raise errors.ConfigError('overrides: expected a preset by name with them')
-  else:
-    config = configuration.validate(config, 'pretrain')
+  config = _load_config(config, overrides, 'pretrain')
   config = from_config.resolve_paths(_keep_old_values(config, workdir, 'data'))
   dataset = processes.raise_on_all(
     'data', lambda: from_config.make_image_set(config, 'train', held=True)
@@ -82,10 +84,16 @@ def pretrain_on(
   """
   config = configuration.validate(config, 'pretrain')
   config = _keep_old_values(config, workdir, 'training')
+  if config.init.checkpoint and '://' not in config.init.checkpoint:
+    # So that the same command resumes from any folder.
+    path = os.path.abspath(os.path.expanduser(config.init.checkpoint))
+    with config.unlocked():
+      config.init.checkpoint = path
   placement.check_batch_size('batch_size', config.batch_size)
   train.require_same_dataset(dataset)
+  method = experiment.build(config, dataset.num_examples, dataset.num_classes)
   return train.train(
-    experiment.build(config, dataset.num_examples, dataset.num_classes),
+    _start_from_weights(method, config, workdir),
     dataset,
     str(workdir),
     loop.TrainingOptions(
@@ -96,6 +104,35 @@ def pretrain_on(
     config=config.to_dict(),
     steps_per_call=config.input.steps_per_call,
   )
+
+
+def _start_from_weights(
+  method: experiment.Experiment,
+  config: config_dict.ConfigDict,
+  workdir: str | Path,
+) -> experiment.Experiment:
+  """Returns the method with the weights of `init.checkpoint`, if any.
+
+  Process 0 reads them, unless the run has a checkpoint of its own.
+  """
+  path = config.init.checkpoint
+  if not path:
+    return method
+
+  def read() -> experiment.Experiment:
+    folder = workdir_lib.checkpoint_folder(workdir, config.checkpoint.folder)
+    if jax.process_index() or checkpointer.latest_step(folder) is not None:
+      return method
+    found = pretrained.read_weights(path)
+    weights = experiment.Weights(found.params, found.state, found.card)
+    state = jax.eval_shape(method.initial_state)
+    parts = experiment.find_fitting_parts(state, weights)
+    note = f'starts from {errors.quote(path)}: {", ".join(sorted(parts))}'
+    if found.card['licence']:
+      note += f'; its weights are {found.card["licence"]}'
+    return method._replace(weights=weights, derived=(*method.derived, note))
+
+  return processes.raise_on_all('init.checkpoint', read)
 
 
 def _keep_old_values(
@@ -116,35 +153,99 @@ def _keep_old_values(
   return kept.lock()
 
 
+def load(
+  path: str | Path, weights: str = 'online', axis_name: str | None = None
+) -> pretrained.PretrainedEncoder:
+  """Returns the encoder of a run, an exported or a published file.
+
+  Args:
+    path: a workdir; a file or folder of `export`; a published checkpoint; see
+      `pretrained.read_weights`.
+    weights: 'online' (the result), 'target', 'random' or 'random_calibrated'
+      of a workdir; see `pretrained.open_encoder`.
+    axis_name: of a mapped axis over which batch norm averages its statistics
+      in training mode; None keeps them local.
+
+  Returns:
+    An object that maps images to representations when called, and has
+    `params`, `state`, `apply`, `preprocess`, `config`, `dim`, `image_size`.
+
+  Raises:
+    UserError: one of `byol_jax.errors`.
+  """
+  return pretrained.load(path, weights, axis_name)
+
+
 def load_encoder(
   workdir: str | Path, weights: str = 'online'
 ) -> Callable[[Any], np.ndarray]:
-  """Returns the encoder of a run as a function of images.
+  """Returns `load(workdir, weights)` as a function of images."""
+  return load(workdir, weights)
 
-  Preprocessing is inside and is the run's own evaluation crop
-  (`data.eval_crop`; 'resize': shorter side to 8/7 of the image size, bicubic
-  without antialiasing, then a centre crop), clipped to [0, 1] and normalised
-  by ImageNet's mean and deviation.
+
+def knn(
+  workdir: str | Path,
+  config: str | config_dict.ConfigDict = 'evals/knn',
+  overrides: Mapping[str, Any] | None = None,
+  log: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+  """Returns the nearest-neighbour accuracy of a run's encoder.
 
   Args:
-    workdir: of a pretraining run.
-    weights: see `pretrained.open_encoder`.
+    workdir: of the pretraining.
+    config: a preset by name or path, or a configuration.
+    overrides: {'section.key': value}, for a preset by name.
+    log: called with lines of progress.
 
   Returns:
-    A function from images, uint8 in [0, 255] or floats in [0, 1], one
-    [H, W, 3] or a batch [B, H, W, 3] or a list of [H, W, 3] of any sizes, to
-    representations float32 [B, D] (B is 1 for a single image); DataError for
-    other input.
+    See `evals.knn.measure_accuracy`; also added to WORKDIR/evaluations.jsonl.
 
   Raises:
-    UserError: see `pretrained`.
+    UserError: one of `byol_jax.errors`.
   """
+  return _evaluate_run('knn', workdir, config, overrides, log)
+
+
+def linear(
+  workdir: str | Path,
+  config: str | config_dict.ConfigDict = 'evals/linear',
+  overrides: Mapping[str, Any] | None = None,
+  log: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+  """Returns the linear accuracy of a run's encoder; arguments as of `knn`.
+
+  Returns:
+    See `evals.linear.measure_accuracy`.
+  """
+  return _evaluate_run('linear', workdir, config, overrides, log)
+
+
+def _evaluate_run(
+  name: str,
+  workdir: str | Path,
+  config: str | config_dict.ConfigDict,
+  overrides: Mapping[str, Any] | None,
+  log: Callable[[str], None],
+) -> dict[str, Any]:
+  config = _load_config(config, overrides, f'evals/{name}')
   run = pretrained.open_run(workdir)
-  return pretrained.make_image_encoder(
-    pretrained.open_encoder(run, weights),
-    image_size=run.config.image_size,
-    eval_crop=run.config.data.eval_crop,
+  encoder = pretrained.open_encoder(
+    run, config.weights, calibration_batches=config.calibration_batches
   )
+  return evaluate(name, config, run, encoder, log=log)
+
+
+def _load_config(
+  config: str | config_dict.ConfigDict,
+  overrides: Mapping[str, Any] | None,
+  kind: str,
+) -> config_dict.ConfigDict:
+  """Returns a checked configuration of a kind, from a preset or as given."""
+  if isinstance(config, str):
+    return configuration.load(config, overrides or {}, kind)
+  if overrides:
+    raise errors.ConfigError('overrides: expected a preset by name with them')
+  return configuration.validate(config, kind)
 
 
 def evaluate(

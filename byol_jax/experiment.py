@@ -4,13 +4,14 @@
 section is the keyword arguments of one factory.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 import copy
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from ml_collections import config_dict
+import numpy as np
 import optax
 
 from byol_jax import (
@@ -40,11 +41,20 @@ OLD_VALUES: dict[str, Any] = {
   'input.resident_gib': 8.0,
   'input.steps_per_call': 0,
   'checkpoint.folder': '',
+  'init.checkpoint': '',
 }
 
 Update = Callable[
   [byol.ByolState, byol.Batch], tuple[byol.ByolState, byol.Scalars]
 ]
+
+
+class Weights(NamedTuple):
+  """Parameters and batch-norm averages with which a run starts."""
+
+  params: networks.Params
+  state: networks.NetState
+  card: Mapping[str, Any]  # of `EncoderWeights`
 
 
 class Experiment(NamedTuple):
@@ -58,6 +68,7 @@ class Experiment(NamedTuple):
   num_steps: int
   seed: int
   derived: tuple[str, ...]  # lines for the log: the derived numbers
+  weights: Weights | None = None  # of the state before step 0; None: random
 
   def initial_state(self) -> byol.ByolState:
     """Returns the state before step 0; traceable."""
@@ -74,7 +85,96 @@ class Experiment(NamedTuple):
 
   def init_on_host(self) -> byol.ByolState:
     """Returns the state before step 0 as numpy, for any number of devices."""
-    return jax.device_get(self.initial_state())
+    state = jax.device_get(self.initial_state())
+    return state if self.weights is None else start_from(state, self.weights)
+
+  def state_at(
+    self,
+    step: int,
+    rng: np.ndarray,
+    momentum: Any,
+    **trees: Any,
+  ) -> byol.ByolState:
+    """Returns the state of a run of LARS or SGD after `step` steps.
+
+    Args:
+      step: completed.
+      rng: key of the run, uint32 [2].
+      momentum: of the optimizer, like `online_params`; None: zeros.
+      **trees: the parameters and states of `byol.ByolState`.
+    """
+    opt_state = self.optimizer.init(trees['online_params'])
+    facts: dict[str, Any] = {'count': np.int32(step)}
+    if momentum is not None:
+      facts['trace'] = momentum
+    opt_state = optax.tree_utils.tree_set(opt_state, **facts)
+    start: Any = {'step': np.int32(step), 'rng': rng}  # on the host
+    return byol.ByolState(opt_state=opt_state, **start, **trees)
+
+
+def start_from(state: byol.ByolState, weights: Weights) -> byol.ByolState:
+  """Returns the state before step 0 with the weights in both networks.
+
+  Heads that do not fit keep their initial values, see `find_fitting_parts`;
+  momentum and step are as in `state`, from `Experiment.initial_state`.
+  """
+  fitting = find_fitting_parts(state, weights)
+
+  def take(tree: Any, source: Any) -> Any:
+    return {
+      module: dict(source[module]) if _is_in(module, fitting) else leaves
+      for module, leaves in tree.items()
+    }
+
+  return state._replace(
+    online_params=take(state.online_params, weights.params),
+    target_params=take(state.target_params, weights.params),
+    online_state=take(state.online_state, weights.state),
+    target_state=take(state.target_state, weights.state),
+  )
+
+
+def find_fitting_parts(state: byol.ByolState, weights: Weights) -> set[str]:
+  """Returns the encoder, and the heads with all names and shapes of a run.
+
+  Args:
+    state: of the run, arrays or shapes.
+    weights: what else they hold may be unknown.
+
+  Raises:
+    DataError: the encoders differ; lists every difference.
+  """
+  parts = {module.partition('/')[0] for module in state.online_params}
+  lines = {part: _compare_part(part, state, weights) for part in parts}
+  (encoder,) = parts - {*networks.HEADS}
+  if lines[encoder]:
+    found = {module.partition('/')[0] for module in weights.params}
+    differences = '; '.join(lines[encoder])
+    if encoder not in found:
+      differences = f'found {sorted(found - {*networks.HEADS})}'
+    raise errors.DataError(
+      f'init.checkpoint: {errors.quote(weights.card["source"])}: expected the'
+      f" encoder of this configuration, '{encoder}': {differences}; set"
+      ' --config.network as that of the weights'
+    )
+  return {part for part in parts if not lines[part]}
+
+
+def _is_in(module: str, parts: Collection[str]) -> bool:
+  return module.partition('/')[0] in parts
+
+
+def _compare_part(
+  name: str, state: byol.ByolState, weights: Weights
+) -> list[str]:
+  """Returns how names and shapes differ in an encoder or a head."""
+  found, expected = (
+    networks.list_shapes(
+      {m: v for tree in trees for m, v in tree.items() if _is_in(m, {name})}
+    )
+    for trees in (weights[:2], (state.online_params, state.online_state))
+  )
+  return networks.describe_differences(found, expected)
 
 
 def add_old_values(saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Reads files, writes JSON whole or not at all, flushes files, checks paths."""
 
 import errno
+import hashlib
 import json
 import os
 import pathlib
@@ -31,6 +32,12 @@ def read_file(path: str | pathlib.Path) -> bytes:
     raise errors.DataError(
       f'{errors.quote(path)}: cannot be read: {reason}'
     ) from error
+
+
+def digest_file(path: str | os.PathLike[str]) -> str:
+  """Returns the SHA-256 of a file in hexadecimal; raises OSError."""
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 EXPECTED_PATH = 'a local path (names of at most 255 bytes) or gs://BUCKET/...'

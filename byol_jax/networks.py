@@ -7,14 +7,14 @@ published weights (method.md 9.3).
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from byol_jax import augment, resnet
+from byol_jax import augment, errors, resnet
 
 # Of ImageNet's training images in [0, 1] (method.md 3.1).
 MEAN_RGB = (0.485, 0.456, 0.406)
@@ -24,12 +24,17 @@ Params = Mapping[str, Mapping[str, jax.Array]]
 NetState = Mapping[str, Mapping[str, jax.Array]]
 
 
+# Modules beside the encoder, by the first part of their paths.
+HEADS = ('projector', 'predictor', 'classifier')
+Shapes = dict[tuple[str, str], tuple[int, ...]]
+
+
 class Outputs(NamedTuple):
   """Outputs of one forward pass, float32."""
 
   representation: jax.Array  # y, [B, D]
-  projection: jax.Array  # z, [B, P]
-  prediction: jax.Array  # q(z), [B, P]
+  projection: jax.Array  # z, [B, P]; None of a network without heads
+  prediction: jax.Array  # q(z), [B, P]; the same
   logits: jax.Array | None  # [B, classes]; None without a classifier
 
 
@@ -86,8 +91,8 @@ def make_forward(
   gamma_init: str,
   stem: str,
   padding: str,
-  projector: Sequence[int],
-  predictor: Sequence[int],
+  projector: Sequence[int] | None,
+  predictor: Sequence[int] | None,
   bn_decay: float,
   bn_epsilon: float,
   axis_name: str | None,
@@ -102,7 +107,8 @@ def make_forward(
     gamma_init: 'ones' or 'zeros', initial last scale of each block.
     stem: a key of `resnet.STEMS`.
     padding: of `resnet.PADDINGS`.
-    projector: hidden and output widths of the projector.
+    projector: hidden and output widths of the projector; None builds neither
+      head.
     predictor: of the predictor; its output width is the projector's.
     bn_decay: decay of the moving averages.
     bn_epsilon: added to the variance.
@@ -129,18 +135,18 @@ def make_forward(
     padding=padding,
     make_norm=make_norm,
   )
-  return _connect_modules(
-    make_encoder,
-    functools.partial(MLP, projector, make_norm, 'projector'),
-    functools.partial(MLP, predictor, make_norm, 'predictor'),
-    num_classes,
-  )
+  heads = None
+  if projector is not None and predictor is not None:
+    heads = (
+      functools.partial(MLP, projector, make_norm, 'projector'),
+      functools.partial(MLP, predictor, make_norm, 'predictor'),
+    )
+  return _connect_modules(make_encoder, heads, num_classes)
 
 
 def _connect_modules(
   make_encoder: Callable[[], resnet.ResNet],
-  make_projector: Callable[[], MLP],
-  make_predictor: Callable[[], MLP],
+  heads: tuple[Callable[[], MLP], Callable[[], MLP]] | None,
   num_classes: int | None,
 ) -> Forward:
   """Returns the modules, one after another, as pure functions."""
@@ -149,9 +155,13 @@ def _connect_modules(
     chex.assert_rank(images, 4)
     images = normalize(augment.to_float(images))
     representation = make_encoder()(images, is_training)
-    projection = make_projector()(representation, is_training)
-    prediction = make_predictor()(projection, is_training)
+    projection: Any = None
+    prediction: Any = None
     logits = None
+    if heads is not None:
+      make_projector, make_predictor = heads
+      projection = make_projector()(representation, is_training)
+      prediction = make_predictor()(projection, is_training)
     if num_classes is not None:
       # The labels never reach the encoder (method.md 1.4).
       frozen = jax.lax.stop_gradient(representation)
@@ -165,6 +175,31 @@ def _connect_modules(
       params, state, None, images, is_training
     ),
   )
+
+
+def list_shapes(tree: Mapping[str, Mapping[str, Any]]) -> Shapes:
+  """Returns {(module, leaf): shape} of parameters or states."""
+  return {
+    (module, name): tuple(leaf.shape)
+    for module, leaves in tree.items()
+    for name, leaf in leaves.items()
+  }
+
+
+def describe_differences(found: Shapes, expected: Shapes) -> list[str]:
+  """Returns a text for each name that is missing, unknown or differs."""
+  lines = []
+  for key in sorted(found.keys() | expected.keys()):
+    name = errors.quote('/'.join(key))
+    if key not in found:
+      lines.append(f'missing {name} {list(expected[key])}')
+    elif key not in expected:
+      lines.append(f'unknown {name} {list(found[key])}')
+    elif found[key] != expected[key]:
+      lines.append(
+        f'{name}: expected {list(expected[key])}, found {list(found[key])}'
+      )
+  return lines
 
 
 def represent(

@@ -1,9 +1,17 @@
-"""A pretraining run on disk, and its frozen encoders with parameters."""
+"""A pretraining run on disk, and its frozen encoders with parameters.
 
-from collections.abc import Callable, Sequence
+`read_weights` reads those of any origin: a run, an exported encoder, a
+published checkpoint.
+"""
+
+from collections.abc import Callable
+import dataclasses
 import functools
+import hashlib
+import json
 import logging
-from pathlib import Path
+import os
+import pathlib
 from typing import Any, NamedTuple
 
 import jax
@@ -11,32 +19,190 @@ from ml_collections import config_dict
 import numpy as np
 
 from byol_jax import configuration, errors, experiment, files, networks
-from byol_jax.checkpoints import checkpointer, trees
+from byol_jax.checkpoints import checkpointer, trees as trees_lib
+from byol_jax.convert import from_file, shapes, weights as weights_lib
 from byol_jax.data import from_config
-from byol_jax.data.sampling import resize
+from byol_jax.data.loading import in_memory
 from byol_jax.evals import features
 from byol_jax.training import provenance, workdir as workdir_lib
 
+_MAX_IMAGES = 64  # on the device at once
 WEIGHTS = ('online', 'target', 'random', 'random_calibrated')
 # What a config.json raises that holds something else.
 _NOT_A_CONFIG = (
   *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
   errors.ConfigError,
 )
-_MAX_IMAGES = 64  # on the device at once
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PretrainedEncoder:
+  """An encoder with its weights, whatever it was loaded from.
+
+  Called with images it returns their representations, float32 [B, D]: see
+  `preprocess` for what an image may be.
+
+  Attributes:
+    params: of the encoder, and of heads and classifier where they are there.
+    state: batch-norm averages of the same modules.
+    config: of the pretraining, as in `configs/pretrain.py`; of weights from
+      elsewhere its section `network` and `image_size` are found, all else is
+      the default.
+    dim: D, the width of the representation.
+    num_classes: of the classifier; None without one.
+    card: what is known of the weights: `source`, `sha256`, `licence` and more.
+  """
+
+  params: networks.Params = dataclasses.field(repr=False)
+  state: networks.NetState = dataclasses.field(repr=False)
+  config: config_dict.ConfigDict
+  dim: int
+  num_classes: int | None
+  card: dict[str, Any]
+  forward: networks.Forward
+
+  @property
+  def image_size(self) -> int:
+    """Side of what `preprocess` makes, in pixels."""
+    return self.config.image_size
+
+  def apply(
+    self,
+    params: networks.Params,
+    state: networks.NetState,
+    images: Any,
+    is_training: bool = False,
+  ) -> tuple[networks.Outputs, networks.NetState]:
+    """Runs the network: a pure function for jit, grad and vmap.
+
+    Args:
+      params: like `self.params`.
+      state: like `self.state`.
+      images: [B, H, W, 3] of any size, float32 in [0, 1] or uint8; normalised
+        inside.
+      is_training: whether batch norm takes the statistics of the batch, of
+        this device unless `load` was given an axis; static.
+
+    Returns:
+      `networks.Outputs` (`representation`, float32 [B, D], first) and the new
+      state, which evaluation mode leaves as it is.
+    """
+    return self.forward.apply(params, state, images, is_training)
+
+  def preprocess(self, images: Any) -> np.ndarray:
+    """Returns the evaluation crops, float32 [B, S, S, 3] in [0, 1].
+
+    The crop is `config.data.eval_crop` ('resize': shorter side to 8/7 of the
+    image size, bicubic without antialiasing, then a centre crop).
+
+    Args:
+      images: one image, a list of images, or an array [B, H, W, 3]. An image
+        is an array [H, W, 3], uint8 in [0, 255] or floats in [0, 1]; an image
+        of Pillow of any mode; or the path of one. Transparent pixels show
+        white.
+
+    Raises:
+      DataError: something is no image, or cannot be read.
+    """
+    return in_memory.crop_images(
+      in_memory.list_images(images), self.image_size, self.config.data.eval_crop
+    )
+
+  def __call__(self, images: Any) -> np.ndarray:
+    """Returns representations, float32 [B, D]; see `preprocess`."""
+    images, found = in_memory.list_images(images), []
+    for start in range(0, len(images), _MAX_IMAGES):
+      crops = self.preprocess(images[start : start + _MAX_IMAGES])
+      # Zeros up to a power of two: few batch sizes, so few programs.
+      padding = (1 << (len(crops) - 1).bit_length()) - len(crops)
+      padded = np.pad(crops, ((0, padding), *[(0, 0)] * 3))
+      representations = self._represent(*self._on_device, padded)
+      found.append(np.asarray(representations)[: len(crops)])
+    return np.concatenate(found).astype(np.float32)
+
+  @functools.cached_property
+  def _represent(self) -> Callable[..., jax.Array]:
+    return jax.jit(functools.partial(networks.represent, self.forward))
+
+  @functools.cached_property
+  def _on_device(self) -> Any:
+    """Parameters and state: arguments, not constants of the program."""
+    return jax.device_put((self.params, self.state))
+
+  def __repr__(self) -> str:
+    """Returns what it is: weights, architecture, sizes and source."""
+    network, card = self.config.network, self.card
+    source = errors.quote(card['source'])
+    width = f' {network.width:g}x' if network.width != 1 else ''
+    version = ' v2' if network.version == 2 else ''
+    licence = f', {card["licence"]}' if card['licence'] else ''
+    return (
+      f'<{network.encoder}{width}{version}, {card["weights"]} weights of'
+      f' {source}: images {self.image_size}x{self.image_size} ->'
+      f' float32 [B, {self.dim}]{licence}>'
+    )
+
+
+def load(
+  path: str | os.PathLike, weights: str = 'online', axis_name: str | None = None
+) -> PretrainedEncoder:
+  """Returns the encoder of a workdir, an exported or a published file.
+
+  Args:
+    path: see `read_weights`.
+    weights: see `read_weights`.
+    axis_name: of a mapped axis over which batch norm averages its statistics
+      in training mode; None keeps them local.
+
+  Raises:
+    UserError: see `read_weights`.
+  """
+  found = read_weights(path, weights)
+  forward = shapes.make_forward(found, axis_name)
+  encoder = features.make_encoder(forward, found.params, found.state, weights)
+  return PretrainedEncoder(
+    params=found.params,
+    state=found.state,
+    config=make_config(found),
+    dim=encoder.dim,
+    num_classes=found.num_classes,
+    card=found.card,
+    forward=forward,
+  )
+
+
+def make_config(
+  found: weights_lib.EncoderWeights,
+  base: config_dict.ConfigDict | None = None,
+) -> config_dict.ConfigDict:
+  """Returns the configuration of the pretraining that weights came from.
+
+  Weights from elsewhere have that of `base`, by default configs/pretrain.py,
+  with their own network and preprocessing.
+  """
+  if found.card['config'] is not None and base is None:
+    values = experiment.add_old_values(found.card['config'])
+    return configuration.validate(config_dict.ConfigDict(values), 'pretrain')
+  config = configuration.read_preset('pretrain') if base is None else base
+  config = config.copy_and_resolve_references()
+  config.update_from_flattened_dict(
+    {f'network.{key}': value for key, value in found.network.items()}
+    | {'image_size': found.image_size, 'data.eval_crop': found.eval_crop}
+  )
+  return configuration.validate(config, 'pretrain')
 
 
 class Run(NamedTuple):
   """A pretraining run on disk, its functions built."""
 
-  path: Path  # on this machine
+  path: pathlib.Path  # on this machine
   checkpoints: str  # a path or a URL
   config: config_dict.ConfigDict
   experiment: experiment.Experiment
   training_set: dict[str, Any]  # see `train.describe_dataset`
 
 
-def open_run(workdir: str | Path) -> Run:
+def open_run(workdir: str | os.PathLike) -> Run:
   """Reads and builds a pretraining run.
 
   Encoders of one `Run` share their compiled functions.
@@ -67,7 +233,7 @@ def open_run(workdir: str | Path) -> Run:
     ) from error
 
 
-def read_config(workdir: str | Path) -> config_dict.ConfigDict:
+def read_config(workdir: str | os.PathLike) -> config_dict.ConfigDict:
   """Returns the configuration of a pretraining run, with its `training_set`.
 
   Raises:
@@ -90,7 +256,7 @@ def read_config(workdir: str | Path) -> config_dict.ConfigDict:
 
 
 def find_old_values(
-  config: config_dict.ConfigDict, workdir: str | Path
+  config: config_dict.ConfigDict, workdir: str | os.PathLike
 ) -> dict[str, Any]:
   """Returns the values with which the run in `workdir`, if any, goes on.
 
@@ -156,28 +322,64 @@ def open_encoder(
   return features.make_encoder(forward, params, net_state, weights)
 
 
-def make_image_encoder(
-  encoder: features.Encoder, *, image_size: int, eval_crop: str
-) -> Callable[[Any], np.ndarray]:
-  """Returns images in memory -> representations; see `api.load_encoder`."""
-  represent = jax.jit(functools.partial(networks.represent, encoder.forward))
-  # Arguments, not constants of the program.
-  frozen = jax.device_put((encoder.params, encoder.state))
+def read_weights(
+  path: str | os.PathLike, weights: str = 'online'
+) -> weights_lib.EncoderWeights:
+  """Returns the encoder of any origin as numpy arrays, with what it is.
 
-  def encode(images: Any) -> np.ndarray:
-    images, found = _list_images(images), []
-    for start in range(0, len(images), _MAX_IMAGES):
-      part = images[start : start + _MAX_IMAGES]
-      # Zeros up to a power of two: few batch sizes, so few programs.
-      padded = 1 << (len(part) - 1).bit_length()
-      crops = np.zeros((padded, image_size, image_size, 3), np.float32)
-      for i, image in enumerate(part):
-        pixels = resize.convert_image(image)
-        crops[i] = resize.crop_for_evaluation(pixels, image_size, eval_crop)
-      found.append(np.asarray(represent(*frozen, crops))[: len(part)])
-    return np.concatenate(found).astype(np.float32)
+  Args:
+    path: a workdir; a file or folder written by `export`, .safetensors or
+      .npz; a published checkpoint, .pkl; a state dict of torchvision or timm,
+      .pt or .pth.
+    weights: see `open_encoder`; 'online' or 'target' of a published checkpoint;
+      an exported encoder has one set only.
 
-  return encode
+  Raises:
+    ConfigError: unknown weights, or weights that the origin does not have.
+    DataError: there is nothing of the kind, or it is damaged.
+  """
+  files.check_path('path', path)
+  local = pathlib.Path(path).expanduser()
+  file = from_file.find_file(local)
+  if '://' in str(path) or file is None:
+    return _read_run_weights(path, weights)
+  image_size = configuration.read_preset('pretrain').image_size
+  return from_file.read_encoder(file, weights, image_size)
+
+
+def _read_run_weights(
+  path: str | os.PathLike, weights: str
+) -> weights_lib.EncoderWeights:
+  run = open_run(path)
+  encoder = open_encoder(run, weights)
+  params, state = jax.device_get((encoder.params, encoder.state))
+  config = run.config.to_dict()
+  return weights_lib.EncoderWeights(
+    params={module: dict(leaves) for module, leaves in params.items()},
+    state={module: dict(leaves) for module, leaves in state.items()},
+    network=json.loads(json.dumps(config['network'])),
+    num_classes=run.training_set['num_classes'],
+    image_size=config['image_size'],
+    eval_crop=config['data']['eval_crop'],
+    card={
+      'source': os.fspath(path),
+      'sha256': _digest(params, state),
+      'weights': weights,
+      'config': json.loads(json.dumps(config)),
+      'revision': provenance.digest_code(),
+      'licence': (workdir_lib.read_origin(run.path) or {}).get('licence'),
+    },
+  )
+
+
+def _digest(*trees: Any) -> str:
+  """Returns the SHA-256 of the arrays and their names, in hexadecimal."""
+  digest = hashlib.sha256()
+  for tree in trees:
+    for name, leaf in sorted(trees_lib.flatten(tree).items()):
+      digest.update(f'{name} {leaf.dtype} {leaf.shape}\0'.encode())
+      digest.update(np.asarray(leaf).tobytes())
+  return digest.hexdigest()
 
 
 def _read_state(run: Run) -> Any:
@@ -192,23 +394,4 @@ def _read_state(run: Run) -> Any:
   config = run.config.to_dict() | {'training_set': run.training_set}
   workdir_lib.require_same_run(config, facts['record'], where)
   template = jax.eval_shape(run.experiment.initial_state)
-  return trees.unflatten(template, arrays, where)
-
-
-def _list_images(images: Any) -> Sequence[Any]:
-  """Returns one [H, W, 3], [B, H, W, 3] or a list of [H, W, 3] as a sequence.
-
-  Raises:
-    DataError: no image, or an array of another shape.
-  """
-  if not isinstance(images, list | tuple):
-    images = np.asarray(images)
-    if images.ndim not in (3, 4):
-      raise errors.DataError(
-        'images: expected [H, W, 3], [B, H, W, 3] or a list, found'
-        f' {list(images.shape)}'
-      )
-    images = images[None] if images.ndim == 3 else images
-  if not len(images):
-    raise errors.DataError('images: expected at least one, found none')
-  return images
+  return trees_lib.unflatten(template, arrays, where)

@@ -71,7 +71,7 @@ CHOICES = {
   'weights': ('online', 'target', 'random', 'random_calibrated'),
 }
 # Paths or names; None, or '', is the default.
-_PATHS = ('dataset', 'data_dir', 'checkpoint.folder')
+_PATHS = ('dataset', 'data_dir', 'init.checkpoint', 'checkpoint.folder')
 _TEXTS = ('preset',)
 
 

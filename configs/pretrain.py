@@ -108,6 +108,10 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
         'bn_decay': 0.9,
         'bn_epsilon': 1e-5,
       },
+      # A workdir, an exported encoder or a published checkpoint: the run starts
+      # from its weights, both networks and the heads of equal shapes; '': from
+      # random ones.
+      'init': {'checkpoint': ''},
       'augment': {'view1': view(1.0, 0.0), 'view2': view(0.1, 0.2)},
       'target': {'base_tau': base_tau, 'schedule': 'cosine'},
       'objective': {'name': 'regression'},

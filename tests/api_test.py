@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import types
 
 import jax
@@ -11,10 +12,21 @@ from PIL import Image
 import pytest
 
 import byol_jax
-from byol_jax import __main__ as command, api, configuration, errors, pretrained
+from byol_jax import (
+  __main__ as command,
+  api,
+  configuration,
+  errors,
+  networks,
+  pretrained,
+)
+from byol_jax.checkpoints import checkpointer
+from byol_jax.convert import weights as weights_lib
 from byol_jax.data import from_config
+from byol_jax.data.sampling import resize
+from byol_jax.evals import features
 from byol_jax.training import train
-from tests.helpers import tiny_folder, wiring
+from tests.helpers import tiny_folder, tiny_run, wiring
 
 # One image in batches of other sizes: XLA sums in another order.
 SAME = {'rtol': 1e-4, 'atol': 1e-5}
@@ -97,8 +109,8 @@ def test_bytes_and_floats_are_the_same_image(encode):
     (np.zeros((8, 8, 3), np.int32), 'uint8 or floats .* found int32'),
     (np.full((8, 8, 3), 200.0), r'floats in \[0, 1\], found \[200, 200\]'),
     ([np.full((8, 8, 3), np.nan)], r'floats in \[0, 1\], found \[nan, nan\]'),
-    (['cat.jpg'], r'expected \[H, W, 3\], found \[\]'),
-    ('cat.jpg', r'or a list, found \[\]'),
+    (['cat.jpg'], "'cat.jpg': cannot be read: No such file"),
+    ('cat.jpg', "'cat.jpg': cannot be read: No such file"),
   ),
 )
 def test_what_is_no_image_is_refused(encode, found, message):
@@ -142,23 +154,110 @@ def stub_set(*arguments, **options):
   )
 
 
+def make_weights(config):
+  """Weights of the network of a configuration, without heads."""
+  forward = networks.make_forward(
+    num_classes=None,
+    axis_name=None,
+    **config.network.to_dict() | {'projector': None, 'predictor': None},
+  )
+  params, state = tiny_run.random_network(forward)
+  card = {'source': 'no/weights', 'licence': None}
+  network = config.network.to_dict()
+  return weights_lib.EncoderWeights(
+    params, state, network, None, 24, 'whole', card
+  )
+
+
 def test_every_value_of_the_training_arrives(monkeypatch, tmp_path):
   """What the method and the input take is in the tests of their modules."""
   config = wiring.load(monkeypatch)
   sets = wiring.spy(monkeypatch, from_config, 'make_image_set', stub_set)
   runs = wiring.spy(monkeypatch, train, 'train', lambda *a, **k: {'step': 15})
+  weights = make_weights(config)
+  reads = wiring.spy(
+    monkeypatch, pretrained, 'read_weights', lambda path: weights
+  )
+  monkeypatch.chdir(tmp_path)
   assert api.pretrain(config, tmp_path) == {'step': 15, 'unusable_images': 3}
   assert sets[0].arguments.pop('config') == config
   assert sets[0].arguments == {'split': 'train', 'held': True}
   run = runs[0].arguments
   assert run['dataset'] is sets[0].result and run['path'] == str(tmp_path)
-  assert run['method'].num_steps == 15 and run['config'] == config.to_dict()
+  assert run['method'].num_steps == 15
+  assert run['method'].weights.params is weights.params
+  path = str(tmp_path / 'no/weights')
+  changed = config.to_dict() | {'init': {'checkpoint': path}}
+  assert run['config'] == changed
+  path = pathlib.Path(reads[0].arguments['path']).relative_to(tmp_path)
   arrived = {
+    'init': {'checkpoint': str(path)},
     'input': {'steps_per_call': run['steps_per_call']},
     **dataclasses.asdict(run['options']),
   }
   expected = {key: wiring.CHANGED[key] for key in wiring.TRAINING}
   assert configuration.flatten(config_dict.ConfigDict(arrived)) == expected
+
+
+def read_arrays(workdir):
+  """The newest checkpoint's arrays by path."""
+  return checkpointer.read_arrays(workdir / 'checkpoints')[0]
+
+
+def test_a_run_starts_from_the_weights_of_another(
+  labelled, monkeypatch, tmp_path
+):
+  """At a rate of 0 the parameters stay as they are."""
+  folder, workdir = labelled
+  monkeypatch.chdir(workdir.parent)
+  values = tiny_folder.VALUES | {
+    'dataset': str(folder),
+    'init.checkpoint': workdir.name,
+    'schedule.base_rate': 0.0,
+    'network.predictor': (24, 8),
+  }
+  assert byol_jax.pretrain('shapes', tmp_path / 'run', values)['step'] == 2
+  saved = json.loads((tmp_path / 'run/config.json').read_text())
+  assert saved['init'] == {'checkpoint': str(workdir)}
+  before, after = map(read_arrays, (workdir, tmp_path / 'run'))
+  kept = 'online_params/'
+  for name in before:
+    part = name.removeprefix(kept)
+    if part == name or part.startswith('predictor'):
+      continue
+    np.testing.assert_array_equal(after[name], before[name])
+    # A moving average of what is equal, up to rounding.
+    target = after[f'target_params/{part}']
+    np.testing.assert_allclose(target, before[name], rtol=1e-6)
+  ends = '/mean_ema/counter'
+  names = [k for k in before if 'online_state/tiny' in k and k.endswith(ends)]
+  counter = names[0]
+  assert after[counter] == 2 * before[counter]
+  assert after[f'{kept}predictor/linear/w'].shape == (8, 24)
+  # Resumes without the weights, from any folder.
+  values['init.checkpoint'] = str(workdir)
+  monkeypatch.setattr(pretrained, 'read_weights', None)
+  assert byol_jax.pretrain('shapes', tmp_path / 'run', values)['step'] == 2
+
+
+@pytest.mark.parametrize(
+  'changes, pattern',
+  (
+    ({'network.encoder': 'MiniResNet'}, "expected .*'mini_res_net'.*tiny_res"),
+    ({'network.width': 1.0}, r"initial_conv/w': expected \[3, 3, 3, 64\]"),
+    ({'init.checkpoint': '/no/such'}, 'holds no byol_jax run'),
+    ({'init.checkpoint': '/no/such.pkl'}, 'expected a file, found none'),
+  ),
+)
+def test_weights_that_do_not_fit_leave_no_workdir(
+  labelled, tmp_path, changes, pattern
+):
+  values = tiny_folder.VALUES | {
+    'dataset': str(labelled[0]), 'init.checkpoint': str(labelled[1])
+  }  # fmt: skip
+  with pytest.raises(errors.DataError, match=pattern):
+    byol_jax.pretrain('shapes', tmp_path / 'run', values | changes)
+  assert not [*tmp_path.iterdir()]
 
 
 EVALUATIONS = {
@@ -191,7 +290,9 @@ EVALUATIONS = {
 @pytest.fixture
 def run_of_changed(monkeypatch, tmp_path):
   """A run with the changed configuration, its functions not built."""
-  return pretrained.Run(tmp_path, '', wiring.load(monkeypatch), None, {})
+  return pretrained.Run(
+    tmp_path, '', wiring.load(monkeypatch), None, {'num_classes': 3}
+  )
 
 
 @pytest.mark.parametrize('name', EVALUATIONS)
@@ -237,19 +338,26 @@ def test_every_value_of_an_evaluation_arrives(
 def test_an_encoder_has_the_weights_and_the_crop_of_its_run(
   monkeypatch, run_of_changed
 ):
+  config = run_of_changed.config
+  forward = networks.make_forward(
+    num_classes=3, axis_name=None, **config.network
+  )
+  params, state = tiny_run.random_network(forward)
+  made = features.Encoder(forward, params, state, 4, 'target')
   monkeypatch.setattr(pretrained, 'open_run', lambda workdir: run_of_changed)
-  asked = []
-  monkeypatch.setattr(
-    pretrained, 'open_encoder', lambda *arguments: asked.append(arguments)
+  opened = wiring.spy(
+    monkeypatch, pretrained, 'open_encoder', lambda *arguments: made
   )
-  calls = wiring.spy(
-    monkeypatch, pretrained, 'make_image_encoder', lambda *a, **k: None
-  )
-  byol_jax.load_encoder('no/run', 'target')
-  assert asked == [(run_of_changed, 'target')]
-  assert calls[0].arguments == {
-    'encoder': None, 'image_size': 24, 'eval_crop': 'whole'
-  }  # fmt: skip
+  found = byol_jax.load_encoder('no/run', 'target')
+  assert opened[0].arguments == {'run': run_of_changed, 'weights': 'target'}
+  first, second = (json.loads(x.to_json()) for x in (found.config, config))
+  assert first == second and found.image_size == 24
+  assert found.params.keys() == params.keys()
+  assert found.num_classes == 3 and found.card['weights'] == 'target'
+  image = images(1)
+  pixels = resize.convert_image(image[0])
+  expected = resize.crop_for_evaluation(pixels, 24, 'whole')
+  np.testing.assert_array_equal(found.preprocess(image)[0], expected)
 
 
 @pytest.mark.parametrize('path', ('', '~nosuchuser/x', 'http://x/y', 'x\0'))

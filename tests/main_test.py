@@ -130,7 +130,7 @@ def test_a_finished_run_is_left_alone_and_another_is_refused(
   assert code == 0 and 'done before: step 2' in output
   before = contents(workdir)
   for more, pattern in (
-    ('--config.seed=5', r'is of another run: seed: saved 0, now 5'),
+    ('--config.seed=5', r'seed: saved 0, now 5.* --config\.init\.checkpoint'),
     (f'--config.dataset={unlabelled}', r'is of another run: dataset: saved'),
   ):
     refused(3, pattern, *pretrain(folder, workdir, more))

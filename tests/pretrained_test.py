@@ -2,18 +2,19 @@
 
 import contextlib
 import json
+import re
 import types
 
+import jax
 import numpy as np
 import pytest
 
 from byol_jax import byol, configuration, errors, pretrained
 from byol_jax.checkpoints import checkpointer
+from byol_jax.conformance import compare
 from byol_jax.data import from_config
-from byol_jax.data.sampling import resize
 from byol_jax.evals import features
-from tests.helpers import fakes, wiring
-from tests.helpers.made import smooth
+from tests.helpers import official, wiring
 
 
 def test_a_run_of_an_earlier_version_gets_the_keys_it_lacks(tmp_path):
@@ -44,7 +45,7 @@ def test_a_copy_of_the_checkpoints_alone_says_what_the_run_is(tmp_path):
 @pytest.mark.parametrize(
   'changes, reason',
   (
-    ({'network': None}, 'missing: network'),
+    ({'target': None}, 'missing: target'),
     ({'epochs': 'ten'}, 'epochs: expected float'),
     ({'batch_size': 0}, 'batch_size: expected a number'),
     ({'training_set': {}}, 'num_examples'),
@@ -123,10 +124,132 @@ def test_each_name_of_weights_has_its_parameters_and_averages(
     }
 
 
-@pytest.mark.parametrize('rule', resize.METHODS)
-def test_an_image_in_memory_has_the_crop_that_is_asked_for(rule):
-  encoder, image = fakes.pixels(8 * 8 * 3), smooth(0, 20, 30)
-  encode = pretrained.make_image_encoder(encoder, image_size=8, eval_crop=rule)
-  expected = resize.crop_for_evaluation(image, 8, rule).ravel()
-  # Bytes and floats of an image differ by rounding.
-  np.testing.assert_allclose(encode(image)[0], expected, atol=1e-6)
+@pytest.fixture(scope='module')
+def published(tmp_path_factory):
+  """(file, vectors): a run of the official code after its last step."""
+  folder = tmp_path_factory.mktemp('published')
+  vectors = official.read_vectors()
+  return official.write_file(folder / 'whole.pkl', vectors), vectors
+
+
+def test_published_weights_give_the_outputs_of_the_reference(published):
+  path, vectors = published
+  encoder = pretrained.load(path)
+  images = vectors['eval/images']
+  outputs, state = encoder.apply(encoder.params, encoder.state, images)
+  for name in ('projection', 'prediction', 'logits'):
+    expected = vectors[f'eval/{name}']
+    found = compare.compare_arrays(name, name, getattr(outputs, name), expected)
+    assert found.holds, found
+  assert state.keys() == encoder.state.keys()
+  assert encoder.config.network.encoder == 'TinyResNet'
+  assert encoder.num_classes == 10 and encoder.dim == 8
+  assert 'TinyResNet' in repr(encoder) and 'CC BY-NC' in repr(encoder)
+  target = pretrained.load(path, 'target')
+  assert (
+    target.params['classifier']['w'] != encoder.params['classifier']['w']
+  ).any()
+
+
+def test_a_file_of_an_encoder_only_is_the_same_encoder(published, tmp_path):
+  path, vectors = published
+  whole = pretrained.load(path)
+  images = vectors['eval/images']
+  expected = whole.apply(whole.params, whole.state, images)[0].representation
+  for options in ({}, {'step': None, 'rng': None}):
+    file = tmp_path / 'encoder.pkl'
+    official.write_file(file, vectors, official.leave_encoder, **options)
+    found = pretrained.load(file)
+    outputs, _ = found.apply(found.params, found.state, images)
+    np.testing.assert_array_equal(outputs.representation, expected)
+    assert outputs.projection is None and found.num_classes is None
+
+
+def test_apply_is_pure_and_its_batch_norm_local_or_over_an_axis(published):
+  path, vectors = published
+  local, shared = pretrained.load(path), pretrained.load(path, axis_name='i')
+  images = vectors['eval/images'][:4]
+  represent = lambda encoder, x, is_training: (
+    encoder.apply(encoder.params, encoder.state, x, is_training)[
+      0
+    ].representation
+  )
+  expected = represent(local, images, False)
+  each = jax.vmap(lambda x: represent(local, x[None], False)[0])(images)
+  np.testing.assert_allclose(each, expected, rtol=1e-4, atol=1e-6)
+  jitted = jax.jit(local.apply, static_argnames='is_training')
+  found, _ = jitted(local.params, local.state, images)
+  np.testing.assert_allclose(found.representation, expected, rtol=1e-4)
+  loss = lambda params: local.apply(params, local.state, images, True)[0][
+    0
+  ].sum()
+  grads = jax.grad(loss)(local.params)
+  moved = [np.abs(x).max() for x in jax.tree.leaves(grads)]
+  assert np.isfinite(moved).all() and max(moved) > 0
+  halves = images.reshape(2, 2, *images.shape[1:])
+  whole = represent(local, images, True)
+  parts = jax.vmap(lambda x: represent(shared, x, True), axis_name='i')(halves)
+  # Sums in another order, amplified where a variance is small.
+  np.testing.assert_allclose(parts.reshape(whole.shape), whole, atol=1e-3)
+  alone = jax.vmap(lambda x: represent(local, x, True))(halves)
+  assert np.abs(alone.reshape(whole.shape) - whole).max() > 0.01
+
+
+CONV = 'tiny_res_net/~/initial_conv'
+
+
+def change_leaf(change):
+  """Returns a change of both networks' parameters."""
+
+  def apply(trees):
+    for field in ('online_params', 'target_params'):
+      change(trees[field])
+    return trees
+
+  return apply
+
+
+@pytest.mark.parametrize(
+  'change, patterns',
+  (
+    (
+      lambda p: (p.pop('projector/linear'), p['classifier'].pop('b')),
+      ("missing 'projector/linear/w'", "missing 'classifier/b'"),
+    ),
+    (
+      lambda p: p.update(other={'w': np.zeros(2, np.float32)}),
+      (r"unknown 'other/w' \[2\]",),
+    ),
+    (
+      lambda p: p['predictor/linear'].update(b=np.zeros(3, np.float32)),
+      (r"'predictor/linear/b': expected \[64\], found \[3\]",),
+    ),
+    (lambda p: p.pop(CONV), (f"expected '{CONV}/w'", 'found none')),
+    (
+      lambda p: [p.pop(name) for name in [*p] if 'tiny' in name],
+      ('expected parameters of one of', "'tiny_res_net'"),
+    ),
+  ),
+)
+def test_names_and_shapes_that_differ_are_all_listed(
+  published, tmp_path, change, patterns
+):
+  file = tmp_path / 'other.pkl'
+  official.write_file(file, published[1], change_leaf(change))
+  with pytest.raises(errors.DataError) as caught:
+    pretrained.load(file)
+  for pattern in patterns:
+    assert re.search(pattern, str(caught.value)), caught.value
+
+
+def test_what_holds_no_encoder_is_one_line(tmp_path):
+  (tmp_path / 'run.txt').write_text('x')
+  (tmp_path / 'empty').mkdir()
+  for name, pattern in (
+    ('run.txt', 'expected a workdir, or a file that ends in'),
+    ('absent.pkl', 'expected a file, found none'),
+    ('absent', 'holds no byol_jax run'),
+    ('empty', 'holds no byol_jax run'),
+  ):
+    with pytest.raises(errors.DataError, match=pattern):
+      pretrained.load(tmp_path / name)

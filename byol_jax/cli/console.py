@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TextIO
 
 import byol_jax
 from byol_jax import configuration, errors
-from byol_jax.cli import verbs
+from byol_jax.cli import registry
 
 _TOP_HELP = """BYOL (Grill et al. 2020) in JAX and Haiku.
 
@@ -21,7 +21,7 @@ a first run: byol-jax pretrain --config=shapes --workdir=runs/demo
              byol-jax report --workdir=runs/demo
 each verb:   byol-jax VERB --help
 
-From Python: byol_jax.pretrain(...), byol_jax.load_encoder(workdir).
+From Python: byol_jax.pretrain(...), byol_jax.load(workdir).
 """
 
 
@@ -67,8 +67,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(
-  argv: Sequence[str], known: Mapping[str, verbs.Verb]
-) -> tuple[verbs.Verb, dict[str, Any]]:
+  argv: Sequence[str], known: Mapping[str, registry.Verb]
+) -> tuple[registry.Verb, dict[str, Any]]:
   """Returns the verb of a command line and its keyword arguments.
 
   Args:
@@ -94,7 +94,7 @@ def parse(
   for name, verb in known.items():
     group, _, word = name.rpartition(' ')
     if group not in groups:
-      text = verbs.GROUPS[group]
+      text = registry.GROUPS[group]
       parser = groups[''].add_parser(group, help=text, description=text)
       groups[group] = _add_subparsers(parser)
     text = inspect.cleandoc(verb.run.__doc__ or '')
@@ -125,7 +125,7 @@ def _add_argument(
   text: str,
   kind: Any = None,
 ) -> None:
-  """Adds an argument as `verbs.Argument` describes it."""
+  """Adds an argument as `registry.Argument` describes it."""
   if default is False:
     parser.add_argument(name, help=text, action='store_true')
     return

@@ -14,12 +14,17 @@ import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import config_dict
 import numpy as np
-import optax
 
-from byol_jax import byol, configuration, errors, experiment, files
+from byol_jax import (
+  byol,
+  configuration,
+  errors,
+  experiment,
+  files,
+  networks,
+)
 from byol_jax.conformance import compare, primitives
 from byol_jax.convert import deepmind
 from byol_jax.distributed import placement
@@ -176,8 +181,8 @@ def _compare_shapes(
   """Compares names and shapes of our network with the checkpoint's."""
   ours = jax.eval_shape(built.initial_state)
   for field in deepmind.TREES:
-    found = deepmind.list_shapes(getattr(ours, field))
-    expected = deepmind.list_shapes(getattr(official, field))
+    found = networks.list_shapes(getattr(ours, field))
+    expected = networks.list_shapes(getattr(official, field))
     differ = [
       f'{errors.quote("|".join(name))} is {found.get(name)},'
       f' {expected.get(name)} in the file'
@@ -203,15 +208,8 @@ def _continue_run(
       ' online_params, found none'
     )
   trees: Any = {field: getattr(official, field) for field in deepmind.TREES}
-  state = byol.ByolState(
-    step=jnp.int32(official.step),
-    rng=jnp.asarray(official.rng),
-    opt_state=optax.tree_utils.tree_set(
-      built.optimizer.init(official.online_params),
-      trace=official.momentum,
-      count=np.int32(official.step),
-    ),
-    **trees,
+  state = built.state_at(
+    official.step, official.rng, official.momentum, **trees
   )
   update = placement.pmap(built.update, devices=devices)
   replicas = placement.replicate(state, devices)

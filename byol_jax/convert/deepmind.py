@@ -6,19 +6,31 @@ named tuple of five trees: method.md 9.2; names of modules in method.md 9.3.
 
 from collections.abc import Iterator
 import itertools
+import os
+import pathlib
 import re
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from byol_jax import errors
-from byol_jax.convert import safe_pickle
+from byol_jax import errors, files, networks
+from byol_jax.convert import safe_pickle, shapes, weights as weights_lib
 
 Tree = dict[str, dict[str, np.ndarray]]
 
 KEYS = ('experiment_state', 'step', 'rng')
 TREES = ('online_params', 'target_params', 'online_state', 'target_state')
 FIELDS = (*TREES, 'opt_state')
+# Parameters and batch-norm averages, in a run, a linear evaluation, or alone.
+PAIRS = {
+  'online': (
+    ('online_params', 'online_state'),
+    ('backbone_params', 'backbone_state'),
+    ('params', 'state'),
+  ),
+  'target': (('target_params', 'target_state'),),
+}
+LICENCE = 'CC BY-NC 4.0 (published weights: no commercial use)'
 # Some files number the first layers.
 NUMBERED = re.compile(r'/(initial_conv|initial_batchnorm)_1(?=/|$)')
 # ResNet-200 has 2,000; a file may refer to one leaf any number of times.
@@ -48,7 +60,10 @@ def read_checkpoint(path: str) -> OfficialCheckpoint:
       format (nothing is executed), or lacks a part of a checkpoint.
   """
   content = safe_pickle.load_pickle(path)
-  path = errors.quote(path)
+  return _read_whole(content, errors.quote(path))
+
+
+def _read_whole(content: Any, path: str) -> OfficialCheckpoint:
   is_whole = isinstance(content, dict) and content.keys() >= set(KEYS)
   _require(is_whole, f'{path}: expected the keys {list(KEYS)}', content)
   state = content['experiment_state']
@@ -67,7 +82,7 @@ def read_checkpoint(path: str) -> OfficialCheckpoint:
     _require(tree is not None, expected, fields[name])
   for kind in ('params', 'state'):
     online, target = (
-      list_shapes(trees[f'{network}_{kind}'])
+      networks.list_shapes(trees[f'{network}_{kind}'])
       for network in ('online', 'target')
     )
     for leaf, _ in sorted(online.items() ^ target.items()):
@@ -81,6 +96,89 @@ def read_checkpoint(path: str) -> OfficialCheckpoint:
     rng=_read_rng(content['rng'], path),
     momentum=_find_momentum(fields['opt_state'], trees['online_params']),
     **trees,
+  )
+
+
+class Published(NamedTuple):
+  """What a published file holds.
+
+  Attributes:
+    weights: of one network, checked; heads and classifier if it has them.
+    checkpoint: the state of a run, from which it can go on; None for a file
+      that holds less.
+  """
+
+  weights: weights_lib.EncoderWeights
+  checkpoint: OfficialCheckpoint | None
+
+
+def read_published(
+  path: str | os.PathLike, image_size: int, network: str = 'online'
+) -> Published:
+  """Reads a published file: a whole checkpoint, or an encoder only.
+
+  The architecture is found from names and shapes. A file of less than a run
+  holds, by name, one of `PAIRS`, at the top or in `experiment_state`.
+
+  Args:
+    path: a `.pkl` that may be hostile.
+    image_size: in pixels, of which the file says nothing.
+    network: 'online' or 'target', whose weights to take from a checkpoint.
+
+  Raises:
+    DataError: see `read_checkpoint`; or lists what is missing, unknown or of
+      another shape.
+  """
+  content = safe_pickle.load_pickle(os.fspath(path))
+  where = errors.quote(path)
+  fields = _name_fields(content)
+  fields |= _name_fields(fields.get('experiment_state'))
+  checkpoint = None
+  if fields.keys() >= {*KEYS, *FIELDS}:
+    checkpoint = _read_whole(content, where)
+  params: Any
+  params, state = _find_pair(fields, network, where)
+  found = shapes.describe_network(params, where)
+  classifier = params.get('classifier', {}).get('w')
+  weights = weights_lib.EncoderWeights(
+    *(params, state, found),
+    num_classes=None if classifier is None else classifier.shape[-1],
+    image_size=image_size,
+    eval_crop='crop',
+    card={
+      'source': pathlib.Path(path).name,
+      'sha256': files.digest_file(path),
+      'weights': network,
+      'config': None,
+      'revision': None,
+      'licence': LICENCE,
+    },
+  )
+  weights = shapes.check_weights(weights, where)
+  if checkpoint and not shapes.has_heads(weights.params, weights.network):
+    checkpoint = None
+  return Published(weights, checkpoint)
+
+
+def _name_fields(value: Any) -> dict[str, Any]:
+  """Returns the entries of a dict or named tuple by name, {} of another."""
+  if isinstance(value, safe_pickle.Record):
+    return dict(zip(value.fields or FIELDS, value))
+  return dict(value) if isinstance(value, dict) else {}
+
+
+def _find_pair(
+  fields: dict[str, Any], network: str, where: str
+) -> tuple[Any, Any]:
+  """Returns the parameters and batch-norm averages of an encoder."""
+  for pair in PAIRS[network]:
+    if all(isinstance(fields.get(name), dict) for name in pair):
+      params, state = (read_tree(fields[name]) for name in pair)
+      if params is not None and state is not None:
+        return params, state
+  raise errors.DataError(
+    f'{where}: expected one of {PAIRS[network]}, each {{module: {{leaf:'
+    f' array}}}}, found {describe_value(fields)}'
   )
 
 
@@ -109,15 +207,6 @@ def _as_array(value: Any) -> np.ndarray | None:
   return value.value if isinstance(value, safe_pickle.Array) else None
 
 
-def list_shapes(tree: Tree) -> dict[tuple[str, str], tuple[int, ...]]:
-  """Returns {(module, leaf): shape}."""
-  return {
-    (module, name): leaf.shape
-    for module, leaves in tree.items()
-    for name, leaf in leaves.items()
-  }
-
-
 def _read_step(value: Any, path: str) -> int:
   array = _as_array(value)
   step = value if array is None or array.size != 1 else array.item()
@@ -140,10 +229,10 @@ def _find_momentum(opt_state: Any, params: Tree) -> Tree | None:
 
   None if there is no such tree or more than one: an unknown optimizer.
   """
-  expected = list_shapes(params)
+  expected = networks.list_shapes(params)
   candidates = itertools.islice(find_outermost_dicts(opt_state), MAX_CANDIDATES)
   trees = filter(None, map(read_tree, candidates))
-  found = [tree for tree in trees if list_shapes(tree) == expected]
+  found = [tree for tree in trees if networks.list_shapes(tree) == expected]
   return found[0] if len(found) == 1 else None
 
 

@@ -88,6 +88,8 @@ def train(
     # A configuration binds a workdir from its first checkpoint on.
     write = functools.partial(workdir.write_record, context.workdir, record)
     processes.raise_on_all('config.json', write if saver else lambda: None)
+    if saver and method.weights and not start.is_resumed:
+      workdir.write_origin(context.workdir, method.weights.card)
     notes = list(method.derived)
     if start.is_resumed:
       notes.append(f'resumed after step {start.step} of {method.num_steps}')

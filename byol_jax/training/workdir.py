@@ -4,7 +4,7 @@ The lock is held with flock(2), so the kernel releases it however the process
 ends; the text in `.lock` only serves the error message.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 import errno
 import fcntl
@@ -22,6 +22,7 @@ KEYS_THAT_MAY_CHANGE = {
   *('data_dir', 'input', 'checkpoint', 'faults', 'log'),
   *('preset', 'preset_epochs', 'preset_batch_size'),
 }
+ORIGIN = 'origin.json'
 _MAX_CONFIG_BYTES = 1 << 20
 
 
@@ -91,6 +92,36 @@ def read_config_file(path: str | pathlib.Path) -> dict[str, Any]:
   return config
 
 
+def write_origin(folder: pathlib.Path, card: Mapping[str, Any]) -> None:
+  """Records in origin.json the weights with which a run starts.
+
+  Args:
+    folder: of the run.
+    card: `source`, `sha256`, `weights` and `licence` are taken from it.
+  """
+  names = ('source', 'sha256', 'weights', 'licence')
+  files.write_json(folder / ORIGIN, {name: card[name] for name in names})
+
+
+def read_origin(folder: pathlib.Path) -> dict[str, Any] | None:
+  """Returns what `write_origin` recorded; None for a run of random weights.
+
+  Raises:
+    DataError: the file is damaged.
+  """
+  path = folder / ORIGIN
+  if not path.exists():
+    return None
+  try:
+    origin = json.loads(files.read_file(path))
+    if isinstance(origin, dict) and 'licence' in origin:
+      return origin
+    reason = "expected a dict with the key 'licence'"
+  except (ValueError, RecursionError) as error:
+    reason = errors.first_line(error)
+  raise errors.DataError(f'{errors.quote(path)} cannot be read: {reason}')
+
+
 def local_folder(path: str | os.PathLike) -> pathlib.Path:
   """Returns a workdir's folder on this machine, in the cache if it is a URL.
 
@@ -127,11 +158,17 @@ def require_same_run(
       f'{where} does not record of which run it is; give another --workdir'
     ) from None
   now = experiment.add_old_values(config)
-  found = compare_configs(before, now, free=KEYS_THAT_MAY_CHANGE)
+  free = KEYS_THAT_MAY_CHANGE
+  training_set = before.get('training_set', {})
+  if training_set.get('fingerprint', '') is None:
+    # Imported: the file says nothing of images, lengths and rates.
+    free = {*before, *now} - {'network'}
+  found = compare_configs(before, now, free=free)
   if found is not None:
     raise errors.DataError(
-      f'{where} is of another run: {found}; give that value or another'
-      ' --workdir'
+      f'{where} is of another run: {found}; give that value, or another'
+      ' --workdir, with --config.init.checkpoint=WORKDIR to start from the'
+      ' weights of this one'
     )
 
 

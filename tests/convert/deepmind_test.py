@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from byol_jax import errors
+from byol_jax import errors, networks
 from byol_jax.convert import deepmind
 from tests.helpers import pickles
 
@@ -145,7 +145,7 @@ def test_the_official_file_starts_where_its_vectors_do():
         for key in vectors.files
         if key.startswith(prefix)
       }
-      assert deepmind.list_shapes(getattr(found, field)) == expected
+      assert networks.list_shapes(getattr(found, field)) == expected
   assert found.step == 2
   assert found.rng.tolist() == [0, 7]
   counters = {int(leaves['counter']) for leaves in found.online_state.values()}

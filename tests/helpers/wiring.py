@@ -49,6 +49,7 @@ CHANGED = {
   'network.predictor': (14, 6),
   'network.bn_decay': 0.8,
   'network.bn_epsilon': 1e-4,
+  'init.checkpoint': 'no/weights',
   **{f'augment.view1.{k}': v for k, v in change_view(1).items()},
   **{f'augment.view2.{k}': v for k, v in change_view(2).items()},
   'target.base_tau': 0.75,
@@ -89,7 +90,7 @@ CHANGED = {
 # and the image size too), `experiment`.
 TRAINING = {
   k for k in CHANGED if k.startswith(('checkpoint.', 'faults.', 'log.'))
-} | {'input.steps_per_call'}
+} | {'input.steps_per_call', 'init.checkpoint'}
 DATA = {
   k for k in CHANGED if k.startswith(('data', 'input.')) or '.crop.' in k
 } - TRAINING

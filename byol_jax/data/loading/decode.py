@@ -1,9 +1,9 @@
 """Decodes images by Pillow, without TensorFlow.
 
-Three channels, an alpha channel dropped, the first frame of an animation, the
-EXIF orientation ignored. JPEG pixels equal TensorFlow's with the accurate DCT,
-bit for bit. Headers are read before pixels, and what claims too many pixels is
-refused by its header.
+Three channels, alpha dropped unless a background is given, the first frame of
+an animation, the EXIF orientation ignored. JPEG pixels equal TensorFlow's with
+the accurate DCT, bit for bit. Headers are read before pixels, and what claims
+too many pixels is refused by its header.
 """
 
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ Image.init()  # or formats that are asked for by name are not known
 warnings.simplefilter('ignore', Image.DecompressionBombWarning)
 
 KINDS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF')  # what TensorFlow decodes
+Colour = tuple[int, int, int]  # red, green, blue in [0, 255]
 MAX_PIXELS = 178_956_970  # where Pillow too suspects a decompression bomb
 
 
@@ -68,17 +69,34 @@ def read_sides(image: bytes | np.ndarray) -> tuple[int, int]:
   return image.shape[0], image.shape[1]
 
 
-def decode_rgb(data: bytes) -> np.ndarray:
-  """Returns pixels, uint8 [H, W, 3]; raises Unusable if it cannot."""
+def decode_rgb(data: bytes, background: Colour | None = None) -> np.ndarray:
+  """Returns pixels, uint8 [H, W, 3]; raises Unusable if it cannot.
+
+  `background` is the colour below transparent pixels; None drops alpha.
+  """
   with _opened(data) as image:
     try:
-      if image.mode.startswith('I'):  # 16 bits a pixel; the upper eight
-        grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=-1)
-      return np.asarray(image.convert('RGB'))
+      return flatten_image(image, background)
     except Exception as error:  # as above, on broken pixels
       reason = str(error) or type(error).__name__
       raise Unusable(f'cannot be decoded: {reason}') from None
+
+
+def flatten_image(image: Image.Image, background: Colour | None) -> np.ndarray:
+  """Returns an image of Pillow, of any mode, as uint8 [H, W, 3].
+
+  `background` is the colour below transparent pixels; None drops alpha.
+  """
+  if image.mode.startswith('I'):  # 16 bits a pixel; the upper eight
+    grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+  if background is not None and image.has_transparency_data:
+    # Pillow converts premultiplied grey only to grey with alpha.
+    image = image.convert('LA') if image.mode == 'La' else image
+    image = image.convert('RGBA')
+    below = Image.new('RGBA', image.size, background)
+    image = Image.alpha_composite(below, image)
+  return np.asarray(image.convert('RGB'))
 
 
 def to_pixels(image: bytes | np.ndarray) -> np.ndarray:

@@ -1,0 +1,67 @@
+"""What a verb is, and the arguments that several of them have."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from byol_jax.cli import parsers
+
+# Name or --flag; default, `...` for none; help; parser, if it is no text.
+Argument = tuple[str, Any, str] | tuple[str, Any, str, Callable[[str], Any]]
+
+
+class Verb(NamedTuple):
+  """A verb, of one word or two."""
+
+  run: Callable[..., None]
+  arguments: tuple[Argument, ...]
+  preset: str | None  # whose keys --help lists; None: takes no configuration
+
+
+# The first words of verbs of two.
+GROUPS = {
+  'data': 'Make a set of images ready for training, or check one.',
+  'bench': 'Measure what this machine can do.',
+}
+
+
+def add_verb(
+  verbs: dict[str, Verb],
+  name: str,
+  *arguments: Argument,
+  preset: str | None = None,
+) -> Callable[[Callable], Callable]:
+  """Returns a decorator that adds a function to `verbs`, in place."""
+
+  def add(run: Callable) -> Callable:
+    verbs[name] = Verb(run, arguments, preset)
+    return run
+
+  return add
+
+
+CONFIG_HELP = (
+  'FILE[:ARGUMENT], a path or the name of a preset (pretrain:300, shapes);'
+  ' --config.section.key=value changes one value'
+)
+CONFIG = ('--config', ..., CONFIG_HELP)
+PATH = parsers.parse_path
+RUN = ('--workdir', ..., 'of the pretraining', PATH)
+JSON = ('--json', False, 'print the results as JSON in the last line')
+THREADS = (
+  '--threads',
+  0,
+  '0: one for each core',
+  parsers.make_parser(int, 0, 4096),
+)
+_SECONDS = parsers.make_parser(int, 1, 10**6)
+PROCESSES: tuple[Argument, ...] = (
+  (
+    '--distributed',
+    'none',
+    "'gce' (Cloud TPU), 'gke', 'slurm', 'auto' for the one of them that is"
+    " there, with another port 'gce:8490'; or HOST:PORT,PROCESSES,INDEX",
+    parsers.parse_distributed,
+  ),
+  ('--startup_seconds', 300, 'timeout for processes to report', _SECONDS),
+  ('--heartbeat_seconds', 100, 'timeout of a heartbeat', _SECONDS),
+)

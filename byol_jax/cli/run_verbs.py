@@ -1,0 +1,180 @@
+"""The verbs that train and evaluate."""
+
+from collections.abc import Callable, Sequence
+import functools
+from typing import Any
+
+from byol_jax import configuration, errors
+from byol_jax.cli import registry
+
+VERBS: dict[str, registry.Verb] = {}
+_add_verb = functools.partial(registry.add_verb, VERBS)
+
+
+def _add_evaluation(name: str) -> Callable[[Callable], Callable]:
+  preset = f'evals/{name}'
+  config = ('--config', preset, registry.CONFIG_HELP)
+  return _add_verb(
+    name, registry.RUN, config, *registry.PROCESSES, preset=preset
+  )
+
+
+@_add_verb(
+  'pretrain',
+  registry.CONFIG,
+  ('--workdir', ..., 'made if missing', registry.PATH),
+  *registry.PROCESSES,
+  preset='pretrain',
+)
+def pretrain(workdir: str, **job: Any) -> None:
+  """Pretrain BYOL into a workdir, or resume what it holds.
+
+  presets: pretrain:{40,100,300,1000,1000_batch512,EPOCHS} for ImageNet;
+  imagenette, cifar10 (for a GPU), imagenette:cpu, cifar10:cpu, shapes (for two
+  CPU cores). --config.dataset is 'shapes', a folder of images or a .tar of it,
+  an .npz of arrays, a prepared TFDS directory, or a TFDS name (with
+  --config.data_dir).
+
+  examples: byol-jax pretrain --config=shapes --workdir=runs/demo
+            byol-jax pretrain --config=imagenette:cpu
+                --config.dataset=~/Pictures --workdir=runs/pictures
+
+  exit codes: 0 done, 1 the devices disagree, 2 configuration, 3 data or
+  workdir, 4 diverged, 42 stopped by a signal (the same command resumes).
+  """
+  config, log = _join_job('pretrain', **job)
+  from byol_jax import api
+
+  last = api.pretrain(config, workdir)
+  if last['unusable_images']:
+    log(f'{last["unusable_images"]} images could not be used; see above')
+  done = 'done before: step {step}'
+  if 'loss' in last:
+    done = 'done: step {step}, loss {loss:.4f}, {seconds:.0f} s'
+  log(f'{done.format(**last)}; {workdir}')
+
+
+@_add_evaluation('knn')
+def knn(**arguments: Any) -> None:
+  """Nearest-neighbour accuracy of a frozen encoder.
+
+  Cosine similarity, weights exp(similarity / 0.1), k = 1, 20 and 200; the bank
+  is the training split, the queries the test split. --config.dataset takes
+  another set than the run's own; --config.weights is online, target, random
+  or random_calibrated.
+
+  example: byol-jax knn --workdir=runs/demo
+  """
+  _evaluate('knn', **arguments)
+
+
+@_add_evaluation('linear')
+def linear(**arguments: Any) -> None:
+  """Linear accuracy of a frozen encoder (paper, appendix C.1).
+
+  SGD with Nesterov momentum; all learning rates are trained side by side in
+  one pass, the best on the held-out part of the training split is reported on
+  the test split. --config=evals/linear.py:cpu caches centre-crop features.
+
+  example: byol-jax linear --workdir=runs/demo
+           --config=evals/linear.py:cpu
+  """
+  _evaluate('linear', **arguments)
+
+
+@_add_verb(
+  'embed',
+  registry.RUN,
+  ('--images', ..., 'a folder, or any dataset', registry.PATH),
+  ('--output', ..., 'an .npz file', registry.PATH),
+  ('--weights', 'online', 'or target, random, random_calibrated'),
+  *registry.PROCESSES,
+)
+def embed(
+  workdir: str, images: str, output: str, weights: str, **job: Any
+) -> None:
+  """Write the representations and file names of a folder of images.
+
+  The .npz holds `representations`, float32 [N, D], and `names`, the files'
+  paths below the folder, in the same order.
+
+  example: byol-jax embed --workdir=runs/demo --images=~/Pictures
+           --output=pictures.npz
+  """
+  configuration.load('evals/knn', {'weights': weights})  # refuses others
+  _, log = _join_job(**job)
+  from byol_jax import api
+
+  count = api.embed(workdir, images, output, weights)
+  log(f'{count} representations in {output}')
+
+
+@_add_verb(
+  'report',
+  registry.RUN,
+  ('--knn', 'evals/knn', registry.CONFIG_HELP),
+  ('--linear', 'evals/linear:cpu', registry.CONFIG_HELP),
+)
+def report(workdir: str, knn: str, linear: str) -> None:
+  """Print kNN and linear accuracy of a run beside its random encoders.
+
+  Rows: the encoder as initialised, the same with its batch-norm averages
+  estimated on training images, and BYOL. Also written to WORKDIR/report.json.
+
+  example: byol-jax report --workdir=runs/demo
+  """
+  for kind, spec in (('evals/knn', knn), ('evals/linear', linear)):
+    configuration.load(spec, kind=kind)
+  from byol_jax.tools import report as report_tool
+
+  report_tool.run(workdir, knn=knn, linear=linear)
+
+
+def _join_job(
+  kind: str | None = None,
+  spec: str | None = None,
+  overrides: Sequence[str] = (),
+  *,
+  distributed: str,
+  **timeouts: int,
+) -> tuple[Any, Callable[[str], None]]:
+  """Loads the configuration and joins the other processes of the job.
+
+  The configuration is checked before JAX, which takes seconds, is imported; in
+  a job of several processes all of them get the error.
+
+  Returns:
+    The configuration (None for a verb without one), and a function that
+    prints a line on the first process only.
+  """
+  from byol_jax.training import provenance
+
+  @functools.cache
+  def load() -> tuple[Any, dict[str, str]]:
+    if spec is None:
+      return None, provenance.describe_job({})
+    config = configuration.load(spec, overrides, kind)
+    return config, provenance.describe_job(config.to_dict())
+
+  if distributed == 'none':
+    load()
+  import jax
+
+  from byol_jax.distributed import processes
+
+  config, description = processes.join_job(distributed, load, **timeouts)
+  if jax.process_index() != 0:
+    return config, lambda text: None
+  if jax.process_count() > 1:
+    print(description, flush=True)
+  return config, lambda text: print(errors.to_line(text))
+
+
+def _evaluate(name: str, workdir: str, **job: Any) -> None:
+  """Evaluates the run of a workdir and prints the results."""
+  config, log = _join_job(f'evals/{name}', **job)
+  from byol_jax import api
+
+  for key, value in getattr(api, name)(workdir, config, log=log).items():
+    text = f'{value:.4g}' if isinstance(value, float) else value
+    log(f'{key}: {text}')

@@ -1,0 +1,170 @@
+"""The verbs of image sets, of measurements and of checks."""
+
+import functools
+from typing import Any
+
+from byol_jax import configuration
+from byol_jax.cli import parsers, registry
+
+VERBS: dict[str, registry.Verb] = {}
+_add_verb = functools.partial(registry.add_verb, VERBS)
+
+
+@_add_verb(
+  'conformance', ('dir', ..., 'vectors of the reference', registry.PATH)
+)
+def conformance(dir: str) -> None:
+  """Compare with the numbers of the reference implementation.
+
+  DIR holds primitives.npz and, for each tag, TAG.config.json, TAG.pkl and
+  TAG.npz. Prints the largest error of each quantity; exit code 1 above the
+  tolerances. It does not see random keys, distributions of augmentations and
+  crops, initial weights, bottleneck and v2 blocks, most of the presets, and
+  sums over devices where batches have one device.
+  """
+  from byol_jax.conformance import run as conformance_run
+
+  conformance_run.run(dir)
+
+
+@_add_verb(
+  'data prepare',
+  ('source', ..., 'images; see above', registry.PATH),
+  ('output', ..., 'a data_dir; others may share it', registry.PATH),
+  ('--name', None, 'of the set; default: that of SOURCE'),
+  (
+    '--shorter_side',
+    None,
+    'at most this many pixels',
+    parsers.make_parser(int, 1, 65535),
+  ),
+  ('--quality', 95, 'of resized JPEGs', parsers.make_parser(int, 1, 100)),
+  (
+    '--max_bad_share',
+    0.001,
+    'of images that may be left out, beyond ten',
+    parsers.make_parser(float, 0, 1),
+  ),
+  registry.THREADS,
+)
+def prepare_data(**arguments: Any) -> None:
+  """Write a folder of images, or a .tar of one, as ArrayRecord files.
+
+  SOURCE is a folder, a .tar of one, or a prepared TFDS directory. Written
+  is a TFDS directory below OUTPUT, or nothing. Images keep their bytes;
+  --shorter_side makes larger ones smaller (bicubic with antialiasing, JPEG
+  4:2:0) and leaves the others as they are. ImageNet's archives: tfds build
+  imagenet2012 --file_format=array_record --manual_dir=DIR --data_dir=OUTPUT
+
+  example: byol-jax data prepare ~/Pictures prepared --name=pictures
+           byol-jax pretrain --config=imagenette:cpu
+               --config.dataset=pictures --config.data_dir=prepared
+               --workdir=runs/pictures
+  """
+  from byol_jax.data.preparation import prepare
+
+  path = prepare.prepare_images(**arguments, **_get_holdout())
+  print(f'{path}\n\n{prepare.make_training_command(path)}')
+
+
+@_add_verb(
+  'data check',
+  (
+    'dataset',
+    ...,
+    'a folder, a .tar of one, a TFDS directory or name',
+    registry.PATH,
+  ),
+  ('--data_dir', None, 'where TFDS prepared its sets', registry.PATH),
+  ('--split', 'all', 'or train, test, ...'),
+  ('--output', None, 'a JSON file for the whole report', registry.PATH),
+  registry.THREADS,
+)
+def check_data(**arguments: Any) -> None:
+  """Read and decode every image of a set, and report what it holds.
+
+  Prints counts, sizes, kinds, duplicates and what is broken; exit code 1 if
+  anything is. --output writes all of it as JSON.
+
+  example: byol-jax data check ~/Pictures
+  """
+  from byol_jax.data.preparation import check
+
+  check.check_images(**arguments, **_get_holdout())
+
+
+@_add_verb(
+  'bench input',
+  registry.CONFIG,
+  registry.JSON,
+  (
+    '--rounds',
+    5,
+    'each result is their median',
+    parsers.make_parser(int, 1, 1000),
+  ),
+  (
+    '--cores',
+    0,
+    'measure on this many cores alone, as JSON',
+    parsers.make_parser(int, 0, 65536),
+  ),
+  preset='pretrain',
+)
+def bench_input(spec: str, overrides: list[str], **options: Any) -> None:
+  """Measure how fast this machine makes views, and what a pod would need.
+
+  On one core, two and all: decoding, interpolation, the official recipe, and
+  ours from memory, from the source and from the decoded cache. Ends with the
+  cores and hosts for the paper's rate, 44,485 images/s, and for twice that.
+
+  example: byol-jax bench input --config=pretrain:1000
+               --config.dataset=DATA/imagenet_sample/1.0.0
+  """
+  configuration.load(spec, overrides, 'pretrain')
+  from byol_jax.tools import bench_input as bench_input_tool
+
+  bench_input_tool.run(spec, overrides, **options)
+
+
+@_add_verb(
+  'plan',
+  registry.CONFIG,
+  ('--topology', ..., 'v3-512 or v3:16x16, v4-512, v5e-256, v5p-8, v6e-256'),
+  registry.JSON,
+  ('--once', False, 'compile once: no largest batch'),
+  (
+    '--share',
+    0.5,
+    'of the best speed, for a second estimate of the hours',
+    parsers.make_parser(float, 0.01, 1),
+  ),
+  preset='pretrain',
+)
+def plan(
+  spec: str, overrides: list[str], topology: str, **options: Any
+) -> None:
+  """Compile the step of a run for a TPU slice, and say what it would take.
+
+  Needs no TPU but the package libtpu, and minutes. Prints memory by kind, the
+  largest batch, FLOPs, bytes, the shortest time of a step, images/s, hours,
+  input rates, collectives.
+
+  example: byol-jax plan --config=pretrain:1000 --topology=v3-512
+
+  exit codes: 1 does not fit, 2 configuration or no libtpu, 3 data.
+  """
+  from byol_jax.planning import topologies
+
+  topologies.find_topology(topology)
+  configuration.load(spec, overrides, 'pretrain')
+  from byol_jax.planning import plan as plan_tool
+
+  plan_tool.run(spec, overrides, topology=topology, **options)
+
+
+def _get_holdout() -> dict[str, Any]:
+  """Returns how the presets divide a set into splits."""
+  from byol_jax.data import from_config
+
+  return from_config.get_holdout(configuration.load('pretrain'))

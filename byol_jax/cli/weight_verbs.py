@@ -1,0 +1,41 @@
+"""The verbs of weights from and for elsewhere."""
+
+import functools
+
+from byol_jax import configuration, errors
+from byol_jax.cli import registry
+
+VERBS: dict[str, registry.Verb] = {}
+_add_verb = functools.partial(registry.add_verb, VERBS)
+
+
+@_add_verb(
+  'import',
+  (
+    'path',
+    ...,
+    'a published .pkl, or a state dict of torchvision or timm',
+    registry.PATH,
+  ),
+  ('--workdir', ..., 'made; must not exist, or be empty', registry.PATH),
+  ('--config', 'pretrain', registry.CONFIG_HELP),
+  preset='pretrain',
+)
+def import_weights(
+  path: str, workdir: str, spec: str, overrides: list[str]
+) -> None:
+  """Make a workdir of published weights: to go on, evaluate and export.
+
+  Runs no code of the file. A whole checkpoint of the official code goes on at
+  its step, an encoder without a run starts at step 0 with random heads. The
+  configuration says what the file does not (images, rates, image_size); all of
+  it but the network may differ when `pretrain` goes on in the workdir. The
+  published weights are CC BY-NC 4.0: no commercial use.
+
+  example: byol-jax import pretrain_res50x1.pkl --workdir=runs/published
+  """
+  configuration.load(spec, overrides, 'pretrain')
+  from byol_jax.tools import import_weights as import_tool
+
+  log = lambda text: print(errors.to_line(text))
+  import_tool.import_weights(path, workdir, spec, overrides, log)

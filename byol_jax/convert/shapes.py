@@ -1,0 +1,149 @@
+"""Names and shapes of our encoders, and how weights of a file differ."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from byol_jax import errors, networks, resnet
+from byol_jax.convert import weights as weights_lib
+
+# Widths of the published heads (method.md 2.3), where a file has none.
+DEFAULT_HEADS = {'projector': [4096, 256], 'predictor': [4096, 256]}
+
+
+def find_encoder(params: networks.Params, where: str) -> str:
+  """Returns the key of `resnet.ENCODERS` whose modules the parameters are.
+
+  Raises:
+    DataError: they are of no known encoder, or of several.
+  """
+  parts = {module.partition('/')[0] for module in params}
+  found = [k for k, x in resnet.ENCODERS.items() if x.module_name in parts]
+  if len(found) != 1:
+    known = [x.module_name for x in resnet.ENCODERS.values()]
+    raise errors.DataError(
+      f'{where}: expected parameters of one of {known}, found'
+      f' {errors.quote(sorted(parts))}'
+    )
+  return found[0]
+
+
+def describe_network(params: networks.Params, where: str) -> dict[str, Any]:
+  """Returns the config section `network` that parameters belong to.
+
+  Strides, the decay and the epsilon of batch norm leave no trace in shapes:
+  they are those of the published files (method.md 2.2).
+
+  Raises:
+    DataError: of an unknown encoder, or without its first convolution.
+  """
+  encoder = find_encoder(params, where)
+  layers = resnet.ENCODERS[encoder]
+  prefix = f'{layers.module_name}/~/'
+  kernel = params.get(f'{prefix}initial_conv', {}).get('w')
+  stems = {7: 'imagenet', 3: 'small'}  # small_stride2 has the same shapes
+  if kernel is None or kernel.ndim != 4 or kernel.shape[0] not in stems:
+    found = 'none' if kernel is None else list(kernel.shape)
+    raise errors.DataError(
+      f"{where}: expected '{prefix}initial_conv/w' of [7, 7, 3, channels] or"
+      f' [3, 3, 3, channels], found {found}'
+    )
+  return {
+    'encoder': encoder,
+    'width': kernel.shape[-1] / layers.initial_channels,
+    'version': 2 if f'{prefix}final_batchnorm' in params else 1,
+    'gamma_init': 'ones',
+    'stem': stems[kernel.shape[0]],
+    'padding': 'same',
+    **{
+      head: _list_widths(params, head) or widths
+      for head, widths in DEFAULT_HEADS.items()
+    },
+    'bn_decay': 0.9,
+    'bn_epsilon': 1e-5,
+  }
+
+
+def _list_widths(params: networks.Params, head: str) -> list[int]:
+  """Returns the widths of a head's linear layers, in order."""
+  names = ['linear', *(f'linear_{i}' for i in range(1, len(params)))]
+  kernels = [params.get(f'{head}/{name}', {}).get('w') for name in names]
+  return [k.shape[-1] for k in kernels if k is not None and k.ndim]
+
+
+def has_heads(params: networks.Params, network: Mapping[str, Any]) -> bool:
+  """Returns whether there are parameters of both heads of a network."""
+  parts = {module.partition('/')[0] for module in params}
+  heads = ('projector', 'predictor')
+  return all(head in parts or not network[head] for head in heads)
+
+
+def make_forward(
+  weights: weights_lib.EncoderWeights, axis_name: str | None = None
+) -> networks.Forward:
+  """Returns the network of the weights, with the heads that they hold."""
+  network = dict(weights.network)
+  if not has_heads(weights.params, network):
+    network |= {'projector': None, 'predictor': None}
+  has_classifier = 'classifier' in weights.params
+  return networks.make_forward(
+    num_classes=weights.num_classes if has_classifier else None,
+    axis_name=axis_name,
+    **network,
+  )
+
+
+def check_weights(
+  weights: weights_lib.EncoderWeights, where: str
+) -> weights_lib.EncoderWeights:
+  """Returns the weights with the dtypes of our network.
+
+  A head or classifier may be missing as a whole.
+
+  Raises:
+    DataError: lists every name that is missing, unknown or of another shape.
+  """
+  try:
+    forward = networks.make_forward(
+      num_classes=weights.num_classes, axis_name=None, **weights.network
+    )
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    init = lambda rng, images: forward.init(rng, images, True)
+    expected = jax.eval_shape(init, jax.random.PRNGKey(0), images)
+  except (KeyError, TypeError, ValueError) as error:
+    raise errors.DataError(
+      f'{where}: no network of byol_jax: {errors.first_line(error)}'
+    ) from error
+  parts = {module.partition('/')[0] for module in weights.params}
+  absent = {*networks.HEADS} - parts
+  lines: list[str] = []
+  trees: list[Any] = []
+  for found, whole in zip((weights.params, weights.state), expected):
+    wanted = {
+      module: leaves
+      for module, leaves in whole.items()
+      if module.partition('/')[0] not in absent
+    }
+    lines += networks.describe_differences(
+      networks.list_shapes(found), networks.list_shapes(wanted)
+    )
+    trees.append((found, wanted))
+  if lines:
+    raise errors.DataError(
+      f'{where}: {len(lines)} names or shapes are not those of'
+      f' {weights.network["encoder"]}: ' + '; '.join(lines)
+    )
+  checked: list[Any] = [
+    {
+      module: {
+        name: np.asarray(found[module][name], leaf.dtype)
+        for name, leaf in leaves.items()
+      }
+      for module, leaves in wanted.items()
+    }
+    for found, wanted in trees
+  ]
+  return weights._replace(params=checked[0], state=checked[1])

@@ -1,0 +1,155 @@
+"""Weights from elsewhere become a workdir like our own, or nothing is left."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+
+import byol_jax
+from byol_jax import __main__ as command, errors, pretrained
+from byol_jax.checkpoints import checkpointer
+from byol_jax.tools import import_weights
+from tests.helpers import official, tiny_config
+
+# Nothing of a published file says these.
+VALUES = {'image_size': 32, 'batch_size': 8}
+
+
+@pytest.fixture(scope='module')
+def vectors():
+  return official.read_vectors()
+
+
+@pytest.fixture(scope='module')
+def published(vectors, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('published')
+  return official.write_file(folder / 'whole.pkl', vectors)
+
+
+@pytest.fixture(scope='module')
+def imported(published):
+  """A workdir of the whole checkpoint."""
+  workdir, said = published.with_name('run'), []
+  step = byol_jax.import_weights(
+    published, workdir, overrides=VALUES, log=said.append
+  )
+  assert step == 4 and re.search('CC BY-NC 4.0', ' '.join(said))
+  return workdir
+
+
+def flat(encoder):
+  """Path -> array of an encoder's parameters and averages."""
+  leaves = jax.tree_util.tree_leaves_with_path((encoder.params, encoder.state))
+  return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+@pytest.mark.parametrize('weights', ('online', 'target'))
+def test_an_imported_run_has_the_bits_of_the_file(published, imported, weights):
+  expected, found = (
+    byol_jax.load(path, weights) for path in (published, imported)
+  )
+  assert flat(found).keys() == flat(expected).keys()
+  for path, leaf in flat(expected).items():
+    np.testing.assert_array_equal(flat(found)[path], leaf)
+  image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+  first, second = (
+    json.loads(x.config.network.to_json()) for x in (found, expected)
+  )
+  assert first == second
+  assert found.image_size == 32 and found(image).shape == (1, 8)
+  assert found.card['licence'] == expected.card['licence']
+
+
+def test_an_imported_run_goes_on_and_is_evaluated(imported, tmp_path):
+  """With other images, of which the file says nothing, and any other rate."""
+  generator = np.random.default_rng(0)
+  folder = tmp_path / 'images.npz'
+  images = generator.integers(0, 256, (60, 32, 32, 3), np.uint8)
+  arrays = {'images': images, 'labels': np.arange(60) % 10}
+  tests = {f'test_{name}': array for name, array in arrays.items()}
+  np.savez(folder, **arrays, **tests)
+  before = checkpointer.read_arrays(imported / 'checkpoints')[0]
+  config = byol_jax.load(imported).config.unlock()
+  config.update_from_flattened_dict(
+    tiny_config.FLIP_ONLY
+    | {'dataset': str(folder), 'epochs': 0.8, 'schedule.base_rate': 0.1}
+    | {'log.tensorboard': False}
+  )
+  assert byol_jax.pretrain(config, imported)['step'] == 6
+  after, facts = checkpointer.read_arrays(imported / 'checkpoints')
+  assert facts['step'] == 6 and after.keys() == before.keys()
+  assert int(after['online_state/' + NORM]) == 8 + 4  # two views a step
+  assert byol_jax.load(imported).card['licence'].startswith('CC BY-NC')
+  results = byol_jax.knn(imported, overrides={'ks': (1,), 'batch_size': 8})
+  assert results['queries'] == 60 and 0 <= results['knn_k1'] <= 1
+  recorded = (imported / 'evaluations.jsonl').read_text()
+  assert json.loads(recorded)['results'] == results
+
+
+NORM = 'tiny_res_net/~/initial_batchnorm/~/mean_ema/counter'
+
+
+def test_an_encoder_alone_starts_at_step_0(vectors, tmp_path, capsys):
+  file = tmp_path / 'encoder.pkl'
+  official.write_file(file, vectors, official.leave_encoder, step=None)
+  workdir = tmp_path / 'new' / 'run'
+  words = [f'--config.{key}={value}' for key, value in VALUES.items()]
+  words += ['--config.network.projector=(16,8)']
+  words += ['--config.network.predictor=(16,8)']
+  assert (
+    command.main(['import', str(file), f'--workdir={workdir}', *words]) == 0
+  )
+  output = capsys.readouterr().out
+  assert 'step 0' in output and 'CC BY-NC 4.0' in output
+  expected, found = flat(byol_jax.load(file)), flat(byol_jax.load(workdir))
+  for path, leaf in expected.items():
+    np.testing.assert_array_equal(found[path], leaf)
+  network = pretrained.open_run(workdir).config.network
+  assert [*network.projector] == [16, 8]
+
+
+@pytest.mark.parametrize(
+  'overrides, error, pattern',
+  (
+    ({'network.encoder': 'ResNet50'}, errors.ConfigError, 'the weights have'),
+    ({'network.projector': (3, 32)}, errors.ConfigError, 'network.projector'),
+    ({'network.stem': 'small'}, errors.DataError, r"initial_conv/w': expected"),
+    ({'optimizer.name': 'adamw'}, errors.ConfigError, 'momentum of LARS'),
+  ),
+)
+def test_values_that_contradict_the_weights_leave_nothing(
+  published, tmp_path, overrides, error, pattern
+):
+  with pytest.raises(error, match=pattern):
+    import_weights.import_weights(
+      published, tmp_path / 'run', overrides=VALUES | overrides
+    )
+  assert not [*tmp_path.iterdir()]
+
+
+def test_a_place_that_cannot_be_used_is_left_alone(published, tmp_path):
+  (tmp_path / 'file').write_text('x')
+  (tmp_path / 'full').mkdir()
+  (tmp_path / 'full' / 'x').write_text('x')
+  for name, pattern in (
+    ('file', 'expected a new or empty folder'),
+    ('full', 'expected a new or empty folder'),
+    ('file/run', 'expected a place where one may write'),
+  ):
+    with pytest.raises(errors.DataError, match=pattern):
+      byol_jax.import_weights(published, tmp_path / name, overrides=VALUES)
+  assert {path.name for path in tmp_path.rglob('*')} == {'file', 'full', 'x'}
+  with pytest.raises(errors.ConfigError, match='on this machine'):
+    byol_jax.import_weights(published, 'gs://bucket/run')
+
+
+def test_a_write_that_fails_leaves_nothing(published, tmp_path, monkeypatch):
+  def fail(*arguments, **options):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(checkpointer.Checkpointer, 'save', fail)
+  with pytest.raises(errors.DataError, match='No space left'):
+    byol_jax.import_weights(published, tmp_path / 'run', overrides=VALUES)
+  assert not [*tmp_path.iterdir()]
