@@ -52,7 +52,7 @@ MAY_IMPORT = {
 
 # Third-party packages that have one place.
 PLACES = {
-  'tensorflow': ['data.loading.tf_engine'],
+  'tensorflow': ['data.loading.tf_engine', 'convert.saved_model'],
   'tensorflow_datasets': ['data.sources.tfds', 'data.preparation.*'],
   'orbax': ['checkpoints.*'],
   'ml_collections': [

@@ -35,7 +35,10 @@ class _Version(argparse.Action):
 
 
 # Argument -> its keyword in Python, where that has another name.
-_KEYWORDS = {'config': 'spec', 'json': 'as_json', 'threads': 'num_threads'}
+_KEYWORDS = {
+  **{'config': 'spec', 'json': 'as_json', 'threads': 'num_threads'},
+  'with': 'parts',
+}
 
 
 class _Parser(argparse.ArgumentParser):

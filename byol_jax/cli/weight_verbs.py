@@ -1,6 +1,7 @@
 """The verbs of weights from and for elsewhere."""
 
 import functools
+from typing import Any
 
 from byol_jax import configuration, errors
 from byol_jax.cli import registry
@@ -39,3 +40,30 @@ def import_weights(
 
   log = lambda text: print(errors.to_line(text))
   import_tool.import_weights(path, workdir, spec, overrides, log)
+
+
+@_add_verb(
+  'export',
+  ('--workdir', ..., 'of the pretraining, or a file of weights', registry.PATH),
+  (
+    '--to',
+    ...,
+    'torch, timm, huggingface, onnx, safetensors, saved_model or npz',
+  ),
+  ('--output', ..., 'a folder that is missing or empty', registry.PATH),
+  ('--weights', 'online', 'or target'),
+  ('--with', 'encoder', 'alone; or classifier, heads'),
+)
+def export(**arguments: Any) -> None:
+  """Write the encoder of a run for another framework, and check it there.
+
+  OUTPUT is a folder of the weights and a model card, README.md and card.json.
+  The export and ours get the same images of 224, 225, 192, 64 and 160x224
+  pixels; a relative difference above 1e-5 is exit code 1, and the files are
+  in OUTPUT.failed.
+
+  example: byol-jax export --workdir=runs/demo --to=onnx --output=demo_onnx
+  """
+  from byol_jax.tools import export as export_tool
+
+  export_tool.run(**arguments)

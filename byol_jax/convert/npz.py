@@ -1,0 +1,57 @@
+"""Writes an encoder as an .npz file, and reads it back to the same bits."""
+
+from collections.abc import Callable
+import pathlib
+import zipfile
+import zlib
+
+import numpy as np
+
+from byol_jax import errors
+from byol_jax.convert import archive, reference, weights as weights_lib
+
+FILE = 'encoder.npz'
+_TEXT = 'description'
+_DAMAGE = (
+  *(OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedError),
+  *(RuntimeError, zipfile.BadZipFile, zlib.error),
+)
+
+
+def write_encoder(
+  weights: weights_lib.EncoderWeights, folder: pathlib.Path
+) -> None:
+  """Writes encoder.npz, which opens without pickles, into an empty folder."""
+  arrays, text = archive.flatten_weights(weights)
+  # Names that end in .npy would lose it, and `savez` has parameters.
+  np.savez(
+    folder / FILE, allow_pickle=False, **{_TEXT: np.array(text)}, **arrays
+  )
+
+
+def read_encoder(path: pathlib.Path) -> weights_lib.EncoderWeights:
+  """Reads a file of `write_encoder`.
+
+  Raises:
+    DataError: it cannot be read, or is no such file.
+  """
+  try:
+    with zipfile.ZipFile(path) as file:
+      if any(x.compress_type != zipfile.ZIP_STORED for x in file.infolist()):
+        raise ValueError('expected no compression')
+    with np.load(path, allow_pickle=False) as found:
+      arrays = {name: found[name] for name in found.files}
+  except _DAMAGE as error:
+    raise errors.DataError(
+      f'{errors.quote(path)}: cannot be read as an .npz file:'
+      f' {errors.first_line(error)}'
+    ) from error
+  text = arrays.pop(_TEXT, None)
+  return archive.restore_weights(
+    arrays, None if text is None else text[()], path
+  )
+
+
+def open_encoder(folder: pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:
+  """Returns what is read back: normalised [B, H, W, 3] -> [B, D], in numpy."""
+  return reference.make_encode(read_encoder(folder / FILE))

@@ -1,0 +1,73 @@
+"""ONNX files in onnxruntime: every kind of encoder, at every size."""
+
+import numpy as np
+import pytest
+
+from byol_jax import errors
+from byol_jax.convert import onnx as convert_onnx, parity
+from tests.helpers import encoders
+
+# Blocks, versions, stems; the padding of both kinds.
+NETWORKS = (
+  {'encoder': 'ResNet18'},
+  {'encoder': 'ResNet50'},
+  {'encoder': 'ResNet50', 'version': 2, 'width': 0.5},
+  {'encoder': 'TinyResNet', 'stem': 'small'},
+  {'encoder': 'MiniResNet', 'stem': 'small_stride2', 'version': 2},
+)
+
+
+def test_a_missing_package_is_named(monkeypatch, tmp_path):
+  monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+  _, weights = encoders.make()
+  pattern = r"onnx is not installed: pip install 'byol_jax\[export\]'"
+  with pytest.raises(errors.ConfigError, match=pattern):
+    convert_onnx.write_encoder(weights, tmp_path)
+  assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.export
+@pytest.mark.parametrize('network', NETWORKS)
+def test_representations_are_ours(network, tmp_path):
+  pytest.importorskip('onnxruntime')
+  forward, weights = encoders.make(**network)
+  convert_onnx.write_encoder(weights, tmp_path)
+  found = parity.compare_encoders(
+    parity.make_ours(forward, weights.params, weights.state),
+    convert_onnx.open_encoder(tmp_path),
+  )
+  assert parity.holds(found), found
+
+
+@pytest.mark.export
+def test_heads_and_one_image(tmp_path):
+  onnxruntime = pytest.importorskip('onnxruntime')
+  forward, weights = encoders.make(projector=(16, 16, 8), predictor=(12, 8))
+  convert_onnx.write_encoder(weights, tmp_path)
+  session = onnxruntime.InferenceSession(str(tmp_path / convert_onnx.FILE))
+  images = parity.make_images((33, 46))
+  expected, _ = forward.apply(weights.params, weights.state, images, False)
+  expected = expected._asdict()
+  for count in (1, 2):
+    inputs = parity.normalize_images(images[:count]).transpose(0, 3, 1, 2)
+    outputs = session.run([*expected], {'images': inputs})
+    for found, whole in zip(outputs, expected.values()):
+      # The order of sums; values are of order 1.
+      np.testing.assert_allclose(found, whole[:count], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.export
+def test_large_parameters_get_their_own_file(monkeypatch, tmp_path):
+  """Protobuf ends at 2 GiB."""
+  pytest.importorskip('onnxruntime')
+  monkeypatch.setattr(convert_onnx, 'MAX_FILE_BYTES', 1000)
+  forward, weights = encoders.make()
+  convert_onnx.write_encoder(weights, tmp_path)
+  names = {path.name for path in tmp_path.iterdir()}
+  assert names == {'model.onnx', 'model.onnx.data'}
+  found = parity.compare_encoders(
+    parity.make_ours(forward, weights.params, weights.state),
+    convert_onnx.open_encoder(tmp_path),
+    [(33, 46)],
+  )
+  assert parity.holds(found), found
