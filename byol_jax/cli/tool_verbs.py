@@ -3,7 +3,7 @@
 import functools
 from typing import Any
 
-from byol_jax import configuration
+from byol_jax import configuration, errors
 from byol_jax.cli import parsers, registry
 
 VERBS: dict[str, registry.Verb] = {}
@@ -64,7 +64,8 @@ def prepare_data(**arguments: Any) -> None:
   from byol_jax.data.preparation import prepare
 
   path = prepare.prepare_images(**arguments, **_get_holdout())
-  print(f'{path}\n\n{prepare.make_training_command(path)}')
+  command = prepare.make_training_command(path)
+  print(f'{errors.to_line(str(path))}\n\n{errors.to_line(command)}')
 
 
 @_add_verb(

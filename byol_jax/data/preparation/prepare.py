@@ -105,7 +105,7 @@ def _print_written(info: Any, num_left_out: int) -> None:
 
 def make_training_command(path: pathlib.Path) -> str:
   """Returns the command line that trains on the set in a folder."""
-  words = ('python', '-m', 'byol_jax', 'pretrain', '--config=imagenette')
+  words = ('byol-jax', 'pretrain', '--config=imagenette')
   dataset = f'--config.dataset={path.resolve()}'
   return shlex.join([*words, dataset, '--workdir=runs/prepared'])
 

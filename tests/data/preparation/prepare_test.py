@@ -184,10 +184,13 @@ def test_the_printed_command_names_the_set(run, tmp_path):
   assert (code, error) == (0, '')
   assert 'train: ' in text and 'test: ' in text and ' in 1 files' in text
   words = shlex.split(text.splitlines()[-1])
-  assert words[:4] == ['python', '-m', 'byol_jax', 'pretrain']
-  values = dict(word.split('=') for word in words[4:])
+  assert words[:2] == ['byol-jax', 'pretrain']
+  values = dict(word.split('=') for word in words[2:])
   assert len(opened(values['--config.dataset'], 'all')) == 20
   assert 'my_pictures' in values['--config.dataset']
+  code, text, _ = run(root, tmp_path / 'out\x1b[31m\nput')
+  assert code == 0 and text.splitlines()[-1].startswith('byol-jax pretrain ')
+  assert text.replace('\n', '').isprintable()
 
 
 @pytest.mark.parametrize(
