@@ -20,7 +20,7 @@ Folder = str | os.PathLike[str]
 # damage: backends raise other types, TensorStore gives these statuses.
 _DAMAGE = (
   *(FileNotFoundError, NotADirectoryError, LookupError, TypeError, ValueError),
-  *(AttributeError, NotImplementedError),
+  *(AttributeError, NotImplementedError, RecursionError),
 )
 _NOT_DAMAGE = re.compile(
   '(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED'

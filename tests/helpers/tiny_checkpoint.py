@@ -104,5 +104,6 @@ DAMAGES = {
   'manifest flipped': lambda step: flip(manifest(step)),
   'manifest cut': lambda step: halve(manifest(step)),
   'manifest emptied': lambda step: manifest(step).write_text(''),
+  'manifest nested': lambda step: manifest(step).write_text('[' * 200_000),
   'manifest gone': lambda step: manifest(step).unlink(),
 }
