@@ -166,15 +166,37 @@ def read_state_dict(
 
   Args:
     path: a .safetensors file, or any that `torch.load` reads without running
-      code. `fc`, where it is there, becomes the classifier.
-    network: the config section; None for that of our own exports, else the
-      encoder of these keys with `padding='torch'`.
+      code.
+    network: see `restore_weights`.
 
   Raises:
-    DataError: the file is damaged, or its keys or shapes are not those of the
-      network; every difference is named.
+    ConfigError: torch, or safetensors, is not installed.
+    DataError: the file is damaged or does not fit; see `restore_weights`.
   """
   arrays, facts = _read_file(Path(path))
+  return restore_weights(arrays, facts, path, network)
+
+
+def restore_weights(
+  arrays: StateDict,
+  facts: Mapping[str, Any],
+  path: str | Path,
+  network: Mapping[str, Any] | None = None,
+) -> weights_lib.EncoderWeights:
+  """Returns the encoder of a state dict, and its classifier if it has one.
+
+  Args:
+    arrays: with the keys of torchvision's ResNet, or transformers' if `facts`
+      say so.
+    facts: what `torch.write_files` put in the header, {} of another file.
+    path: of the file, for messages.
+    network: the config section; None for that of `facts`, else the encoder of
+      these keys with `padding='torch'`.
+
+  Raises:
+    DataError: keys or shapes are not those of the network; every difference is
+      named.
+  """
   network = network or facts.get('network') or _find_network(arrays, path)
   rename, classes = name_module, arrays.get('fc.weight')
   if facts.get('model', {}).get('library') == 'transformers':
@@ -182,7 +204,13 @@ def read_state_dict(
     prefix = '' if classes is None else 'resnet.'
     rename = functools.partial(name_for_transformers, prefix=prefix)
   num_classes = None if classes is None else len(classes)
-  params, state = _make_trees(network, num_classes)
+  try:
+    params, state = _make_trees(network, num_classes)
+  except (KeyError, TypeError, ValueError) as error:
+    raise errors.DataError(
+      f'{errors.quote(path)}: no network of byol_jax:'
+      f' {errors.first_line(error)}'
+    ) from error
   trees = {False: params, True: state}
   entries = [*list_entries(params, rename)]
   expected = {
