@@ -11,8 +11,8 @@ from byol_jax.convert import deepmind, shapes, weights as weights_lib
 _READERS = {
   '.safetensors': ('safetensors', 'read_encoder'),
   '.npz': ('npz', 'read_encoder'),
-  '.pt': ('torch', 'read_state_dict'),
-  '.pth': ('torch', 'read_state_dict'),
+  '.pt': ('state_dict', 'read_state_dict'),
+  '.pth': ('state_dict', 'read_state_dict'),
 }
 PUBLISHED = '.pkl'
 

@@ -15,11 +15,19 @@ from typing import Any
 import numpy as np
 
 from byol_jax import errors, files
-from byol_jax.convert import archive, reference, weights as weights_lib
+from byol_jax.convert import (
+  archive,
+  reference,
+  state_dict,
+  weights as weights_lib,
+)
 
 FILE = 'model.safetensors'
 _TEXT = 'byol_jax'  # our description, in the header's metadata
-_DTYPES = {'F32': np.dtype('<f4'), 'I32': np.dtype('<i4')}
+_DTYPES: dict[str, np.dtype] = {
+  **{'F32': np.dtype('<f4'), 'I32': np.dtype('<i4')},
+  **{'I64': np.dtype('<i8')},  # counters of torch
+}
 _MAX_HEADER = 100_000_000  # bytes, as in the format's own reader
 _MAX_DIMENSIONS = 8
 
@@ -48,7 +56,9 @@ def write_encoder(
 
 
 def read_encoder(path: pathlib.Path) -> weights_lib.EncoderWeights:
-  """Reads a file of `write_encoder`; takes at most twice its size in memory.
+  """Reads a file of `write_encoder`, or a state dict of torchvision or timm.
+
+  Takes at most twice its size in memory.
 
   Raises:
     DataError: it cannot be read, its header does not describe what follows, or
@@ -57,10 +67,13 @@ def read_encoder(path: pathlib.Path) -> weights_lib.EncoderWeights:
   octets = files.read_file(path)
   try:
     arrays, metadata = parse_arrays(octets)
+    facts = json.loads(metadata.get(_TEXT, '{}'))
   except ValueError as error:
     raise errors.DataError(
       f'{errors.quote(path)}: damaged safetensors file: {error}'
     ) from error
+  if isinstance(facts, dict) and any('.running_mean' in x for x in arrays):
+    return state_dict.restore_weights(arrays, facts, path)
   return archive.restore_weights(arrays, metadata.get(_TEXT), path)
 
 

@@ -12,6 +12,7 @@ from byol_jax import errors, networks, resnet
 from byol_jax.convert import (
   huggingface,
   parity,
+  safetensors,
   state_dict,
   timm,
   torch as torch_lib,
@@ -200,7 +201,7 @@ def test_the_loader_swaps_five_modules_and_keeps_all_keys(tmp_path):
 
 def test_symmetric_padding_needs_no_loader(tmp_path):
   """A run with network.padding='torch' fits the libraries as they are."""
-  from safetensors import torch as safetensors
+  from safetensors import torch as safetensors_torch
   import timm as timm_lib
   import torch
   import torchvision
@@ -215,7 +216,7 @@ def test_symmetric_padding_needs_no_loader(tmp_path):
   stock = torchvision.models.resnet50()
   stock.fc = torch.nn.Identity()
   path = folders[torch_lib] / 'model.safetensors'
-  stock.load_state_dict(safetensors.load_file(path))
+  stock.load_state_dict(safetensors_torch.load_file(path))
   by_timm = timm_lib.create_model(f'local-dir:{folders[timm]}', pretrained=True)
   hf = transformers.AutoModel.from_pretrained(folders[huggingface]).eval()
   ours = make_ours(forward_of(weights), weights)
@@ -296,6 +297,8 @@ def test_a_classifier_goes_along_and_the_way_back_is_exact(
   logits = getattr(logits, 'logits', logits).numpy()
   assert measure(logits, expected.logits) <= parity.TOLERANCE
   back = state_dict.read_state_dict(tmp_path / 'model.safetensors')
+  without_torch = safetensors.read_encoder(tmp_path / 'model.safetensors')
+  jax.tree.map(np.testing.assert_array_equal, without_torch[:2], back[:2])
   assert {**back.network} == json.loads(json.dumps(weights.network))
   assert back.num_classes == 5 and back.card == weights.card
   for ours, theirs in zip((weights.params, weights.state), back):
@@ -308,13 +311,13 @@ def test_a_classifier_goes_along_and_the_way_back_is_exact(
 
 
 def test_heads_go_along_as_sequential_modules(tmp_path):
-  from safetensors import torch as safetensors
+  from safetensors import torch as safetensors_torch
   import torch
 
   sizes = {'projector': (12, 10, 6), 'predictor': (14, 6)}
   forward, weights = encoders.make(**sizes)
   torch_lib.write_encoder(weights, tmp_path)
-  arrays = safetensors.load_file(tmp_path / 'heads.safetensors')
+  arrays = safetensors_torch.load_file(tmp_path / 'heads.safetensors')
   images = parity.make_images((64, 64))
   expected, _ = jax.jit(forward.apply, static_argnums=3)(
     weights.params, weights.state, images, False

@@ -15,7 +15,7 @@ SECTIONS = re.split(
 )
 NAMES = {text.partition('\n')[0]: text for text in SECTIONS[1:]}
 # Sections that need the extra `export`, and a package of it.
-EXTRA = {'ONNX': 'onnxruntime'}
+EXTRA = {'ONNX': 'onnxruntime', 'PyTorch': 'torch'}
 FIRST = (SECTIONS[0], NAMES['Input'])
 
 
