@@ -1,10 +1,11 @@
 """Reads an encoder from a file of any format that byol_jax knows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import importlib
 import pathlib
+from typing import Any
 
-from byol_jax import errors
+from byol_jax import errors, files
 from byol_jax.convert import deepmind, shapes, weights as weights_lib
 
 # Suffix -> module and function that reads an encoder, imported when used.
@@ -15,6 +16,7 @@ _READERS = {
   '.pth': ('state_dict', 'read_state_dict'),
 }
 PUBLISHED = '.pkl'
+_MAX_HEADER = 100_000_000  # bytes, of a safetensors file
 
 
 def find_file(path: pathlib.Path) -> pathlib.Path | None:
@@ -59,6 +61,27 @@ def read_encoder(
   if path.suffix == PUBLISHED:
     return deepmind.read_published(path, image_size, weights).weights
   module, function = _READERS[path.suffix]
+  if path.suffix == '.safetensors' and not _has_our_names(path):
+    module, function = _READERS['.pt']
   converter = importlib.import_module(f'byol_jax.convert.{module}')
   read: Callable = getattr(converter, function)
-  return shapes.check_weights(read(path), errors.quote(path))
+  found = shapes.check_weights(read(path), errors.quote(path))
+  return found._replace(card=_complete_card(path, found.card))
+
+
+def _has_our_names(path: pathlib.Path) -> bool:
+  """Returns whether the header of a safetensors file has our module paths."""
+  with path.open('rb') as file:
+    length = int.from_bytes(file.read(8), 'little')
+    return b'"params/' in file.read(min(length, _MAX_HEADER))
+
+
+def _complete_card(
+  path: pathlib.Path, card: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns a card with all keys; the file's own values come first."""
+  known = {'source': path.name, 'weights': 'online'}
+  known |= dict.fromkeys(('config', 'revision', 'licence'))
+  if 'sha256' not in card:
+    known['sha256'] = files.digest_file(path)
+  return known | dict(card)

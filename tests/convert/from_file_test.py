@@ -1,0 +1,60 @@
+"""A state dict of torch comes in as what it was."""
+
+import numpy as np
+import pytest
+
+import byol_jax
+from byol_jax import errors, networks
+from byol_jax.convert import from_file, state_dict, weights as weights_lib
+from tests.helpers import tiny_run
+
+NETWORK = {
+  **{'encoder': 'ResNet50', 'width': 1.0, 'version': 1, 'gamma_init': 'ones'},
+  **{'stem': 'imagenet', 'padding': 'torch', 'projector': [4096, 256]},
+  **{'predictor': [4096, 256], 'bn_decay': 0.9, 'bn_epsilon': 1e-5},
+}
+
+
+@pytest.fixture(scope='module')
+def arrays():
+  """A state dict of torchvision's ResNet-50."""
+  forward = networks.make_forward(
+    num_classes=10,
+    axis_name=None,
+    **NETWORK | {'projector': None, 'predictor': None},
+  )
+  params, state = tiny_run.random_network(forward)
+  weights = weights_lib.EncoderWeights(
+    params, state, NETWORK, 10, 224, 'resize', {}
+  )
+  return weights, state_dict.to_state_dict(weights)
+
+
+@pytest.mark.export
+def test_a_state_dict_is_imported_at_step_0(arrays, tmp_path):
+  safetensors = pytest.importorskip('safetensors.numpy')
+  weights, named = arrays
+  file = tmp_path / 'resnet50.safetensors'
+  safetensors.save_file(named, file)
+  found = byol_jax.load(file)
+  assert found.num_classes == 10 and found.dim == 2048
+  assert found.config.network.padding == 'torch'
+  for module, leaves in weights.params.items():
+    for name, leaf in leaves.items():
+      np.testing.assert_array_equal(found.params[module][name], leaf)
+  named.pop('conv1.weight')
+  safetensors.save_file(named | {'other': np.zeros(2, np.float32)}, file)
+  with pytest.raises(
+    errors.DataError, match=r'conv1\.weight is missing.*other'
+  ):
+    byol_jax.load(file)
+
+
+def test_a_file_of_another_kind_is_named(tmp_path):
+  for name, pattern in (('x.bin', "found '.bin'"),):
+    (tmp_path / name).write_bytes(b'')
+    with pytest.raises(errors.DataError, match=pattern):
+      from_file.read_encoder(tmp_path / name, 'online', 32)
+  (tmp_path / 'x.npz').write_bytes(b'')
+  with pytest.raises(errors.ConfigError, match=r"weights: .* found 'random'"):
+    from_file.read_encoder(tmp_path / 'x.npz', 'random', 32)
