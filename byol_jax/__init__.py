@@ -24,6 +24,7 @@ if sys.platform == 'win32':
 
 if TYPE_CHECKING:
   from byol_jax.api import embed, knn, linear, load, load_encoder, pretrain
+  from byol_jax.tools.export import export_encoder as export
   from byol_jax.tools.import_weights import import_weights
 
 __version__ = '0.1.0'
@@ -37,6 +38,7 @@ __all__ = [
   'UserError',
   'embed',
   'errors',
+  'export',
   'import_weights',
   'knn',
   'linear',
@@ -45,14 +47,17 @@ __all__ = [
   'pretrain',
 ]
 
-# Functions that are not in `api`.
-_PLACES = {'import_weights': 'byol_jax.tools.import_weights'}
+# Functions that are not in `api`: module and name.
+_PLACES = {
+  'export': ('byol_jax.tools.export', 'export_encoder'),
+  'import_weights': ('byol_jax.tools.import_weights', 'import_weights'),
+}
 
 
 def __getattr__(name: str) -> Any:
   if name in __all__:
-    module = importlib.import_module(_PLACES.get(name, 'byol_jax.api'))
-    return getattr(module, name)
+    module, function = _PLACES.get(name, ('byol_jax.api', name))
+    return getattr(importlib.import_module(module), function)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 

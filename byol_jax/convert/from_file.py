@@ -80,7 +80,7 @@ def _complete_card(
   path: pathlib.Path, card: Mapping[str, Any]
 ) -> dict[str, Any]:
   """Returns a card with all keys; the file's own values come first."""
-  known = {'source': path.name, 'weights': 'online'}
+  known: dict[str, Any] = {'source': path.name, 'weights': 'online'}
   known |= dict.fromkeys(('config', 'revision', 'licence'))
   if 'sha256' not in card:
     known['sha256'] = files.digest_file(path)

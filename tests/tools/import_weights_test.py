@@ -10,6 +10,7 @@ import pytest
 import byol_jax
 from byol_jax import __main__ as command, errors, pretrained
 from byol_jax.checkpoints import checkpointer
+from byol_jax.convert import npz, safetensors
 from byol_jax.tools import import_weights
 from tests.helpers import official, tiny_config
 
@@ -60,6 +61,21 @@ def test_an_imported_run_has_the_bits_of_the_file(published, imported, weights):
   assert first == second
   assert found.image_size == 32 and found(image).shape == (1, 8)
   assert found.card['licence'] == expected.card['licence']
+
+
+@pytest.mark.parametrize('to', (npz, safetensors))
+def test_an_exported_encoder_is_the_same_object(imported, tmp_path, to):
+  expected = byol_jax.load(imported)
+  to.write_encoder(pretrained.read_weights(imported), tmp_path)
+  for path in (tmp_path, next(tmp_path.iterdir())):
+    found = byol_jax.load(path)
+    assert flat(found).keys() == flat(expected).keys()
+    for name, leaf in flat(expected).items():
+      np.testing.assert_array_equal(flat(found)[name], leaf)
+    assert repr(found) == repr(expected) and found.card == expected.card
+    assert found.config.to_json() == expected.config.to_json()
+  image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+  np.testing.assert_array_equal(found(image), expected(image))
 
 
 def test_an_imported_run_goes_on_and_is_evaluated(imported, tmp_path):
