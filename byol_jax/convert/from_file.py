@@ -16,7 +16,6 @@ _READERS = {
   '.pth': ('state_dict', 'read_state_dict'),
 }
 PUBLISHED = '.pkl'
-_MAX_HEADER = 100_000_000  # bytes, of a safetensors file
 
 
 def find_file(path: pathlib.Path) -> pathlib.Path | None:
@@ -61,19 +60,10 @@ def read_encoder(
   if path.suffix == PUBLISHED:
     return deepmind.read_published(path, image_size, weights).weights
   module, function = _READERS[path.suffix]
-  if path.suffix == '.safetensors' and not _has_our_names(path):
-    module, function = _READERS['.pt']
   converter = importlib.import_module(f'byol_jax.convert.{module}')
   read: Callable = getattr(converter, function)
   found = shapes.check_weights(read(path), errors.quote(path))
   return found._replace(card=_complete_card(path, found.card))
-
-
-def _has_our_names(path: pathlib.Path) -> bool:
-  """Returns whether the header of a safetensors file has our module paths."""
-  with path.open('rb') as file:
-    length = int.from_bytes(file.read(8), 'little')
-    return b'"params/' in file.read(min(length, _MAX_HEADER))
 
 
 def _complete_card(
