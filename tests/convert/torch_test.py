@@ -392,6 +392,7 @@ def test_a_file_that_does_not_fit_names_every_difference(ending, tmp_path):
 
 
 def test_a_file_is_refused_in_one_line_and_runs_no_code(tmp_path):
+  from safetensors import torch as safetensors_torch
   import torch
 
   class Hostile:
@@ -403,14 +404,14 @@ def test_a_file_is_refused_in_one_line_and_runs_no_code(tmp_path):
   torch.save({'a': Hostile()}, tmp_path / 'hostile.pth')
   torch.save([1, 2], tmp_path / 'list.pth')
   torch.save({'a': torch.zeros(1)}, tmp_path / 'other.pth')
-  for name in (
-    'cut.safetensors',
-    'cut.pth',
-    'hostile.pth',
-    'list.pth',
-    'other.pth',
-    'none.pth',
-  ):
+  safetensors_torch.save_file(
+    {'a': torch.zeros(1)},
+    tmp_path / 'network.safetensors',
+    {'byol_jax': '{"network": {"encoder": "ResNet50"}}'},
+  )
+  names = [path.name for path in tmp_path.iterdir()]
+  assert len(names) == 6
+  for name in (*names, 'none.pth'):
     with pytest.raises(errors.DataError, match=name.replace('.', r'\.')):
       state_dict.read_state_dict(tmp_path / name)
   assert not (tmp_path / 'touched').exists()
