@@ -11,7 +11,8 @@ SEED ?= 4
 EXTRA ?=
 # The tests of `make check`: the method, its configuration, the package's form.
 QUICK := $(patsubst %,tests/%_test.py, \
-  losses schedules metrics optimizers augment networks resnet parallel \
+  losses schedules metrics optimizers augment networks convolution resnet \
+  parallel \
   configs configuration cli/console errors files layers \
   data/catalog data/sampling/order data/sampling/crops data/sampling/views \
   data/sampling/resize evals/knn conformance/primitives \

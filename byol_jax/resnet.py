@@ -18,6 +18,8 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from byol_jax import convolution
+
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
@@ -73,13 +75,11 @@ MakeNorm = Callable[..., hk.BatchNorm]
 
 def make_conv(
   channels: int, kernel: int, stride: int, name: str, padding: str = 'same'
-) -> hk.Conv2D:
+) -> convolution.Conv2D:
   """Returns a square convolution without bias; `padding` is of `PADDINGS`."""
   half = (kernel // 2, kernel // 2)
-  return hk.Conv2D(
-      channels, kernel, stride=stride, with_bias=False,
-      padding='SAME' if padding == 'same' else (half, half), name=name,
-  )  # fmt: skip
+  pads = 'SAME' if padding == 'same' else (half, half)
+  return convolution.Conv2D(channels, kernel, stride, pads, name)
 
 
 class Block(hk.Module):

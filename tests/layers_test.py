@@ -8,7 +8,8 @@ import pytest
 
 from tests.helpers import tiny_run
 
-METHOD = ['losses', 'augment', 'schedules', 'optimizers', 'metrics', 'resnet']
+METHOD = ['losses', 'augment', 'schedules', 'optimizers', 'metrics']
+METHOD += ['convolution', 'resnet']
 LAYER_0 = (*('errors', 'files', *METHOD, 'data.catalog', 'data.sampling.*'),)
 LAYER_1 = ['networks', 'parallel']
 LAYER_2 = ['finite', 'byol', 'evals.supervised']

@@ -1,0 +1,126 @@
+"""Training steps per second on CPUs, with and without the forms for CPUs.
+
+PYTHONPATH=. python benchmarks/cpu_steps.py [--output=FILE.json] [--rounds=6]
+
+The step of `pretrain:1000` without augmentation, by the encoder, the image size
+and the batch size, of two programs in turns: all convolutions plain, and those
+of `convolution.py`. Compare the ratios: on a busy machine the images per second
+say little, CPU seconds (`cpu_ratio`) more.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import time
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+import jax
+import numpy as np
+
+from byol_jax import configuration, convolution, experiment
+from byol_jax.distributed import placement
+from byol_jax.training import provenance
+
+# Encoder, stem, image size, batch size.
+SHAPES = {
+  'resnet18_64': ('ResNet18', 'imagenet', 64, 32),
+  'resnet50_224': ('ResNet50', 'imagenet', 224, 8),
+  'resnet18_96': ('ResNet18', 'imagenet', 96, 32),
+  'resnet18_32_small': ('ResNet18', 'small', 32, 64),
+}
+PROGRAMS = {
+  'plain': lambda on_cpu, elsewhere: elsewhere,
+  'forms': convolution._choose_form,
+}
+
+
+def build(encoder, stem, size, batch_size):
+  """The experiment, and a batch of noise for one device."""
+  config = configuration.load('pretrain:1000')
+  config.network.update({'encoder': encoder, 'stem': stem})
+  config.update({'image_size': size, 'batch_size': batch_size})
+  for view in config.augment.values():
+    for name in ('flip', 'jitter', 'grayscale', 'blur', 'solarize'):
+      view[name].probability = 0.0
+  rng = np.random.default_rng(0)
+  batch = {
+    name: rng.random((1, batch_size, size, size, 3), np.float32)
+    for name in ('view1', 'view2')
+  }
+  batch['labels'] = rng.integers(0, 1000, (1, batch_size), np.int32)
+  return experiment.build(config, 10**6, 1000), batch
+
+
+def measure(shape, rounds):
+  """Images per second and ratios to the plain program, {program: figures}."""
+  built, batch = build(*shape)
+  state = built.init_on_host()
+  steps, states, losses = {}, {}, {}
+  for name, choose in PROGRAMS.items():
+    convolution._choose_form = choose
+    # A function of its own, so that JAX traces it again.
+    step = placement.pmap(
+      lambda *args: built.update(*args), donate_argnums=(0,)
+    )
+    states[name], scalars = step(placement.replicate(state), batch)
+    steps[name], losses[name] = step, float(scalars['loss'][0])
+  np.testing.assert_allclose(list(losses.values()), losses['plain'], rtol=1e-5)
+  wall = {name: [] for name in steps}
+  cpu = {name: [] for name in steps}
+  for number in range(rounds):
+    for name in list(steps)[:: 1 if number % 2 else -1]:
+      jax.block_until_ready(states)
+      began = time.perf_counter(), time.process_time()
+      states[name], _ = steps[name](states[name], batch)
+      jax.block_until_ready(states[name])
+      wall[name].append(time.perf_counter() - began[0])
+      cpu[name].append(time.process_time() - began[1])
+  median = statistics.median
+  return {
+    name: {
+      'images_per_second': shape[-1] / median(wall[name]),
+      'best_images_per_second': shape[-1] / min(wall[name]),
+      'ratio': median(
+        x / y for x, y in zip(wall['plain'], wall[name], strict=True)
+      ),
+      'cpu_ratio': median(
+        x / y for x, y in zip(cpu['plain'], cpu[name], strict=True)
+      ),
+    }
+    for name in steps
+  }
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--output', type=pathlib.Path)
+  parser.add_argument('--rounds', type=int, default=6)
+  parser.add_argument('--shapes', nargs='+', default=list(SHAPES))
+  arguments = parser.parse_args()
+  result = {
+    'what': 'training steps on CPUs; ratios of the speed to that of the plain'
+    ' program, medians over rounds',
+    'rounds': arguments.rounds,
+    'shapes': {},
+  }
+  for name in arguments.shapes:
+    figures = measure(SHAPES[name], arguments.rounds)
+    figures['load_average'] = os.getloadavg()[0]
+    result['shapes'][name] = figures
+    print(name, json.dumps(figures), flush=True)
+  result |= {
+    'cores': os.cpu_count(),
+    'date': time.strftime('%Y-%m-%d'),
+    'versions': provenance.list_versions(),
+  }
+  text = json.dumps(result, indent=2)
+  print(text)
+  if arguments.output:
+    arguments.output.write_text(text + '\n')
+
+
+if __name__ == '__main__':
+  main()

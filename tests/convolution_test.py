@@ -1,0 +1,101 @@
+"""The forms for CPUs equal the plain ones, and no other platform gets them."""
+
+import functools
+import re
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from byol_jax import convolution, resnet
+
+# Kernel, stride, height, width: each form, odd and even sizes, one pixel.
+SHAPES = [
+  *((1, 1, 5, 4), (1, 2, 5, 4), (3, 1, 2, 2), (3, 2, 4, 3), (3, 2, 3, 2)),
+  *((3, 1, 1, 1), (7, 2, 4, 4), (3, 1, 1, 4), (3, 1, 5, 4)),
+]
+
+
+def plain_convolution(images, weights, stride, padding):
+  return jax.lax.conv_general_dilated(
+    *(images, weights, (stride, stride), padding),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+
+
+def with_gradients(function, *args):
+  """The result of `function` and the gradients of a weighted sum of it."""
+  outputs, pull_back = jax.vjp(function, *args)
+  change = jnp.cos(jnp.arange(outputs.size, dtype=outputs.dtype))
+  return outputs, *pull_back(change.reshape(outputs.shape))
+
+
+def draw_arrays(kernel, height, width):
+  rng = np.random.default_rng(0)
+  images = rng.normal(size=(3, height, width, 6))
+  return images, rng.normal(size=(kernel, kernel, 6, 5))
+
+
+@pytest.mark.parametrize('padding', resnet.PADDINGS)
+@pytest.mark.parametrize('shape', SHAPES, ids=str)
+def test_a_convolution_equals_the_plain_one(shape, padding):
+  kernel, stride, *size = shape
+  pads = {'same': 'SAME', 'torch': [(kernel // 2, kernel // 2)] * 2}[padding]
+  arrays = draw_arrays(kernel, *size)
+  ours = functools.partial(convolution.convolve, stride=stride, padding=pads)
+  plain = functools.partial(plain_convolution, stride=stride, padding=pads)
+  with jax.enable_x64(True):
+    exact = with_gradients(plain, *map(jnp.asarray, arrays))
+    exact = [np.asarray(x) for x in exact]
+    for x, y in zip(
+      with_gradients(ours, *map(jnp.asarray, arrays)), exact, strict=True
+    ):
+      assert x.dtype == jnp.float64
+      np.testing.assert_allclose(x, y, rtol=0, atol=1e-9)
+  single = [jnp.asarray(x.astype(np.float32)) for x in arrays]
+  errors = [
+    [np.abs(np.asarray(x) - y).max() for x, y in zip(found, exact, strict=True)]
+    for found in (with_gradients(ours, *single), with_gradients(plain, *single))
+  ]
+  # Sums in another order: at most twice as far off, or a last bit of a sum.
+  for error, plain_error in zip(*errors, strict=True):
+    assert error <= max(2 * plain_error, 2e-6)
+
+
+def test_parameters_are_those_of_haiku():
+  images = jnp.ones((2, 4, 4, 3))
+  ours = hk.transform(lambda x: resnet.make_conv(5, 3, 2, 'conv_0')(x))
+  haikus = hk.transform(
+    lambda x: hk.Conv2D(5, 3, 2, with_bias=False, name='conv_0')(x)
+  )
+  key = jax.random.PRNGKey(0)
+  params = ours.init(key, images)
+  jax.tree.map(np.testing.assert_array_equal, params, haikus.init(key, images))
+
+
+def test_vmap_and_other_platforms():
+  """The platform of the program counts, not the host it is lowered on."""
+  images, weights = (x.astype(np.float32) for x in draw_arrays(1, 4, 4))
+
+  ours = functools.partial(convolution.convolve, stride=1, padding='SAME')
+  plain = functools.partial(plain_convolution, stride=1, padding='SAME')
+  np.testing.assert_allclose(
+    jax.vmap(ours, (0, None))(images[:, None], weights)[:, 0],
+    ours(images, weights),
+    atol=1e-5,
+  )
+
+  def operations(function, platform):
+    differentiated = jax.jit(functools.partial(with_gradients, function))
+    traced = differentiated.trace(images, weights)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    # The compiler removes a choice among one.
+    around = {'case', 'return', 'constant'}
+    words = re.findall(r'stablehlo\.(\w+)', text)
+    return sorted(word for word in words if word not in around)
+
+  for platform in ('tpu', 'cuda'):
+    assert operations(ours, platform) == operations(plain, platform)
+  assert 'convolution' not in operations(ours, 'cpu')
