@@ -113,7 +113,7 @@ def _start_from_weights(
 ) -> experiment.Experiment:
   """Returns the method with the weights of `init.checkpoint`, if any.
 
-  Process 0 reads them, unless the run has a checkpoint of its own.
+  Process 0 reads them, unless `workdir` already holds a checkpoint.
   """
   path = config.init.checkpoint
   if not path:

@@ -76,7 +76,7 @@ def copy_lines(index: int, process: subprocess.Popen) -> None:
   """Prints the output of a process, with its index before each line."""
   assert process.stdout is not None
   for line in process.stdout:
-    # A process whose pipe is full would stop: read on if nobody reads this.
+    # Keep reading if our output is closed: a full pipe would block the process.
     with contextlib.suppress(OSError):
       # One write a line: lines of two processes do not mix.
       sys.stdout.buffer.write(b'[%d] %s\n' % (index, line.rstrip(b'\n')))
