@@ -1,6 +1,7 @@
 """How long a save holds up a run, at the size of ResNet-50's real state.
 
-    python benchmarks/checkpoint_saving.py OUT.json [--saves=5] [--folder=DIR]
+PYTHONPATH=. python benchmarks/checkpoint_saving.py OUT.json [--saves=5]
+  [--folder=DIR]
 
 The state of configs/pretrain.py:1000 (float32; online and target network,
 batch norm, momentum) with random numbers lies on the devices, as in a run.
@@ -23,8 +24,6 @@ from collections.abc import Callable
 import contextlib
 import functools
 import gc
-import json
-import os
 import pathlib
 import resource
 import shutil
@@ -37,11 +36,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks import results_file
 from byol_jax import configuration, experiment
 from byol_jax.checkpoints import checkpointer
 from byol_jax.data import catalog
 from byol_jax.distributed import packing, placement
-from byol_jax.training import provenance
 
 CONFIG = 'pretrain:1000'
 STEP_SECONDS = 0.092  # about; of the hardware, not of this machine
@@ -156,8 +155,6 @@ def measure(folder: pathlib.Path, saves: int) -> dict[str, Any]:
     'resident_megabytes_after': {
       str(n): memory[n - 1] for n in (1, 5, 10, 25, 50)
     },
-    'machine': {'cores': os.cpu_count(), 'load': round(os.getloadavg()[0], 2)},
-    'versions': provenance.list_versions(),
   }
 
 
@@ -173,9 +170,7 @@ def main() -> None:
     found = measure(folder, arguments.saves)
   finally:
     shutil.rmtree(folder, ignore_errors=True)
-  text = json.dumps(found, indent=1) + '\n'
-  arguments.out.write_text(text)
-  print(text, end='')
+  results_file.write_result(found, arguments.out)
 
 
 if __name__ == '__main__':

@@ -20,9 +20,9 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 import jax
 import numpy as np
 
+from benchmarks import results_file
 from byol_jax import configuration, convolution, experiment
 from byol_jax.distributed import placement
-from byol_jax.training import provenance
 
 # Encoder, stem, image size, batch size.
 SHAPES = {
@@ -111,15 +111,7 @@ def main():
     figures['load_average'] = os.getloadavg()[0]
     result['shapes'][name] = figures
     print(name, json.dumps(figures), flush=True)
-  result |= {
-    'cores': os.cpu_count(),
-    'date': time.strftime('%Y-%m-%d'),
-    'versions': provenance.list_versions(),
-  }
-  text = json.dumps(result, indent=2)
-  print(text)
-  if arguments.output:
-    arguments.output.write_text(text + '\n')
+  results_file.write_result(result, arguments.output)
 
 
 if __name__ == '__main__':

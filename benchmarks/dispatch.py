@@ -1,6 +1,6 @@
 """Host time of one step call with the tree of the real ResNet-50 state.
 
-python benchmarks/dispatch.py [--output=FILE.json] [--rounds=5]
+PYTHONPATH=. python benchmarks/dispatch.py [--output=FILE.json] [--rounds=5]
 
 A call of a compiled step costs the host time for each leaf of the state, and
 more in a job of several processes, where every leaf is converted on the way in
@@ -21,7 +21,8 @@ import subprocess
 import sys
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from benchmarks import results_file
+
 CALLS = 60
 
 
@@ -94,7 +95,6 @@ def job(processes, devices):
       | {
         'JAX_PLATFORMS': 'cpu',
         'JAX_NUM_CPU_DEVICES': str(devices),
-        'PYTHONPATH': str(ROOT),
       },
       stdout=subprocess.PIPE,
       stderr=subprocess.DEVNULL,
@@ -123,9 +123,6 @@ def main():
     {name: job(*layout) for name, layout in layouts.items()}
     for _ in range(arguments.rounds)
   ]
-  sys.path.insert(0, str(ROOT))
-  from byol_jax.training import provenance
-
   result = {
     'what': 'host milliseconds of a step call by the number of arrays of the'
     ' state: leaf by leaf, and packed; medians over the rounds',
@@ -137,13 +134,8 @@ def main():
       for name in layouts
     },
     'rounds': rounds,
-    'cores': os.cpu_count(),
-    'versions': provenance.list_versions(),
   }
-  text = json.dumps(result, indent=2)
-  print(text)
-  if arguments.output:
-    arguments.output.write_text(text + '\n')
+  results_file.write_result(result, arguments.output)
 
 
 if __name__ == '__main__':
