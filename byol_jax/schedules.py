@@ -69,7 +69,7 @@ def make_learning_rate(
 
 
 def warmup_cosine_schedule(
-  peak: float, warmup_steps: int, total_steps: int
+  peak: float, warmup_steps: int, total_steps: int | jax.Array
 ) -> optax.Schedule:
   """Returns a linear warm-up from 0 to `peak`, then a cosine to 0.
 
@@ -80,7 +80,7 @@ def warmup_cosine_schedule(
   def schedule(step: jax.typing.ArrayLike) -> jax.Array:
     step = jnp.asarray(step, jnp.float32)
     rising = peak * step / max(warmup_steps, 1)
-    remaining = max(total_steps - warmup_steps, 1)
+    remaining = jnp.maximum(total_steps - warmup_steps, 1)
     falling = peak * _half_cosine((step - warmup_steps) / remaining)
     return jnp.where(step < warmup_steps, rising, falling)
 

@@ -19,7 +19,7 @@ from byol_jax.evals import features, splits, supervised
 ROWS = 1024  # features that are scored at once
 PROGRESS_LINES = 10  # of a training
 
-Start = tuple[Callable, supervised.LinearState]  # update, state
+Start = tuple[Callable, supervised.TrainState]  # update, state
 
 
 class Progress:

@@ -1,8 +1,9 @@
-"""The supervised update of linear classifiers on frozen features.
+"""The supervised update: of linear classifiers, or of an encoder with one.
 
-Several learning rates train side by side: parameters have a leading axis of R
-rates, which share each batch and the initial weights and nothing else
-(method.md 5.1; paper, appendix C.1).
+One update serves both. `compute_logits` says what is trained: classifiers on
+features, several learning rates side by side, whose parameters have a leading
+axis of R rates and share each batch and nothing else (method.md 5.1; paper,
+appendix C.1); or an encoder and one classifier, R = 1 (method.md 5.2, 5.5).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,20 +15,24 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byol_jax import losses, schedules
+from byol_jax import losses, networks, optimizers, schedules
 
-# {'linear': {'w': float32 [R, D, C], 'b': float32 [R, C]}}
-Params = Mapping[str, Mapping[str, jax.Array]]
-# features: float32 [B, D]; labels: int32 [B].
+Params = networks.Params
+# labels: int32 [B]; and features: float32 [B, D], or images: [B, H, W, 3].
 Batch = Mapping[str, jax.Array]
 Scalars = dict[str, jax.Array]
+# (params, net_state, batch) -> (logits float32 [R, B, C], new net_state)
+ComputeLogits = Callable[
+  [Params, networks.NetState, Batch], tuple[jax.Array, networks.NetState]
+]
 
 
-class LinearState(NamedTuple):
+class TrainState(NamedTuple):
   """The state of a training between two steps."""
 
   step: jax.Array  # int32 [], updates done
   params: Params
+  net_state: networks.NetState  # batch-norm averages; {} without an encoder
   opt_state: optax.OptState
 
 
@@ -38,36 +43,57 @@ def init(
   num_rates: int,
   num_features: int,
   num_classes: int,
-) -> LinearState:
-  """Returns Haiku's default start (method.md 2.4), the same for every rate."""
-  shape = (num_features, num_classes)
-  # Cut at two sigma and not rescaled.
-  start = jax.random.truncated_normal(rng, -2.0, 2.0, shape)
-  weights = start / math.sqrt(num_features)
+) -> TrainState:
+  """Returns the state of classifiers before step 0, the same for every rate.
+
+  Parameters are {'linear': {'w': float32 [R, D, C], 'b': float32 [R, C]}}.
+  """
+  classifier = init_classifier(rng, num_features, num_classes)
   params = {
     'linear': {
-      'w': jnp.tile(weights, (num_rates, 1, 1)),
-      'b': jnp.zeros((num_rates, num_classes)),
+      name: jnp.tile(x, (num_rates, *[1] * x.ndim))
+      for name, x in classifier.items()
     }
   }
-  return LinearState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    opt_state=optimizer.init(params),
-  )
+  return make_state(optimizer, params, {})
+
+
+def init_classifier(
+  rng: jax.Array, num_features: int, num_classes: int
+) -> dict[str, jax.Array]:
+  """Returns Haiku's default start (method.md 2.4): w [D, C], b [C]."""
+  # Cut at two sigma and not rescaled.
+  shape = (num_features, num_classes)
+  start = jax.random.truncated_normal(rng, -2.0, 2.0, shape)
+  return {'w': start / math.sqrt(num_features), 'b': jnp.zeros(num_classes)}
+
+
+def make_state(
+  optimizer: optax.GradientTransformation,
+  params: Params,
+  net_state: networks.NetState,
+) -> TrainState:
+  """Returns the state before step 0."""
+  step = jnp.zeros((), jnp.int32)
+  return TrainState(step, params, net_state, optimizer.init(params))
 
 
 def nesterov(
-  peak_rates: Sequence[float], *, momentum: float, num_steps: int
+  peak_rates: Sequence[Any],
+  *,
+  momentum: float,
+  num_steps: int | jax.Array,
+  weight_decay: float | jax.Array = 0.0,
 ) -> optax.GradientTransformation:
   """Returns SGD with Nesterov momentum, a cosine from each peak rate to 0.
 
-  No warm-up and no regularisation.
+  Without warm-up.
 
   Args:
     peak_rates: R learning rates, already scaled with the batch size.
     momentum: in [0, 1).
     num_steps: at this step the rates are 0.
+    weight_decay: added to the gradients of kernels, before the momentum.
   """
   peaks = jnp.asarray(peak_rates, jnp.float32)
 
@@ -75,6 +101,7 @@ def nesterov(
     return update * peaks.reshape(-1, *[1] * (update.ndim - 1))
 
   return optax.chain(
+    optax.add_decayed_weights(weight_decay, optimizers.mask_kernels),
     optax.trace(momentum, nesterov=True),
     optax.scale_by_learning_rate(
       schedules.warmup_cosine_schedule(1.0, 0, num_steps)
@@ -91,33 +118,50 @@ def compute_logits(params: Params, features: jax.Array) -> jax.Array:
   return scores + linear['b'][:, None, :]
 
 
+def _classify_features(
+  params: Params, net_state: networks.NetState, batch: Batch
+) -> tuple[jax.Array, networks.NetState]:
+  return compute_logits(params, batch['features']), net_state
+
+
 def make_update(
-  optimizer: optax.GradientTransformation, mean: Callable[[Any], Any]
-) -> Callable[[LinearState, Batch], tuple[LinearState, Scalars]]:
+  optimizer: optax.GradientTransformation,
+  mean: Callable[[Any], Any],
+  compute_logits: ComputeLogits = _classify_features,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Scalars]]:
   """Returns the update of one step of all rates.
 
   Args:
     optimizer: its updates are added to the parameters.
     mean: over the parts of a batch: `parallel.mean` under pmap, the identity
-      for a batch that is not divided.
+      for a batch that is not divided. Batch-norm averages too become its mean.
+    compute_logits: in training mode; the default classifies `features`.
 
   Returns:
     update(state, batch) -> (state, scalars); `loss` is float32 [R].
   """
 
-  def loss_fn(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+  def loss_fn(params: Params, net_state: Any, batch: Batch) -> Any:
+    logits, net_state = compute_logits(params, net_state, batch)
     by_image = jax.vmap(losses.cross_entropy, in_axes=(0, None))(
-      compute_logits(params, batch['features']), batch['labels']
+      logits, batch['labels']
     )
     by_rate = jnp.mean(by_image, axis=-1)
     # Summed over rates, so each rate's weights get the gradient of their loss.
-    return jnp.sum(by_rate), by_rate
+    return jnp.sum(by_rate), (by_rate, net_state)
 
-  def update(state: LinearState, batch: Batch) -> tuple[LinearState, Scalars]:
-    grads, loss = jax.grad(loss_fn, has_aux=True)(state.params, batch)
+  def update(state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
+    grads, (loss, net_state) = jax.grad(loss_fn, has_aux=True)(
+      state.params, state.net_state, batch
+    )
     grads, loss = mean((grads, loss))
+    # Equal on all devices already if batch norm is over all of them.
+    net_state = jax.tree.map(
+      lambda x: x if x.dtype == jnp.int32 else mean(x), net_state
+    )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    return LinearState(state.step + 1, params, opt_state), {'loss': loss}
+    new = TrainState(state.step + 1, params, net_state, opt_state)
+    return new, {'loss': loss}
 
   return update

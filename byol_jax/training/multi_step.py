@@ -6,6 +6,7 @@ host does nothing between them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+import functools
 import itertools
 import math
 from typing import Any, Protocol
@@ -73,7 +74,13 @@ class StreamedCalls:
       (state, batch) -> (state, scalars), with `packing.Packed` states,
       replicated and donated. Scalars are [L] for a step.
     """
-    return placement.pmap(packing.on_packed_state(update), donate_argnums=(0,))
+    return _compile_update(update)
+
+
+# One program for the trainings of an evaluation that share their update.
+@functools.lru_cache(maxsize=4)
+def _compile_update(update: Callable) -> Callable:
+  return placement.pmap(packing.on_packed_state(update), donate_argnums=(0,))
 
 
 class ResidentCalls:
