@@ -1,0 +1,158 @@
+"""Training steps per second on CPUs, ours beside those of lightly in PyTorch.
+
+PYTHONPATH=. python benchmarks/cpu_peer.py [--output=FILE.json] [--rounds=6]
+
+The shapes of `cpu_steps.py`, no augmentation, heads 4096/256. Ours is the step
+of `pretrain:1000` (LARS, online classifier); theirs is the loop of lightly's
+BYOL example (SGD, no classifier) with torchvision's ResNet. Two processes take
+steps in turns. Needs `pip install torch torchvision lightly` beside this
+package. Compare the ratios, on a busy machine those of CPU seconds.
+"""
+
+import argparse
+import copy
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+from benchmarks import cpu_steps, results_file
+
+PACKAGES = ('torch', 'torchvision', 'lightly')
+
+
+def make_our_step(encoder, stem, size, batch_size):
+  """Returns a function without arguments that takes one step of ours."""
+  import jax
+
+  from byol_jax.distributed import placement
+
+  built, batch = cpu_steps.build(encoder, stem, size, batch_size)
+  update = placement.pmap(built.update, donate_argnums=(0,))
+  state = placement.replicate(built.init_on_host())
+
+  def step():
+    nonlocal state
+    state, _ = update(state, batch)
+    jax.block_until_ready(state)
+
+  return step
+
+
+def make_their_step(encoder, stem, size, batch_size):
+  """Returns a function without arguments that takes one step of lightly's."""
+  import torch
+
+  from tests.helpers import torchvision_operators
+
+  torch.set_num_threads(os.cpu_count())
+  torchvision_operators.define()
+  from lightly import loss as loss_lib
+  from lightly.models import modules, utils
+  import torchvision
+
+  resnet = torchvision.models.get_model(encoder.lower())
+  if stem == 'small':
+    resnet.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    resnet.maxpool = torch.nn.Identity()
+  width, resnet.fc = resnet.fc.in_features, torch.nn.Identity()
+  projector = modules.BYOLProjectionHead(width, 4096, 256)
+  online = torch.nn.Sequential(resnet, projector)
+  predictor = modules.BYOLPredictionHead(256, 4096, 256)
+  target = copy.deepcopy(online)
+  utils.deactivate_requires_grad(target)
+  parameters = [*online.parameters(), *predictor.parameters()]
+  optimizer = torch.optim.SGD(parameters, lr=0.06)
+  criterion = loss_lib.NegativeCosineSimilarity()
+  views = [torch.rand(batch_size, 3, size, size) for _ in range(2)]
+
+  def step():
+    utils.update_momentum(online, target, m=0.996)
+    predictions = [predictor(online(view)) for view in views]
+    projections = [target(view).detach() for view in views]
+    first, second = map(criterion, predictions, projections[::-1])
+    (0.5 * (first + second)).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+  return step
+
+
+STEPS = {'ours': make_our_step, 'lightly': make_their_step}
+
+
+def work(program, name):
+  """Takes a step for each line of the input; prints clock and CPU seconds."""
+  step = STEPS[program](*cpu_steps.SHAPES[name])
+  for _ in range(2):
+    step()
+  for _ in sys.stdin:
+    began = time.perf_counter(), time.process_time()
+    step()
+    seconds = (
+      time.perf_counter() - began[0],
+      time.process_time() - began[1],
+    )
+    print(json.dumps(seconds), flush=True)
+
+
+def measure(name, rounds):
+  """Images per second of both, and the ratios ours : theirs."""
+  workers = {
+    program: subprocess.Popen(
+      [sys.executable, __file__, f'--program={program}', '--shapes', name],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for program in STEPS
+  }
+  seconds = {program: [] for program in STEPS}
+  for number in range(rounds):
+    for program in list(STEPS)[:: 1 if number % 2 else -1]:
+      worker = workers[program]
+      worker.stdin.write('step\n')
+      worker.stdin.flush()
+      seconds[program].append(json.loads(worker.stdout.readline()))
+  for worker in workers.values():
+    worker.communicate()
+  median, batch_size = statistics.median, cpu_steps.SHAPES[name][-1]
+  pairs = list(zip(seconds['ours'], seconds['lightly'], strict=True))
+  return {
+    'images_per_second': {
+      program: batch_size / median(clock for clock, _ in seconds[program])
+      for program in STEPS
+    },
+    'ratio': median(theirs[0] / ours[0] for ours, theirs in pairs),
+    'cpu_ratio': median(theirs[1] / ours[1] for ours, theirs in pairs),
+    'load_average': os.getloadavg()[0],
+  }
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--output', type=pathlib.Path)
+  parser.add_argument('--rounds', type=int, default=6)
+  parser.add_argument('--shapes', nargs='+', default=list(cpu_steps.SHAPES))
+  parser.add_argument('--program', help=argparse.SUPPRESS)
+  arguments = parser.parse_args()
+  if arguments.program:
+    work(arguments.program, *arguments.shapes)
+    return
+  result = {
+    'what': 'training steps on CPUs, ours and lightly in PyTorch in turns;'
+    ' ratio: our speed over theirs, medians over rounds',
+    'rounds': arguments.rounds,
+    'shapes': {},
+  }
+  for name in arguments.shapes:
+    result['shapes'][name] = measure(name, arguments.rounds)
+    print(name, json.dumps(result['shapes'][name]), flush=True)
+  results_file.write_result(result, arguments.output, PACKAGES)
+
+
+if __name__ == '__main__':
+  main()
