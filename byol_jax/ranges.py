@@ -23,7 +23,7 @@ _RANGES = {
     solarize.probability solarize.threshold""",
   '[0, 0.5]': 'jitter.hue',
   '(0, 1]': 'crop.area network.bn_epsilon optimizer.trust_coefficient',
-  '[0.01, 100]': 'crop.ratio blur.sigma temperature',
+  '[0.01, 100]': 'crop.ratio blur.sigma temperatures',
   '[0.125, 16]': 'network.width',
   '[0, 10]': 'optimizer.weight_decay',
   '(0, 1e5]': 'epochs preset_epochs rates',
@@ -47,9 +47,9 @@ RANGE_OF = {k: span for span, keys in _RANGES.items() for k in keys.split()}
 _LENGTHS = {
   **{'crop.area': (2, 2), 'crop.ratio': (2, 2), 'blur.sigma': (2, 2)},
   **{'network.projector': (1, 3), 'network.predictor': (0, 3)},
-  **{'ks': (1, 64), 'rates': (1, 64)},
+  **{'ks': (1, 64), 'temperatures': (1, 64), 'rates': (1, 64)},
 }
-_DISTINCT = ('ks', 'rates')
+_DISTINCT = ('ks', 'temperatures', 'rates')
 CHOICES = {
   'network.encoder': (
     *('ResNet18', 'ResNet34', 'ResNet50', 'ResNet101', 'ResNet152'),

@@ -269,7 +269,7 @@ EVALUATIONS = {
     'seed': 9,
     'batch_size': 24,
     'ks': (2, 3),
-    'temperature': 0.5,
+    'temperatures': (0.5,),
   },
   'linear': {
     'dataset': 'no/other',

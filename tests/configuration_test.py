@@ -334,7 +334,7 @@ def test_an_optimizer_is_chosen_by_its_name(preset, name):
     ('pretrain', 'augment.view2.jitter.hue', 0.6),
     ('pretrain', 'augment.view2.solarize.threshold', math.nan),
     *(('evals/knn', 'ks', (0,)), ('evals/knn', 'ks', ())),
-    *(('evals/knn', 'temperature', 0.0), ('evals/knn', 'batch_size', 0)),
+    *(('evals/knn', 'temperatures', (0.0,)), ('evals/knn', 'batch_size', 0)),
     ('evals/linear', 'features', 'both'),
     *(('evals/linear', 'rates', x) for x in ((), (0.1, 0.1), (0.1, -1.0))),
     ('evals/linear', 'momentum', 1.0),

@@ -58,10 +58,10 @@ def pretrain(workdir: str, **job: Any) -> None:
 def knn(**arguments: Any) -> None:
   """Nearest-neighbour accuracy of a frozen encoder.
 
-  Cosine similarity, weights exp(similarity / 0.1), k = 1, 20 and 200; the bank
-  is the training split, the queries the test split. --config.dataset takes
-  another set than the run's own; --config.weights is online, target, random
-  or random_calibrated.
+  Cosine similarity, weights exp(similarity / T); k = 1, 20 and 200, T = 0.07
+  and 0.1; the bank is the training split, the queries the test split.
+  --config.dataset takes another set than the run's own; --config.weights is
+  online, target, random or random_calibrated.
 
   example: byol-jax knn --workdir=runs/demo
   """

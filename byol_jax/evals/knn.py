@@ -9,18 +9,23 @@ selected.
 from collections.abc import Callable
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax import losses
+from byol_jax import errors, losses
 from byol_jax.distributed import placement
 from byol_jax.evals import features, splits
 
-# Rows on the device at once: [QUERIES, BANK] similarities, 64 MiB.
+# Rows on a device at once: [QUERIES, BANK] similarities, 64 MiB. Every device
+# computes QUERIES rows a call, so its program does not depend on their number.
 QUERIES = 256
 BANK = 65536
+VOTES = 4096  # queries whose votes are counted at once, on the host
+
+Log = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +34,9 @@ class Options:
 
   batch_size: int
   ks: tuple[int, ...]
-  temperature: float
+  temperatures: tuple[float, ...]
 
 
-@functools.partial(jax.jit, donate_argnums=(0,))
 def merge_nearest(
   best: tuple[jax.Array, jax.Array],
   bank: jax.Array,
@@ -43,13 +47,9 @@ def merge_nearest(
 
   `best` and the result are cosines float32 [Q, k], falling, and labels int32
   [Q, k]; of equal cosines the earlier row comes first. Rows of `bank`, float32
-  [B, D], and `queries`, float32 [Q, D], may have any length.
+  [B, D], and `queries`, float32 [Q, D], have unit length.
   """
-  cosines = jnp.matmul(
-    losses.l2_normalize(queries),
-    losses.l2_normalize(bank).T,
-    precision=jax.lax.Precision.HIGHEST,
-  )
+  cosines = jnp.matmul(queries, bank.T, precision=jax.lax.Precision.HIGHEST)
   k = best[0].shape[-1]
   top, rows = jax.lax.top_k(cosines, min(k, len(bank)))
   cosines = jnp.concatenate([best[0], top], axis=-1)
@@ -58,33 +58,38 @@ def merge_nearest(
   return cosines, jnp.take_along_axis(candidates, places, axis=-1)
 
 
-@functools.partial(jax.jit, static_argnames=('k', 'num_classes'))
 def count_votes(
-  cosines: jax.Array,
-  labels: jax.Array,
+  cosines: np.ndarray,
+  labels: np.ndarray,
   *,
   k: int,
   temperature: float,
   num_classes: int,
-) -> jax.Array:
+) -> np.ndarray:
   """Returns the classes with the most weight among the k nearest, int32 [Q].
 
-  Of classes with equal weight the lower one wins.
+  Weights are summed in float64; of classes with equal weight the lower wins.
 
   Args:
     cosines: float32 [Q, K], falling.
     labels: int32 [Q, K], in [0, num_classes).
-    k: number of neighbours that vote; all K if that is less.
+    k: number of neighbours that vote, at most K.
     temperature: of the weights, positive.
     num_classes: C.
   """
-  # Relative to the nearest: a small temperature must not overflow.
-  distance = cosines[:, :k] - cosines[:, :1]
-  weights = jnp.exp(distance / temperature)
-  queries = jnp.arange(len(labels))[:, None]
-  votes = jnp.zeros((len(labels), num_classes))
-  votes = votes.at[queries, labels[:, :k]].add(weights)
-  return jnp.argmax(votes, axis=-1).astype(jnp.int32)
+  found = []
+  for start in range(0, len(labels), VOTES):
+    part = slice(start, start + VOTES)
+    # Relative to the nearest: a small temperature must not overflow.
+    distance = np.float64(cosines[part, :k]) - cosines[part, :1]
+    cells = labels[part, :k] + num_classes * np.arange(len(distance))[:, None]
+    votes = np.bincount(
+      cells.ravel(),
+      np.exp(distance / temperature).ravel(),
+      minlength=len(distance) * num_classes,
+    )
+    found.append(votes.reshape(-1, num_classes).argmax(axis=-1))
+  return np.concatenate(found).astype(np.int32)
 
 
 def classify(
@@ -92,17 +97,28 @@ def classify(
   queries: np.ndarray,
   num_classes: int,
   options: Options,
-) -> dict[int, np.ndarray]:
-  """Returns the predicted classes of the queries for each k, int32 [Q].
+  log: Log = lambda text: None,
+) -> dict[tuple[int, float], np.ndarray]:
+  """Returns the predicted classes for each k and temperature, int32 [Q].
 
-  The bank has N rows with labels in [0, num_classes); queries are float32
-  [Q, D]. Neither is normalised. A k of more than N is N.
+  The result does not depend on the number of devices, which share the queries;
+  all processes get all of it.
+
+  Args:
+    bank: N rows, with labels in [0, num_classes), not normalised; on the host,
+      from where it visits the devices in parts of `BANK` rows.
+    queries: float32 [Q, D], not normalised.
+    num_classes: C.
+    options: every k at most N.
+    log: called after each part of the bank, if there are several.
   """
-  parts = _find_neighbours(bank, queries, min(max(options.ks), len(bank.ids)))
-  how = {'temperature': options.temperature, 'num_classes': num_classes}
+  cosines, labels = _find_neighbours(bank, queries, max(options.ks), log)
   return {
-    k: np.concatenate([count_votes(*nearest, k=k, **how) for nearest in parts])
+    (k, temperature): count_votes(
+      cosines, labels, k=k, temperature=temperature, num_classes=num_classes
+    )
     for k in options.ks
+    for temperature in options.temperatures
   }
 
 
@@ -110,9 +126,11 @@ def measure_accuracy(
   options: Options,
   encoder: features.Encoder,
   load: splits.Load,
-  log: Callable[[str], None] = lambda text: None,
-) -> dict[str, float]:
-  """Returns the kNN accuracy on the test split for every k.
+  log: Log = lambda text: None,
+) -> dict[str, Any]:
+  """Returns the kNN accuracy on the test split for every k and temperature.
+
+  A k of more images than the bank has is left out.
 
   Args:
     options: of the protocol.
@@ -121,52 +139,94 @@ def measure_accuracy(
     log: called with lines of progress.
 
   Returns:
-    `knn_k<k>` in [0, 1] for each of `options.ks`; `bank`, `queries` (images),
-    `largest_k` (after clipping to the bank) and `num_classes`.
+    `knn_k<k>_t<temperature>` in [0, 1] for each of `ks` and `temperatures`,
+    which are lists; `left_out`, a list of the other k; `bank`, `queries`
+    (images) and `num_classes`.
 
   Raises:
-    ConfigError: the devices do not divide the batch size.
+    ConfigError: the devices do not divide the batch size, or every k is more
+      than the bank.
     DataError: labels are absent or do not fit.
   """
   placement.check_batch_size('batch_size', options.batch_size)
   named, num_classes = splits.open_splits(load, ('train', 'test'))
+  _select_ks(options, named['train'].num_examples)  # before the work
   bank, queries = (
     splits.encode_split(encoder, named, options.batch_size, log, name)
     for name in named
   )
-  size = len(bank.ids)
-  for k in options.ks:
-    if k > size:
-      log(f'knn: the bank has {size} images, so k={k} counts all of them')
-  predictions = classify(bank, queries.values, num_classes, options)
+  size = len(bank.ids)  # without images that cannot be read
+  ks = _select_ks(options, size)
+  left_out = [k for k in options.ks if k not in ks]
+  if left_out:
+    shown = ', '.join(map(str, left_out))
+    log(f'knn: k = {shown} left out: the bank has {size} images')
+  kept = dataclasses.replace(options, ks=ks)
+  predictions = classify(bank, queries.values, num_classes, kept, log)
   return {
-    f'knn_k{k}': float(np.mean(classes == queries.labels))
-    for k, classes in predictions.items()
+    f'knn_k{k}_t{temperature:g}': float(np.mean(classes == queries.labels))
+    for (k, temperature), classes in predictions.items()
   } | {
+    'ks': list(ks),
+    'temperatures': list(options.temperatures),
+    'left_out': left_out,
     'bank': size,
     'queries': len(queries.ids),
-    'largest_k': min(max(options.ks), size),
     'num_classes': num_classes,
   }
 
 
-def _find_neighbours(
-  bank: features.Features, queries: np.ndarray, k: int
-) -> list[tuple[jax.Array, jax.Array]]:
-  """Returns cosines and labels of the k nearest, [Q', k], by parts of queries.
+def _select_ks(options: Options, size: int) -> tuple[int, ...]:
+  """Returns the k that a bank of `size` images allows, in their order."""
+  ks = tuple(k for k in options.ks if k <= size)
+  if not ks:
+    raise errors.ConfigError(
+      f'ks: {list(options.ks)} are all more than the {size} images of the'
+      ' training split; lower --config.ks'
+    )
+  return ks
 
-  The bank stays on the host and visits the device in parts.
+
+def _find_neighbours(
+  bank: features.Features, queries: np.ndarray, k: int, log: Log
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns cosines, float32 [Q, k], and labels, int32 [Q, k], of the nearest.
+
+  The queries are divided among the processes, then, in parts of QUERIES rows,
+  among their devices. They stay there while the bank passes.
   """
-  starts = range(0, len(queries), QUERIES)
-  parts = [jnp.asarray(queries[start : start + QUERIES]) for start in starts]
-  best = [
-    (jnp.full((len(part), k), -jnp.inf), jnp.zeros((len(part), k), jnp.int32))
-    for part in parts
+  normalize, merge = _compile()
+  shape = jax.process_count(), -1, jax.local_device_count(), QUERIES
+  count, dim = queries.shape
+  padding = -count % (jax.device_count() * QUERIES)
+  padded = np.pad(queries, ((0, padding), (0, 0)))
+  own = padded.reshape(*shape, dim)[jax.process_index()]
+  parts = [normalize(placement.shard(part)) for part in own]
+  start = (
+    np.full((QUERIES, k), -np.inf, np.float32),
+    np.zeros((QUERIES, k), np.int32),
+  )
+  best = [placement.replicate(start)] * len(parts)
+  size = len(bank.ids)
+  for first in range(0, size, BANK):
+    rows = slice(first, first + BANK)
+    values, labels = placement.replicate((bank.values[rows], bank.labels[rows]))
+    values = normalize(values)
+    best = [merge(b, values, labels, p) for b, p in zip(best, parts)]
+    # Else all parts of the bank would wait on the device at once.
+    jax.block_until_ready(best)
+    if size > BANK:
+      done = min(size, first + BANK)
+      log(f'knn: compared with {done:,} of {size:,} images of the bank')
+  columns = [
+    np.concatenate([placement.fetch_local_rows(x) for x in column])
+    for column in zip(*best)
   ]
-  for start in range(0, len(bank.ids), BANK):
-    rows = jnp.asarray(bank.values[start : start + BANK])
-    labels = jnp.asarray(bank.labels[start : start + BANK])
-    best = [
-      merge_nearest(b, rows, labels, part) for b, part in zip(best, parts)
-    ]
-  return best
+  cosines, labels = placement.allgather_rows(tuple(columns))
+  return cosines[:count], labels[:count]
+
+
+# Compiled once for all calls of a process.
+@functools.cache
+def _compile() -> tuple[Callable, Callable]:
+  return placement.pmap(losses.l2_normalize), placement.pmap(merge_nearest)

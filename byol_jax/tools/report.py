@@ -10,9 +10,9 @@ ROWS = {
   'online': 'BYOL',
 }
 COLUMNS = {
-  'knn_k1': 'kNN k=1',
-  'knn_k20': 'kNN k=20',
-  'knn_k200': 'kNN k=200',
+  'knn_k1_t0.1': 'kNN k=1',
+  'knn_k20_t0.1': 'kNN k=20',
+  'knn_k200_t0.1': 'kNN k=200',
   'top1': 'linear',
 }
 

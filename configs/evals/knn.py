@@ -22,7 +22,9 @@ def get_config() -> config_dict.ConfigDict:
       'calibration_batches': 50,
       'seed': 0,
       'batch_size': 256,
+      # Each k with each temperature; a k of more than the images of the
+      # training split is left out.
       'ks': (1, 20, 200),
-      'temperature': 0.1,
+      'temperatures': (0.07, 0.1),
     }
   )

@@ -5,10 +5,10 @@ import pytest
 
 from byol_jax import errors
 from byol_jax.evals import features, knn
-from tests.helpers import fakes
+from tests.helpers import fakes, tiny_run
 
 NUM_CLASSES = 5
-OPTIONS = knn.Options(batch_size=8, ks=(1, 20, 200), temperature=0.1)
+OPTIONS = knn.Options(batch_size=8, ks=(1, 20, 200), temperatures=(0.07, 0.1))
 
 
 def reference(bank, labels, queries, k, temperature):
@@ -30,30 +30,35 @@ def noise(seed, count, dim=6):
   return points.astype(np.float32), generator.integers(0, NUM_CLASSES, count)
 
 
-def classify(bank, labels, queries, ks, temperature=0.1):
+def classify(bank, labels, queries, ks, temperatures=(0.1,)):
   bank = features.Features(bank, labels.astype(np.int32), np.arange(len(bank)))
-  options = knn.Options(batch_size=8, ks=ks, temperature=temperature)
+  options = knn.Options(batch_size=8, ks=ks, temperatures=temperatures)
   return knn.classify(bank, queries, NUM_CLASSES, options)
 
 
-@pytest.mark.parametrize(
-  'ks, temperature', (((1, 7), 0.1), ((20,), 0.01), ((20, 83, 200), 0.5))
-)
-@pytest.mark.parametrize('parts', ((256, 65536), (5, 9)))
-def test_classes_agree_with_the_definition(ks, temperature, parts, monkeypatch):
-  monkeypatch.setattr(knn, 'QUERIES', parts[0])
-  monkeypatch.setattr(knn, 'BANK', parts[1])
+@pytest.fixture
+def small_parts(monkeypatch):
+  """Queries in parts of 5, the bank in parts of 9, votes of 7."""
+  for name, rows in (('QUERIES', 5), ('BANK', 9), ('VOTES', 7)):
+    monkeypatch.setattr(knn, name, rows)
+
+
+@pytest.mark.parametrize('parts', ('small', 'large'))
+def test_classes_agree_with_the_definition(parts, request):
+  if parts == 'small':
+    request.getfixturevalue('small_parts')
   bank, labels = noise(0, 83)
   queries, _ = noise(1, 22)
-  found = classify(bank, labels, queries, ks, temperature)
-  assert list(found) == list(ks)
-  for k in ks:  # more than the bank are the bank
+  ks, temperatures = (1, 7, 20, 83), (0.01, 0.1, 0.5)
+  found = classify(bank, labels, queries, ks, temperatures)
+  assert list(found) == [(k, t) for k in ks for t in temperatures]
+  for (k, temperature), classes in found.items():
     votes = reference(bank, labels, queries, k, temperature)
     # No vote so close that float32 could turn it.
     first, second = np.sort(votes, axis=1)[:, [-1, -2]].T
     assert (first - second > 1e-3 * first).all()
-    assert found[k].dtype == np.int32
-    np.testing.assert_array_equal(found[k], votes.argmax(axis=1))
+    assert classes.dtype == np.int32
+    np.testing.assert_array_equal(classes, votes.argmax(axis=1))
 
 
 def test_ties_go_to_the_earlier_row_and_the_lower_class(monkeypatch):
@@ -61,7 +66,43 @@ def test_ties_go_to_the_earlier_row_and_the_lower_class(monkeypatch):
   bank = np.tile(np.float32([[1, 0]]), (6, 1))
   labels = np.array([3, 1, 1, 3, 0, 2])
   found = classify(bank, labels, np.float32([[2, 0]]), (1, 2, 3, 4, 6))
-  assert found == {1: 3, 2: 1, 3: 1, 4: 1, 6: 1}
+  expected = {1: 3, 2: 1, 3: 1, 4: 1, 6: 1}
+  assert found == {(k, 0.1): [label] for k, label in expected.items()}
+
+
+ON_DEVICES = """
+import sys
+import jax, numpy as np
+from tests.evals import knn_test
+assert jax.device_count() == int(sys.argv[1])
+np.savez(sys.argv[2], **knn_test.neighbours_of_noise())
+"""
+
+
+def neighbours_of_noise():
+  """Cosines and labels of more queries than a device has rows."""
+  bank, labels = noise(2, 300)
+  bank = features.Features(bank, labels.astype(np.int32), np.arange(300))
+  queries, _ = noise(3, knn.QUERIES + 40)
+  found = knn._find_neighbours(bank, queries, 30, lambda text: None)
+  return dict(zip(('cosines', 'labels'), found))
+
+
+def test_two_and_four_devices_find_what_one_does(tmp_path):
+  processes = {
+    devices: tiny_run.start_python(
+      *('-c', ON_DEVICES, devices, tmp_path / f'{devices}.npz'),
+      JAX_NUM_CPU_DEVICES=str(devices),
+    )
+    for devices in (2, 4)
+  }
+  expected = neighbours_of_noise()
+  assert expected['labels'].shape == (knn.QUERIES + 40, 30)
+  for devices, process in processes.items():
+    tiny_run.finish(process)
+    with np.load(tmp_path / f'{devices}.npz') as found:
+      for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value)
 
 
 def make_sets(noise=0.1, **changes):
@@ -74,23 +115,41 @@ def make_sets(noise=0.1, **changes):
   }
 
 
-def measure(sets, log=lambda text: None):
-  return knn.measure_accuracy(OPTIONS, fakes.pixels(12), sets.__getitem__, log)
+def measure(sets, log=lambda text: None, options=OPTIONS):
+  return knn.measure_accuracy(options, fakes.pixels(12), sets.__getitem__, log)
 
 
-def test_every_query_counts_once_and_a_clipped_k_is_reported():
+def test_every_query_counts_once_and_a_larger_k_is_left_out():
   sets, lines = make_sets(noise=1.5), []
   results = measure(sets, lines.append)
   flat = {n: s.images.reshape(len(s.images), -1) for n, s in sets.items()}
-  for k in (1, 20, 200):
-    votes = reference(flat['train'], sets['train'].labels, flat['test'], k, 0.1)
-    hits = int((votes.argmax(axis=1) == sets['test'].labels).sum())
-    assert results[f'knn_k{k}'] == hits / 25
-    assert 5 < hits < 25
-  facts = {key: results[key] for key in ('bank', 'queries', 'largest_k')}
-  assert facts == {'bank': 30, 'queries': 25, 'largest_k': 30}
-  assert results['num_classes'] == NUM_CLASSES
-  assert any('30 images' in line and 'k=200' in line for line in lines)
+  facts = {
+    'ks': [1, 20], 'temperatures': [0.07, 0.1], 'left_out': [200],
+    'bank': 30, 'queries': 25, 'num_classes': NUM_CLASSES,
+  }  # fmt: skip
+  for k in (1, 20):
+    for t in (0.07, 0.1):
+      votes = reference(flat['train'], sets['train'].labels, flat['test'], k, t)
+      hits = int((votes.argmax(axis=1) == sets['test'].labels).sum())
+      assert 5 < hits < 25
+      facts[f'knn_k{k}_t{t}'] = hits / 25
+  assert results == facts
+  assert 'knn: k = 200 left out: the bank has 30 images' in lines
+
+
+def test_a_bank_smaller_than_every_k_is_refused_before_the_work():
+  sets = make_sets()
+  options = knn.Options(batch_size=8, ks=(31, 200), temperatures=(0.1,))
+  with pytest.raises(
+    errors.ConfigError, match=r'^ks: \[31, 200\] .* 30 images'
+  ):
+    measure(sets, options=options)
+  assert sets['train'].reads == 0
+  # Counted are the images that can be read.
+  sets['train'].unreadable = (4,)
+  options = knn.Options(batch_size=8, ks=(30,), temperatures=(0.1,))
+  with pytest.raises(errors.ConfigError, match='more than the 29 images'):
+    measure(sets, options=options)
 
 
 def test_labels_that_do_not_fit_are_refused():

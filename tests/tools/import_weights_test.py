@@ -99,7 +99,7 @@ def test_an_imported_run_goes_on_and_is_evaluated(imported, tmp_path):
   assert int(after['online_state/' + NORM]) == 8 + 4  # two views a step
   assert byol_jax.load(imported).card['licence'].startswith('CC BY-NC')
   results = byol_jax.knn(imported, overrides={'ks': (1,), 'batch_size': 8})
-  assert results['queries'] == 60 and 0 <= results['knn_k1'] <= 1
+  assert results['queries'] == 60 and 0 <= results['knn_k1_t0.1'] <= 1
   recorded = (imported / 'evaluations.jsonl').read_text()
   assert json.loads(recorded)['results'] == results
 

@@ -7,10 +7,11 @@ import pytest
 from byol_jax import errors
 from byol_jax.tools import report
 
+K1, K20 = 'knn_k1_t0.1', 'knn_k20_t0.1'
 RESULTS = {
-  'random': {'knn_k1': 0.20, 'knn_k20': 0.30, 'bank': 9, 'top1': 0.40},
-  'random_calibrated': {'knn_k1': 0.25, 'knn_k20': 0.10, 'top1': 0.45},
-  'online': {'knn_k1': 0.50, 'knn_k20': 0.60, 'top1': 0.40, 'num_classes': 8},
+  'random': {K1: 0.20, K20: 0.30, 'bank': 9, 'top1': 0.40},
+  'random_calibrated': {K1: 0.25, K20: 0.10, 'top1': 0.45},
+  'online': {K1: 0.50, K20: 0.60, 'top1': 0.40, 'num_classes': 8},
 }
 
 
