@@ -1,10 +1,13 @@
 """Reads files, writes JSON whole or not at all, flushes files, checks paths."""
 
+from collections.abc import Iterator
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import pathlib
+import shutil
 import stat
 from typing import Any
 
@@ -61,6 +64,47 @@ def write_json(path: str | pathlib.Path, value: Any) -> None:
     raise errors.DataError(
       f'{errors.quote(path)} cannot be written: {error.strerror}'
     ) from error
+
+
+def is_free(folder: pathlib.Path) -> bool:
+  """Returns whether a folder is missing or empty; raises OSError."""
+  if not folder.is_dir():
+    return not os.path.lexists(folder)
+  return not any(folder.iterdir())
+
+
+@contextlib.contextmanager
+def fill_folder(folder: pathlib.Path, last: str = '') -> Iterator[pathlib.Path]:
+  """Yields an empty folder, whose content `folder` has at the end.
+
+  A new folder appears whole. One that exists stays the same folder, since it
+  may be the current one, or one on which a disk is mounted; what it gets is
+  moved there at the end. After an exception nothing is left.
+
+  Args:
+    folder: missing or empty, with a real path.
+    last: the name that is moved last into a folder that exists.
+
+  Raises:
+    OSError: it cannot be written, or another process has filled it meanwhile.
+  """
+  exists = folder.is_dir()
+  temporary = folder if exists else folder.parent
+  temporary /= f'.{folder.name}.{os.getpid()}.tmp'
+  try:
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    yield temporary
+    if exists:
+      if [path for path in folder.iterdir() if path != temporary]:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+      for path in sorted(temporary.iterdir(), key=lambda x: x.name == last):
+        path.rename(folder / path.name)
+    else:
+      temporary.rename(folder)
+    flush(folder.parent)
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def open_own(path: str | os.PathLike[str], flags: int = 0) -> int:

@@ -30,6 +30,41 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
   assert json.loads(file.read_text()) == {'seed': 1}
 
 
+@pytest.mark.parametrize('exists', (False, True))
+def test_a_folder_is_filled_whole_or_left_as_it_was(tmp_path, exists):
+  folder = tmp_path / 'new' / 'folder'
+  if exists:
+    folder.mkdir(parents=True)
+  before = folder.stat().st_ino if exists else None
+
+  def fail(change):
+    with files.fill_folder(folder) as inside:
+      (inside / 'x').touch()
+      change()
+
+  def fill():
+    folder.mkdir(exist_ok=True)
+    (folder / 'of another process').touch()
+
+  with pytest.raises(ZeroDivisionError):
+    fail(lambda: 1 / 0)
+  assert files.is_free(folder) and folder.exists() is exists
+  with pytest.raises(OSError, match='not empty'):
+    fail(fill)
+  assert os.listdir(folder) == ['of another process']
+  assert os.listdir(folder.parent) == ['folder']
+  (folder / 'of another process').unlink()
+  if not exists:
+    folder.rmdir()
+  with files.fill_folder(folder, last='a') as inside:
+    (inside / 'a').touch()
+    (inside / 'b').mkdir()
+    assert not {'a', 'b'} & {path.name for path in folder.glob('*')}
+  assert sorted(os.listdir(folder)) == ['a', 'b']
+  # The current folder, or where a disk is mounted, stays itself.
+  assert not exists or folder.stat().st_ino == before
+
+
 def test_lines_are_added_and_a_folder_in_the_way_is_named(tmp_path):
   file = tmp_path / 'log.jsonl'
   files.append_json(file, {'a': 1})

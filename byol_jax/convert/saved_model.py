@@ -73,6 +73,7 @@ def write_encoder(
 
   Raises:
     ConfigError: TensorFlow is not installed.
+    OSError: the folder cannot be written.
   """
   errors.require_package('tensorflow', extra='tf')
   import tensorflow as tf
@@ -90,7 +91,10 @@ def write_encoder(
   # Its control flow is Python's.
   module.serve = tf.function(forward, [images], autograph=False)
   signature = module.serve.get_concrete_function()
-  tf.saved_model.save(module, str(folder), signatures=signature)
+  try:
+    tf.saved_model.save(module, str(folder), signatures=signature)
+  except tf.errors.OpError as error:  # such as a full disk
+    raise OSError(errors.first_line(error)) from error
 
 
 def open_encoder(folder: pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:

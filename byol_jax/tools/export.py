@@ -9,7 +9,7 @@ import pathlib
 import shutil
 from typing import Any
 
-from byol_jax import errors, networks, pretrained, resnet
+from byol_jax import errors, files, networks, pretrained, resnet
 from byol_jax.convert import parity, shapes, weights as weights_lib
 
 # Each is a module of byol_jax.convert.
@@ -37,7 +37,7 @@ def export_encoder(
   """Writes an encoder and its model card into a new folder.
 
   The folder appears whole, after the exported encoder has given the same
-  representations as ours at `parity.SIZES`.
+  representations as ours at `parity.SIZES`; an empty one is filled then.
 
   Args:
     workdir: of the pretraining, or what else `pretrained.read_weights` takes.
@@ -60,26 +60,24 @@ def export_encoder(
   _check_value('weights', weights, ('online', 'target'))
   _check_value('with', parts, (*PARTS,))
   converter = importlib.import_module(f'byol_jax.convert.{to}')
-  with _open_temporary(output) as (folder, goal):
-    whole = pretrained.read_weights(workdir, weights)
-    forward = shapes.make_forward(whole)
-    converter.write_encoder(select_parts(whole, parts), folder)
+  goal = _require_free(output)
+  whole = pretrained.read_weights(workdir, weights)
+  kept = select_parts(whole, parts)
+  with _refuse_unwritable(output), files.fill_folder(goal, CARD) as folder:
+    converter.write_encoder(kept, folder)
     found = parity.compare_encoders(
-      parity.make_ours(forward, whole.params, whole.state),
+      parity.make_ours(shapes.make_forward(whole), whole.params, whole.state),
       converter.open_encoder(folder),
     )
     card = make_card(whole, to, parts, found)
     (folder / CARD).write_text(json.dumps(card, indent=2) + '\n')
     (folder / README).write_text(format_card(card))
     if not parity.holds(found):
-      aside = goal.with_name(f'{goal.name}.failed')
-      shutil.rmtree(aside, ignore_errors=True)
-      folder.rename(aside)
+      aside = _set_aside(folder, goal)
       raise errors.CheckFailed(
         f'{to}: expected relative errors of at most {parity.TOLERANCE:g}, found'
         f' {describe_errors(found)}; the files are in {errors.quote(aside)}'
       )
-    folder.rename(goal)
   return found
 
 
@@ -115,32 +113,40 @@ def select_parts(
   return weights._replace(params=params, state=state, num_classes=num_classes)
 
 
-@contextlib.contextmanager
-def _open_temporary(
-  output: str | os.PathLike[str],
-) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
-  """Yields an empty folder, removed at the end, and its place when done."""
+def _require_free(output: str | os.PathLike[str]) -> pathlib.Path:
+  """Returns the real path of a folder that is missing or empty."""
+  files.check_path('output', output)
   name = f'--output={errors.quote(output)}'
   if '://' in str(output):
     raise errors.DataError(f'{name}: expected a local folder')
-  goal = pathlib.Path(output).expanduser().absolute()
-  temporary = goal.with_name(f'.{goal.name}.{os.getpid()}.tmp')
-  try:
-    if goal.exists() and not (goal.is_dir() and not any(goal.iterdir())):
+  goal = pathlib.Path(os.path.realpath(files.expand_home(output)))
+  with _refuse_unwritable(output):
+    if not files.is_free(goal):
       raise errors.DataError(
         f'{name}: expected a folder that is missing or empty; name another'
       )
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    yield temporary, goal
+  return goal
+
+
+@contextlib.contextmanager
+def _refuse_unwritable(output: str | os.PathLike[str]) -> Iterator[None]:
+  try:
+    yield
   except OSError as error:
     raise errors.DataError(
-      f'{name}: cannot be written: {error.strerror or error}; name a folder'
-      ' where you may write'
+      f'--output={errors.quote(output)}: cannot be written:'
+      f' {error.strerror or error}; name a folder where you may write'
     ) from error
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _set_aside(folder: pathlib.Path, goal: pathlib.Path) -> pathlib.Path:
+  """Moves a failed export to OUTPUT.failed, in the place of an older one."""
+  aside = goal.with_name(f'{goal.name}.failed')
+  while aside.exists() and not (aside / CARD).is_file():  # not one of ours
+    aside = aside.with_name(f'{aside.name}+')
+  shutil.rmtree(aside, ignore_errors=True)
+  shutil.move(folder, aside)  # the folder may be on a disk of its own
+  return aside
 
 
 def make_card(
@@ -230,5 +236,5 @@ def run(
 ) -> None:
   """Exports an encoder and prints where it is and its largest error."""
   found = export_encoder(workdir, to, **options)
-  log(f'{to} in {options["output"]}')
+  log(errors.to_line(f'{to} in {options["output"]}'))
   log(f'largest relative error: {describe_errors(found)}')

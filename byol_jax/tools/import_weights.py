@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
+import errno
 import os
 import pathlib
 import shutil
@@ -99,9 +100,9 @@ def _require_free(workdir: str | os.PathLike) -> pathlib.Path:
       f'workdir: expected a folder on this machine, found'
       f' {errors.quote(workdir)}'
     )
-  folder = pathlib.Path(workdir).expanduser().absolute()
+  folder = pathlib.Path(os.path.realpath(files.expand_home(workdir)))
   with _refuse_unwritable(folder):
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not files.is_free(folder):
       raise errors.DataError(
         f'workdir {errors.quote(folder)}: expected a new or empty folder, found'
         ' files; give another --workdir'
@@ -182,24 +183,33 @@ def _write_workdir(
   step: int,
   card: Mapping[str, Any],
 ) -> None:
-  """Writes the workdir beside its place and renames it."""
-  temporary = folder.with_name(f'.{folder.name}.{os.getpid()}.tmp')
-  with _refuse_unwritable(folder):
-    try:
-      temporary.mkdir(parents=True)
-      saver = checkpointer.Checkpointer(
-        workdir_lib.checkpoint_folder(temporary),
-        keep=1,
-        record={'config': record, 'versions': provenance.list_versions()},
-      )
-      with contextlib.closing(saver):
-        saver.save(step, state, {})
-      workdir_lib.write_record(temporary, record)
-      workdir_lib.write_origin(temporary, card)
-      temporary.rename(folder)
-      files.flush(folder.parent)
-    finally:
-      shutil.rmtree(temporary, ignore_errors=True)
+  """Writes the workdir whole; DataError if it cannot be written."""
+  with _refuse_unwritable(folder), files.fill_folder(folder) as temporary:
+    _require_space(temporary, state)
+    saver = checkpointer.Checkpointer(
+      workdir_lib.checkpoint_folder(temporary),
+      keep=1,
+      record={'config': record, 'versions': provenance.list_versions()},
+    )
+    with contextlib.closing(saver):
+      saver.save(step, state, {})
+    workdir_lib.write_record(temporary, record)
+    workdir_lib.write_origin(temporary, card)
+
+
+def _require_space(folder: pathlib.Path, state: Any) -> None:
+  """Raises OSError if a state does not fit on the disk.
+
+  Orbax writes on for a while after a failure, and prints tracebacks.
+  """
+  needed = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state))
+  free = shutil.disk_usage(folder).free
+  if free < needed:
+    raise OSError(
+      errno.ENOSPC,
+      f'{os.strerror(errno.ENOSPC)}, {free / 1e6:,.1f} MB for'
+      f' {needed / 1e6:,.1f} MB',
+    )
 
 
 @contextlib.contextmanager

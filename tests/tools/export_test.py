@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import resource
 import shutil
 
 import numpy as np
@@ -96,6 +97,12 @@ def test_a_wrong_export_is_kept_aside(labelled, tmp_path, monkeypatch, capsys):
   assert {path.name for path in (tmp_path / 'out.failed').iterdir()} == {
     *(npz.FILE, export.CARD, export.README)
   }
+  (tmp_path / 'out.failed').rename(tmp_path / 'old')
+  (tmp_path / 'out.failed').mkdir()
+  (tmp_path / 'out.failed' / 'thesis').touch()
+  assert command.main(['export', *arguments(labelled, output)]) == 1
+  assert "/out.failed+'" in capsys.readouterr().err
+  assert (tmp_path / 'out.failed' / 'thesis').exists()
 
 
 @pytest.mark.parametrize(
@@ -120,11 +127,23 @@ def test_a_place_that_cannot_be_written(refused, labelled, tmp_path):
   full = tmp_path / 'full'
   full.mkdir()
   (full / 'file').touch()
-  for output in (full, full / 'file'):
+  for output in (full, full / 'file', '/'):
     refused(3, 'missing or empty', *arguments(labelled, output))
   pattern = r'--output=.*: cannot be written: (Not|File)'
   refused(3, pattern, *arguments(labelled, full / 'file' / 'out'))
   refused(3, 'a local folder', *arguments(labelled, 'gs://bucket/out'))
+
+
+@pytest.mark.parametrize('to', ('npz', 'saved_model', 'safetensors'))
+def test_a_full_disk(refused, labelled, tmp_path, to):
+  """For which a limit on the size of files stands."""
+  old = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, old[1]))
+  try:
+    pattern = r'--output=.*: cannot be written: .*File too large'
+    refused(3, pattern, *arguments(labelled, tmp_path / 'out', to))
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 def test_a_run_without_checkpoint_or_classifier(refused, labelled, tmp_path):
@@ -141,7 +160,9 @@ def test_a_run_without_checkpoint_or_classifier(refused, labelled, tmp_path):
 
 
 def test_an_empty_folder_is_filled(labelled, tmp_path, monkeypatch):
+  """Also the current one, which must not be replaced by another."""
   monkeypatch.setattr(parity.compare_encoders, '__defaults__', ([(33, 46)],))
-  export.export_encoder(labelled[1], 'safetensors', tmp_path)
-  names = {path.name for path in pathlib.Path(tmp_path).iterdir()}
+  monkeypatch.chdir(tmp_path)
+  export.export_encoder(labelled[1], 'safetensors', '.')
+  names = {path.name for path in pathlib.Path().iterdir()}
   assert names == {'model.safetensors', export.CARD, export.README}

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import types
 
 import jax
 import numpy as np
@@ -166,6 +168,12 @@ def test_a_write_that_fails_leaves_nothing(published, tmp_path, monkeypatch):
     raise OSError(28, 'No space left on device')
 
   monkeypatch.setattr(checkpointer.Checkpointer, 'save', fail)
-  with pytest.raises(errors.DataError, match='No space left'):
+  for folder in (tmp_path / 'run', tmp_path):
+    with pytest.raises(errors.DataError, match='No space left'):
+      byol_jax.import_weights(published, folder, overrides=VALUES)
+    assert not [*tmp_path.iterdir()]
+  disk = types.SimpleNamespace(free=1000)
+  monkeypatch.setattr(shutil, 'disk_usage', lambda path: disk)
+  with pytest.raises(errors.DataError, match=r'space left .*, 0\.0 MB for 0\.'):
     byol_jax.import_weights(published, tmp_path / 'run', overrides=VALUES)
   assert not [*tmp_path.iterdir()]
