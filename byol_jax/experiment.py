@@ -149,7 +149,7 @@ def find_fitting_parts(state: byol.ByolState, weights: Weights) -> set[str]:
   (encoder,) = parts - {*networks.HEADS}
   if lines[encoder]:
     found = {module.partition('/')[0] for module in weights.params}
-    differences = '; '.join(lines[encoder])
+    differences = lines[encoder]
     if encoder not in found:
       differences = f'found {sorted(found - {*networks.HEADS})}'
     raise errors.DataError(
@@ -164,17 +164,16 @@ def _is_in(module: str, parts: Collection[str]) -> bool:
   return module.partition('/')[0] in parts
 
 
-def _compare_part(
-  name: str, state: byol.ByolState, weights: Weights
-) -> list[str]:
+def _compare_part(name: str, state: byol.ByolState, weights: Weights) -> str:
   """Returns how names and shapes differ in an encoder or a head."""
   found, expected = (
-    networks.list_shapes(
-      {m: v for tree in trees for m, v in tree.items() if _is_in(m, {name})}
-    )
+    [
+      networks.list_shapes({m: v for m, v in x.items() if _is_in(m, {name})})
+      for x in trees
+    ]
     for trees in (weights[:2], (state.online_params, state.online_state))
   )
-  return networks.describe_differences(found, expected)
+  return networks.describe_differences(*zip(found, expected, strict=True))
 
 
 def add_old_values(saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ NetState = Mapping[str, Mapping[str, jax.Array]]
 
 # Modules beside the encoder, by the first part of their paths.
 HEADS = ('projector', 'predictor', 'classifier')
-Shapes = dict[tuple[str, str], tuple[int, ...]]
+Shapes = dict[tuple[str, ...], tuple[int, ...]]
+MAX_LISTED = 30  # differences in one message
 
 
 class Outputs(NamedTuple):
@@ -186,20 +187,30 @@ def list_shapes(tree: Mapping[str, Mapping[str, Any]]) -> Shapes:
   }
 
 
-def describe_differences(found: Shapes, expected: Shapes) -> list[str]:
-  """Returns a text for each name that is missing, unknown or differs."""
+def describe_differences(*pairs: tuple[Shapes, Shapes]) -> str:
+  """Returns which names are missing, unknown or of another shape; '' if none.
+
+  At most `MAX_LISTED` are listed, the others counted.
+
+  Args:
+    *pairs: found and expected, of one tree each.
+  """
   lines = []
-  for key in sorted(found.keys() | expected.keys()):
-    name = errors.quote('/'.join(key))
-    if key not in found:
-      lines.append(f'missing {name} {list(expected[key])}')
-    elif key not in expected:
-      lines.append(f'unknown {name} {list(found[key])}')
-    elif found[key] != expected[key]:
-      lines.append(
-        f'{name}: expected {list(expected[key])}, found {list(found[key])}'
-      )
-  return lines
+  for found, expected in pairs:
+    for key in sorted(found.keys() | expected.keys()):
+      name = errors.quote('/'.join(key))
+      if key not in found:
+        lines.append(f'missing {name} {list(expected[key])}')
+      elif key not in expected:
+        lines.append(f'unknown {name} {list(found[key])}')
+      elif found[key] != expected[key]:
+        lines.append(
+          f'{name}: expected {list(expected[key])}, found {list(found[key])}'
+        )
+  if len(lines) > MAX_LISTED:
+    more = len(lines) - MAX_LISTED
+    lines[MAX_LISTED:] = [f'and {more} more of {len(lines)}']
+  return '; '.join(lines)
 
 
 def represent(

@@ -241,3 +241,15 @@ def test_batch_norm_is_that_of_all_devices():
   for a, b in zip(jax.tree.leaves(states), jax.tree.leaves(expected_state)):
     for device in range(4):
       np.testing.assert_allclose(a[device], b, rtol=1e-3, atol=1e-4)
+
+
+def test_differences_are_listed_up_to_a_number():
+  found = {('a', 'w'): (1, 2), ('b', 'w'): (3,)}
+  assert networks.describe_differences((found, found)) == ''
+  other = {('a', 'w'): (2,), ('c', 'w'): ()}
+  assert networks.describe_differences((found, other)) == (
+    "'a/w': expected [2], found [1, 2]; unknown 'b/w' [3]; missing 'c/w' []"
+  )
+  many = {(f'{i:03}',): () for i in range(100)}
+  listed = networks.describe_differences((many, {}), ({}, many)).split('; ')
+  assert listed[29:] == ["unknown '029' []", 'and 170 more of 200']

@@ -37,8 +37,14 @@ def flatten_weights(
     for module, leaves in sorted(getattr(weights, tree).items())
     for name, leaf in sorted(leaves.items())
   }
+  return arrays, describe_weights(weights)
+
+
+def describe_weights(weights: weights_lib.EncoderWeights, **more: Any) -> str:
+  """Returns the fields beside the trees, and others, as JSON."""
   facts = {field: getattr(weights, field) for field in _FIELDS}
-  return arrays, json.dumps({'format': FORMAT, 'version': VERSION, **facts})
+  facts |= {'format': FORMAT, 'version': VERSION}
+  return json.dumps(facts | more)
 
 
 def restore_weights(
@@ -57,7 +63,7 @@ def restore_weights(
     DataError: the file is not from `flatten_weights`, or of a later version.
   """
   where = errors.quote(path)
-  facts = _parse_facts(text, where)
+  facts = parse_description(text, where)
   trees: dict[str, Any] = {tree: {} for tree in _TREES}
   for name, array in arrays.items():
     tree, _, rest = name.partition('/')
@@ -71,7 +77,12 @@ def restore_weights(
   return weights_lib.EncoderWeights(**trees, **facts)
 
 
-def _parse_facts(text: Any, where: str) -> dict[str, Any]:
+def parse_description(text: Any, where: str) -> dict[str, Any]:
+  """Returns the fields of `EncoderWeights` from `describe_weights`.
+
+  Raises:
+    DataError: it is of something else, or of a later version.
+  """
   try:
     facts = json.loads(text)
     found = {field: facts[field] for field in ('format', 'version', *_FIELDS)}

@@ -1,6 +1,6 @@
 """Reads an encoder from a file of any format that byol_jax knows."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import importlib
 import pathlib
 from typing import Any
@@ -8,12 +8,10 @@ from typing import Any
 from byol_jax import errors, files
 from byol_jax.convert import deepmind, shapes, weights as weights_lib
 
-# Suffix -> module and function that reads an encoder, imported when used.
+# Suffix -> module that reads an encoder, imported when used.
 _READERS = {
-  '.safetensors': ('safetensors', 'read_encoder'),
-  '.npz': ('npz', 'read_encoder'),
-  '.pt': ('state_dict', 'read_state_dict'),
-  '.pth': ('state_dict', 'read_state_dict'),
+  **{'.safetensors': 'safetensors', '.npz': 'npz'},
+  **{'.pt': 'torch', '.pth': 'torch'},
 }
 PUBLISHED = '.pkl'
 
@@ -59,10 +57,11 @@ def read_encoder(
     )
   if path.suffix == PUBLISHED:
     return deepmind.read_published(path, image_size, weights).weights
-  module, function = _READERS[path.suffix]
-  converter = importlib.import_module(f'byol_jax.convert.{module}')
-  read: Callable = getattr(converter, function)
-  found = shapes.check_weights(read(path), errors.quote(path))
+  converter = importlib.import_module(
+    f'byol_jax.convert.{_READERS[path.suffix]}'
+  )
+  found = converter.read_encoder(path)
+  found = shapes.check_weights(found, errors.quote(path))
   return found._replace(card=_complete_card(path, found.card))
 
 

@@ -3,15 +3,17 @@
 The format is a header of JSON after its length in 8 bytes, then the arrays'
 bytes one after another. A file may be hostile: each array must have the bytes
 that its shape needs, and together they must be all that follows the header.
+Half precision becomes float32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import itertools
 import json
 import math
 import pathlib
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from byol_jax import errors, files
@@ -23,11 +25,12 @@ from byol_jax.convert import (
 )
 
 FILE = 'model.safetensors'
-_TEXT = 'byol_jax'  # our description, in the header's metadata
+TEXT = 'byol_jax'  # our description, in the header's metadata
 _DTYPES: dict[str, np.dtype] = {
   **{'F32': np.dtype('<f4'), 'I32': np.dtype('<i4')},
   **{'I64': np.dtype('<i8')},  # counters of torch
 }
+_HALVES = {'F16': np.dtype('<f2'), 'BF16': np.dtype(jnp.bfloat16)}
 _MAX_HEADER = 100_000_000  # bytes, as in the format's own reader
 _MAX_DIMENSIONS = 8
 
@@ -37,7 +40,16 @@ def write_encoder(
 ) -> None:
   """Writes model.safetensors into an empty folder."""
   arrays, text = archive.flatten_weights(weights)
-  header: dict[str, Any] = {'__metadata__': {_TEXT: text}}
+  write_arrays(folder / FILE, arrays, {TEXT: text})
+
+
+def write_arrays(
+  path: pathlib.Path,
+  arrays: Mapping[str, np.ndarray],
+  metadata: Mapping[str, str],
+) -> None:
+  """Writes contiguous arrays, float32, int32 or int64, by name."""
+  header: dict[str, Any] = {'__metadata__': dict(metadata)}
   codes = {dtype: code for code, dtype in _DTYPES.items()}
   ends = [*itertools.accumulate((x.nbytes for x in arrays.values()), initial=0)]
   for (name, array), offsets in zip(arrays.items(), itertools.pairwise(ends)):
@@ -48,7 +60,7 @@ def write_encoder(
     }
   octets = json.dumps(header).encode()
   octets += b' ' * (-len(octets) % 8)
-  with (folder / FILE).open('wb') as file:
+  with path.open('wb') as file:
     file.write(len(octets).to_bytes(8, 'little') + octets)
     for array in arrays.values():
       little = array.astype(array.dtype.newbyteorder('<'), copy=False)
@@ -58,23 +70,21 @@ def write_encoder(
 def read_encoder(path: pathlib.Path) -> weights_lib.EncoderWeights:
   """Reads a file of `write_encoder`, or a state dict of torchvision or timm.
 
-  Takes at most twice its size in memory.
+  Takes at most twice its size in memory, of half precision three times.
 
   Raises:
     DataError: it cannot be read, its header does not describe what follows, or
       it is no such file.
   """
-  octets = files.read_file(path)
   try:
-    arrays, metadata = parse_arrays(octets)
-    facts = json.loads(metadata.get(_TEXT, '{}'))
+    arrays, metadata = parse_arrays(files.read_file(path))
   except ValueError as error:
     raise errors.DataError(
       f'{errors.quote(path)}: damaged safetensors file: {error}'
     ) from error
-  if isinstance(facts, dict) and any('.running_mean' in x for x in arrays):
-    return state_dict.restore_weights(arrays, facts, path)
-  return archive.restore_weights(arrays, metadata.get(_TEXT), path)
+  is_state_dict = any(name.endswith('.running_mean') for name in arrays)
+  restore = (state_dict if is_state_dict else archive).restore_weights
+  return restore(arrays, metadata.get(TEXT), path)
 
 
 def parse_arrays(
@@ -109,7 +119,9 @@ def parse_arrays(
         f'{errors.quote(name)}: expected its bytes from {position:,} to at most'
         f' {len(data):,}, found {begin:,} to {end:,}'
       )
-    arrays[name] = np.frombuffer(data[begin:end], dtype).reshape(shape)
+    array = np.frombuffer(data[begin:end], dtype).reshape(shape)
+    is_half = dtype in _HALVES.values()
+    arrays[name] = array.astype(np.float32) if is_half else array
     position = end
   if position != len(data):
     raise ValueError(
@@ -139,7 +151,7 @@ def _parse_entry(
 ) -> tuple[str, np.dtype, list[int], int, int]:
   """Returns name, dtype, shape, and where its bytes begin and end."""
   try:
-    dtype, shape = _DTYPES[entry['dtype']], entry['shape']
+    dtype, shape = (_DTYPES | _HALVES)[entry['dtype']], entry['shape']
     begin, end = entry['data_offsets']
     numbers = [*shape, begin, end]
     is_sound = (
@@ -153,8 +165,9 @@ def _parse_entry(
     is_sound = False
   if not is_sound:
     raise ValueError(
-      f'{errors.quote(name)}: expected a dtype of {[*_DTYPES]}, a shape and'
-      f' offsets that agree, found {errors.quote(entry)}'
+      f'{errors.quote(name)}: expected a dtype of'
+      f' {[*_DTYPES, *_HALVES]}, a shape and offsets that agree, found'
+      f' {errors.quote(entry)}'
     )
   return name, dtype, shape, begin, end
 

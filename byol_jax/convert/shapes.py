@@ -1,6 +1,7 @@
 """Names and shapes of our encoders, and how weights of a file differ."""
 
 from collections.abc import Mapping
+import functools
 from typing import Any
 
 import jax
@@ -104,46 +105,61 @@ def check_weights(
   A head or classifier may be missing as a whole.
 
   Raises:
-    DataError: lists every name that is missing, unknown or of another shape.
+    DataError: lists names that are missing, unknown or of another shape.
+  """
+  parts = {module.partition('/')[0] for module in weights.params}
+  absent = {*networks.HEADS} - parts
+  whole = make_shapes(weights.network, weights.num_classes, where)
+  params, state = (
+    {k: v for k, v in tree.items() if k.partition('/')[0] not in absent}
+    for tree in whole
+  )
+  found, expected = (
+    map(networks.list_shapes, trees) for trees in (weights[:2], (params, state))
+  )
+  require_same_shapes(
+    *zip(found, expected, strict=True),
+    where=where,
+    encoder=weights.network['encoder'],
+  )
+  convert = lambda leaf, array: np.asarray(array, leaf.dtype)
+  return weights._replace(
+    params=jax.tree.map(convert, params, weights.params),
+    state=jax.tree.map(convert, state, weights.state),
+  )
+
+
+def make_shapes(
+  network: Mapping[str, Any], num_classes: int | None, where: str
+) -> tuple[Any, Any]:
+  """Returns params and state of a network as `jax.ShapeDtypeStruct`s.
+
+  Args:
+    network: the config section, of a file that may be hostile.
+    num_classes: of the classifier; None without one.
+    where: the file, for messages.
+
+  Raises:
+    DataError: there is no such network.
   """
   try:
     forward = networks.make_forward(
-      num_classes=weights.num_classes, axis_name=None, **weights.network
+      num_classes=num_classes, axis_name=None, **network
     )
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    init = lambda rng, images: forward.init(rng, images, True)
-    expected = jax.eval_shape(init, jax.random.PRNGKey(0), images)
-  except (KeyError, TypeError, ValueError) as error:
+    init = functools.partial(forward.init, is_training=True)
+    return jax.eval_shape(init, jax.random.PRNGKey(0), images)
+  except (ArithmeticError, LookupError, TypeError, ValueError) as error:
     raise errors.DataError(
       f'{where}: no network of byol_jax: {errors.first_line(error)}'
     ) from error
-  parts = {module.partition('/')[0] for module in weights.params}
-  absent = {*networks.HEADS} - parts
-  lines: list[str] = []
-  trees: list[Any] = []
-  for found, whole in zip((weights.params, weights.state), expected):
-    wanted = {
-      module: leaves
-      for module, leaves in whole.items()
-      if module.partition('/')[0] not in absent
-    }
-    lines += networks.describe_differences(
-      networks.list_shapes(found), networks.list_shapes(wanted)
-    )
-    trees.append((found, wanted))
-  if lines:
+
+
+def require_same_shapes(
+  *pairs: tuple[networks.Shapes, networks.Shapes], where: str, encoder: str
+) -> None:
+  """Raises DataError if what was found and what was expected differ."""
+  if differences := networks.describe_differences(*pairs):
     raise errors.DataError(
-      f'{where}: {len(lines)} names or shapes are not those of'
-      f' {weights.network["encoder"]}: ' + '; '.join(lines)
+      f'{where}: names or shapes are not those of {encoder}: {differences}'
     )
-  checked: list[Any] = [
-    {
-      module: {
-        name: np.asarray(found[module][name], leaf.dtype)
-        for name, leaf in leaves.items()
-      }
-      for module, leaves in wanted.items()
-    }
-    for found, wanted in trees
-  ]
-  return weights._replace(params=checked[0], state=checked[1])

@@ -5,11 +5,8 @@ batch norm the zero-debiased `average` is stored, never `hidden`, which equals
 it only late in a run.
 """
 
-import collections
 from collections.abc import Callable, Iterator, Mapping
 import functools
-import json
-import logging
 from pathlib import Path
 import re
 from typing import Any, NamedTuple
@@ -18,7 +15,7 @@ import jax
 import numpy as np
 
 from byol_jax import errors, networks, resnet
-from byol_jax.convert import weights as weights_lib
+from byol_jax.convert import archive, shapes, weights as weights_lib
 
 StateDict = dict[str, np.ndarray]
 Rename = Callable[[str], str | None]
@@ -28,15 +25,8 @@ _INNER_NAMES = {
   **{f'batchnorm_{i}': f'bn{i + 1}' for i in range(3)},
   **{'shortcut_conv': 'downsample.0', 'shortcut_batchnorm': 'downsample.1'},
 }
-# Of a network whose file says nothing of byol_jax.
-_DEFAULTS = {
-  **{'version': 1, 'gamma_init': 'ones', 'padding': 'torch'},
-  **{'projector': [4096, 256], 'predictor': [4096, 256]},
-  **{'bn_decay': 0.9, 'bn_epsilon': 1e-5},
-}
-_IMAGE_SIZE = 224
-_MANY_STEPS = 10_000  # the averages of other frameworks need no debiasing
-_MAX_LISTED = 20
+# The averages of other frameworks need no debiasing.
+_NO_STEPS, _MANY_STEPS = np.zeros((), np.int64), 10_000
 
 
 class Entry(NamedTuple):
@@ -142,95 +132,79 @@ def to_state_dict(
   """Returns the arrays of `list_entries` in torch's layouts."""
   trees = {False: weights.params, True: weights.state}
   return {
-    entry.key: to_torch_layout(
-      np.asarray(trees[entry.is_state][entry.module][entry.leaf]), entry.leaf
+    x.key: np.asarray(
+      to_torch_layout(np.asarray(trees[x.is_state][x.module][x.leaf]), x.leaf),
+      order='C',
     )
-    for entry in list_entries(weights.params, rename)
+    for x in list_entries(weights.params, rename)
   }
 
 
 def to_torch_layout(array: np.ndarray, leaf: str) -> np.ndarray:
   """HWIO -> OIHW, [I, O] -> [O, I], [1, 1, 1, C] -> [C]; counters int64."""
   if leaf == 'w':
-    array = array.transpose((3, 2, 0, 1) if array.ndim == 4 else (1, 0))
-    return np.ascontiguousarray(array)
+    return array.transpose((3, 2, 0, 1) if array.ndim == 4 else (1, 0))
   if leaf == 'counter':
     return np.asarray(array, np.int64).reshape(())
   return array.reshape(-1)
 
 
-def read_state_dict(
-  path: str | Path, network: Mapping[str, Any] | None = None
-) -> weights_lib.EncoderWeights:
-  """Reads a state dict of torchvision's or timm's ResNet into our trees.
-
-  Args:
-    path: a .safetensors file, or any that `torch.load` reads without running
-      code.
-    network: see `restore_weights`.
-
-  Raises:
-    ConfigError: torch, or safetensors, is not installed.
-    DataError: the file is damaged or does not fit; see `restore_weights`.
-  """
-  arrays, facts = _read_file(Path(path))
-  return restore_weights(arrays, facts, path, network)
-
-
 def restore_weights(
-  arrays: StateDict,
-  facts: Mapping[str, Any],
-  path: str | Path,
-  network: Mapping[str, Any] | None = None,
+  arrays: StateDict, text: str | None, path: Path
 ) -> weights_lib.EncoderWeights:
   """Returns the encoder of a state dict, and its classifier if it has one.
 
   Args:
-    arrays: with the keys of torchvision's ResNet, or transformers' if `facts`
-      say so.
-    facts: what `torch.write_files` put in the header, {} of another file.
+    arrays: with the keys of torchvision's ResNet, or of transformers'.
+    text: from `archive.describe_weights`; None for weights from elsewhere, of
+      which the keys say the encoder.
     path: of the file, for messages.
-    network: the config section; None for that of `facts`, else the encoder of
-      these keys with `padding='torch'`.
 
   Raises:
-    DataError: keys or shapes are not those of the network; every difference is
-      named.
+    DataError: keys or shapes are not those of the network, see
+      `networks.describe_differences`; or the text is not ours.
   """
-  network = network or facts.get('network') or _find_network(arrays, path)
-  rename, classes = name_module, arrays.get('fc.weight')
-  if facts.get('model', {}).get('library') == 'transformers':
-    classes = arrays.get('classifier.1.weight')
-    prefix = '' if classes is None else 'resnet.'
-    rename = functools.partial(name_for_transformers, prefix=prefix)
-  num_classes = None if classes is None else len(classes)
-  try:
-    params, state = _make_trees(network, num_classes)
-  except (KeyError, TypeError, ValueError) as error:
-    raise errors.DataError(
-      f'{errors.quote(path)}: no network of byol_jax:'
-      f' {errors.first_line(error)}'
-    ) from error
+  where = errors.quote(path)
+  if text is None:
+    facts = _describe_elsewhere(arrays, where)
+  else:
+    facts = archive.parse_description(text, where)
+  network = facts['network']
+  rename, facts['num_classes'] = _find_names(arrays)
+  without_heads = network | {'projector': None, 'predictor': None}
+  params, state = jax.tree.map(
+    # Takes no memory, whatever the text says.
+    lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape),
+    shapes.make_shapes(without_heads, facts['num_classes'], where),
+  )
   trees = {False: params, True: state}
   entries = [*list_entries(params, rename)]
-  expected = {
-    x.key: to_torch_layout(trees[x.is_state][x.module][x.leaf], x.leaf).shape
+  # Files of early versions of torch have no counters.
+  arrays = {x.key: _NO_STEPS for x in entries if x.leaf == 'counter'} | arrays
+  expected: networks.Shapes = {
+    (x.key,): to_torch_layout(trees[x.is_state][x.module][x.leaf], x.leaf).shape
     for x in entries
   }
-  _require_same_shapes(path, network['encoder'], expected, arrays)
+  shapes.require_same_shapes(
+    ({(key,): array.shape for key, array in arrays.items()}, expected),
+    where=where,
+    encoder=network['encoder'],
+  )
   for x in entries:
     leaves = trees[x.is_state][x.module]
     leaves[x.leaf] = _from_torch_layout(arrays[x.key], leaves[x.leaf])
   _fill_averages(state, network['bn_decay'])
-  return weights_lib.EncoderWeights(
-    params=params,
-    state=state,
-    network=dict(network),
-    num_classes=num_classes,
-    image_size=facts.get('image_size', _IMAGE_SIZE),
-    eval_crop=facts.get('eval_crop', 'resize'),
-    card=facts.get('card', {'source': str(path)}),
-  )
+  return weights_lib.EncoderWeights(params=params, state=state, **facts)
+
+
+def _find_names(arrays: StateDict) -> tuple[Rename, int | None]:
+  """Returns how the keys are named, and the width of the classifier."""
+  rename, classifier = name_module, arrays.get('fc.weight')
+  if any('embedder.' in key for key in arrays):
+    classifier = arrays.get('classifier.1.weight')
+    prefix = '' if classifier is None else 'resnet.'
+    rename = functools.partial(name_for_transformers, prefix=prefix)
+  return rename, None if classifier is None else len(np.atleast_1d(classifier))
 
 
 def _from_torch_layout(array: np.ndarray, like: np.ndarray) -> np.ndarray:
@@ -254,100 +228,26 @@ def _fill_averages(state: Any, decay: float) -> None:
     leaves['hidden'] = np.float32(leaves['average'] * (1 - decay**counter))
 
 
-def _make_trees(
-  network: Mapping[str, Any], num_classes: int | None
-) -> tuple[Any, Any]:
-  """Returns the encoder's and the classifier's params and state, zeros."""
-  forward = networks.make_forward(
-    num_classes=num_classes, axis_name=None, **network
-  )
-  images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
-  init = functools.partial(forward.init, is_training=True)
-  shapes = jax.eval_shape(init, jax.random.PRNGKey(0), images)
-  params, state = (
-    {
-      module: {k: np.zeros(x.shape, x.dtype) for k, x in leaves.items()}
-      for module, leaves in tree.items()
-      if split_module(re.sub(r'/~/(mean|var)_ema$', '', module))
-    }
-    for tree in shapes
-  )
-  return params, state
-
-
-def _find_network(arrays: StateDict, path: str | Path) -> dict[str, Any]:
-  """Returns the config section of torchvision's ResNet with these keys."""
-  groups: dict[int, int] = collections.Counter()
+def _describe_elsewhere(arrays: StateDict, where: str) -> dict[str, Any]:
+  """Returns the facts of torchvision's ResNet with the keys of `arrays`."""
+  blocks: dict[int, int] = {}
   for key in arrays:
-    if found := re.fullmatch(r'layer(\d)\.\d+\.conv1\.weight', key):
-      groups[int(found[1])] += 1
-  blocks = tuple(groups[group] for group in sorted(groups))
-  is_bottleneck = 'layer1.0.conv3.weight' in arrays
+    if found := re.match(r'layer(\d)\.(\d{1,3})\.', key):
+      group, block = int(found[1]), int(found[2])
+      blocks[group] = max(blocks.get(group, 0), block + 1)
+  counts = tuple(blocks[group] for group in sorted(blocks))
+  is_bottleneck = any(re.match(r'layer\d\.\d+\.conv3', x) for x in arrays)
   for name, layers in resnet.ENCODERS.items():
-    if (layers.blocks, layers.bottleneck) == (blocks, is_bottleneck):
-      return {'encoder': name, 'width': 1.0, 'stem': 'imagenet', **_DEFAULTS}
+    if (layers.blocks, layers.bottleneck) == (counts, is_bottleneck):
+      network = {
+        **{'encoder': name, 'width': 1.0, 'version': 1, 'stem': 'imagenet'},
+        **{'gamma_init': 'ones', 'padding': 'torch', **shapes.DEFAULT_HEADS},
+        **{'bn_decay': 0.9, 'bn_epsilon': 1e-5},
+      }
+      facts = {'network': network, 'image_size': 224, 'eval_crop': 'resize'}
+      return facts | {'card': {}}
   raise errors.DataError(
-    f'{errors.quote(path)}: expected the state dict of a ResNet of torchvision'
-    f' or timm (conv1.weight, layer1.0.conv1.weight ...), found'
-    f' {len(arrays)} keys like {errors.quote([*arrays][:5])}'
+    f'{where}: expected the state dict of a ResNet of torchvision or timm'
+    f' (conv1.weight, layer1.0.conv1.weight ...), found {len(arrays)} keys like'
+    f' {errors.quote([*arrays][:5])}'
   )
-
-
-def _require_same_shapes(
-  path: str | Path,
-  encoder: str,
-  expected: Mapping[str, tuple[int, ...]],
-  arrays: StateDict,
-) -> None:
-  """Raises DataError with every missing, extra or mis-shaped key."""
-  found = {key: array.shape for key, array in arrays.items()}
-  problems = [f'{key} is missing' for key in expected if key not in found]
-  problems += [f'{key} is not expected' for key in found if key not in expected]
-  problems += [
-    f'{key}: expected {[*shape]}, found {[*found[key]]}'
-    for key, shape in expected.items()
-    if found.get(key, shape) != shape
-  ]
-  if not problems:
-    return
-  listed = '; '.join(problems[:_MAX_LISTED])
-  if len(problems) > _MAX_LISTED:
-    for problem in problems:
-      logging.error('%s', problem)
-    listed += f'; and {len(problems) - _MAX_LISTED} more, all listed above'
-  raise errors.DataError(
-    f'{errors.quote(path)} is not a state dict of {encoder}: {listed}'
-  )
-
-
-def read_facts(path: Path) -> dict[str, Any]:
-  """Returns what byol_jax wrote in the header of a file, {} if nothing."""
-  errors.require_package('safetensors', extra='export')
-  from safetensors import safe_open
-
-  with safe_open(path, 'numpy') as file:
-    return json.loads((file.metadata() or {}).get('byol_jax', '{}'))
-
-
-def _read_file(path: Path) -> tuple[StateDict, dict[str, Any]]:
-  """Returns the arrays of a file and the facts of `read_facts`.
-
-  Raises:
-    DataError: it is missing or damaged, or holds something else.
-  """
-  package = 'safetensors' if path.suffix == '.safetensors' else 'torch'
-  errors.require_package(package, extra='export')
-  try:
-    if package == 'safetensors':
-      from safetensors import numpy as safetensors
-
-      return safetensors.load_file(path), read_facts(path)
-    import torch
-
-    found = torch.load(path, map_location='cpu', weights_only=True)
-    found = found.get('state_dict', found)
-    return {key: tensor.numpy() for key, tensor in found.items()}, {}
-  except Exception as error:  # many kinds, of two libraries
-    raise errors.DataError(
-      f'{errors.quote(path)}: expected a state dict: {errors.first_line(error)}'
-    ) from error

@@ -1,15 +1,23 @@
-"""Writes encoders for torch, as torchvision's ResNet or as one of our own."""
+"""Writes encoders for torch, as torchvision's ResNet or as one of our own.
+
+Reads pickles of torch back.
+"""
 
 from collections.abc import Callable, Mapping
-import json
 from pathlib import Path
+import runpy
 import shutil
 from typing import Any
 
 import numpy as np
 
 from byol_jax import errors, resnet
-from byol_jax.convert import state_dict, weights as weights_lib
+from byol_jax.convert import (
+  archive,
+  safetensors,
+  state_dict,
+  weights as weights_lib,
+)
 
 FILE = 'model.safetensors'
 HEADS_FILE = 'heads.safetensors'
@@ -108,20 +116,13 @@ def write_files(
     loader: the module of `byol_jax.convert` that becomes `encoder.py`.
     rename: see `state_dict.list_entries`.
   """
-  errors.require_package('safetensors', extra='export')
-  from safetensors import numpy as safetensors
-
-  facts = weights._asdict() | {'model': model}
-  del facts['params'], facts['state']
-  safetensors.save_file(
-    state_dict.to_state_dict(weights, rename),
-    folder / FILE,
-    # transformers refuses a file without its format.
-    metadata={'format': 'pt', 'byol_jax': json.dumps(facts)},
-  )
+  metadata = {'format': 'pt'}  # transformers refuses a file without it
   heads = state_dict.to_state_dict(weights, state_dict.name_head)
   if heads:
-    safetensors.save_file(heads, folder / HEADS_FILE, {'format': 'pt'})
+    safetensors.write_arrays(folder / HEADS_FILE, heads, metadata)
+  metadata[safetensors.TEXT] = archive.describe_weights(weights, model=model)
+  arrays = state_dict.to_state_dict(weights, rename)
+  safetensors.write_arrays(folder / FILE, arrays, metadata)
   source = Path(__file__).with_name(f'{loader}.py')
   shutil.copyfile(source, folder / LOADER)
 
@@ -150,9 +151,34 @@ def make_encode(model: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def load_module(folder: Path) -> Any:
-  """Returns the torch module of a written encoder, by our own loader."""
-  from byol_jax.convert import torch_resnet, torch_same
+  """Returns the torch module of a written encoder, by the loader beside it."""
+  loader = runpy.run_path(str(folder / LOADER))
+  return loader['load_encoder'](str(folder))
 
-  facts = state_dict.read_facts(folder / FILE)
-  loader = torch_same if 'library' in facts['model'] else torch_resnet
-  return loader.load_encoder(str(folder))
+
+def read_encoder(path: Path) -> weights_lib.EncoderWeights:
+  """Reads a state dict of torchvision's or timm's ResNet; runs no code of it.
+
+  Args:
+    path: of a file that `torch.load` reads with `weights_only`.
+
+  Raises:
+    ConfigError: torch is not installed.
+    DataError: the file is damaged or does not fit; see
+      `state_dict.restore_weights`.
+  """
+  errors.require_package('torch', extra='export')
+  import torch
+
+  try:
+    found = torch.load(path, map_location='cpu', weights_only=True)
+    tensors = found.get('state_dict', found)
+    arrays = {
+      key: (x.float() if x.is_floating_point() else x).numpy()
+      for key, x in tensors.items()
+    }
+  except Exception as error:  # of many kinds
+    raise errors.DataError(
+      f'{errors.quote(path)}: expected a state dict: {errors.first_line(error)}'
+    ) from error
+  return state_dict.restore_weights(arrays, None, path)

@@ -4,11 +4,12 @@ import json
 import random
 import tracemalloc
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from byol_jax import errors
-from byol_jax.convert import safetensors
+from byol_jax.convert import archive, safetensors
 from tests.helpers import encoders
 
 ARRAYS = {
@@ -39,6 +40,35 @@ def test_a_true_header_is_read():
   }
   np.testing.assert_array_equal(arrays['a'], np.arange(6).reshape(2, 3))
   assert arrays['b'].dtype == np.int32
+
+
+@pytest.mark.parametrize(
+  'name, dtype', [('F16', np.float16), ('BF16', jnp.bfloat16)]
+)
+def test_half_precision_becomes_float32(name, dtype):
+  values = np.float32([1, -0.5, np.inf, 2**-20, 3.140625, -65504, -0.0])
+  entry = ARRAYS['d'] | {'dtype': name, 'data_offsets': [0, 14]}
+  content = make_file({'d': entry}, values.astype(dtype).tobytes())
+  found = safetensors.parse_arrays(content)[0]['d']
+  assert found.dtype == np.float32
+  expected = np.array(values.astype(dtype), np.float32)
+  assert found.tobytes() == expected.tobytes()
+
+
+def test_a_network_that_takes_all_memory_is_refused(tmp_path):
+  """The text of a state dict may say anything of its network."""
+  _, weights = encoders.make()
+  weights.network['width'] = 1e5
+  arrays = {'bn1.running_mean': np.zeros(3, np.float32)}
+  path = tmp_path / 'x.safetensors'
+  for text, pattern in (
+    (archive.describe_weights(weights), "missing 'conv1.weight'.*and .* more"),
+    ('{"network": 3}', 'with its description'),
+    ('3', 'with its description'),
+  ):
+    safetensors.write_arrays(path, arrays, {safetensors.TEXT: text})
+    with pytest.raises(errors.DataError, match=pattern):
+      safetensors.read_encoder(path)
 
 
 LIES = {
