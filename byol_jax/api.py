@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
+import inspect
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import config_dict
@@ -18,17 +19,29 @@ from byol_jax.distributed import placement, processes
 from byol_jax.evals import (
   embed as embed_lib,
   features,
+  headlines,
   knn as knn_lib,
   linear as linear_lib,
 )
 from byol_jax.training import loop, train, workdir as workdir_lib
 
-# Protocol -> its options, and its function.
-PROTOCOLS: dict[str, tuple[Any, Callable[..., dict[str, float]]]] = {
-  'knn': (knn_lib.Options, knn_lib.measure_accuracy),
-  'linear': (
-    linear_lib.Options,
-    functools.partial(linear_lib.measure_accuracy, train=train.train_in_memory),
+
+class Protocol(NamedTuple):
+  """A protocol of evaluation, as its module in `evals` has it."""
+
+  make_options: Any  # a dataclass of its own keys of the configuration
+  # (options, encoder, load, [train,] log) -> results
+  measure_accuracy: Callable[..., dict[str, Any]]
+  list_headlines: Callable[[dict[str, Any]], list[headlines.Headline]]
+
+
+# By the name of the verb and of the function here.
+PROTOCOLS = {
+  'knn': Protocol(
+    knn_lib.Options, knn_lib.measure_accuracy, knn_lib.list_headlines
+  ),
+  'linear': Protocol(
+    linear_lib.Options, linear_lib.measure_accuracy, linear_lib.list_headlines
   ),
 }
 
@@ -283,10 +296,13 @@ def evaluate(
       from_config.make_image_set, from_config.resolve_paths(data)
     )
   )
-  make_options, measure_accuracy = PROTOCOLS[name]
-  fields = [field.name for field in dataclasses.fields(make_options)]
-  options = make_options(**{field: config[field] for field in fields})
-  results = measure_accuracy(options, encoder, load, log=log)
+  protocol = PROTOCOLS[name]
+  fields = [field.name for field in dataclasses.fields(protocol.make_options)]
+  options = protocol.make_options(**{field: config[field] for field in fields})
+  given: dict[str, Any] = {'log': log}
+  if 'train' in inspect.signature(protocol.measure_accuracy).parameters:
+    given['train'] = train.train_in_memory
+  results = protocol.measure_accuracy(options, encoder, load, **given)
   if jax.process_index() == 0:
     record = {
       'protocol': name,

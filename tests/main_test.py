@@ -1,5 +1,6 @@
 """The command line from end to end: exit codes, and what a mistake leaves."""
 
+import json
 import os
 import pathlib
 import re
@@ -116,10 +117,12 @@ def test_a_broken_file_is_replaced_in_training_and_left_out_of_knn(
   next(folder.glob('ant/*.png')).write_text('no image')
   code, output, _ = run(*pretrain(folder, workdir))
   assert code == 0 and re.search(r'^done: step 2, loss \d', output, re.M)
-  code, output, _ = run('knn', f'--workdir={workdir}')
+  code, output, _ = run('knn', f'--workdir={workdir}', '--json')
   assert code == 0
-  counts = dict(re.findall(r'^(bank|queries): (\d+)$', output, re.M))
-  assert sum(map(int, counts.values())) == 35
+  results = json.loads(output.splitlines()[-1])
+  assert results['bank'] + results['queries'] == 35
+  sentence = rf'^knn k=1, T=0\.1 \d+\.\d % on {results["queries"]} images \(\+-'
+  assert re.search(sentence, output, re.M)
 
 
 def test_a_finished_run_is_left_alone_and_another_is_refused(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import functools
+import json
 from typing import Any
 
 from byol_jax import configuration, errors
@@ -14,9 +15,8 @@ _add_verb = functools.partial(registry.add_verb, VERBS)
 def _add_evaluation(name: str) -> Callable[[Callable], Callable]:
   preset = f'evals/{name}'
   config = ('--config', preset, registry.CONFIG_HELP)
-  return _add_verb(
-    name, registry.RUN, config, *registry.PROCESSES, preset=preset
-  )
+  common = (registry.RUN, config, registry.JSON, *registry.PROCESSES)
+  return _add_verb(name, *common, preset=preset)
 
 
 @_add_verb(
@@ -170,11 +170,14 @@ def _join_job(
   return config, lambda text: print(errors.to_line(text))
 
 
-def _evaluate(name: str, workdir: str, **job: Any) -> None:
-  """Evaluates the run of a workdir and prints the results."""
+def _evaluate(name: str, workdir: str, as_json: bool, **job: Any) -> None:
+  """Evaluates the run of a workdir and prints a sentence for each result."""
   config, log = _join_job(f'evals/{name}', **job)
   from byol_jax import api
+  from byol_jax.evals import headlines
 
-  for key, value in getattr(api, name)(workdir, config, log=log).items():
-    text = f'{value:.4g}' if isinstance(value, float) else value
-    log(f'{key}: {text}')
+  results = getattr(api, name)(workdir, config, log=log)
+  for headline in api.PROTOCOLS[name].list_headlines(results):
+    log(headlines.format_headline(headline))
+  if as_json:
+    log(json.dumps(results))

@@ -17,7 +17,7 @@ import numpy as np
 
 from byol_jax import errors, losses
 from byol_jax.distributed import placement
-from byol_jax.evals import features, splits
+from byol_jax.evals import features, headlines, splits
 
 # Rows on a device at once: [QUERIES, BANK] similarities, 64 MiB. Every device
 # computes QUERIES rows a call, so its program does not depend on their number.
@@ -174,6 +174,19 @@ def measure_accuracy(
     'queries': len(queries.ids),
     'num_classes': num_classes,
   }
+
+
+def list_headlines(results: dict[str, Any]) -> list[headlines.Headline]:
+  """Returns all accuracies, from the results of `measure_accuracy`."""
+  return [
+    headlines.Headline(
+      f'knn k={k}, T={temperature:g}',
+      results[f'knn_k{k}_t{temperature:g}'],
+      results['queries'],
+    )
+    for k in results['ks']
+    for temperature in results['temperatures']
+  ]
 
 
 def _select_ks(options: Options, size: int) -> tuple[int, ...]:

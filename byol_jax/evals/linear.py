@@ -8,13 +8,14 @@ evaluated on `test`, once. Accuracy is counted in integers, on centre crops.
 from collections.abc import Callable
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import numpy as np
 
 from byol_jax import errors, parallel, schedules
 from byol_jax.distributed import placement
-from byol_jax.evals import features, probe, splits, supervised
+from byol_jax.evals import features, headlines, probe, splits, supervised
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +48,10 @@ def measure_accuracy(
     log: called with lines of progress.
 
   Returns:
-    `top1` and `top5` on test, in [0, 1], of the selected base `rate`;
-    `valid_top1` of that rate and `valid_top1_rate<r>` of each; `fit_loss`, the
-    selected rate's at the last step; `diverged` (rates), `steps`, `fit`,
-    `valid` and `test` (images), `num_classes`.
+    `top1` and, of more than five classes, `top5` on test, in [0, 1], of the
+    selected base `rate`; its `valid_top1` and `valid_top1_rate<r>` of each;
+    its `fit_loss` at the last step; `diverged` (rates), `steps`, `fit`, `valid`
+    and `test` (images), `num_classes`.
 
   Raises:
     ConfigError: a value that cannot be used.
@@ -80,7 +81,7 @@ def measure_accuracy(
   best, results = select_rate(correct, len(valid.ids), progress)
   chosen = jax.tree.map(lambda x: x[best : best + 1], params)
   test = standardize(encode('test'))
-  for k in (1, 5):
+  for k in (1, 5) if num_classes > 5 else (1,):
     hits = probe.count_correct(chosen, test, k)[0]
     results[f'top{k}'] = int(hits) / len(test.ids)
   return results | {
@@ -90,6 +91,15 @@ def measure_accuracy(
     'test': len(test.ids),
     'num_classes': num_classes,
   }
+
+
+def list_headlines(results: dict[str, Any]) -> list[headlines.Headline]:
+  """Returns the accuracies on test, from the results of `measure_accuracy`."""
+  return [
+    headlines.Headline(f'linear top-{k}', results[f'top{k}'], results['test'])
+    for k in (1, 5)
+    if f'top{k}' in results
+  ]
 
 
 def fit_standardizer(

@@ -52,8 +52,9 @@ class Progress:
       )
     lines = [n * PROGRESS_LINES // self.num_steps for n in (before, self._done)]
     if lines[1] > lines[0]:
-      shown = ' '.join(f'{loss:.4f}' for loss in self.losses)
-      self.log(f'linear: step {self._done} of {self.num_steps}, losses {shown}')
+      pairs = zip(self.rates, self.losses)
+      shown = ', '.join(f'{loss:.4f} (rate {rate:g})' for rate, loss in pairs)
+      self.log(f'linear: step {self._done} of {self.num_steps}, loss {shown}')
 
 
 def train_augmented(

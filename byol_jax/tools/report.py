@@ -1,8 +1,10 @@
 """Prints one table: BYOL beside the untrained encoders of the same run."""
 
+import itertools
 from typing import Any
 
 from byol_jax import api, configuration, errors, files, pretrained
+from byol_jax.evals import headlines
 
 ROWS = {
   'random': 'random encoder',
@@ -30,13 +32,22 @@ def run(workdir: str, *, knn: str, linear: str) -> dict[str, dict[str, Any]]:
   """
   pretraining = pretrained.open_run(workdir)
   results: dict[str, dict[str, Any]] = {}
+  last: dict[str, list[str]] = {}
   for weights in ROWS:
     encoder = pretrained.open_encoder(pretraining, weights)
     results[weights] = {}
     for name, spec in (('knn', knn), ('linear', linear)):
       config = configuration.load(spec, {'weights': weights})
-      results[weights] |= api.evaluate(name, config, pretraining, encoder)
+      found = api.evaluate(name, config, pretraining, encoder)
+      results[weights] |= found
+      sentences = map(
+        headlines.format_headline, api.PROTOCOLS[name].list_headlines(found)
+      )
+      last[name] = list(sentences)  # of the last row, BYOL
   print('\n'.join(format_table(results)))
+  print()
+  for sentence in itertools.chain(*last.values()):
+    print(sentence)
   files.write_json(pretraining.path / 'report.json', results)
   print()
   print(errors.to_line(f'checkpoints, logs, report.json: {pretraining.path}'))

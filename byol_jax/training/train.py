@@ -174,6 +174,8 @@ def train_in_memory(
   batch_size: int,
   num_steps: int,
   observe: Callable[[dict[str, Any]], None],
+  *,
+  name: str = '',
 ) -> Any:
   """Trains without a workdir; returns the last state as host arrays.
 
@@ -185,7 +187,9 @@ def train_in_memory(
     batch_size: of all devices.
     num_steps: of the training.
     observe: called every 10 steps with their scalars; may raise.
+    name: of this training among those of an evaluation.
   """
+  del name
   calls = multi_step.StreamedCalls(make_batches)
   update = calls.compile(update)
   options = loop.TrainingOptions(log=loop.LogOptions(every_steps=10))

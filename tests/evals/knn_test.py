@@ -135,6 +135,10 @@ def test_every_query_counts_once_and_a_larger_k_is_left_out():
       facts[f'knn_k{k}_t{t}'] = hits / 25
   assert results == facts
   assert 'knn: k = 200 left out: the bank has 30 images' in lines
+  found = knn.list_headlines(results)
+  assert len(found) == 4
+  value = results['knn_k20_t0.07']
+  assert found[2] == ('knn k=20, T=0.07', value, 25, None)
 
 
 def test_a_bank_smaller_than_every_k_is_refused_before_the_work():

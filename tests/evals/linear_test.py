@@ -23,12 +23,12 @@ OPTIONS = linear.Options(
 )
 
 
-def make_sets(noise=0.6, **changes):
+def make_sets(noise=0.6, num_classes=NUM_CLASSES):
   sizes = {'fit': 12, 'valid': 9, 'test': 8}
   return {
     name: fakes.ImageSet(
-      *fakes.clusters(seed, size, NUM_CLASSES, noise=noise),
-      **({'num_classes': NUM_CLASSES} | changes),
+      *fakes.clusters(seed, size, num_classes, noise=noise),
+      num_classes=num_classes,
     )
     for seed, (name, size) in enumerate(sizes.items())
   }
@@ -56,6 +56,19 @@ def test_both_ways_learn_separable_points_and_repeat_exactly(way):
   assert 1 <= sum('step' in line for line in lines) <= probe.PROGRESS_LINES
   assert results == measure(make_sets(), features=way)
   assert results != measure(make_sets(), features=way, seed=1)
+
+
+def test_the_best_five_count_where_there_are_more_than_five_classes():
+  for num_classes, ks in ((5, [1]), (6, [1, 5])):
+    results = measure(make_sets(num_classes=num_classes))
+    found = linear.list_headlines(results)
+    assert [headline.name for headline in found] == [
+      f'linear top-{k}' for k in ks
+    ]
+    for k, headline in zip(ks, found):
+      assert headline.value == results[f'top{k}']
+      assert headline.num_images == 8 * num_classes
+    assert ('top5' in results) == (5 in ks)
 
 
 def test_shuffled_labels_are_not_learned():

@@ -72,7 +72,9 @@ def test_training_on_images_is_one_update_a_batch():
       for batch in split.crop_batches(BATCH_SIZE, 0, NUM_STEPS)
     ),
   )
-  assert f'step {NUM_STEPS} of {NUM_STEPS}, losses ' in lines[-1]
+  first, second = progress.losses
+  shown = f'loss {first:.4f} (rate 0.1), {second:.4f} (rate 1)'
+  assert lines[-1].endswith(f'step {NUM_STEPS} of {NUM_STEPS}, {shown}')
 
 
 def test_a_rate_that_was_not_finite_once_is_out():

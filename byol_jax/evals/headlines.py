@@ -1,0 +1,48 @@
+"""The result of an evaluation in one sentence, with its 95 % interval."""
+
+import math
+from typing import NamedTuple
+
+_Z = 1.96  # standard deviations of a normal distribution: 95 %
+
+
+class Headline(NamedTuple):
+  """A result in one sentence."""
+
+  name: str  # 'linear top-1'
+  value: float  # fraction in [0, 1]
+  num_images: int  # of the test set
+  half_width: float | None = None  # of its 95 % interval; None: of a share
+
+
+def format_headline(headline: Headline) -> str:
+  """Returns e.g. 'linear top-1 61.2 % on 10,000 images (+-1.0)'.
+
+  The number in brackets is half the width of the 95 % interval, in percentage
+  points: what other test images of the same kind might change.
+  """
+  name, value, count, half_width = headline
+  if half_width is None:
+    half_width = compute_half_width(value, count)
+  images = 'image' if count == 1 else 'images'
+  return (
+    f'{name} {100 * value:.1f} % on {count:,} {images}'
+    f' (+-{100 * half_width:.1f})'
+  )
+
+
+def compute_half_width(share: float, count: int) -> float:
+  """Returns how far the 95 % interval of a share reaches at most from it.
+
+  The interval is Wilson's, 'Probable inference' (1927): 1.96 sqrt(p (1 - p) /
+  n) of the normal approximation for large counts, but not 0 where all or none
+  of a few images were hit.
+
+  Args:
+    share: in [0, 1], of images hit.
+    count: of images, positive.
+  """
+  shrink = 1 + _Z**2 / count
+  centre = (share + _Z**2 / (2 * count)) / shrink
+  variance = share * (1 - share) / count + (_Z / (2 * count)) ** 2
+  return abs(centre - share) + _Z * math.sqrt(variance) / shrink
