@@ -103,7 +103,7 @@ def test_bytes_and_floats_are_the_same_image(encode):
   (
     ([], 'at least one, found none'),
     (np.zeros((0, 8, 8, 3), np.uint8), 'at least one, found none'),
-    (np.zeros((8, 8), np.uint8), r'or a list, found \[8, 8\]'),
+    (np.zeros((8, 8), np.uint8), r'of Pillow, found \[8, 8\]'),
     (np.zeros((8, 8, 4), np.uint8), r'expected \[H, W, 3\], found \[8, 8, 4\]'),
     (np.zeros((2, 3, 8, 8), np.uint8), r'found \[3, 8, 8\]'),
     (np.zeros((8, 8, 3), np.int32), 'uint8 or floats .* found int32'),

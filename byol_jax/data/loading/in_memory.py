@@ -1,6 +1,6 @@
 """Images that a caller has in memory or names one by one, as model input."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import os
 import pathlib
 from typing import Any
@@ -15,25 +15,44 @@ from byol_jax.data.sampling import resize
 BACKGROUND = (255, 255, 255)  # white, below transparent pixels
 
 
+_EXPECTED = (
+  'images: expected [H, W, 3], [B, H, W, 3], paths or images of Pillow'
+)
+
+
 def list_images(images: Any) -> Sequence[Any]:
-  """Returns one image, a batch [B, H, W, 3] or a list of images as a sequence.
+  """Returns one image, a batch [B, H, W, 3] or several images as a sequence.
+
+  Several are a list, a generator, an array or a column of paths ...
 
   Raises:
     DataError: no image, or an array of another shape.
   """
   if isinstance(images, str | os.PathLike | Image.Image):
     return [images]
-  if not isinstance(images, list | tuple):
-    images = np.asarray(images)
-    if images.ndim not in (3, 4):
-      raise errors.DataError(
-        'images: expected [H, W, 3], [B, H, W, 3] or a list, found'
-        f' {list(images.shape)}'
-      )
-    images = images[None] if images.ndim == 3 else images
+  if isinstance(images, Iterable) and not (
+    isinstance(images, bytes | Mapping) or hasattr(images, '__array__')
+  ):
+    images = images if isinstance(images, list | tuple) else list(images)
+  else:
+    images = _require_array(images)
+    if images.ndim == 1 and images.dtype.kind in 'OU':
+      images = images.tolist()
+    elif images.ndim not in (3, 4):
+      raise errors.DataError(f'{_EXPECTED}, found {list(images.shape)}')
+    elif images.ndim == 3:
+      images = images[None]
   if not len(images):
     raise errors.DataError('images: expected at least one, found none')
   return images
+
+
+def _require_array(image: Any) -> np.ndarray:
+  """Returns an array; DataError of what is one number, or no array at all."""
+  array = np.asarray(image)
+  if not array.ndim:
+    raise errors.DataError(f'{_EXPECTED}, found a {type(image).__name__}')
+  return array
 
 
 def crop_images(
@@ -55,10 +74,25 @@ def crop_images(
     if isinstance(image, str | os.PathLike):
       image = read_image(image)
     elif isinstance(image, Image.Image):
-      image = decode.flatten_image(image, BACKGROUND)
-    pixels = resize.convert_image(image)
+      image = _flatten_image(image)
+    pixels = resize.convert_image(_require_array(image))
     crop[:] = resize.crop_for_evaluation(pixels, image_size, eval_crop)
   return crops
+
+
+def _flatten_image(image: Image.Image) -> np.ndarray:
+  """Returns uint8 [H, W, 3] of an image of Pillow, which may be read only now.
+
+  Raises:
+    DataError: it cannot be read or decoded.
+  """
+  try:
+    return decode.flatten_image(image, BACKGROUND)
+  except Exception as error:  # Pillow raises many types
+    raise errors.DataError(
+      f'images: {errors.quote(image)} cannot be decoded:'
+      f' {errors.first_line(error)}'
+    ) from error
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:

@@ -46,8 +46,8 @@ def convert_image(image: np.ndarray) -> np.ndarray:
   lowest, highest = float(image.min()), float(image.max())
   if not (lowest >= 0 and highest <= 1):  # NaN fails too
     raise errors.DataError(
-      f'images: expected floats in [0, 1], found [{lowest:g}, {highest:g}];'
-      ' divide by 255?'
+      f'images: expected floats in [0, 1], found [{lowest:.9g},'
+      f' {highest:.9g}]; divide by 255, undo a normalisation, or clip'
     )
   return image.astype(np.float32)
 

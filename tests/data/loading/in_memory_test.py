@@ -84,3 +84,52 @@ def test_what_is_no_image_is_one_line(tmp_path):
   ):
     with pytest.raises(errors.DataError, match=pattern):
       crop(path)
+
+
+def test_several_images_come_in_any_iterable(tmp_path):
+  """As the files of a glob, a generator, or a column of a table."""
+  paths = [tmp_path / name for name in ('a.png', 'b.png')]
+  for i, path in enumerate(paths):
+    Image.fromarray(smooth(i, 20, 30)).save(path)
+  expected = in_memory.list_images(paths)
+  for several in (
+    tmp_path.glob('*.png'),
+    (path for path in paths),
+    dict.fromkeys(paths).keys(),
+  ):
+    assert sorted(in_memory.list_images(several)) == expected
+  names = [str(path) for path in paths]
+  for column in (np.array(names), np.array(paths, object)):
+    found = in_memory.crop_images(in_memory.list_images(column), 8, 'whole')
+    np.testing.assert_array_equal(found[1], crop(paths[1]))
+
+
+def open_half(tmp_path):
+  path = tmp_path / 'half.png'
+  Image.fromarray(smooth(0, 20, 30)).save(path)
+  path.write_bytes(path.read_bytes()[:300])
+  return Image.open(path)
+
+
+def open_closed(tmp_path):
+  Image.new('RGB', (9, 12)).save(tmp_path / 'x.png')
+  image = Image.open(tmp_path / 'x.png')
+  image.close()
+  return image
+
+
+@pytest.mark.parametrize(
+  'make, pattern',
+  (
+    (lambda path: None, 'found a NoneType'),
+    (lambda path: [None], 'found a NoneType'),
+    (lambda path: {'a': 1}, 'found a dict'),
+    (lambda path: b'\x89PNG', 'found a bytes'),
+    (lambda path: iter([]), 'at least one, found none'),
+    (open_half, 'cannot be decoded: OSError'),
+    (open_closed, 'cannot be decoded: ValueError'),
+  ),
+)
+def test_what_cannot_become_an_image_is_named(tmp_path, make, pattern):
+  with pytest.raises(errors.DataError, match=pattern):
+    crop(make(tmp_path))
