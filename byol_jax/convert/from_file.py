@@ -6,7 +6,13 @@ import pathlib
 from typing import Any
 
 from byol_jax import errors, files
-from byol_jax.convert import deepmind, shapes, weights as weights_lib
+from byol_jax.convert import (
+  deepmind,
+  npz,
+  safetensors,
+  shapes,
+  weights as weights_lib,
+)
 
 # Suffix -> module that reads an encoder, imported when used.
 _READERS = {
@@ -14,16 +20,38 @@ _READERS = {
   **{'.pt': 'torch', '.pth': 'torch'},
 }
 PUBLISHED = '.pkl'
+_KNOWN = [PUBLISHED, *_READERS]
 
 
 def find_file(path: pathlib.Path) -> pathlib.Path | None:
-  """Returns a file of weights, or the only one in a folder; None of a run."""
-  if path.is_file() or path.suffix in (PUBLISHED, *_READERS):
-    return path
-  if not path.is_dir() or (path / 'config.json').is_file():
+  """Returns a file of weights, or that of a folder; None of a run.
+
+  A folder of `export` may hold more than one, such as those of the heads.
+
+  Raises:
+    DataError: an export in a format that is not read back; or what `path` is
+      cannot be found out.
+  """
+  try:
+    if not path.is_dir():
+      return path if path.is_file() or path.suffix in _KNOWN else None
+    names = {file.name for file in path.iterdir()}
+  except OSError as error:
+    raise errors.DataError(
+      f'{errors.quote(path)}: cannot be read: {error.strerror}'
+    ) from error
+  if 'checkpoints' in names:  # of a run, beside anything else
     return None
-  found = [file for file in path.iterdir() if file.suffix in _READERS]
-  return found[0] if len(found) == 1 else None
+  found = [name for name in (safetensors.FILE, npz.FILE) if name in names]
+  if not found and 'config.json' not in names:
+    found = [name for name in names if pathlib.Path(name).suffix in _READERS]
+    if not found and 'card.json' in names:
+      raise errors.DataError(
+        f'{errors.quote(path)}: expected an export to torch, timm, huggingface,'
+        f' safetensors or npz, found {errors.quote(sorted(names))}; other'
+        ' formats are not read back'
+      )
+  return path / found[0] if len(found) == 1 else None
 
 
 def read_encoder(
@@ -41,11 +69,10 @@ def read_encoder(
     ConfigError: weights that the file does not have.
     DataError: it cannot be read, or is of no encoder of ours.
   """
-  known = [PUBLISHED, *_READERS]
-  if path.suffix not in known:
+  if path.suffix not in _KNOWN:
     raise errors.DataError(
       f'{errors.quote(path)}: expected a workdir, or a file that ends in one of'
-      f' {known}, found {path.suffix!r}'
+      f' {_KNOWN}, found {path.suffix!r}'
     )
   if not path.is_file():
     raise errors.DataError(f'{errors.quote(path)}: expected a file, found none')

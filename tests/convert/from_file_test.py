@@ -67,3 +67,40 @@ def test_a_file_of_another_kind_is_named(tmp_path):
   (tmp_path / 'x.npz').write_bytes(b'')
   with pytest.raises(errors.ConfigError, match=r"weights: .* found 'random'"):
     from_file.read_encoder(tmp_path / 'x.npz', 'random', 32)
+
+
+@pytest.mark.parametrize(
+  'names, expected',
+  (
+    (('model.safetensors', 'card.json'), 'model.safetensors'),
+    # Of an export with heads; of one for timm or transformers.
+    (('model.safetensors', 'heads.safetensors'), 'model.safetensors'),
+    (('model.safetensors', 'config.json', 'x.pt'), 'model.safetensors'),
+    (('encoder.npz', 'README.md'), 'encoder.npz'),
+    (('renamed.pth', 'notes.txt'), 'renamed.pth'),
+    (('a.npz', 'b.npz'), None),
+    # A run, beside what its user put there; a copy of its checkpoints.
+    (('config.json', 'embeddings.npz'), None),
+    (('checkpoints', 'embeddings.npz'), None),
+    (('checkpoints', 'config.json', 'model.safetensors'), None),
+    ((), None),
+  ),
+)
+def test_the_file_of_a_folder_is_found(tmp_path, names, expected):
+  folder = tmp_path / 'export.pt'  # a folder may have any name
+  folder.mkdir()
+  for name in names:
+    (folder / name).touch()
+  found = from_file.find_file(folder)
+  assert found == (None if expected is None else folder / expected)
+
+
+def test_an_export_that_is_not_read_back_is_named(tmp_path):
+  for name in ('card.json', 'model.onnx'):
+    (tmp_path / name).touch()
+  with pytest.raises(
+    errors.DataError, match=r"found .*'model.onnx'.* not read"
+  ):
+    from_file.find_file(tmp_path)
+  with pytest.raises(errors.DataError, match='cannot be read: File name too'):
+    from_file.find_file(tmp_path / ('x' * 300))
