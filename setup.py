@@ -67,6 +67,7 @@ setup(
     'tensorflow-datasets>=4.9.10,<5',  # without TensorFlow
     'importlib_resources>=6',  # TFDS imports it without asking for it
     'numpy>=2.0,<3',
+    'scipy>=1.15,<2',
     'numba>=0.61,<1',
     'pillow>=11,<14',
     'google-crc32c>=1.5,<2',
@@ -96,7 +97,7 @@ setup(
       *TENSORFLOW,
       'pytest>=9,<10',
       'pytest-xdist>=3.8,<4',
-      'scipy>=1.15',
+      'scikit-learn>=1.6,<2',
       'ruff==0.17.5',
       'mypy>=2,<3',
       'build>=1.2',

@@ -1,10 +1,11 @@
-"""Computes metrics: accuracy, and the spread of the projections."""
+"""Computes metrics: accuracies, precision, the spread of the projections."""
 
 from collections.abc import Callable
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from byol_jax import losses
 
@@ -23,6 +24,94 @@ def in_top_k(scores: jax.Array, labels: jax.Array, k: int) -> jax.Array:
   is_other = jnp.arange(scores.shape[-1]) != labels[:, None]
   rank = jnp.sum(better & is_other, axis=-1)
   return (rank < k) & ~jnp.isnan(chosen[:, 0])
+
+
+def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+  """Returns the mean over the classes of the share of their images hit.
+
+  Args:
+    hits: bool [N].
+    labels: int [N], not negative; a class without an image does not count.
+
+  Returns:
+    The mean, in [0, 1], and half the width of its 95 % interval: the shares of
+    the classes are independent, and the variance of each is that of a share
+    with one more hit and one more miss, so that few images never mean none.
+  """
+  counts = np.bincount(labels)
+  found = np.bincount(labels, weights=hits)[counts > 0]
+  counts = counts[counts > 0]
+  shares = (found + 1) / (counts + 2)
+  variance = np.sum(shares * (1 - shares) / counts) / len(counts) ** 2
+  return float(np.mean(found / counts)), 1.96 * float(np.sqrt(variance))
+
+
+def interpolated_precision(
+  scores: np.ndarray, relevant: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+  """Returns the 11-point average precision of PASCAL VOC 2007.
+
+  The mean over recalls of 0, 0.1, ..., 1 of the best precision at that recall
+  or a higher one. Images of equal scores are retrieved together.
+
+  Args:
+    scores: float [N].
+    relevant: bool [N].
+    weights: int [..., N], how often each image counts.
+
+  Returns:
+    float64 [...] in [0, 1]; NaN where no image is relevant.
+  """
+  order = np.argsort(-scores, kind='stable')
+  ranked = scores[order]
+  ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+  weights = weights[..., order]
+  hits = np.cumsum(weights * relevant[order], axis=-1)[..., ends]
+  seen = np.cumsum(weights, axis=-1)[..., ends]
+  precision = hits / np.maximum(seen, 1)
+  best = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
+  total = hits[..., -1:]
+  found = [
+    # In integers: 3 of 10 is a recall of 0.3.
+    np.take_along_axis(
+      best, np.sum(10 * hits < i * total, axis=-1, keepdims=True), axis=-1
+    )[..., 0]
+    for i in range(11)
+  ]
+  return np.where(total[..., 0] > 0, np.mean(found, axis=0), np.nan)
+
+
+def mean_average_precision(
+  scores: np.ndarray, targets: np.ndarray, *, seed: int, resamples: int = 300
+) -> tuple[float, float]:
+  """Returns the mean over classes of `interpolated_precision`.
+
+  Args:
+    scores: float [N, C].
+    targets: int [N, C]: 1 has the class, 0 lacks it, -1 does not count for it.
+      A class that no image has does not count.
+    seed: of the resamples.
+    resamples: bootstrap samples of the images.
+
+  Returns:
+    The mean, in [0, 1], and half the width of its 95 % interval, 1.96 times
+    the deviation over the resamples.
+  """
+  count = len(scores)
+  drawn = np.random.default_rng(seed).multinomial(
+    count, np.full(count, 1 / count), size=resamples
+  )
+  weights = np.concatenate([np.ones((1, count), drawn.dtype), drawn])
+  found = []
+  for i in range(scores.shape[1]):
+    rows = targets[:, i] >= 0
+    relevant = targets[rows, i] == 1
+    if relevant.any():
+      found.append(
+        interpolated_precision(scores[rows, i], relevant, weights[:, rows])
+      )
+  means = np.nanmean(found, axis=0)
+  return float(means[0]), 1.96 * float(np.std(means[1:]))
 
 
 def projection_std(

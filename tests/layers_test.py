@@ -61,6 +61,7 @@ PLACES = {
     *('conformance.*', 'api', 'tools.*', 'cli.*', 'planning.*'),
   ],
   'numba': ['data.sampling.resize'],
+  'scipy': ['evals.logistic'],
   'argparse': ['cli.*', '__main__'],
   'configs': [],
   'absl': [],

@@ -1,4 +1,4 @@
-"""Tests top-k against sorting, and the spread of the projections."""
+"""Tests top-k against sorting, means over classes, and the spread."""
 
 import jax
 import jax.numpy as jnp
@@ -58,3 +58,68 @@ def test_devices_see_the_spread_of_the_whole_batch():
   )(jnp.asarray(x))
   np.testing.assert_allclose(parts, spread(x.reshape(20, 6)), rtol=1e-5)
   assert parts[0] > 0.1
+
+
+def test_the_mean_per_class_and_its_interval():
+  reference = pytest.importorskip('sklearn.metrics')
+  generator = np.random.default_rng(0)
+  labels = generator.choice([0, 1, 3], 5000, p=[0.7, 0.25, 0.05])
+  chances = np.array([0.9, 0.5, 0, 0.2])[labels]
+  predicted = np.where(generator.random(5000) < chances, labels, 2)
+  value, half_width = metrics.mean_per_class(predicted == labels, labels)
+  recalls = {'average': 'macro', 'labels': [0, 1, 3]}
+  expected = reference.recall_score(labels, predicted, **recalls)
+  np.testing.assert_allclose(value, expected)
+  # What other images of the same kind give: a deviation for each of 400 sets.
+  draws = generator.random((400, 5000)) < chances
+  spread = np.std([metrics.mean_per_class(hits, labels)[0] for hits in draws])
+  np.testing.assert_allclose(half_width, 1.96 * spread, rtol=0.15)
+  assert metrics.mean_per_class(np.ones(4, bool), np.arange(4))[1] > 0.1
+
+
+def compute_precision(scores, relevant):
+  """11-point average precision, one threshold after the other."""
+  relevant, curve = [bool(x) for x in relevant], []
+  for threshold in set(scores):
+    chosen = [r for s, r in zip(scores, relevant) if s >= threshold]
+    curve.append((sum(chosen) / sum(relevant), sum(chosen) / len(chosen)))
+  return (
+    sum(
+      max(precision for recall, precision in curve if recall > i / 10 - 1e-9)
+      for i in range(11)
+    )
+    / 11
+  )
+
+
+def test_average_precision_agrees_with_its_definition():
+  generator = np.random.default_rng(0)
+  for count in (10, 11, 40):
+    # Few different values: many images have equal scores.
+    scores = generator.integers(0, 12, count) / 10
+    relevant = generator.random(count) < 0.4
+    relevant[0] = True
+    ones = np.ones(count, int)
+    found = metrics.interpolated_precision(scores, relevant, ones)
+    np.testing.assert_allclose(found, compute_precision(scores, relevant))
+    weights = generator.multinomial(count, ones / count)
+    weights[0] += 1
+    found = metrics.interpolated_precision(scores, relevant, weights)
+    rows = np.repeat(np.arange(count), weights)
+    expected = compute_precision(scores[rows], relevant[rows])
+    np.testing.assert_allclose(found, expected)
+
+
+def test_the_mean_of_precisions_leaves_out_what_does_not_count():
+  generator = np.random.default_rng(1)
+  targets = (generator.random((600, 3)) < 0.3).astype(np.int8)
+  scores = generator.normal(size=(600, 3)) + 1.5 * targets
+  targets[::3, 0], targets[:, 1] = -1, 0
+  kept = targets[:, 0] >= 0
+  expected = compute_precision(scores[kept, 0], targets[kept, 0])
+  expected += compute_precision(scores[:, 2], targets[:, 2])
+  value, half_width = metrics.mean_average_precision(scores, targets, seed=0)
+  np.testing.assert_allclose(value, expected / 2)
+  again = metrics.mean_average_precision(scores, targets, seed=0)
+  assert again == (value, half_width)
+  assert 0.01 < half_width < 0.06
