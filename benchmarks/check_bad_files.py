@@ -25,7 +25,7 @@ CROP_RANGE = crops.CropRange((0.08, 1.0), (3 / 4, 4 / 3))
 class Files:
   """Every file of a folder, whatever its name; its label is its place."""
 
-  name, fingerprint, class_names = 'files', 'files', None
+  name, fingerprint, class_names, labels = 'files', 'files', None, None
 
   def __init__(self, folder: pathlib.Path) -> None:
     self.paths = sorted(p for p in folder.iterdir() if p.suffix != '.json')

@@ -293,7 +293,9 @@ def evaluate(
   data.seed = config.seed
   load = functools.cache(
     functools.partial(
-      from_config.make_image_set, from_config.resolve_paths(data)
+      from_config.make_image_set,
+      from_config.resolve_paths(data),
+      labelled=True,
     )
   )
   protocol = PROTOCOLS[name]

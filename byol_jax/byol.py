@@ -7,6 +7,7 @@ configuration, file or clock. `update` runs inside `pmap` over `parallel.AXIS`.
 """
 
 from collections.abc import Callable, Mapping
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +23,8 @@ from byol_jax import (
   parallel,
 )
 
-# view1, view2: float32 [B, H, W, 3] in [0, 1]; labels: int32 [B], if any.
+# view1, view2: float32 [B, H, W, 3] in [0, 1]; labels: int32 [B], if any;
+# is_labelled: bool [B], where some images have no label.
 Batch = Mapping[str, jax.Array]
 Scalars = dict[str, jax.Array]
 # (online_params, state, batch) -> loss [], (network states, scalars)
@@ -112,7 +114,7 @@ def make_loss(
     }
     if online[0].logits is not None:
       # The classifier is trained on view 1 only (method.md 1.4).
-      scalars |= _score_classifier(online[0].logits, batch['labels'])
+      scalars |= _score_classifier(online[0].logits, batch)
     scalars['loss'] = repr_loss + scalars.get('classif_loss', 0.0)
     states = {'online_state': online_state, 'target_state': target_state}
     return scalars['loss'], (states, scalars)
@@ -135,13 +137,35 @@ def _apply_to_views(
   return (first, second), state
 
 
-def _score_classifier(logits: jax.Array, labels: jax.Array) -> Scalars:
-  """Returns mean loss and accuracies, float32 [B, C] and int32 [B] -> []."""
-  return {
-    'classif_loss': jnp.mean(losses.cross_entropy(logits, labels)),
-    'top1_accuracy': jnp.mean(metrics.in_top_k(logits, labels, 1)),
-    'top5_accuracy': jnp.mean(metrics.in_top_k(logits, labels, 5)),
+def _score_classifier(logits: jax.Array, batch: Batch) -> Scalars:
+  """Returns mean loss and accuracies, [], of the images with a label.
+
+  `logits` are float32 [B, C]. A set whose images all have a label gives no
+  `is_labelled`, and no weights are in its step. Else `labelled` is the share of
+  images with a label in the batch of all devices.
+  """
+  labels, mean, scalars = batch['labels'], jnp.mean, {}
+  if 'is_labelled' in batch:
+    is_labelled = batch['is_labelled']
+    share = parallel.mean(jnp.mean(is_labelled))
+    labels, scalars = jnp.where(is_labelled, labels, 0), {'labelled': share}
+    mean = functools.partial(_mean_of_labelled, is_labelled, share)
+  return scalars | {
+    'classif_loss': mean(losses.cross_entropy(logits, labels)),
+    'top1_accuracy': mean(metrics.in_top_k(logits, labels, 1)),
+    'top5_accuracy': mean(metrics.in_top_k(logits, labels, 5)),
   }
+
+
+def _mean_of_labelled(
+  is_labelled: jax.Array, share: jax.Array, values: jax.Array
+) -> jax.Array:
+  """Returns [] of [B]; its mean over devices is that over all labelled images.
+
+  Without one in the batch of all devices it is 0. `share` is theirs.
+  """
+  weighted = jnp.mean(jnp.where(is_labelled, values, 0))
+  return weighted / jnp.where(share > 0, share, 1)
 
 
 def make_update(

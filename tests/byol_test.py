@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from byol_jax import byol, finite, losses, networks, optimizers, parallel
+from byol_jax import (
+  byol,
+  finite,
+  losses,
+  metrics,
+  networks,
+  optimizers,
+  parallel,
+)
 from tests.helpers import tiny_run
 
 SIZE = 8
@@ -202,6 +210,46 @@ def test_labels_influence_the_classifier_only():
     other, _ = step(number, swapped, other)
   changed = differing(state, other)
   assert changed and all("['classifier']" in key for key in changed)
+
+
+def test_images_without_a_label_train_no_classifier():
+  data = batch()
+  known = data | {'is_labelled': np.ones(BATCH_SIZE, bool)}
+  for name, value in step(1)[1].items():
+    # The same sum, divided in two steps.
+    np.testing.assert_allclose(step(1, known)[1][name], value, rtol=1e-6)
+  is_labelled = np.arange(BATCH_SIZE) < 4
+  partly = data | {'is_labelled': is_labelled}
+  other = partly | {'labels': np.where(is_labelled, data['labels'], -1)}
+  assert not differing(step(1, partly), step(1, other))
+  none = data | {'is_labelled': np.zeros(BATCH_SIZE, bool)}
+  state, scalars = step(1, none)
+  assert scalars['labelled'] == scalars['classif_loss'] == 0
+  assert scalars['loss'] == scalars['repr_loss'] and not scalars['skipped']
+  trace = optax.tree_utils.tree_get(state.opt_state, 'trace')
+  assert not np.any(trace['classifier']['b'])
+
+
+def test_each_labelled_image_counts_once_whatever_device_has_it():
+  generator = np.random.default_rng(0)
+  logits = generator.normal(size=(3, 4, 10)).astype(np.float32)
+  labels = generator.integers(0, 10, (3, 4))
+  is_labelled = np.array([[1, 1, 1, 1], [0, 0, 0, 0], [0, 1, 0, 0]], bool)
+
+  def score(logits, labels, is_labelled):
+    data = {'labels': labels, 'is_labelled': is_labelled}
+    return parallel.mean(byol._score_classifier(logits, data))
+
+  found = jax.vmap(score, axis_name=parallel.AXIS)(logits, labels, is_labelled)
+  rows = logits[is_labelled], labels[is_labelled]
+  expected = {
+    'classif_loss': losses.cross_entropy(*rows).mean(),
+    'top1_accuracy': metrics.in_top_k(*rows, 1).mean(),
+    'top5_accuracy': metrics.in_top_k(*rows, 5).mean(),
+    'labelled': 5 / 12,
+  }
+  for name, value in expected.items():
+    np.testing.assert_allclose(found[name], [value] * 3, rtol=1e-6)
 
 
 def test_without_labels_there_is_no_classifier():

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import config_dict
 
-from byol_jax import files
+from byol_jax import errors, files
 from byol_jax.data.sources import base, lookup
 
 _LOG = logging.getLogger(__name__)
@@ -21,6 +21,7 @@ def make_image_set(
   *,
   cropped: bool = True,
   held: bool = False,
+  labelled: bool = False,
 ) -> Any:
   """Returns a split of the data set of a configuration, for this process.
 
@@ -30,6 +31,7 @@ def make_image_set(
       or 'test'.
     cropped: whether training batches hold random crops; else evaluation crops.
     held: whether to follow `input.cache`, as pretraining does.
+    labelled: whether to leave out images without a label, as evaluations do.
 
   Raises:
     ConfigError: a value of data or input cannot be used.
@@ -40,6 +42,7 @@ def make_image_set(
 
   source = open_split(config, split)
   source = _with_cache(config, source) if held else source
+  source = _keep_labelled(source, split) if labelled else source
   options = {
     'image_size': config.image_size,
     'crop_ranges': [
@@ -67,6 +70,20 @@ def make_image_set(
     transfer=config.data.transfer,
     **options,
   )
+
+
+def _keep_labelled(source: base.Source, split: str) -> base.Source:
+  """Leaves out images without a label, with a warning."""
+  kept = base.keep_labelled(source)
+  if len(kept) < len(source):
+    _LOG.warning(
+      "%s, split '%s': %s of %s images have no label and are left out",
+      errors.quote(source.name),
+      split,
+      f'{len(source) - len(kept):,}',
+      f'{len(source):,}',
+    )
+  return kept
 
 
 def _find_engine(decoding: str) -> Callable:

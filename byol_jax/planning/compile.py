@@ -171,6 +171,7 @@ def _make_call(run: PlannedRun, per_device: int) -> tuple[Any, tuple[Any, ...]]:
   store = resident.Store(
     images=shape((count, height, width, 3), jnp.uint8),
     labels=shape((count,), jnp.int32) if run.num_classes else None,
+    is_labelled=None,
     indices=shape(taps, jnp.int32),
     weights=shape(taps, jnp.float32),
   )

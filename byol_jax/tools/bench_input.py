@@ -183,6 +183,7 @@ class MemorySource(list):
   name = fingerprint = 'sample'
   class_names: tuple[str, ...] | None = None
   num_classes: int | None = 1
+  labels: Any = None
 
   def read(self, index: int) -> tuple[Any, int]:
     return self[index], 0

@@ -17,6 +17,10 @@ from byol_jax.distributed import placement
 MAX_CALLS_IN_FLIGHT = 2
 # Scalars of which a log line has the last value, not the mean.
 SCHEDULES = ('tau', 'learning_rate')
+# Scalars whose mean over steps has the weight `LABELLED`, where it is given: a
+# batch without a label says nothing of them.
+OF_LABELLED = ('classif_loss', 'top1_accuracy', 'top5_accuracy')
+LABELLED = 'labelled'
 
 
 class StepScalars(NamedTuple):
@@ -69,11 +73,8 @@ class ScalarBuffer:
       for key in fetched[0]
     }
     is_skipped = values.pop(finite.SKIPPED, np.zeros(len(self))) > 0
-    means = {
-      key: float(np.mean(each[~is_skipped]))
-      for key, each in values.items()
-      if not is_skipped.all()
-    }
+    kept = {key: each[~is_skipped] for key, each in values.items()}
+    means = {} if is_skipped.all() else _average(kept)
     for key in values.keys() & set(SCHEDULES):
       means[key] = float(values[key][-1])
     if is_skipped.any():
@@ -83,3 +84,17 @@ class ScalarBuffer:
     self._scalars, self._counts = [], []
     skipped = [steps[i] for i in np.flatnonzero(is_skipped)]
     return StepScalars(means, skipped, steps, values)
+
+
+def _average(values: dict[str, np.ndarray]) -> dict[str, float]:
+  """Returns means of scalars [N]; without a label none of the classifier."""
+  means = {key: float(np.mean(each)) for key, each in values.items()}
+  if LABELLED not in values:
+    return means
+  weights = values[LABELLED]
+  for key in means.keys() & set(OF_LABELLED):
+    if weights.any():
+      means[key] = float(np.average(values[key], weights=weights))
+    else:
+      del means[key]
+  return means

@@ -7,11 +7,11 @@ from ml_collections import config_dict
 import numpy as np
 import pytest
 
-from byol_jax import configuration
+from byol_jax import configuration, errors
 from byol_jax.data import from_config
 from byol_jax.data.loading import cache, image_set, resident, tf_engine
 from byol_jax.data.sampling import crops
-from byol_jax.data.sources import lookup
+from byol_jax.data.sources import arrays, lookup
 from tests.helpers import listed, wiring
 from tests.helpers.made import encode, smooth
 
@@ -126,3 +126,44 @@ def test_the_batches_are_those_of_the_configuration(monkeypatch):
   (batch,) = made.view_batches(4, 0, 1)
   for view in (batch['view1'], batch['view2']):
     assert view.shape == (1, 4, 24, 24, 3) and view.dtype == np.uint8
+
+
+@pytest.mark.parametrize('is_resident', (False, True))
+def test_images_without_a_label_are_marked_in_training_and_then_left_out(
+  monkeypatch, caplog, is_resident
+):
+  images = np.stack([smooth(i, 20, 24) for i in range(4)])
+  labels = np.array([1, -1, 0, -1])
+  source = arrays.ArraySource(images, labels)
+  monkeypatch.setattr(lookup, 'open_source', lambda *a, **k: source)
+  changes = {'data.resident': is_resident, 'input.cache': 'none'}
+  config = wiring.load(monkeypatch, **changes)
+  made = from_config.make_image_set(config, 'train')
+  assert made.num_examples == 4 and made.num_classes == 2
+  if is_resident:
+    store, (plan,) = made.store(), made.plans(4, 0, 1)
+    np.testing.assert_array_equal(store.is_labelled, labels >= 0)
+    plan = {name: array[0] for name, array in plan.items()}
+    found = jax.eval_shape(made.views, store, plan)['is_labelled']
+    assert (found.shape, found.dtype) == ((4,), bool)
+  else:
+    (batch,) = made.view_batches(4, 0, 1)
+    assert sorted(batch['labels'][0]) == [-1, -1, 0, 1]
+    np.testing.assert_array_equal(batch['is_labelled'], batch['labels'] >= 0)
+  kept = from_config.make_image_set(config, 'test', labelled=True)
+  (batch,) = kept.eval_batches(4)
+  assert batch['labels'][0].tolist() == [1, 0, -1, -1]
+  assert batch['mask'][0].tolist() == [True, True, False, False]
+  (record,) = caplog.records
+  assert "split 'test': 2 of 4 images have no label" in record.message
+
+
+@pytest.mark.parametrize('is_resident', (False, True))
+def test_a_label_that_does_not_fit_ends_the_training(monkeypatch, is_resident):
+  images = [smooth(i, 20, 24) for i in range(4)]  # labels 0 to 3
+  source = listed.Listed(images, num_classes=3)
+  monkeypatch.setattr(lookup, 'open_source', lambda *a, **k: source)
+  changes = {'data.resident': is_resident, 'input.cache': 'none'}
+  made = from_config.make_image_set(wiring.load(monkeypatch, **changes), 'fit')
+  with pytest.raises(errors.DataError, match=r'labels in \[0, 3\), found 3'):
+    list(made.store() if is_resident else made.view_batches(4, 0, 1))

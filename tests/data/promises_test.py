@@ -89,6 +89,7 @@ class Synthetic:
   """As many images as ImageNet has, each made when it is read."""
 
   name, fingerprint, class_names, num_classes = 'synthetic', 's', None, 2**21
+  labels = None
 
   def __init__(self):
     self.reads = 0

@@ -4,7 +4,7 @@
 class Listed:
   """Encoded images or pixels in a list; reading None raises OSError."""
 
-  name, fingerprint, class_names = 'listed', 'x', None
+  name, fingerprint, class_names, labels = 'listed', 'x', None, None
 
   def __init__(self, images, num_classes=100):
     self._images = images

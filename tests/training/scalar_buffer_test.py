@@ -39,3 +39,17 @@ def test_without_a_good_step_there_is_no_mean():
   found = buffer.fetch_means()
   assert found.means == {'tau': 0.75, 'skipped': 2.0}
   assert found.skipped == [0, 1]
+
+
+def test_the_classifier_is_averaged_over_labelled_images():
+  buffer = scalar_buffer.ScalarBuffer(first_step=0)
+  found = {'loss': [1, 3, 5], 'labelled': [0.5, 0, 0.25]}
+  found |= {key: [0.2, 0, 0.8] for key in scalar_buffer.OF_LABELLED}
+  steps = {name: jnp.array([x], jnp.float32) for name, x in found.items()}
+  buffer.add(steps, 3)
+  means = buffer.fetch_means().means
+  assert means['loss'] == 3 and means['labelled'] == 0.25
+  for name in scalar_buffer.OF_LABELLED:
+    assert means[name] == pytest.approx(0.4)
+  buffer.add(steps | {'labelled': jnp.zeros((1, 3))}, 3)
+  assert buffer.fetch_means().means == {'loss': 3, 'labelled': 0}

@@ -124,6 +124,7 @@ class CachedSource:
     self.name = source.name
     self.num_classes = source.num_classes
     self.class_names = source.class_names
+    self.labels = source.labels
     self.fingerprint = source.fingerprint
     self._threads = thread_engine.count_threads(num_threads)
     self._lock = threading.Lock()

@@ -72,6 +72,7 @@ class ImageSet:
     self.num_examples = len(source)
     self.num_classes = source.num_classes
     self.class_names = source.class_names
+    self.is_partly_labelled = base.is_partly_labelled(source)
     self.fingerprint = source.fingerprint
     self._source = source
     self._engine = engine
@@ -103,7 +104,8 @@ class ImageSet:
     """Yields steps start_step to start_step + num_steps - 1 of pretraining.
 
     Dicts of 'view1', 'view2', ..., [L, P, H, W, 3], float32 in [0, 1] or
-    uint8, and 'labels', int32 [L, P], if there are labels.
+    uint8, and 'labels', int32 [L, P], if there are labels; where some images
+    have none, -1, also 'is_labelled', bool [L, P].
     """
     steps = range(start_step, start_step + num_steps)
     return self._training_batches(self.plan_views(batch_size, steps))
@@ -194,7 +196,9 @@ class ImageSet:
         pixels, labels[i] = self._fallback.read_next_usable(int(index))
         plan.write_row(int(position), [pixels], drawn)
       batch = plan.buffer.take(step)
-      return {**batch, 'labels': labels} if self.num_classes else batch
+      if self.num_classes:
+        batch |= self.label_columns(labels)
+      return batch
 
     return self._run_engine(plan, finish)
 
@@ -217,6 +221,24 @@ class ImageSet:
         plan.buffer.close()
 
     return batches()
+
+  def label_columns(self, labels: np.ndarray) -> Batch:
+    """Returns `labels`, checked, and for a partly labelled set `is_labelled`.
+
+    Raises:
+      DataError: a label does not fit; a set is taken to be labelled as a
+        sample of it is.
+    """
+    lowest, number = -int(self.is_partly_labelled), self.num_classes or 0
+    wrong = labels[(labels < lowest) | (labels >= number)]
+    if wrong.size:
+      raise errors.DataError(
+        f'{self._source.name}: expected labels in [{lowest}, {number}), found'
+        f' {wrong[0]}; prepare the set again, or give its images as a folder'
+      )
+    if not self.is_partly_labelled:
+      return {'labels': labels}
+    return {'labels': labels, 'is_labelled': labels >= 0}
 
   def split_over_devices(self, batch: Batch) -> Batch:
     """Returns arrays [L * P, ...] as [L, P, ...]."""

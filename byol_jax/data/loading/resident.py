@@ -53,12 +53,14 @@ class Store(NamedTuple):
   Attributes:
     images: uint8 [N, H, W, 3].
     labels: int32 [N], or None.
+    is_labelled: bool [N], or None where each image is.
     indices: int32 [M, S, 4], pixels of a window's line of 1, ..., M pixels.
     weights: float32 [M, S, 4], of those pixels.
   """
 
   images: Any
   labels: Any
+  is_labelled: Any
   indices: Any
   weights: Any
 
@@ -159,6 +161,8 @@ class ResidentImageSet(image_set.ImageSet):
     replacements = good[np.searchsorted(good, bad) % len(good)]
     for column in found:
       column[bad] = column[replacements]
+    if self.num_classes:
+      self.label_columns(found.labels)
     return found
 
   def _map(self, function: Callable[[int], Any], ids: range) -> list[Any]:
@@ -174,9 +178,11 @@ class ResidentImageSet(image_set.ImageSet):
     """Returns what every device holds, as numpy arrays."""
     lengths = range(1, max(self.extent) + 1)
     lines = [resize.compute_taps(length, self._size) for length in lengths]
+    labels = self.decoded.labels
     return Store(
       images=self.decoded.images,
-      labels=self.decoded.labels if self.num_classes else None,
+      labels=labels if self.num_classes else None,
+      is_labelled=labels >= 0 if self.is_partly_labelled else None,
       indices=np.stack([line.indices for line in lines]).astype(np.int32),
       weights=np.stack([line.weights for line in lines]),
     )
@@ -215,7 +221,7 @@ class ResidentImageSet(image_set.ImageSet):
 
     Returns:
       'view1', 'view2', ..., float32 [P, S, S, 3] in [0, 1], and 'labels',
-      int32 [P], if there are labels.
+      int32 [P], if there are labels; see `ImageSet.view_batches`.
     """
     ids, windows = plan['ids'], plan['windows']
     batch = {
@@ -224,4 +230,6 @@ class ResidentImageSet(image_set.ImageSet):
     }
     if store.labels is not None:
       batch['labels'] = store.labels[ids]
+    if store.is_labelled is not None:
+      batch['is_labelled'] = store.is_labelled[ids]
     return batch

@@ -1,7 +1,8 @@
 """Serves images from arrays in memory, or from an .npz file.
 
-The file holds `images`, uint8 [N, H, W, 3], `labels`, int [N] from 0, if there
-are any, and `test_images` and `test_labels` if there is a test set.
+The file holds `images`, uint8 [N, H, W, 3], `labels`, [N] whole numbers from 0,
+-1 for an image without one, if there are any, and `test_images` and
+`test_labels` if there is a test set. Its classes are those of `labels`.
 """
 
 from collections.abc import Sequence
@@ -12,10 +13,14 @@ import zipfile
 import numpy as np
 
 from byol_jax import errors
+from byol_jax.data.sources import labels as labels_lib
 
 
 class ArraySource:
-  """Images held in memory, uint8 [N, H, W, 3], labels [N] or None."""
+  """Images held in memory, uint8 [N, H, W, 3], labels [N] or None.
+
+  Without `class_names` and `num_classes` the highest label is the last class.
+  """
 
   def __init__(
     self,
@@ -24,31 +29,30 @@ class ArraySource:
     *,
     name: str = 'arrays',
     class_names: Sequence[str] | None = None,
+    num_classes: int | None = None,
   ) -> None:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
       raise errors.DataError(
         f'{name}: expected images uint8 [N, H, W, 3], found {images.dtype}'
         f' {list(images.shape)}'
       )
-    if labels is not None and len(labels) != len(images):
-      raise errors.DataError(
-        f'{name}: {len(labels)} labels for {len(images)} images'
-      )
     if not len(images):
       raise errors.DataError(f'{name}: no images')
     self._images = images
-    self._labels = None if labels is None else np.asarray(labels, np.int64)
     self.name = name
     self.class_names = None if class_names is None else tuple(class_names)
-    self.num_classes = None
-    if self._labels is not None:
-      self.num_classes = len(self.class_names or ()) or int(
-        self._labels.max() + 1
-      )
+    self.labels: np.ndarray | None = None
+    self.num_classes: int | None = None
+    if labels is not None:
+      labels = labels_lib.check_labels(labels, len(images), f'{name}: labels')
+      highest = labels_lib.count_classes(labels)
+      self.labels = labels if highest else None
+      expected = num_classes or len(self.class_names or ()) or highest
+      self.num_classes = expected if highest else None
     digest = hashlib.sha256(f'{images.shape}'.encode())
     digest.update(np.ascontiguousarray(images).data)
-    if self._labels is not None:
-      digest.update(self._labels.tobytes())
+    if self.labels is not None:
+      digest.update(self.labels.tobytes())
     self.fingerprint = digest.hexdigest()
 
   def __len__(self) -> int:
@@ -56,7 +60,7 @@ class ArraySource:
 
   def read(self, index: int) -> tuple[np.ndarray, int]:
     """Returns pixels, uint8 [H, W, 3], and the label, -1 if there is none."""
-    label = -1 if self._labels is None else int(self._labels[index])
+    label = -1 if self.labels is None else int(self.labels[index])
     return self._images[index], label
 
   def file_name(self, index: int) -> str:
@@ -77,15 +81,35 @@ def read_npz(path: pathlib.Path) -> dict[str, ArraySource]:
     raise errors.DataError(
       f'{path}: no readable .npz file: {errors.first_line(error)}'
     ) from error
-  sources = {}
-  for split, prefix in (('train', ''), ('test', 'test_')):
-    if f'{prefix}images' in found:
-      name = f'{path.stem} ({split})'
-      images, labels = found[f'{prefix}images'], found.get(f'{prefix}labels')
-      sources[split] = ArraySource(images, labels, name=name)
-  if 'train' not in sources:
+  if 'images' not in found:
     raise errors.DataError(
       f'{path}: expected the array images, uint8 [N, H, W, 3], found'
       f' {sorted(found)}'
     )
-  return sources
+  prefixes = {'train': '', 'test': 'test_'}
+  if 'test_images' not in found:
+    del prefixes['test']
+  labels = {
+    split: labels_lib.check_labels(
+      found[f'{prefix}labels'],
+      np.atleast_1d(found[f'{prefix}images']).shape[0],
+      f'{path}: {prefix}labels',
+    )
+    for split, prefix in prefixes.items()
+    if f'{prefix}labels' in found
+  }
+  num_classes = None
+  if 'train' in labels:
+    num_classes = labels_lib.count_classes(labels['train'])
+    if num_classes and 'test' in labels:
+      where = f'{path}: test_labels'
+      labels_lib.check_same_classes(labels['train'], labels['test'], where)
+  return {
+    split: ArraySource(
+      found[f'{prefix}images'],
+      labels.get(split),
+      name=f'{path.stem} ({split})',
+      num_classes=num_classes,
+    )
+    for split, prefix in prefixes.items()
+  }

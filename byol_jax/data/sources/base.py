@@ -6,19 +6,24 @@ from typing import Protocol
 
 import numpy as np
 
+from byol_jax import errors
+
 
 class Source(Protocol):
   """A set of images with random access.
 
-  num_classes and class_names are None where there are no labels. fingerprint
-  is a hex digest that changes when the set does. `read` returns encoded bytes
-  or uint8 [H, W, 3], and the label, -1 if there is none; it may be called from
-  any thread.
+  num_classes and class_names are None where there are no labels. labels are
+  int [N], -1 for an image without one; None where there are none, or where
+  each image is taken to have one that is known when it is read. fingerprint is
+  a hex digest that changes when the set does. `read` returns encoded bytes or
+  uint8 [H, W, 3], and the label, -1 if there is none; it may be called from any
+  thread.
   """
 
   name: str
   num_classes: int | None
   class_names: tuple[str, ...] | None
+  labels: np.ndarray | None
   fingerprint: str
 
   def __len__(self) -> int: ...
@@ -39,6 +44,28 @@ def locate_part(ends: np.ndarray, index: int) -> tuple[int, int]:
   return part, index - (int(ends[part - 1]) if part else 0)
 
 
+def is_partly_labelled(source: Source) -> bool:
+  """Returns whether a set has labels, and images without one."""
+  return source.labels is not None and bool((source.labels < 0).any())
+
+
+def keep_labelled(source: Source) -> Source:
+  """Returns the images of a labelled set that have a label.
+
+  Raises:
+    DataError: none has one, though others of the set do.
+  """
+  if source.labels is None or not is_partly_labelled(source):
+    return source
+  ids = np.flatnonzero(source.labels >= 0)
+  if not len(ids):
+    raise errors.DataError(
+      f'{source.name}: none of {len(source):,} images has a label, which this'
+      ' evaluation needs'
+    )
+  return Subset(source, ids)
+
+
 class Subset:
   """The images of `source` at `ids`, int64 [M], in that order."""
 
@@ -48,6 +75,8 @@ class Subset:
     self.name = source.name
     self.num_classes = source.num_classes
     self.class_names = source.class_names
+    labels = source.labels
+    self.labels = None if labels is None else labels[self._ids]
     self.fingerprint = hashlib.sha256(
       source.fingerprint.encode() + self._ids.tobytes()
     ).hexdigest()
@@ -73,6 +102,9 @@ class Concatenation:
     self.name = parts[0].name
     self.num_classes = parts[0].num_classes
     self.class_names = parts[0].class_names
+    labels = [part.labels for part in parts if part.labels is not None]
+    is_known = len(labels) == len(parts)
+    self.labels = np.concatenate(labels) if is_known else None
     self.fingerprint = hashlib.sha256(
       ' '.join(part.fingerprint for part in parts).encode()
     ).hexdigest()

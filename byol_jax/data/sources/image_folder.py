@@ -56,12 +56,13 @@ class FolderSource:
     self.class_names = layout.class_names
     self.num_classes = len(layout.class_names) if layout.class_names else None
     rows = {name: i for i, name in enumerate(layout.class_names or ())}
-    self._labels = np.array(
+    labels = np.array(
       [rows.get(layout.classes[name], -1) for name in self._names], np.int32
     )
+    self.labels = labels if rows else None
     # Covers names, sizes and labels, not the pixels.
     digest = hashlib.sha256(repr(self.class_names).encode(errors='replace'))
-    for name, label in zip(self._names, self._labels):
+    for name, label in zip(self._names, labels):
       size = self._files.size(self._prefix + name)
       digest.update(f'{name}\n{size} {label}\n'.encode(errors='replace'))
     self.fingerprint = digest.hexdigest()
@@ -72,7 +73,8 @@ class FolderSource:
   def read(self, index: int) -> tuple[bytes, int]:
     """Returns the encoded image and the label, -1 if there is none."""
     data = self._files.read(self._prefix + self._names[index])
-    return data, int(self._labels[index])
+    label = -1 if self.labels is None else int(self.labels[index])
+    return data, label
 
   def file_name(self, index: int) -> str:
     """Returns the path below the folder."""

@@ -153,6 +153,7 @@ class ShapesSource:
     self.name = 'shapes'
     self.class_names: tuple[str, ...] | None = CLASSES
     self.num_classes: int | None = len(CLASSES)
+    self.labels: np.ndarray | None = None  # each image has one
     text = f'shapes {_REVISION} {split} {self._size}'
     self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
 

@@ -4,17 +4,21 @@
 with numpy; neither imports TensorFlow.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent import futures
 import hashlib
+import logging
 from typing import Any
 
 import numpy as np
 
 from byol_jax import errors
+from byol_jax.data import catalog
 from byol_jax.data.sources import base, paths, record_files
 
+_LOG = logging.getLogger(__name__)
 _THREADS = 16  # opening files is bound by the latency of the disk
+_SAMPLE = 256  # labels that are read when a set is opened
 
 
 class PreparedDataset:
@@ -112,23 +116,55 @@ class PreparedDataset:
 
 
 class RecordSource:
-  """Splits of a prepared directory, in the order of their records."""
+  """Splits of a prepared directory, in the order of their records.
+
+  TFDS writes labels in [0, num_classes), or -1 for none. If a sample of a set
+  that the catalog does not list has a -1, all labels are read.
+  """
 
   def __init__(self, dataset: PreparedDataset, splits: Sequence[str]) -> None:
     self._dataset = dataset
     self._files = [file for name in splits for file in dataset.open_files(name)]
     self._ends = np.cumsum([file.num_records for file in self._files])
     self.name = dataset.name
-    self.class_names = dataset.class_names
-    self.num_classes = dataset.num_classes
+    self.class_names: tuple[str, ...] | None = dataset.class_names
+    self.num_classes: int | None = dataset.num_classes
     self._label = f'{dataset.name}/{"+".join(splits)}'
     digest = hashlib.sha256(self._label.encode())
     for file in self._files:
       digest.update(file.digest)
     self.fingerprint = digest.hexdigest()
+    self.labels: np.ndarray | None = None
+    if self.num_classes and not catalog.find_facts(self.name):
+      self._find_labels()
 
   def __len__(self) -> int:
     return int(self._ends[-1])
+
+  def _find_labels(self) -> None:
+    """Sets `labels` if some images have none, and the classes if all."""
+    count = len(self)
+    sample = self._read_labels(range(0, count, -(-count // _SAMPLE)))
+    if sample.min() >= 0:
+      return
+    _LOG.warning(
+      '%s: some images have no label: reading all %s', self._label, f'{count:,}'
+    )
+    labels = self._read_labels(range(count))
+    if labels.max() < 0:
+      self.num_classes = self.class_names = None
+    else:
+      self.labels = labels
+
+  def _read_labels(self, ids: Iterable[int]) -> np.ndarray:
+    def read_label(index: int) -> int:
+      try:
+        return self.read(index)[1]
+      except Exception:  # such a record is named and replaced in its turn
+        return 0
+
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+      return np.array(list(pool.map(read_label, ids)), np.int64)
 
   def read(self, index: int) -> tuple[bytes, int]:
     """Returns the encoded image and the label, -1 if there is none."""

@@ -103,3 +103,21 @@ def test_a_prepared_directory_is_described_without_its_files(copy):
   assert (found.label_key, found.num_classes) == ('species', 3)
   features.write_text(text.replace('image_feature.Image', 'text_feature.Text'))
   assert 'expected one image an example, found []' in refused(folder)
+
+
+@pytest.mark.parametrize('share', [0, 1 / 3, 1])
+def test_records_without_a_label_are_found(prepared, monkeypatch, share):
+  parse = tfds.PreparedDataset.parse_example
+
+  def drop_label(self, record):
+    example = parse(self, record)
+    drops = int(example['label']) < 3 * share
+    return example | ({'label': -1} if drops else {})
+
+  monkeypatch.setattr(tfds.PreparedDataset, 'parse_example', drop_label)
+  source = opened(prepared['tfrecord'][1])
+  labels = [source.read(i)[1] for i in range(len(source))]
+  assert source.num_classes == (None if share == 1 else 3)
+  assert (source.labels is None) == (share in (0, 1))
+  if source.labels is not None:
+    assert source.labels.tolist() == labels and labels.count(-1) == 10
