@@ -13,7 +13,8 @@ from byol_jax import (
   optimizers,
   schedules,
 )
-from configs import pretrain
+from byol_jax.data import catalog
+from configs import places365, pretrain
 from configs.evals import linear
 from configs.small import imagenette
 
@@ -67,6 +68,24 @@ def test_a_preset_has_the_published_numbers(name):
   assert (network.bn_decay, network.bn_epsilon) == (0.9, 1e-5)
   assert (network.encoder, network.width, network.version) == ('ResNet50', 1, 1)
   assert network.gamma_init == 'ones' and config.image_size == 224
+
+
+def test_places365_has_the_values_of_imagenet_and_its_own_steps():
+  config = places365.get_config()  # method.md 5.9
+  found, expected = (
+    configuration.flatten(x) for x in (config, pretrain.get_config('1000'))
+  )
+  assert {k for k in found if found[k] != expected[k]} == {'dataset'}
+  facts = catalog.find_facts(config.dataset)
+  built = experiment.build(config, facts.num_train, facts.num_classes)
+  assert built.num_steps == 440_297
+  assert (facts.num_train, facts.num_test) == (1_803_460, 36_500)
+  assert facts.num_classes == 365
+  assert facts.test_split == 'validation'  # `test` has no labels
+  evaluation = linear.get_config('places365')
+  assert evaluation.dataset == config.dataset
+  evaluation.dataset = None
+  assert evaluation.to_dict() == linear.get_config().to_dict()
 
 
 def test_the_two_recipes_are_table_six():

@@ -29,11 +29,11 @@ def _add_evaluation(name: str) -> Callable[[Callable], Callable]:
 def pretrain(workdir: str, **job: Any) -> None:
   """Pretrain BYOL into a workdir, or resume what it holds.
 
-  presets: pretrain:{40,100,300,1000,1000_batch512,EPOCHS} for ImageNet;
-  imagenette, cifar10 (for a GPU), imagenette:cpu, cifar10:cpu, shapes (for two
-  CPU cores). --config.dataset is 'shapes', a folder of images or a .tar of it,
-  an .npz of arrays, a prepared TFDS directory, or a TFDS name (with
-  --config.data_dir).
+  presets: pretrain:{40,100,300,1000,1000_batch512,EPOCHS} for ImageNet,
+  places365; imagenette, cifar10 (for a GPU), imagenette:cpu, cifar10:cpu,
+  shapes (for two CPU cores). --config.dataset is 'shapes', a folder of images
+  or a .tar of it, an .npz of arrays, a prepared TFDS directory, or a TFDS name
+  (with --config.data_dir).
 
   examples: byol-jax pretrain --config=shapes --workdir=runs/demo
             byol-jax pretrain --config=imagenette:cpu

@@ -12,7 +12,7 @@ class Facts(NamedTuple):
   """Facts of a set that are known before it is opened.
 
   num_valid is the size of the paper's hold-out from train (table 10), None
-  for a set that the paper does not use.
+  for a set of which it names none.
   """
 
   num_train: int
@@ -26,6 +26,8 @@ _FACTS = {
   'imagenet2012': Facts(1_281_167, 50_000, 1000, 'validation', 10_009),
   'cifar10': Facts(50_000, 10_000, 10, 'test', 5_000),
   'cifar100': Facts(50_000, 10_000, 100, 'test', 5_067),
+  # TFDS' `test` has no labels.
+  'places365_small': Facts(1_803_460, 36_500, 365, 'validation', None),
   'imagenette': Facts(9_469, 3_925, 10, 'validation', None),
   'shapes': Facts(4_000, 1_000, 10, 'test', None),
 }
