@@ -167,6 +167,7 @@ def restore_weights(
   where = errors.quote(path)
   if text is None:
     facts = _describe_elsewhere(arrays, where)
+    arrays = _make_first_shortcut(arrays, facts['network']) | arrays
   else:
     facts = archive.parse_description(text, where)
   network = facts['network']
@@ -205,6 +206,29 @@ def _find_names(arrays: StateDict) -> tuple[Rename, int | None]:
     prefix = '' if classifier is None else 'resnet.'
     rename = functools.partial(name_for_transformers, prefix=prefix)
   return rename, None if classifier is None else len(np.atleast_1d(classifier))
+
+
+def _make_first_shortcut(
+  arrays: StateDict, network: Mapping[str, Any]
+) -> StateDict:
+  """Returns the projection with which our ResNet-18 and -34 begin.
+
+  Torchvision has none there. The kernel copies every channel, and the batch
+  norm's scale / sqrt(variance + epsilon) is 1 in float32 to the last bit, so
+  in evaluation mode the shortcut is the identity.
+  """
+  layers, name = resnet.ENCODERS[network['encoder']], 'layer1.0.downsample'
+  if layers.bottleneck or any(key.startswith(name) for key in arrays):
+    return {}
+  channels = layers.channels[0]
+  zeros, ones = np.zeros((2, channels), np.float32) + [[0], [1]]
+  return {
+    f'{name}.0.weight': np.eye(channels, dtype=np.float32)[..., None, None],
+    f'{name}.1.weight': ones,
+    f'{name}.1.bias': zeros,
+    f'{name}.1.running_mean': zeros,
+    f'{name}.1.running_var': ones - np.float32(network['bn_epsilon']),
+  }
 
 
 def _from_torch_layout(array: np.ndarray, like: np.ndarray) -> np.ndarray:

@@ -1,17 +1,21 @@
 """A state dict of torch comes in as what it was."""
 
+import haiku as hk
+import jax
 import numpy as np
 import pytest
 
 import byol_jax
-from byol_jax import errors, networks
+from byol_jax import errors, networks, resnet
 from byol_jax.convert import (
   from_file,
+  parity,
+  reference,
   safetensors,
   state_dict,
   weights as weights_lib,
 )
-from tests.helpers import tiny_run
+from tests.helpers import encoders, tiny_run
 
 NETWORK = {
   **{'encoder': 'ResNet50', 'width': 1.0, 'version': 1, 'gamma_init': 'ones'},
@@ -57,6 +61,44 @@ def test_a_state_dict_is_read_and_its_differences_are_named(arrays, tmp_path):
     r" \[64, 3\]; unknown 'other' \[2\]",
   ):
     byol_jax.load(file)
+
+
+def test_a_resnet18_of_torchvision_gets_a_shortcut_that_changes_no_bit(
+  tmp_path,
+):
+  """Torchvision's basic blocks project no first shortcut, ours do."""
+  network = {'encoder': 'ResNet18', 'padding': 'torch'}
+  _, weights = encoders.make(**network, projector=(), predictor=())
+  shortcut = 'block_group_0/~/block_0/~/shortcut'
+  params, state = (
+    {k: v for k, v in tree.items() if shortcut not in k} for tree in weights[:2]
+  )
+  stock = weights._replace(params=params, state=state)
+  file = tmp_path / 'resnet18.safetensors'
+  safetensors.write_arrays(file, state_dict.to_state_dict(stock), {})
+  encoder = byol_jax.load(file)
+  images = parity.make_images((33, 48))
+  found = encoder.apply(encoder.params, encoder.state, images)[0]
+  expected = reference.make_encode(stock)(parity.normalize_images(images))
+  error = np.abs(found.representation - expected).max() / expected.max()
+  assert error <= parity.TOLERANCE
+
+  block = 'res_net18/~/block_group_0/~/block_0/~/'
+  trees = (
+    {k.removeprefix(block): v for k, v in tree.items() if shortcut in k}
+    for tree in (encoder.params, encoder.state)
+  )
+
+  def project(x):
+    x = resnet.make_conv(64, 1, 1, 'shortcut_conv')(x)
+    name, decay = 'shortcut_batchnorm', encoder.config.network.bn_decay
+    return hk.BatchNorm(True, True, decay, name=name)(x, False)
+
+  images = np.random.default_rng(0).lognormal(0, 9, (2, 9, 9, 64))
+  apply = jax.jit(hk.transform_with_state(project).apply)
+  images = np.float32(images)
+  found, _ = apply(*trees, None, images)
+  np.testing.assert_array_equal(found, images)
 
 
 def test_a_file_of_another_kind_is_named(tmp_path):

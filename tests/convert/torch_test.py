@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+import byol_jax
 from byol_jax import errors, networks, resnet
 from byol_jax.convert import (
   from_file,
@@ -345,23 +346,36 @@ def test_heads_go_along_as_sequential_modules(tmp_path):
     assert measure(found.numpy(), output) <= parity.TOLERANCE
 
 
-def test_a_stock_network_of_torchvision_comes_in(tmp_path):
+@pytest.mark.parametrize('name', ['ResNet18', 'ResNet50'])
+def test_a_stock_network_comes_in_and_goes_out_again(name, tmp_path):
   """Weights of elsewhere, their padding symmetric, in a pickle of torch."""
   import torch
 
-  model = make_stock('torchvision', 'ResNet50')
+  model = make_stock('torchvision', name)
   for module in model.modules():  # as after training
     if isinstance(module, torch.nn.BatchNorm2d):
       module.running_mean.uniform_(-0.2, 0.2)
       module.running_var.uniform_(0.8, 1.2)
   torch.save(model.state_dict(), tmp_path / 'model.pth')
-  weights = from_file.read_encoder(tmp_path / 'model.pth', 'online', 32)
-  assert weights.network['encoder'] == 'ResNet50' and weights.num_classes == 10
+  encoder = byol_jax.load(tmp_path / 'model.pth')
+  assert encoder.config.network.encoder == name and encoder.num_classes == 10
   model.fc = torch.nn.Identity()
-  ours = make_ours(forward_of(weights), weights)
+  ours = parity.make_ours(encoder.forward, encoder.params, encoder.state)
   encode = torch_lib.make_encode(model.eval())
-  found = parity.compare_encoders(ours, encode, [(64, 64), (65, 65)])
+  sizes = [(64, 64), (65, 65)]
+  found = parity.compare_encoders(ours, encode, sizes)
   assert parity.holds(found), found
+  weights = from_file.read_encoder(tmp_path / 'model.pth', 'online', 32)
+  folder = tmp_path / 'export'
+  stock = lambda images: encode(parity.normalize_images(images))
+  assert compare(weights, torch_lib, folder, sizes, stock) <= parity.TOLERANCE
+  half = model.half().state_dict()
+  torch.save({'state_dict': half}, tmp_path / 'half.pt')
+  found = byol_jax.load(tmp_path / 'half.pt').params
+  for module, leaves in encoder.params.items():
+    for leaf, x in leaves.items():
+      if module != 'classifier' and 'shortcut' not in module:
+        np.testing.assert_array_equal(found[module][leaf], np.float16(x))
 
 
 @pytest.mark.parametrize('ending', ['pth', 'safetensors'])
