@@ -165,6 +165,32 @@ def test_a_file_of_an_encoder_only_is_the_same_encoder(published, tmp_path):
     assert outputs.projection is None and found.num_classes is None
 
 
+def test_a_linear_evaluation_is_the_encoder_with_its_classifier(
+  published, tmp_path
+):
+  path, vectors = published
+  generator = np.random.default_rng(0)
+  classifier = {'w': generator.normal(size=(8, 3)), 'b': np.arange(3)}
+  classifier = {k: np.float32(x) for k, x in classifier.items()}
+  change = official.make_linear_evaluation(classifier)
+  file = official.write_file(tmp_path / 'linear-eval.pkl', vectors, change)
+  whole, found = pretrained.load(path), pretrained.load(file)
+  assert found.num_classes == 3 and found.params.keys() == whole.params.keys()
+  outputs, expected = (
+    x.apply(x.params, x.state, vectors['eval/images'])[0]
+    for x in (found, whole)
+  )
+  np.testing.assert_array_equal(outputs.projection, expected.projection)
+  logits = expected.representation @ classifier['w'] + classifier['b']
+  np.testing.assert_allclose(outputs.logits, logits, rtol=1e-5, atol=1e-5)
+  for shape in ((), (8,), (0, 8, 3)):
+    bad = classifier | {'w': np.zeros(shape, np.float32)}
+    change = official.make_linear_evaluation(bad)
+    official.write_file(file, vectors, change)
+    with pytest.raises(errors.DataError, match="'classifier/w': expected"):
+      pretrained.load(file)
+
+
 def test_apply_is_pure_and_its_batch_norm_local_or_over_an_axis(published):
   path, vectors = published
   local, shared = pretrained.load(path), pretrained.load(path, axis_name='i')

@@ -118,7 +118,8 @@ def read_published(
   """Reads a published file: a whole checkpoint, or an encoder only.
 
   The architecture is found from names and shapes. A file of less than a run
-  holds, by name, one of `PAIRS`, at the top or in `experiment_state`.
+  holds, by name, one of `PAIRS`, at the top or in `experiment_state`; of a
+  linear evaluation `classif_params` too, whose layer becomes the classifier.
 
   Args:
     path: a `.pkl` that may be hostile.
@@ -138,11 +139,14 @@ def read_published(
     checkpoint = _read_whole(content, where)
   params: Any
   params, state = _find_pair(fields, network, where)
+  classifier = (read_tree(fields.get('classif_params')) or {}).get('linear')
+  if classifier is not None:  # of a linear evaluation
+    params = params | {'classifier': classifier}
   found = shapes.describe_network(params, where)
-  classifier = params.get('classifier', {}).get('w')
+  kernel = params.get('classifier', {}).get('w')
   weights = weights_lib.EncoderWeights(
     *(params, state, found),
-    num_classes=None if classifier is None else classifier.shape[-1],
+    num_classes=None if kernel is None else np.atleast_1d(kernel).shape[-1],
     image_size=image_size,
     eval_crop='crop',
     card={

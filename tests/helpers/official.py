@@ -29,12 +29,18 @@ def read_trees(vectors):
 
 
 def write_file(path, vectors, change=lambda trees: trees, **parts):
-  """Writes a checkpoint in the official format; `parts` replaces its keys."""
+  """Writes a checkpoint in the official format; `parts` replaces its keys.
+
+  `change` returns trees or, for other fields, bytes.
+  """
   trees = change(read_trees(vectors))
   wrap = lambda body: pickles.call(
     pickles.name(pickles.HAIKU, 'FlatMapping'), body
   )
-  fields = {k: pickles.tree(v, wrap=wrap) for k, v in trees.items()}
+  fields = {
+    k: v if isinstance(v, bytes) else pickles.tree(v, wrap=wrap)
+    for k, v in trees.items()
+  }
   if 'online_params' in trees:
     fields['opt_state'] = pickles.sequence(fields['online_params'])
   state = pickles.dill_tuple(
@@ -56,4 +62,18 @@ def leave_encoder(trees):
   return {
     field: {rename(m): v for m, v in trees[field].items() if 'tiny' in m}
     for field in ('online_params', 'online_state')
+  }
+
+
+def make_linear_evaluation(classifier):
+  """Returns a change to the fields of a linear evaluation, `linear-eval.pkl`.
+
+  `classifier` is {leaf: array}; the backbone has all of the online network.
+  """
+  return lambda trees: {
+    'backbone_params': trees['online_params'],
+    'classif_params': {'linear': classifier},
+    'backbone_state': trees['online_state'],
+    'backbone_opt_state': b'N',
+    'classif_opt_state': pickles.sequence(pickles.tree({'linear': classifier})),
   }
