@@ -30,7 +30,8 @@ class Protocol(NamedTuple):
   """A protocol of evaluation, as its module in `evals` has it."""
 
   make_options: Any  # a dataclass of its own keys of the configuration
-  # (options, encoder, load, [train,] log) -> results
+  # (options, encoder, load, log) -> results; gets `train` and `augment`, of the
+  # pretraining's view 1, if it has an argument of that name
   measure_accuracy: Callable[..., dict[str, Any]]
   list_headlines: Callable[[dict[str, Any]], list[headlines.Headline]]
 
@@ -302,8 +303,11 @@ def evaluate(
   fields = [field.name for field in dataclasses.fields(protocol.make_options)]
   options = protocol.make_options(**{field: config[field] for field in fields})
   given: dict[str, Any] = {'log': log}
-  if 'train' in inspect.signature(protocol.measure_accuracy).parameters:
+  parameters = inspect.signature(protocol.measure_accuracy).parameters
+  if 'train' in parameters:
     given['train'] = train.train_in_memory
+  if 'augment' in parameters:
+    given['augment'] = experiment.make_augments(data)[0]
   results = protocol.measure_accuracy(options, encoder, load, **given)
   if jax.process_index() == 0:
     record = {

@@ -226,13 +226,8 @@ def build(
   optimizer = optimizers.make_optimizer(
     learning_rate=rate.schedule, **config.optimizer
   )
-  view1, view2 = (
-    # The crop is the data's part of a view.
-    augment.make_augment(**{k: v for k, v in view.items() if k != 'crop'})
-    for view in (config.augment.view1, config.augment.view2)
-  )
   objective = losses.make_objective(**config.objective)
-  loss_fn = byol.make_loss(forward, (view1, view2), objective)
+  loss_fn = byol.make_loss(forward, make_augments(config), objective)
   return Experiment(
     forward=forward,
     optimizer=optimizer,
@@ -243,6 +238,18 @@ def build(
     seed=config.seed,
     derived=_describe_rates(config, rate, num_examples, num_steps),
   )
+
+
+def make_augments(
+  config: config_dict.ConfigDict,
+) -> tuple[augment.Augment, augment.Augment]:
+  """Returns the augmentations of the two views, without their crops."""
+  view1, view2 = (
+    # The crop is the data's part of a view.
+    augment.make_augment(**{k: v for k, v in view.items() if k != 'crop'})
+    for view in (config.augment.view1, config.augment.view2)
+  )
+  return view1, view2
 
 
 def _describe_rates(

@@ -63,6 +63,29 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   return -chosen[:, 0]
 
 
+def regularized_cross_entropy(
+  logits: jax.Array, labels: jax.Array, *, clip: float, penalty: float
+) -> jax.Array:
+  """Returns the cross-entropy of clipped logits with a penalty on their size.
+
+  Of table 7 (paper, appendix C.1; method.md 5.1): with x = clip * tanh(logits /
+  clip) it is cross_entropy(x, labels) + penalty * mean(x^2).
+
+  Args:
+    logits: float32 [B, classes].
+    labels: int [B].
+    clip: bound of the logits; 0 leaves them as they are.
+    penalty: not negative.
+
+  Returns:
+    float32 [B], one loss an image.
+  """
+  if clip:
+    logits = clip * jnp.tanh(logits / clip)
+  penalties = penalty * jnp.mean(jnp.square(logits), axis=-1)
+  return cross_entropy(logits, labels) + penalties
+
+
 OBJECTIVES: dict[str, Objective] = {'regression': symmetric_regression_loss}
 
 

@@ -25,7 +25,8 @@ _RANGES = {
   '(0, 1]': 'crop.area network.bn_epsilon optimizer.trust_coefficient',
   '[0.01, 100]': 'crop.ratio blur.sigma temperatures',
   '[0.125, 16]': 'network.width',
-  '[0, 10]': 'optimizer.weight_decay',
+  '[0, 10]': 'optimizer.weight_decay logit_penalty',
+  '[0, 1e4]': 'logit_clip',
   '(0, 1e5]': 'epochs preset_epochs rates',
   '[0, 1e5]': 'schedule.base_rate schedule.warmup_epochs',
   '(0, 1e6]': 'input.resident_gib',
@@ -68,6 +69,7 @@ CHOICES = {
   'data.transfer': ('float32', 'uint8'),
   'input.cache': ('none', 'encoded', 'decoded'),
   'features': ('augmented', 'cached'),
+  'augmentation': ('crop_flip', 'pretraining'),
   'weights': ('online', 'target', 'random', 'random_calibrated'),
 }
 # Paths or names; None, or '', is the default.

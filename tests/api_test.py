@@ -17,6 +17,7 @@ from byol_jax import (
   api,
   configuration,
   errors,
+  experiment,
   networks,
   pretrained,
 )
@@ -281,7 +282,10 @@ EVALUATIONS = {
     'epochs': 3.0,
     'rates': (0.5, 0.25),
     'momentum': 0.25,
+    'logit_clip': 5.0,
+    'logit_penalty': 0.125,
     'features': 'cached',
+    'augmentation': 'pretraining',
     'standardize': True,
   },
 }
@@ -309,10 +313,11 @@ def test_every_value_of_an_evaluation_arrives(
     monkeypatch, pretrained, 'open_encoder', lambda *a, **k: encoder
   )
   sets = wiring.spy(monkeypatch, from_config, 'make_image_set', stub_set)
+  augments = wiring.spy(monkeypatch, experiment, 'make_augments')
   asked = []
 
-  def measure(options, encoder, load, log):
-    asked.append((options, encoder))
+  def measure(options, encoder, load, log, augment):
+    asked.append((options, encoder, augment))
     assert load('fit') is sets[-1].result
     return {'hits': 1}
 
@@ -322,7 +327,8 @@ def test_every_value_of_an_evaluation_arrives(
   monkeypatch.setitem(api.PROTOCOLS, name, protocol)
   words = [f'--config.{key}={value}' for key, value in changed.items()]
   assert command.main([name, '--workdir=no/run', *words]) == 0
-  ((options, given),) = asked
+  ((options, given, augment),) = asked
+  assert augment is augments[0].result[0]
   assert given is encoder
   (opened,) = (call.arguments for call in encoders)
   assert opened.pop('run') is run_of_changed

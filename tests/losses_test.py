@@ -105,3 +105,19 @@ def test_cross_entropy_is_minus_the_log_of_the_chosen_probability():
   np.testing.assert_allclose(actual, expected, rtol=1e-5)
   huge = losses.cross_entropy(jnp.asarray([[1e4, -1e4]]), jnp.asarray([1]))
   np.testing.assert_allclose(huge, 2e4, rtol=1e-6)
+
+
+def test_clipped_and_penalised_logits_are_those_of_the_definition():
+  logits, labels = 9 * vectors(4, (6, 9)), np.array([0, 8, 3, 3, 1, 5])
+  plain = losses.cross_entropy(jnp.asarray(logits), labels)
+  for clip, penalty in ((0.0, 0.0), (0.0, 0.5), (20.0, 0.01), (2.0, 0.0)):
+    actual = losses.regularized_cross_entropy(
+      jnp.asarray(logits), labels, clip=clip, penalty=penalty
+    )
+    kept = clip * np.tanh(logits / clip) if clip else logits
+    weights = np.exp(kept)
+    chosen = weights[np.arange(6), labels] / weights.sum(axis=1)
+    expected = -np.log(chosen) + penalty * np.mean(kept**2, axis=1)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    if not clip and not penalty:
+      np.testing.assert_array_equal(actual, plain)

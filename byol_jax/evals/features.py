@@ -72,10 +72,7 @@ def extract_features(encoder: Encoder, batches: Batches) -> Features:
       kept.append([np.ravel(batch[k]) for k in ('labels', 'mask', 'ids')])
       yield batch['images']
 
-  values = [
-    placement.fetch_local_rows(represent(*frozen, x))
-    for x in placement.prefetch(images())
-  ]
+  values = list(_encode(represent, frozen, images()))
   if not kept:
     raise errors.DataError('no images to evaluate: the split is empty')
   columns = [np.concatenate(column) for column in zip(*kept)]
@@ -122,6 +119,20 @@ def estimate_batch_norm(
   return jax.tree.map(average, *found)
 
 
+def _encode(
+  represent: Callable, frozen: Any, images: Iterator[Any]
+) -> Iterator[np.ndarray]:
+  """Yields the rows of each batch, fetched while the next is computed."""
+  previous = None
+  for batch in placement.prefetch(images):
+    encoded = represent(*frozen, batch)
+    if previous is not None:
+      yield placement.fetch_local_rows(previous)
+    previous = encoded
+  if previous is not None:
+    yield placement.fetch_local_rows(previous)
+
+
 # Compiled once for all the splits of an evaluation.
 @functools.lru_cache(maxsize=4)
 def _compile_represent(forward: networks.Forward) -> Callable:
@@ -140,14 +151,18 @@ def _sort_rows(
   order = order[np.argsort(ids[order], kind='stable')]
   if not len(order):
     raise errors.DataError('no images to evaluate: none could be read')
-  values, ids = values[order].astype(np.float32), ids[order].astype(np.int64)
+  # Mostly they are in order: then no copy of what may be 10 GB.
+  in_order = np.array_equal(order, np.arange(len(order)))
+  rows = slice(len(order)) if in_order else order
+  values = values[rows].astype(np.float32, copy=False)
+  ids = ids[rows].astype(np.int64)
   finite = np.isfinite(values).all(axis=-1)
   if not finite.all():
     raise errors.DivergedError(
       f'the {encoder.name} encoder gives numbers that are not finite for'
       f' {np.sum(~finite)} of {len(finite)} images; its training diverged'
     )
-  return Features(values, labels[order].astype(np.int32), ids)
+  return Features(values, labels[rows].astype(np.int32), ids)
 
 
 def _replace_padding(batches: Batches) -> Iterator[np.ndarray]:

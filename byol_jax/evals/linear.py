@@ -13,7 +13,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from byol_jax import errors, parallel, schedules
+from byol_jax import (
+  augment as augment_lib,
+  errors,
+  losses,
+  parallel,
+  schedules,
+)
 from byol_jax.distributed import placement
 from byol_jax.evals import features, headlines, probe, splits, supervised
 
@@ -27,7 +33,10 @@ class Options:
   epochs: float
   rates: tuple[float, ...]
   momentum: float
+  logit_clip: float
+  logit_penalty: float
   features: str
+  augmentation: str
   standardize: bool
 
 
@@ -37,6 +46,7 @@ def measure_accuracy(
   load: splits.Load,
   train: Callable,
   log: Callable[[str], None] = lambda text: None,
+  augment: augment_lib.Augment | None = None,
 ) -> dict[str, float]:
   """Trains the classifiers, selects the rate and tests its classifier.
 
@@ -46,6 +56,7 @@ def measure_accuracy(
     load: 'fit', 'valid' and 'test' -> image set.
     train: `training.train.train_in_memory`.
     log: called with lines of progress.
+    augment: of view 1 of the pretraining, for `augmentation='pretraining'`.
 
   Returns:
     `top1` and, of more than five classes, `top5` on test, in [0, 1], of the
@@ -73,8 +84,9 @@ def measure_accuracy(
       start, standardize(fit), options.batch_size, options.seed, progress
     )
   else:
+    apply = _make_step_augment(options, augment)
     params = probe.train_augmented(
-      start, encoder, named['fit'], options.batch_size, progress, train
+      start, encoder, named['fit'], options.batch_size, progress, train, apply
     )
   valid = standardize(encode('valid'))
   correct = probe.count_correct(params, valid, 1)
@@ -84,13 +96,9 @@ def measure_accuracy(
   for k in (1, 5) if num_classes > 5 else (1,):
     hits = probe.count_correct(chosen, test, k)[0]
     results[f'top{k}'] = int(hits) / len(test.ids)
-  return results | {
-    'steps': progress.num_steps,
-    'fit': named['fit'].num_examples,
-    'valid': len(valid.ids),
-    'test': len(test.ids),
-    'num_classes': num_classes,
-  }
+  counts = {'valid': len(valid.ids), 'test': len(test.ids)}
+  counts |= {'fit': named['fit'].num_examples, 'num_classes': num_classes}
+  return results | {'steps': progress.num_steps} | counts
 
 
 def list_headlines(results: dict[str, Any]) -> list[headlines.Headline]:
@@ -181,13 +189,42 @@ def _make_training(
   )
   is_divided = options.features == 'augmented'
   mean = parallel.mean if is_divided else lambda tree: tree
-  update = supervised.make_update(optimizer, mean)
+  update = supervised.make_update(
+    optimizer,
+    mean,
+    compute_losses=functools.partial(
+      losses.regularized_cross_entropy,
+      clip=options.logit_clip,
+      penalty=options.logit_penalty,
+    ),
+  )
   return probe.Progress(rates, steps, log), (update, state)
 
 
 def _check_options(options: Options) -> None:
   placement.check_batch_size('batch_size', options.batch_size)
-  if options.standardize and options.features != 'cached':
+  is_cached = options.features == 'cached'
+  if options.standardize and not is_cached:
     raise errors.ConfigError(
       "standardize: expected False unless features='cached', found True"
     )
+  if options.augmentation != 'crop_flip' and is_cached:
+    raise errors.ConfigError(
+      "augmentation: expected 'crop_flip' with features='cached', whose"
+      f' images are centre crops, found {options.augmentation!r}'
+    )
+
+
+def _make_step_augment(
+  options: Options, augment: augment_lib.Augment | None
+) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+  """Returns (images, step) -> images, the same for any number of devices."""
+  if options.augmentation == 'crop_flip':
+    return None
+  assert augment is not None
+  rng = jax.random.fold_in(jax.random.PRNGKey(options.seed), 2)
+
+  def apply(images: jax.Array, step: jax.Array) -> jax.Array:
+    return augment(images, parallel.make_image_keys(rng, step, len(images)))
+
+  return apply

@@ -64,6 +64,7 @@ def train_augmented(
   batch_size: int,
   progress: Progress,
   train: Callable,
+  augment: Callable | None = None,
 ) -> supervised.Params:
   """Trains with one forward pass of the encoder a step, on all devices.
 
@@ -74,14 +75,16 @@ def train_augmented(
     batch_size: of all devices.
     progress: has the number of steps; records the losses.
     train: `training.train.train_in_memory`.
+    augment: (images, step) -> images, of the random crops, on the devices.
   """
   update, initial = start
 
   def encode_and_update(state: Any, batch: Any) -> tuple[Any, Any]:
     trained, params, net_state = state
-    encoded = networks.represent(
-      encoder.forward, params, net_state, batch['images']
-    )
+    images = batch['images']
+    if augment is not None:
+      images = augment(images, trained.step)
+    encoded = networks.represent(encoder.forward, params, net_state, images)
     batch = {'features': encoded, 'labels': batch['labels']}
     trained, scalars = update(trained, batch)
     # Scalars of a call have an axis of steps.

@@ -128,6 +128,7 @@ def make_update(
   optimizer: optax.GradientTransformation,
   mean: Callable[[Any], Any],
   compute_logits: ComputeLogits = _classify_features,
+  compute_losses: Callable[..., jax.Array] = losses.cross_entropy,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Scalars]]:
   """Returns the update of one step of all rates.
 
@@ -136,6 +137,7 @@ def make_update(
     mean: over the parts of a batch: `parallel.mean` under pmap, the identity
       for a batch that is not divided. Batch-norm averages too become its mean.
     compute_logits: in training mode; the default classifies `features`.
+    compute_losses: (logits [B, C], labels [B]) -> [B].
 
   Returns:
     update(state, batch) -> (state, scalars); `loss` is float32 [R].
@@ -143,7 +145,7 @@ def make_update(
 
   def loss_fn(params: Params, net_state: Any, batch: Batch) -> Any:
     logits, net_state = compute_logits(params, net_state, batch)
-    by_image = jax.vmap(losses.cross_entropy, in_axes=(0, None))(
+    by_image = jax.vmap(compute_losses, in_axes=(0, None))(
       logits, batch['labels']
     )
     by_rate = jnp.mean(by_image, axis=-1)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from byol_jax import errors
+from byol_jax import errors, losses
 from byol_jax.evals import linear, probe, supervised
 from byol_jax.training import train
 from tests.helpers import fakes, wiring
@@ -18,13 +18,16 @@ OPTIONS = linear.Options(
   epochs=8.0,
   rates=(0.03, 3.0, 0.3),
   momentum=0.9,
+  logit_clip=0.0,
+  logit_penalty=0.0,
   features='cached',
+  augmentation='crop_flip',
   standardize=False,
 )
 
 
-def make_sets(noise=0.6, num_classes=NUM_CLASSES):
-  sizes = {'fit': 12, 'valid': 9, 'test': 8}
+def make_sets(noise=0.6, num_classes=NUM_CLASSES, fit=12):
+  sizes = {'fit': fit, 'valid': 9, 'test': 8}
   return {
     name: fakes.ImageSet(
       *fakes.clusters(seed, size, num_classes, noise=noise),
@@ -34,10 +37,15 @@ def make_sets(noise=0.6, num_classes=NUM_CLASSES):
   }
 
 
-def measure(sets, log=lambda text: None, **changes):
+def measure(sets, log=lambda text: None, augment=None, **changes):
   options = dataclasses.replace(OPTIONS, **changes)
   return linear.measure_accuracy(
-    options, fakes.pixels(12), sets.__getitem__, train.train_in_memory, log
+    options,
+    fakes.pixels(12),
+    sets.__getitem__,
+    train.train_in_memory,
+    log,
+    augment,
   )
 
 
@@ -131,7 +139,11 @@ def test_a_diverged_rate_loses_and_all_of_them_end_the_run(way):
 def test_every_option_arrives_in_the_training(monkeypatch):
   spied = ((supervised, 'nesterov'), (supervised, 'init'), (probe, 'draw_rows'))
   optimizer, start, rows = (wiring.spy(monkeypatch, *names) for names in spied)
-  measure(make_sets(), batch_size=64, epochs=4.0, momentum=0.25, seed=3)
+  loss = wiring.spy(monkeypatch, losses, 'regularized_cross_entropy')
+  changes = {'momentum': 0.25, 'logit_clip': 5.0, 'logit_penalty': 0.125}
+  measure(make_sets(), batch_size=64, epochs=4.0, seed=3, **changes)
+  assert loss[0].arguments['clip'] == 5.0
+  assert loss[0].arguments['penalty'] == 0.125
   assert optimizer[0].arguments == {
     'peak_rates': [0.03 / 4, 0.3 / 4, 3.0 / 4],
     'momentum': 0.25,
@@ -157,6 +169,48 @@ def test_standardised_features_do_not_depend_on_scale_and_origin():
   assert measure(sets)['fit_loss'] != pytest.approx(first['fit_loss'], rel=0.01)
 
 
+def test_full_batches_reach_the_optimum_of_scikit_learn():
+  linear_model = pytest.importorskip('sklearn.linear_model')
+  sets = make_sets(noise=2.0, fit=60)
+  rows = {n: s.images.reshape(len(s.images), -1) for n, s in sets.items()}
+  count = len(rows['fit'])
+  results = measure(sets, rates=(1.0,), batch_size=count, epochs=400.0)
+  # 1 / C is the weight of the penalty, which the protocol does not have.
+  reference = linear_model.LogisticRegression(C=1e6, max_iter=10_000, tol=1e-6)
+  reference.fit(rows['fit'], sets['fit'].labels)
+  chances = reference.predict_proba(rows['fit'])
+  loss = -np.log(chances[np.arange(count), sets['fit'].labels]).mean()
+  assert 0.2 < loss < 1.5  # there is an optimum: the classes overlap
+  # 400 steps of gradient descent come this near.
+  assert results['fit_loss'] == pytest.approx(loss, rel=0.01)
+  for name, key in (('valid', 'valid_top1'), ('test', 'top1')):
+    expected = reference.score(rows[name], sets[name].labels)
+    # Two images on the border between two classes.
+    assert abs(results[key] - expected) <= 2 / len(rows[name])
+
+
+def test_the_augmentation_of_the_pretraining_comes_after_the_crop():
+  settings = {'features': 'augmented', 'epochs': 4.0}
+  plain = measure(make_sets(), **settings)
+  settings['augmentation'] = 'pretraining'
+  assert measure(make_sets(), augment=lambda x, keys: x, **settings) == plain
+  keys_of = []
+
+  def shuffle_classes(images, keys):
+    """Adds another number of deviation 10 to each image."""
+    keys_of.append(keys.shape)
+    drawn = jax.vmap(lambda key: jax.random.normal(key))(keys)
+    return images + 10 * drawn[:, None, None, None]
+
+  noisy = measure(make_sets(), augment=shuffle_classes, **settings)
+  assert noisy['fit_loss'] > 2 * plain['fit_loss']
+  assert keys_of[0] == (16, 2)
+  again = measure(make_sets(), augment=shuffle_classes, **settings)
+  assert noisy == again
+  other = measure(make_sets(), augment=shuffle_classes, seed=1, **settings)
+  assert other['fit_loss'] != noisy['fit_loss']
+
+
 def test_a_batch_may_be_larger_than_the_set():
   results = measure(make_sets(), batch_size=100, epochs=20.0)
   assert results['steps'] == 14
@@ -177,6 +231,7 @@ def test_labels_that_do_not_fit_are_refused(way):
     ({'epochs': 0.1}, 'epochs'),
     ({'batch_size': 0}, 'batch_size'),
     ({'features': 'augmented', 'standardize': True}, 'standardize'),
+    ({'augmentation': 'pretraining'}, 'augmentation'),
   ),
 )
 def test_values_that_cannot_be_used_are_named(changes, key):
