@@ -1,3 +1,5 @@
+import pytest
+
 from byol_jax.data import catalog
 
 
@@ -18,3 +20,53 @@ def test_variants_and_versions_share_the_facts_of_their_set():
     assert catalog.find_facts(name) == facts
   assert catalog.find_facts('imagenette128') is None
   assert catalog.find_facts('unknown') is None
+
+
+@pytest.mark.parametrize('name', catalog.TRANSFER_SETS)
+def test_the_sets_of_the_paper_are_those_of_tfds(name, tmp_path):
+  import tensorflow_datasets as tfds
+
+  dataset = catalog.TRANSFER_SETS[name]
+  facts = catalog.find_facts(dataset)
+  if facts.homepage:
+    with pytest.raises(tfds.core.registered.DatasetNotFoundError):
+      tfds.builder_cls(dataset)
+    return
+  # Nothing is downloaded: a builder knows its features.
+  builder = tfds.builder(dataset, data_dir=str(tmp_path), try_gcs=False)
+  features = builder.info.features
+  if facts.metric == 'map':
+    lists = features['labels'], features['labels_no_difficult']
+    assert {found.num_classes for found in lists} == {facts.num_classes}
+  else:
+    assert features['label'].num_classes == facts.num_classes
+  assert isinstance(features['image'], tfds.features.Image)
+
+
+def test_held_out_images_are_as_many_as_in_the_paper():
+  # Orig. train, train, valid, test of table 10.
+  table = """
+    food101    75750 68175 7575 25250
+    cifar10    50000 45000 5000 10000
+    cifar100   50000 44933 5067 10000
+    birdsnap   47386 42405 4981  2443
+    sun397     19850 15880 3970 19850
+    cars        8144  6494 1650  8041
+    aircraft    3334  3334 3333  3333
+    voc2007     2501  2501 2510  4952
+    dtd         1880  1880 1880  1880
+    pets        3680  2940  740  3669
+    caltech101  3060  2550  510  6084
+    flowers     1020  1020 1020  6149"""
+  rows = [line.split() for line in table.split('\n')[1:]]
+  assert [row[0] for row in rows] == [*catalog.TRANSFER_SETS]
+  for name, *sizes in rows:
+    original, fit, valid, test = map(int, sizes)
+    facts = catalog.find_facts(catalog.TRANSFER_SETS[name])
+    # TFDS draws one file of Caltech-101 that is no image.
+    assert (original - facts.num_train) == (name == 'caltech101')
+    assert (facts.num_test - test) == (name == 'caltech101')
+    assert facts.num_valid == valid
+    assert original == fit + (0 if facts.valid_split else valid)
+    if facts.valid_per_class and name != 'birdsnap':
+      assert facts.valid_per_class * facts.num_classes == valid

@@ -98,6 +98,13 @@ class ImageSet:
     """Returns the name of the image with an id."""
     return self._source.file_name(index)
 
+  def read_targets(self) -> np.ndarray | None:
+    """Returns which classes each image has; see `base.read_targets`.
+
+    Rows are found by the `ids` of `eval_batches`: batches do not hold them.
+    """
+    return base.read_targets(self._source)
+
   def view_batches(
     self, batch_size: int, start_step: int, num_steps: int
   ) -> Iterator[Batch]:

@@ -114,7 +114,7 @@ def _check_name(name: str) -> None:
   expected = None
   if not _NAME.fullmatch(name):
     expected = 'small letters, digits and _'
-  elif catalog.find_facts(name):
+  elif (facts := catalog.find_facts(name)) and not facts.homepage:
     expected = f'another name, since tfds build {name} prepares that set'
   if expected:
     raise errors.ConfigError(

@@ -1,12 +1,15 @@
 """The interface of a source of images, and sources composed of others."""
 
 from collections.abc import Sequence
+from concurrent import futures
 import hashlib
 from typing import Protocol
 
 import numpy as np
 
 from byol_jax import errors
+
+_THREADS = 16  # reading records is bound by the latency of the disk
 
 
 class Source(Protocol):
@@ -66,6 +69,32 @@ def keep_labelled(source: Source) -> Source:
   return Subset(source, ids)
 
 
+def read_labels(source: Source) -> np.ndarray:
+  """Returns the label of each image, int64 [N]; -1 where it cannot be read."""
+  if source.labels is not None:
+    return np.asarray(source.labels, np.int64)
+
+  def read(index: int) -> int:
+    try:
+      return source.read(index)[1]
+    except Exception:  # such an image is named and replaced in its turn
+      return -1
+
+  with futures.ThreadPoolExecutor(_THREADS) as pool:
+    return np.array(list(pool.map(read, range(len(source)))), np.int64)
+
+
+def read_targets(source: Source) -> np.ndarray | None:
+  """Returns which classes each image has, int8 [N, C], of a multi-label set.
+
+  1 has the class, 0 lacks it, -1 does not count. None for other sets: only a
+  source of a multi-label set has this method. Its `read` gives the label -1,
+  and its num_classes is None: whatever needs one label an image refuses it.
+  """
+  method = getattr(source, 'read_targets', None)
+  return method() if method else None
+
+
 class Subset:
   """The images of `source` at `ids`, int64 [M], in that order."""
 
@@ -83,6 +112,11 @@ class Subset:
 
   def __len__(self) -> int:
     return len(self._ids)
+
+  def read_targets(self) -> np.ndarray | None:
+    """Returns the rows of these images; see `read_targets`."""
+    targets = read_targets(self._source)
+    return None if targets is None else targets[self._ids]
 
   def read(self, index: int) -> tuple[bytes | np.ndarray, int]:
     """Reads image ids[index] of the source."""

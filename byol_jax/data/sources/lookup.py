@@ -49,7 +49,8 @@ def open_source(
   Args:
     dataset: 'shapes' (generated), a folder of images or a tar file of it, an
       .npz of arrays, a prepared TFDS directory (also gs://), or the name of a
-      set prepared by TFDS below data_dir.
+      set below data_dir: prepared by TFDS, or, for a set of the catalog, a
+      folder of images of that name.
     split: one of SPLITS.
     data_dir: where TFDS prepared its sets (also gs://); None is
       $TFDS_DATA_DIR, else ~/tensorflow_datasets.
@@ -75,7 +76,7 @@ def open_source(
   root = pathlib.Path(root)  # only a prepared set may be in a bucket
   if root.suffix == '.npz':
     return _open_part(str(root), arrays.read_npz(root), split, heldout_share)
-  return _open_folder(root, split, heldout_share)
+  return _open_folder(root, split, heldout_share, catalog.find_facts(dataset))
 
 
 def locate_dataset(dataset: str, data_dir: str | None) -> paths.Path:
@@ -154,7 +155,20 @@ def _locate_by_name(dataset: str, data_dir: paths.Path) -> paths.Path:
       f'dataset {dataset}: {data_dir / name} holds several: {choices}; choose'
       ' one'
     )
+  facts = catalog.find_facts(dataset)
+  folder = data_dir / name.partition('/')[0]
+  if facts and (folder / 'train').exists():
+    return folder
   missing = '' if data_dir.exists() else ', a folder that does not exist'
+  if facts and facts.homepage:
+    splits = 'train/ and test/'
+    if facts.valid_split:
+      splits = 'train/, valid/ and test/'
+    raise errors.DataError(
+      f'dataset {dataset}: TFDS does not have it, and there is no folder'
+      f' {folder}{missing}; download it from {facts.homepage} and put its'
+      f' images there, in {splits} with a sub-folder a class'
+    )
   raise errors.DataError(
     f'dataset {dataset}: no such folder, and no TFDS set of that name is'
     f' prepared in {data_dir}{missing}; prepare it with: tfds build {dataset}'
@@ -163,9 +177,14 @@ def _locate_by_name(dataset: str, data_dir: paths.Path) -> paths.Path:
   )
 
 
-def _open_folder(path: pathlib.Path, split: str, share: float) -> base.Source:
+def _open_folder(
+  path: pathlib.Path, split: str, share: float, facts: catalog.Facts | None
+) -> base.Source:
   files = paths.Directory(path) if path.is_dir() else archives.Archive(path)
   layout = image_folder.find_splits(files, share)
+  if split in ('fit', 'valid') and facts and facts.valid_per_class:
+    train = image_folder.FolderSource(layout, 'train')
+    return _hold_out_per_class(train, split, facts.valid_per_class)
   if not layout.splits.get(split):
     raise errors.DataError(
       f'{path}: no image for {split!r}; a folder without class folders has no'
@@ -197,11 +216,12 @@ def _open_prepared(
   facts = catalog.find_facts(prepared.name)
   names = prepared.split_names
   tests = [name for name in ('test', 'validation') if name in names]
-  has_valid = not facts and len(tests) == 2  # and a test split beside it
+  # A validation split beside a test split.
+  valid = 'validation' if len(tests) == 2 else None
   if facts:
-    tests = [facts.test_split]
+    tests, valid = [facts.test_split], facts.valid_split
   chosen = {
-    'valid': ['validation' if has_valid else 'train'],
+    'valid': [valid or 'train'],
     'test': tests[:1] or ['test or validation'],
     'all': [name for name in ('train', 'validation', 'test') if name in names],
   }.get(split, ['train'])
@@ -211,10 +231,12 @@ def _open_prepared(
         f'{root}: no split {name!r}, found {list(names)}; {split!r} needs it'
       )
   source = tfds.RecordSource(prepared, chosen)
-  if has_valid or split not in ('fit', 'valid'):
+  if valid or split not in ('fit', 'valid'):
     return source
   if prepared.name.startswith('imagenet2012'):
     return _hold_out_imagenet(source, split, holdout)
+  if facts and facts.valid_per_class:
+    return _hold_out_per_class(source, split, facts.valid_per_class)
   count = facts.num_valid if facts else None
   return _hold_out(source, split, count or round(share * len(source)))
 
@@ -248,4 +270,25 @@ def _hold_out(
     words = np.random.Philox(key=0).random_raw(len(train))
     order = np.argsort(words, kind='stable')
   chosen = order[:count] if split == 'valid' else order[count:]
+  return base.Subset(train, np.sort(chosen))
+
+
+def _hold_out_per_class(
+  train: base.Source, split: str, count: int
+) -> base.Source:
+  """Random images of each class, or the others; at least one is left.
+
+  An image that cannot be read is not held out.
+  """
+
+  labels = base.read_labels(train)
+  words = np.random.Philox(key=0).random_raw(len(labels))
+  order = np.lexsort((words, labels))
+  classes, starts, sizes = np.unique(
+    labels[order], return_index=True, return_counts=True
+  )
+  turns = np.arange(len(order)) - np.repeat(starts, sizes)
+  limits = np.where(classes < 0, 0, np.minimum(count, sizes - 1))
+  is_valid = turns < np.repeat(limits, sizes)
+  chosen = order[is_valid if split == 'valid' else ~is_valid]
   return base.Subset(train, np.sort(chosen))

@@ -4,7 +4,7 @@
 with numpy; neither imports TensorFlow.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent import futures
 import hashlib
 import logging
@@ -65,6 +65,9 @@ class PreparedDataset:
         f' {sorted(record_files.FILE_FORMATS)}; prepare it again as tfrecord'
       )
     images = [key for key in kinds if kinds[key] is tfds.features.Image]
+    self._decoders = dict.fromkeys(images, tfds.decode.SkipDecoding())
+    # Others are masks.
+    images = ['image'] if 'image' in images else images
     if len(images) != 1:
       raise errors.DataError(
         f'{folder}: expected one image an example, found {sorted(images)} among'
@@ -79,13 +82,35 @@ class PreparedDataset:
     label = self._features[self.label_key] if self.label_key else None
     self.num_classes: int | None = label.num_classes if label else None
     self.class_names = tuple(label.names) if label else None
-    self._decoders = {self.image_key: tfds.decode.SkipDecoding()}
+    self._class_lists = [
+      key
+      for key in ('labels', 'labels_no_difficult')
+      if kinds.get(key) is tfds.features.Sequence
+      and isinstance(self._features[key].feature, tfds.features.ClassLabel)
+    ]
 
   def parse_example(self, record: bytes) -> Any:
     """Returns the features of a record by name; the image stays encoded."""
     return self._features.deserialize_example_np(
       record, decoders=self._decoders
     )
+
+  @property
+  def has_class_lists(self) -> bool:
+    """Whether images have several classes, as those of PASCAL VOC."""
+    return bool(self._class_lists) and not self.label_key
+
+  def find_targets(self, example: Mapping[str, Any]) -> np.ndarray:
+    """Returns which classes an image has, int8 [C], from its features.
+
+    1 has the class, 0 lacks it, -1 has it in objects only that are marked as
+    difficult, which do not count.
+    """
+    names = self._class_lists
+    targets = np.zeros(self._features[names[0]].num_classes, np.int8)
+    for value, name in ((-1, names[0]), (1, names[-1])):
+      targets[np.asarray(example.get(name, ()), np.int64)] = value
+    return targets
 
   def open_files(self, split: str) -> list[record_files.RecordFile]:
     """Opens the files of a split.
@@ -171,6 +196,25 @@ class RecordSource:
     example = self._read_example(index)
     key = self._dataset.label_key
     return example[self._dataset.image_key], int(example[key]) if key else -1
+
+  def read_targets(self) -> np.ndarray | None:
+    """Returns which classes each image has, int8 [N, C].
+
+    See `PreparedDataset.find_targets`; None for a set with one label an image
+    or with none. Every record is read; one that cannot be read does not count.
+    """
+    dataset = self._dataset
+    if not dataset.has_class_lists:
+      return None
+
+    def read(index: int) -> np.ndarray:
+      try:
+        return dataset.find_targets(self._read_example(index))
+      except Exception:  # named and left out when its image is read
+        return np.full(len(dataset.find_targets({})), -1, np.int8)
+
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+      return np.stack(list(pool.map(read, range(len(self)))))
 
   def verify(self, index: int) -> None:
     """Raises DataError if a record does not match its checksums."""
