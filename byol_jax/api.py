@@ -69,11 +69,12 @@ def pretrain(
   """
   files.check_path('workdir', workdir)
   config = _load_config(config, overrides, 'pretrain')
-  config = from_config.resolve_paths(_keep_old_values(config, workdir, 'data'))
+  config, record = _read_record(config, workdir)
+  config = from_config.resolve_paths(config)
   dataset = processes.raise_on_all(
     'data', lambda: from_config.make_image_set(config, 'train', held=True)
   )
-  last = pretrain_on(dataset, config, workdir)
+  last = _pretrain(dataset, config, record, workdir)
   return last | {'unusable_images': dataset.num_failures}
 
 
@@ -97,17 +98,28 @@ def pretrain_on(
     UserError: see `train.train`.
   """
   config = configuration.validate(config, 'pretrain')
-  config = _keep_old_values(config, workdir, 'training')
+  return _pretrain(dataset, *_read_record(config, workdir), workdir)
+
+
+def _pretrain(
+  dataset: Any,
+  config: config_dict.ConfigDict,
+  record: dict[str, Any] | None,
+  workdir: str | Path,
+) -> dict[str, float]:
+  """Pretrains, or resumes the run of a checkpoint with the given record."""
   if config.init.checkpoint and '://' not in config.init.checkpoint:
     # So that the same command resumes from any folder.
     path = os.path.abspath(os.path.expanduser(config.init.checkpoint))
+    config = config.copy_and_resolve_references()
     with config.unlocked():
       config.init.checkpoint = path
   placement.check_batch_size('batch_size', config.batch_size)
   train.require_same_dataset(dataset)
   method = experiment.build(config, dataset.num_examples, dataset.num_classes)
+  method = _start_from_weights(method, config, record)
   return train.train(
-    _start_from_weights(method, config, workdir),
+    method,
     dataset,
     str(workdir),
     loop.TrainingOptions(
@@ -117,25 +129,38 @@ def pretrain_on(
     ),
     config=config.to_dict(),
     steps_per_call=config.input.steps_per_call,
+    origin=_find_origin(method, record, workdir),
   )
+
+
+def _find_origin(
+  method: experiment.Experiment,
+  record: dict[str, Any] | None,
+  workdir: str | Path,
+) -> dict[str, Any] | None:
+  """Returns which weights a run started from; None of random ones."""
+  if record is None:
+    return method.weights and workdir_lib.describe_origin(method.weights.card)
+  # Runs of earlier versions have it in the workdir only.
+  folder = workdir_lib.local_folder(workdir)
+  return record.get('origin') or workdir_lib.read_origin(folder)
 
 
 def _start_from_weights(
   method: experiment.Experiment,
   config: config_dict.ConfigDict,
-  workdir: str | Path,
+  record: dict[str, Any] | None,
 ) -> experiment.Experiment:
   """Returns the method with the weights of `init.checkpoint`, if any.
 
-  Process 0 reads them, unless `workdir` already holds a checkpoint.
+  Process 0 reads them, unless the workdir already holds a checkpoint.
   """
   path = config.init.checkpoint
   if not path:
     return method
 
   def read() -> experiment.Experiment:
-    folder = workdir_lib.checkpoint_folder(workdir, config.checkpoint.folder)
-    if jax.process_index() or checkpointer.latest_step(folder) is not None:
+    if jax.process_index() or record is not None:
       return method
     found = pretrained.read_weights(path)
     weights = experiment.Weights(found.params, found.state, found.card)
@@ -149,22 +174,32 @@ def _start_from_weights(
   return processes.raise_on_all('init.checkpoint', read)
 
 
-def _keep_old_values(
-  config: config_dict.ConfigDict, workdir: str | Path, user: str
-) -> config_dict.ConfigDict:
-  """Returns a configuration with the values of an earlier version's run.
+def _read_record(
+  config: config_dict.ConfigDict, workdir: str | Path
+) -> tuple[config_dict.ConfigDict, dict[str, Any] | None]:
+  """Reads what a run to resume has recorded.
 
-  Only process 0 need see the workdir; `user` tells two calls of a job apart.
+  Only process 0 need see the workdir.
+
+  Returns:
+    The configuration with the values of an earlier version's run; and the
+    record of the newest checkpoint, None without one and on other processes.
   """
-  name = f'old values/{user}'
-  find = functools.partial(pretrained.find_old_values, config, workdir)
+  folder = workdir_lib.checkpoint_folder(workdir, config.checkpoint.folder)
+
+  def read() -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    record = checkpointer.read_record(folder)
+    return record, pretrained.find_old_values(config, record or {})
+
   is_first = jax.process_index() == 0
-  old = processes.raise_on_all(name, find if is_first else dict)
+  record, old = processes.raise_on_all(
+    'old values', read if is_first else lambda: (None, {})
+  )
   kept = config.copy_and_resolve_references()
   kept.update_from_flattened_dict(
-    processes.broadcast_json(f'{name}/values', old)
+    processes.broadcast_json('old values/values', old)
   )
-  return kept.lock()
+  return kept.lock(), record
 
 
 def load(

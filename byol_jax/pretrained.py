@@ -4,7 +4,7 @@
 published checkpoint.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import hashlib
@@ -256,19 +256,14 @@ def read_config(workdir: str | os.PathLike) -> config_dict.ConfigDict:
 
 
 def find_old_values(
-  config: config_dict.ConfigDict, workdir: str | os.PathLike
+  config: config_dict.ConfigDict, record: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """Returns the values with which the run in `workdir`, if any, goes on.
+  """Returns the values with which a run with a checkpoint's record goes on.
 
-  They are the `experiment.OLD_VALUES` of the keys that its newest checkpoint
-  lacks and that have their default in `config`: so the same command resumes a
-  run of an earlier version.
-
-  Raises:
-    DataError: the checkpoints cannot be listed.
+  They are the `experiment.OLD_VALUES` of the keys that the record lacks and
+  that have their default in `config`: so the same command resumes a run of an
+  earlier version.
   """
-  folder = workdir_lib.checkpoint_folder(workdir, config.checkpoint.folder)
-  record = checkpointer.read_record(folder) or {}
   if 'config' not in record:
     return {}
   saved = provenance.flatten_config(record['config'])
@@ -367,9 +362,16 @@ def _read_run_weights(
       'weights': weights,
       'config': json.loads(json.dumps(config)),
       'revision': provenance.digest_code(),
-      'licence': (workdir_lib.read_origin(run.path) or {}).get('licence'),
+      'licence': (_read_origin(run) or {}).get('licence'),
     },
   )
+
+
+def _read_origin(run: Run) -> dict[str, Any] | None:
+  """Returns which weights a run started from; None of random ones."""
+  # A bucket, or a copy of one, has it in its checkpoints only.
+  record = checkpointer.read_record(run.checkpoints) or {}
+  return record.get('origin') or workdir_lib.read_origin(run.path)
 
 
 def _digest(*trees: Any) -> str:

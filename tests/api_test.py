@@ -21,7 +21,7 @@ from byol_jax import (
   networks,
   pretrained,
 )
-from byol_jax.checkpoints import checkpointer
+from byol_jax.checkpoints import checkpointer, steps
 from byol_jax.convert import weights as weights_lib
 from byol_jax.data import from_config
 from byol_jax.data.sampling import resize
@@ -163,7 +163,8 @@ def make_weights(config):
     **config.network.to_dict() | {'projector': None, 'predictor': None},
   )
   params, state = tiny_run.random_network(forward)
-  card = {'source': 'no/weights', 'licence': None}
+  card = {'source': 'no/weights', 'sha256': '0', 'weights': 'online'}
+  card['licence'] = None
   network = config.network.to_dict()
   return weights_lib.EncoderWeights(
     params, state, network, None, 24, 'whole', card
@@ -187,6 +188,7 @@ def test_every_value_of_the_training_arrives(monkeypatch, tmp_path):
   assert run['dataset'] is sets[0].result and run['path'] == str(tmp_path)
   assert run['method'].num_steps == 15
   assert run['method'].weights.params is weights.params
+  assert run['origin'] == weights.card
   path = str(tmp_path / 'no/weights')
   changed = config.to_dict() | {'init': {'checkpoint': path}}
   assert run['config'] == changed
@@ -238,7 +240,10 @@ def test_a_run_starts_from_the_weights_of_another(
   # Resumes without the weights, from any folder.
   values['init.checkpoint'] = str(workdir)
   monkeypatch.setattr(pretrained, 'read_weights', None)
+  opened = wiring.spy(monkeypatch, steps, 'open_manager')
   assert byol_jax.pretrain('shapes', tmp_path / 'run', values)['step'] == 2
+  # Its record is read once, and then it is opened to save.
+  assert [x.arguments.get('writes', False) for x in opened] == [False, True]
 
 
 @pytest.mark.parametrize(

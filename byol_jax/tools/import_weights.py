@@ -21,7 +21,7 @@ from byol_jax.convert import (
   weights as weights_lib,
 )
 from byol_jax.data import catalog, from_config
-from byol_jax.training import provenance, workdir as workdir_lib
+from byol_jax.training import workdir as workdir_lib
 
 
 def import_weights(
@@ -75,7 +75,8 @@ def import_weights(
   state = _make_state(method, found, checkpoint)
   record = filled.to_dict() | {'training_set': training_set}
   step = int(state.step)
-  _write_workdir(folder, record, state, step, found.card)
+  origin = workdir_lib.describe_origin(found.card)
+  _write_workdir(folder, record, state, step, origin)
   what = f'step {step}' if checkpoint else 'an encoder without a run: step 0'
   log(f'{found.network["encoder"]}, {what}; {folder}')
   if found.card['licence']:
@@ -181,7 +182,7 @@ def _write_workdir(
   record: dict[str, Any],
   state: Any,
   step: int,
-  card: Mapping[str, Any],
+  origin: Mapping[str, Any],
 ) -> None:
   """Writes the workdir whole; DataError if it cannot be written."""
   with _refuse_unwritable(folder), files.fill_folder(folder) as temporary:
@@ -189,12 +190,11 @@ def _write_workdir(
     saver = checkpointer.Checkpointer(
       workdir_lib.checkpoint_folder(temporary),
       keep=1,
-      record={'config': record, 'versions': provenance.list_versions()},
+      record=workdir_lib.make_record(record, origin),
     )
     with contextlib.closing(saver):
       saver.save(step, state, {})
-    workdir_lib.write_record(temporary, record)
-    workdir_lib.write_origin(temporary, card)
+    workdir_lib.write_record(temporary, record, origin)
 
 
 def _require_space(folder: pathlib.Path, state: Any) -> None:

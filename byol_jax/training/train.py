@@ -22,7 +22,6 @@ from byol_jax.training import (
   loop,
   multi_step,
   preemption,
-  provenance,
   recovery,
   watchdog,
   workdir,
@@ -58,6 +57,7 @@ def train(
   *,
   config: Mapping[str, Any],
   steps_per_call: int,
+  origin: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
   """Trains in a workdir, from its last completed step if it has one.
 
@@ -68,6 +68,7 @@ def train(
     options: when and where to save and to log, limits on faults.
     config: plain dict, which the workdir records.
     steps_per_call: see `multi_step.make_step_calls`.
+    origin: see `workdir.make_record`.
 
   Returns:
     The scalars of the last log interval, `step` and `seconds`.
@@ -81,15 +82,14 @@ def train(
   """
   began = time.monotonic()
   record = dict(config) | {'training_set': describe_dataset(dataset)}
-  opened = open_training(method, dataset, path, options, record, steps_per_call)
-  with opened as context:
+  with open_training(
+    method, dataset, path, options, record, steps_per_call, origin
+  ) as context:
     saver = context.checkpointer
     start = recovery.restore_or_init(saver, method, 'start')
     # A configuration binds a workdir from its first checkpoint on.
-    write = functools.partial(workdir.write_record, context.workdir, record)
+    write = lambda: workdir.write_record(context.workdir, record, origin)
     processes.raise_on_all('config.json', write if saver else lambda: None)
-    if saver and method.weights and not start.is_resumed:
-      workdir.write_origin(context.workdir, method.weights.card)
     notes = list(method.derived)
     if start.is_resumed:
       notes.append(f'resumed after step {start.step} of {method.num_steps}')
@@ -108,8 +108,7 @@ def train(
         advice = recovery.advice_after_divergence(saver)
         failure = errors.DivergedError(f'{error}; {advice}')
         raise processes.mark_collective(failure) from None
-  seconds = time.monotonic() - began
-  return means | {'step': method.num_steps, 'seconds': seconds}
+  return means | {'step': method.num_steps, 'seconds': time.monotonic() - began}
 
 
 @contextlib.contextmanager
@@ -120,6 +119,7 @@ def open_training(
   options: loop.TrainingOptions,
   record: dict[str, Any],
   steps_per_call: int,
+  origin: Mapping[str, Any] | None,
 ) -> Iterator[loop.TrainingContext]:
   """Opens all that a run needs, and closes it.
 
@@ -131,7 +131,8 @@ def open_training(
   with contextlib.ExitStack() as stack:
     stop_request = stack.enter_context(preemption.PreemptionGuard())
     saver = processes.raise_on_all(
-      'workdir', lambda: _open_checkpointer(stack, path, checkpoint, record)
+      'workdir',
+      lambda: _open_checkpointer(stack, path, checkpoint, record, origin),
     )
     # Later than the timeout of a batch, whose message says more.
     timer = watchdog.Watchdog(1.1 * faults.stall_seconds)
@@ -206,6 +207,7 @@ def _open_checkpointer(
   path: str,
   options: loop.CheckpointOptions,
   record: dict[str, Any],
+  origin: Mapping[str, Any] | None,
 ) -> checkpointer.Checkpointer | None:
   """Locks the workdir and opens its checkpoints, in process 0 only.
 
@@ -217,7 +219,7 @@ def _open_checkpointer(
   saver = checkpointer.Checkpointer(
     workdir.checkpoint_folder(path, options.folder),
     keep=options.keep,
-    record={'config': record, 'versions': provenance.list_versions()},
+    record=workdir.make_record(record, origin),
     check_record=functools.partial(workdir.require_same_run, record),
   )
   return stack.enter_context(contextlib.closing(saver))

@@ -59,10 +59,16 @@ def open_workdir(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     yield folder
 
 
-def write_record(folder: pathlib.Path, config: dict[str, Any]) -> None:
-  """Saves a plain dict as config.json, and the versions as versions.json."""
+def write_record(
+  folder: pathlib.Path,
+  config: Mapping[str, Any],
+  origin: Mapping[str, Any] | None,
+) -> None:
+  """Writes what `make_record` returns as config.json, versions.json, ORIGIN."""
   files.write_json(folder / 'config.json', config)
   files.write_json(folder / 'versions.json', provenance.list_versions())
+  if origin:
+    files.write_json(folder / ORIGIN, origin)
 
 
 def read_config_file(path: str | pathlib.Path) -> dict[str, Any]:
@@ -92,19 +98,27 @@ def read_config_file(path: str | pathlib.Path) -> dict[str, Any]:
   return config
 
 
-def write_origin(folder: pathlib.Path, card: Mapping[str, Any]) -> None:
-  """Records in origin.json the weights with which a run starts.
+def make_record(
+  config: Mapping[str, Any], origin: Mapping[str, Any] | None
+) -> dict[str, Any]:
+  """Returns what each checkpoint records of its run.
 
   Args:
-    folder: of the run.
-    card: `source`, `sha256`, `weights` and `licence` are taken from it.
+    config: configuration and training set, a plain dict.
+    origin: from `describe_origin`; None for a run of random weights.
   """
+  record = {'config': config, 'versions': provenance.list_versions()}
+  return record | ({'origin': origin} if origin else {})
+
+
+def describe_origin(card: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what a run records of the weights with which it starts."""
   names = ('source', 'sha256', 'weights', 'licence')
-  files.write_json(folder / ORIGIN, {name: card[name] for name in names})
+  return {name: card[name] for name in names}
 
 
 def read_origin(folder: pathlib.Path) -> dict[str, Any] | None:
-  """Returns what `write_origin` recorded; None for a run of random weights.
+  """Returns what origin.json holds; None for a run of random weights.
 
   Raises:
     DataError: the file is damaged.

@@ -65,6 +65,14 @@ def test_an_imported_run_has_the_bits_of_the_file(published, imported, weights):
   assert found.card['licence'] == expected.card['licence']
 
 
+def test_a_copy_of_the_checkpoints_alone_has_the_licence(imported, tmp_path):
+  """As it comes from a bucket."""
+  shutil.copytree(imported / 'checkpoints', tmp_path / 'checkpoints')
+  card = byol_jax.load(tmp_path).card
+  assert card['licence'] == byol_jax.load(imported).card['licence']
+  assert card['licence'].startswith('CC BY-NC 4.0')
+
+
 @pytest.mark.parametrize('to', (npz, safetensors))
 def test_an_exported_encoder_is_the_same_object(imported, tmp_path, to):
   expected = byol_jax.load(imported)
@@ -99,7 +107,9 @@ def test_an_imported_run_goes_on_and_is_evaluated(imported, tmp_path):
   after, facts = checkpointer.read_arrays(imported / 'checkpoints')
   assert facts['step'] == 6 and after.keys() == before.keys()
   assert int(after['online_state/' + NORM]) == 8 + 4  # two views a step
-  assert byol_jax.load(imported).card['licence'].startswith('CC BY-NC')
+  origin = facts['record']['origin']
+  assert origin['licence'].startswith('CC BY-NC')
+  assert origin == json.loads((imported / 'origin.json').read_text())
   results = byol_jax.knn(imported, overrides={'ks': (1,), 'batch_size': 8})
   assert results['queries'] == 60 and 0 <= results['knn_k1_t0.1'] <= 1
   recorded = (imported / 'evaluations.jsonl').read_text()

@@ -14,6 +14,7 @@ import pytest
 
 import byol_jax
 from byol_jax import api, configuration, experiment, pretrained
+from byol_jax.checkpoints import checkpointer
 from byol_jax.training import workdir
 from tests.helpers import tiny_run
 from tests.helpers.tiny_checkpoint import arrays_of, assert_same_arrays
@@ -84,7 +85,8 @@ def test_every_key_since_then_has_a_value_that_means_its_absence(stored):
 def keep_old_values(path):
   """Returns the configuration with which a run of today resumes the old one."""
   config = make_config()
-  config.update_from_flattened_dict(pretrained.find_old_values(config, path))
+  record = checkpointer.read_record(path / 'checkpoints')
+  config.update_from_flattened_dict(pretrained.find_old_values(config, record))
   return config.to_dict()
 
 

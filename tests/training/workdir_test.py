@@ -26,7 +26,7 @@ def test_a_new_folder_gets_config_and_versions(tmp_path):
   config = {'seed': 0, 'network': {'projector': (4096, 256), 'stem': None}}
   with workdir.open_workdir(tmp_path / 'a' / 'b') as folder:
     assert folder == tmp_path / 'a' / 'b'
-    workdir.write_record(folder, config)
+    workdir.write_record(folder, config, None)
     found = {'seed': 0, 'network': {'projector': [4096, 256], 'stem': None}}
     assert workdir.read_config_file(folder) == found
   versions = json.loads((folder / 'versions.json').read_text())
