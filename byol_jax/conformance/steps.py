@@ -183,14 +183,10 @@ def _compare_shapes(
   for field in deepmind.TREES:
     found = networks.list_shapes(getattr(ours, field))
     expected = networks.list_shapes(getattr(official, field))
-    differ = [
-      f'{errors.quote("|".join(name))} is {found.get(name)},'
-      f' {expected.get(name)} in the file'
-      for name, _ in sorted(found.items() ^ expected.items())
-    ]
+    differences = networks.describe_differences((found, expected))
     yield compare.Comparison(
       *(f'{tag}: names and shapes', f'{field} of {tag}.pkl'),
-      *((math.inf, differ[0]) if differ else (0.0,)),
+      *((math.inf, differences) if differences else (0.0,)),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from byol_jax import errors, files, networks
+from byol_jax import errors, networks
 from byol_jax.convert import safe_pickle, shapes, weights as weights_lib
 
 Tree = dict[str, dict[str, np.ndarray]]
@@ -80,17 +80,15 @@ def _read_whole(content: Any, path: str) -> OfficialCheckpoint:
   for name, tree in trees.items():
     expected = f'{path}: {name}: expected {{module: {{leaf: array}}}}'
     _require(tree is not None, expected, fields[name])
-  for kind in ('params', 'state'):
-    online, target = (
-      networks.list_shapes(trees[f'{network}_{kind}'])
-      for network in ('online', 'target')
+  shapes_of = {k: networks.list_shapes(tree) for k, tree in trees.items()}
+  differences = networks.describe_differences(
+    (shapes_of['target_params'], shapes_of['online_params']),
+    (shapes_of['target_state'], shapes_of['online_state']),
+  )
+  if differences:
+    raise errors.DataError(
+      f'{path}: expected the target network like the online one: {differences}'
     )
-    for leaf, _ in sorted(online.items() ^ target.items()):
-      raise errors.DataError(
-        f'{path}: expected target_{kind} like online_{kind}, found'
-        f' {errors.quote("|".join(leaf))} {target.get(leaf)} in the target,'
-        f' {online.get(leaf)} in the online network'
-      )
   return OfficialCheckpoint(
     step=_read_step(content['step'], path),
     rng=_read_rng(content['rng'], path),
@@ -149,14 +147,9 @@ def read_published(
     num_classes=None if kernel is None else np.atleast_1d(kernel).shape[-1],
     image_size=image_size,
     eval_crop='crop',
-    card={
-      'source': pathlib.Path(path).name,
-      'sha256': files.digest_file(path),
-      'weights': network,
-      'config': None,
-      'revision': None,
-      'licence': LICENCE,
-    },
+    card=weights_lib.complete_card(
+      pathlib.Path(path), {'weights': network, 'licence': LICENCE}
+    ),
   )
   weights = shapes.check_weights(weights, where)
   if checkpoint and not shapes.has_heads(weights.params, weights.network):

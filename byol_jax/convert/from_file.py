@@ -1,11 +1,9 @@
 """Reads an encoder from a file of any format that byol_jax knows."""
 
-from collections.abc import Mapping
 import importlib
 import pathlib
-from typing import Any
 
-from byol_jax import errors, files
+from byol_jax import errors
 from byol_jax.convert import (
   deepmind,
   npz,
@@ -89,15 +87,4 @@ def read_encoder(
   )
   found = converter.read_encoder(path)
   found = shapes.check_weights(found, errors.quote(path))
-  return found._replace(card=_complete_card(path, found.card))
-
-
-def _complete_card(
-  path: pathlib.Path, card: Mapping[str, Any]
-) -> dict[str, Any]:
-  """Returns a card with all keys; the file's own values come first."""
-  known: dict[str, Any] = {'source': path.name, 'weights': 'online'}
-  known |= dict.fromkeys(('config', 'revision', 'licence'))
-  if 'sha256' not in card:
-    known['sha256'] = files.digest_file(path)
-  return known | dict(card)
+  return found._replace(card=weights_lib.complete_card(path, found.card))

@@ -1,8 +1,10 @@
 """What every format stores of an encoder."""
 
+from collections.abc import Mapping
+import pathlib
 from typing import Any, NamedTuple
 
-from byol_jax import networks
+from byol_jax import files, networks
 
 
 class EncoderWeights(NamedTuple):
@@ -27,3 +29,14 @@ class EncoderWeights(NamedTuple):
   image_size: int
   eval_crop: str
   card: dict[str, Any]
+
+
+def complete_card(
+  path: pathlib.Path, card: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns a card with all keys; what a file says itself comes first."""
+  known: dict[str, Any] = {'source': path.name, 'weights': 'online'}
+  known |= dict.fromkeys(('config', 'revision', 'licence'))
+  if 'sha256' not in card:
+    known['sha256'] = files.digest_file(path)
+  return known | dict(card)

@@ -154,7 +154,9 @@ def test_an_unusable_configuration_is_refused(tmp_path, config, message):
 def test_another_network_is_named(tmp_path):
   """The checkpoint's names and shapes must be those of our network."""
   folder = write_run(tmp_path, read_vectors(), projector_hidden_size=48)
-  with pytest.raises(errors.CheckFailed, match=r'is \(1, 48\), \(1, 64\) in'):
+  with pytest.raises(
+    errors.CheckFailed, match=r'expected \[1, 64\], found \[1, 48\]'
+  ):
     run.run(folder)
 
 
