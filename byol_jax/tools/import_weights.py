@@ -64,8 +64,9 @@ def import_weights(
       'optimizer.name: the checkpoint has the momentum of LARS, found adamw;'
       ' leave it out, or pretrain with --config.init.checkpoint'
     )
-  num_classes = found.num_classes
-  num_examples = _count_images(filled)
+  num_examples, num_classes = _describe_images(filled)
+  if found.num_classes is not None:
+    num_classes = found.num_classes
   training_set = {
     'num_examples': num_examples,
     'num_classes': num_classes,
@@ -149,12 +150,13 @@ def _fill_config(
   return filled
 
 
-def _count_images(config: config_dict.ConfigDict) -> int:
-  """Returns the size of the training set, from its facts if it is known."""
+def _describe_images(config: config_dict.ConfigDict) -> tuple[int, int | None]:
+  """Returns images and classes of the training set, by its facts if known."""
   facts = catalog.find_facts(config.dataset)
   if facts is not None and config.data_dir is None:
-    return facts.num_train
-  return from_config.make_image_set(config, 'train').num_examples
+    return facts.num_train, facts.num_classes
+  images = from_config.make_image_set(config, 'train')
+  return images.num_examples, images.num_classes
 
 
 def _make_state(

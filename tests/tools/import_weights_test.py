@@ -88,22 +88,31 @@ def test_an_exported_encoder_is_the_same_object(imported, tmp_path, to):
   np.testing.assert_array_equal(found(image), expected(image))
 
 
-def test_an_imported_run_goes_on_and_is_evaluated(imported, tmp_path):
-  """With other images, of which the file says nothing, and any other rate."""
+def make_images(folder):
+  """A labelled set of 60 images in 10 classes, and its test set."""
   generator = np.random.default_rng(0)
-  folder = tmp_path / 'images.npz'
   images = generator.integers(0, 256, (60, 32, 32, 3), np.uint8)
   arrays = {'images': images, 'labels': np.arange(60) % 10}
   tests = {f'test_{name}': array for name, array in arrays.items()}
-  np.savez(folder, **arrays, **tests)
-  before = checkpointer.read_arrays(imported / 'checkpoints')[0]
-  config = byol_jax.load(imported).config.unlock()
+  np.savez(folder / 'images.npz', **arrays, **tests)
+  return folder / 'images.npz'
+
+
+def go_on(workdir, images, epochs):
+  """The step after training goes on, with any other rate."""
+  config = byol_jax.load(workdir).config.unlock()
   config.update_from_flattened_dict(
     tiny_config.FLIP_ONLY
-    | {'dataset': str(folder), 'epochs': 0.8, 'schedule.base_rate': 0.1}
+    | {'dataset': str(images), 'epochs': epochs, 'schedule.base_rate': 0.1}
     | {'log.tensorboard': False}
   )
-  assert byol_jax.pretrain(config, imported)['step'] == 6
+  return byol_jax.pretrain(config, workdir)['step']
+
+
+def test_an_imported_run_goes_on_and_is_evaluated(imported, tmp_path):
+  """With other images, of which the file says nothing."""
+  before = checkpointer.read_arrays(imported / 'checkpoints')[0]
+  assert go_on(imported, make_images(tmp_path), epochs=0.8) == 6
   after, facts = checkpointer.read_arrays(imported / 'checkpoints')
   assert facts['step'] == 6 and after.keys() == before.keys()
   assert int(after['online_state/' + NORM]) == 8 + 4  # two views a step
@@ -126,6 +135,7 @@ def test_an_encoder_alone_starts_at_step_0(vectors, tmp_path, capsys):
   words = [f'--config.{key}={value}' for key, value in VALUES.items()]
   words += ['--config.network.projector=(16,8)']
   words += ['--config.network.predictor=(16,8)']
+  words += [f'--config.dataset={make_images(tmp_path)}']
   assert (
     command.main(['import', str(file), f'--workdir={workdir}', *words]) == 0
   )
@@ -136,6 +146,8 @@ def test_an_encoder_alone_starts_at_step_0(vectors, tmp_path, capsys):
     np.testing.assert_array_equal(found[path], leaf)
   network = pretrained.open_run(workdir).config.network
   assert [*network.projector] == [16, 8]
+  # Its classifier is that of the images.
+  assert go_on(workdir, make_images(tmp_path), epochs=0.2) == 1
 
 
 @pytest.mark.parametrize(
