@@ -48,12 +48,11 @@ def write_encoder(weights: weights_lib.EncoderWeights, folder: Path) -> None:
 def _describe_processor(weights: weights_lib.EncoderWeights) -> dict:
   """Returns the settings of the image processor."""
   size = weights.image_size
-  share = 1.0 if weights.eval_crop == 'whole' else 0.875
   return {
     'image_processor_type': 'BitImageProcessor',
     'do_convert_rgb': True,
     'do_resize': True,
-    'size': {'shortest_edge': round(size / share)},
+    'size': {'shortest_edge': round(size / weights.crop_share)},
     'resample': 3,  # bicubic
     'do_center_crop': True,
     'crop_size': {'height': size, 'width': size},

@@ -1,13 +1,12 @@
 """Writes encoders for timm: its ResNet with the keys of torchvision's."""
 
-from collections.abc import Callable
 import json
 from pathlib import Path
 
-import numpy as np
-
 from byol_jax import networks
 from byol_jax.convert import torch, weights as weights_lib
+
+open_encoder = torch.open_encoder
 
 
 def write_encoder(weights: weights_lib.EncoderWeights, folder: Path) -> None:
@@ -31,7 +30,7 @@ def write_encoder(weights: weights_lib.EncoderWeights, folder: Path) -> None:
     'pretrained_cfg': {
       'input_size': [3, size, size],
       'interpolation': 'bicubic',
-      'crop_pct': 1.0 if weights.eval_crop == 'whole' else 0.875,
+      'crop_pct': weights.crop_share,
       'mean': networks.MEAN_RGB,
       'std': networks.STD_RGB,
       'num_classes': classes,
@@ -40,8 +39,3 @@ def write_encoder(weights: weights_lib.EncoderWeights, folder: Path) -> None:
     },
   }
   (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
-
-
-def open_encoder(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
-  """Returns the written network: normalised float32 [B, H, W, 3] -> [B, D]."""
-  return torch.open_encoder(folder)

@@ -30,6 +30,11 @@ class EncoderWeights(NamedTuple):
   eval_crop: str
   card: dict[str, Any]
 
+  @property
+  def crop_share(self) -> float:
+    """The share of an image's shorter side that the evaluation crop keeps."""
+    return 1.0 if self.eval_crop == 'whole' else 0.875
+
 
 def complete_card(
   path: pathlib.Path, card: Mapping[str, Any]
