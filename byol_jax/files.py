@@ -66,11 +66,41 @@ def write_json(path: str | pathlib.Path, value: Any) -> None:
     ) from error
 
 
-def is_free(folder: pathlib.Path) -> bool:
-  """Returns whether a folder is missing or empty; raises OSError."""
-  if not folder.is_dir():
-    return not os.path.lexists(folder)
-  return not any(folder.iterdir())
+@contextlib.contextmanager
+def refuse_unwritable(name: str) -> Iterator[None]:
+  """Raises DataError, with what could not be written, for an OSError."""
+  try:
+    yield
+  except OSError as error:
+    raise errors.DataError(
+      f'{name}: cannot be written: {error.strerror or error}; name a place'
+      ' where you may write'
+    ) from error
+
+
+def find_free_folder(name: str, path: str | os.PathLike[str]) -> pathlib.Path:
+  """Returns the real path of a folder that is missing or empty.
+
+  Args:
+    name: of the argument, for messages.
+    path: of this machine.
+
+  Raises:
+    ConfigError: it can be no local path.
+    DataError: something is there, or it cannot be looked at.
+  """
+  check_path(name, path)
+  where = f'{name} {errors.quote(path)}'
+  if '://' in str(path):
+    raise errors.ConfigError(f'{where}: expected a folder on this machine')
+  folder = pathlib.Path(os.path.realpath(expand_home(path)))
+  with refuse_unwritable(where):
+    is_folder = folder.is_dir()
+    if any(folder.iterdir()) if is_folder else os.path.lexists(folder):
+      raise errors.DataError(
+        f'{where}: expected a folder that is missing or empty; name another'
+      )
+  return folder
 
 
 @contextlib.contextmanager

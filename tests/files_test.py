@@ -48,7 +48,8 @@ def test_a_folder_is_filled_whole_or_left_as_it_was(tmp_path, exists):
 
   with pytest.raises(ZeroDivisionError):
     fail(lambda: 1 / 0)
-  assert files.is_free(folder) and folder.exists() is exists
+  assert files.find_free_folder('goal', folder) == folder.resolve()
+  assert folder.exists() is exists
   with pytest.raises(OSError, match='not empty'):
     fail(fill)
   assert os.listdir(folder) == ['of another process']

@@ -1,7 +1,6 @@
 """Writes the representations of an image set into one .npz file."""
 
-from collections.abc import Iterator, Sequence
-import contextlib
+from collections.abc import Sequence
 import os
 from pathlib import Path
 
@@ -41,9 +40,10 @@ def write_embeddings(
   path = files.expand_home(output)
   temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
   is_writer = jax.process_index() == 0
+  name = f'output {errors.quote(output)}'
   if is_writer:
     # Before the work: a file that cannot be written fails at once.
-    with _refuse_unwritable(output):
+    with files.refuse_unwritable(name):
       if path.exists():
         path.open('ab').close()
       path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def write_embeddings(
     batches = dataset.eval_batches(PER_DEVICE * jax.device_count())
     found = features.extract_features(encoder, batches)
     if is_writer:
-      with _refuse_unwritable(output):
+      with files.refuse_unwritable(name):
         rows = np.array([names[i] for i in found.ids], dtype=np.str_)
         with temporary.open('wb') as file:  # savez adds a suffix to a name
           np.savez(file, representations=found.values, names=rows)
@@ -61,15 +61,3 @@ def write_embeddings(
     if is_writer:
       temporary.unlink(missing_ok=True)
   return len(found.ids)
-
-
-@contextlib.contextmanager
-def _refuse_unwritable(output: str | Path) -> Iterator[None]:
-  """Turns errors of the file system into one line for the user."""
-  try:
-    yield
-  except OSError as error:
-    raise errors.DataError(
-      f'--output={output}: cannot be written ({error.strerror}); name a file'
-      ' in a folder where you may write'
-    ) from error

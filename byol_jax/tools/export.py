@@ -1,7 +1,6 @@
 """Writes the encoder of a run for another framework, and checks it there."""
 
-from collections.abc import Callable, Iterator
-import contextlib
+from collections.abc import Callable
 import importlib
 import json
 import os
@@ -60,10 +59,13 @@ def export_encoder(
   _check_value('weights', weights, ('online', 'target'))
   _check_value('with', parts, (*PARTS,))
   converter = importlib.import_module(f'byol_jax.convert.{to}')
-  goal = _require_free(output)
+  goal = files.find_free_folder('output', output)
   whole = pretrained.read_weights(workdir, weights)
   kept = select_parts(whole, parts)
-  with _refuse_unwritable(output), files.fill_folder(goal, CARD) as folder:
+  with (
+    files.refuse_unwritable(f'output {errors.quote(output)}'),
+    files.fill_folder(goal, CARD) as folder,
+  ):
     converter.write_encoder(kept, folder)
     found = parity.compare_encoders(
       parity.make_ours(shapes.make_forward(whole), whole.params, whole.state),
@@ -111,32 +113,6 @@ def select_parts(
       )
   num_classes = weights.num_classes if parts == 'classifier' else None
   return weights._replace(params=params, state=state, num_classes=num_classes)
-
-
-def _require_free(output: str | os.PathLike[str]) -> pathlib.Path:
-  """Returns the real path of a folder that is missing or empty."""
-  files.check_path('output', output)
-  name = f'--output={errors.quote(output)}'
-  if '://' in str(output):
-    raise errors.DataError(f'{name}: expected a local folder')
-  goal = pathlib.Path(os.path.realpath(files.expand_home(output)))
-  with _refuse_unwritable(output):
-    if not files.is_free(goal):
-      raise errors.DataError(
-        f'{name}: expected a folder that is missing or empty; name another'
-      )
-  return goal
-
-
-@contextlib.contextmanager
-def _refuse_unwritable(output: str | os.PathLike[str]) -> Iterator[None]:
-  try:
-    yield
-  except OSError as error:
-    raise errors.DataError(
-      f'--output={errors.quote(output)}: cannot be written:'
-      f' {error.strerror or error}; name a folder where you may write'
-    ) from error
 
 
 def _set_aside(folder: pathlib.Path, goal: pathlib.Path) -> pathlib.Path:

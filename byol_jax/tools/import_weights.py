@@ -1,6 +1,6 @@
 """Makes a workdir of weights from elsewhere: the verb `import`."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import errno
 import os
@@ -53,9 +53,8 @@ def import_weights(
       the weights.
     DataError: the file cannot be used, or the workdir cannot be written.
   """
-  for name, value in (('path', path), ('workdir', workdir)):
-    files.check_path(name, value)
-  folder = _require_free(workdir)
+  files.check_path('path', path)
+  folder = files.find_free_folder('workdir', workdir)
   preset = configuration.load(config, overrides, 'pretrain')
   found, checkpoint = _read_weights(path, preset.image_size)
   filled = _fill_config(found, preset, overrides)
@@ -93,23 +92,6 @@ def _read_weights(
   if file.suffix == from_file.PUBLISHED:
     return deepmind.read_published(file, image_size)
   return from_file.read_encoder(file, 'online', image_size), None
-
-
-def _require_free(workdir: str | os.PathLike) -> pathlib.Path:
-  """Returns the folder of a new workdir; DataError if something is there."""
-  if '://' in str(workdir):
-    raise errors.ConfigError(
-      f'workdir: expected a folder on this machine, found'
-      f' {errors.quote(workdir)}'
-    )
-  folder = pathlib.Path(os.path.realpath(files.expand_home(workdir)))
-  with _refuse_unwritable(folder):
-    if not files.is_free(folder):
-      raise errors.DataError(
-        f'workdir {errors.quote(folder)}: expected a new or empty folder, found'
-        ' files; give another --workdir'
-      )
-  return folder
 
 
 def _fill_config(
@@ -187,7 +169,10 @@ def _write_workdir(
   origin: Mapping[str, Any],
 ) -> None:
   """Writes the workdir whole; DataError if it cannot be written."""
-  with _refuse_unwritable(folder), files.fill_folder(folder) as temporary:
+  with (
+    files.refuse_unwritable(f'workdir {errors.quote(folder)}'),
+    files.fill_folder(folder) as temporary,
+  ):
     _require_space(temporary, state)
     saver = checkpointer.Checkpointer(
       workdir_lib.checkpoint_folder(temporary),
@@ -212,14 +197,3 @@ def _require_space(folder: pathlib.Path, state: Any) -> None:
       f'{os.strerror(errno.ENOSPC)}, {free / 1e6:,.1f} MB for'
       f' {needed / 1e6:,.1f} MB',
     )
-
-
-@contextlib.contextmanager
-def _refuse_unwritable(folder: pathlib.Path) -> Iterator[None]:
-  try:
-    yield
-  except OSError as error:
-    raise errors.DataError(
-      f'workdir {errors.quote(folder)}: expected a place where one may write,'
-      f' found: {error.strerror}'
-    ) from error

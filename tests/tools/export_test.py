@@ -129,9 +129,9 @@ def test_a_place_that_cannot_be_written(refused, labelled, tmp_path):
   (full / 'file').touch()
   for output in (full, full / 'file', '/'):
     refused(3, 'missing or empty', *arguments(labelled, output))
-  pattern = r'--output=.*: cannot be written: (Not|File)'
+  pattern = r'output .*: cannot be written: (Not|File)'
   refused(3, pattern, *arguments(labelled, full / 'file' / 'out'))
-  refused(3, 'a local folder', *arguments(labelled, 'gs://bucket/out'))
+  refused(2, 'on this machine', *arguments(labelled, 'gs://bucket/out'))
 
 
 @pytest.mark.parametrize('to', ('npz', 'saved_model', 'safetensors'))
@@ -140,7 +140,7 @@ def test_a_full_disk(refused, labelled, tmp_path, to):
   old = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, old[1]))
   try:
-    pattern = r'--output=.*: cannot be written: .*File too large'
+    pattern = r'output .*: cannot be written: .*File too large'
     refused(3, pattern, *arguments(labelled, tmp_path / 'out', to))
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, old)
