@@ -189,7 +189,7 @@ def _read_record(
 
   def read() -> tuple[dict[str, Any] | None, dict[str, Any]]:
     record = checkpointer.read_record(folder)
-    return record, pretrained.find_old_values(config, record or {})
+    return record, experiment.find_old_values(config, record or {})
 
   is_first = jax.process_index() == 0
   record, old = processes.raise_on_all(

@@ -6,6 +6,7 @@ section is the keyword arguments of one factory.
 
 from collections.abc import Callable, Collection, Mapping
 import copy
+import logging
 from typing import Any, NamedTuple
 
 import jax
@@ -190,6 +191,30 @@ def add_old_values(saved: Mapping[str, Any]) -> dict[str, Any]:
       section = section.setdefault(part, {})
     section.setdefault(name, value)
   return filled
+
+
+def find_old_values(
+  config: config_dict.ConfigDict, record: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns the values with which a run with a checkpoint's record goes on.
+
+  They are the `OLD_VALUES` of the keys that the record lacks and
+  that have their default in `config`: so the same command resumes a run of an
+  earlier version.
+  """
+  if 'config' not in record:
+    return {}
+  saved = configuration.flatten(config_dict.ConfigDict(record['config']))
+  now = configuration.flatten(config)
+  defaults = configuration.flatten(configuration.read_preset('pretrain'))
+  old = {
+    key: value
+    for key, value in OLD_VALUES.items()
+    if key not in saved and now[key] == defaults[key] != value
+  }
+  for key, value in old.items():
+    logging.warning('%s: %r, as when this run began', key, value)
+  return old
 
 
 def build(

@@ -4,12 +4,11 @@
 published checkpoint.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import dataclasses
 import functools
 import hashlib
 import json
-import logging
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -51,6 +50,7 @@ class PretrainedEncoder:
     dim: D, the width of the representation.
     num_classes: of the classifier; None without one.
     card: what is known of the weights: `source`, `sha256`, `licence` and more.
+    axis_name: see `load`.
   """
 
   params: networks.Params = dataclasses.field(repr=False)
@@ -59,7 +59,21 @@ class PretrainedEncoder:
   dim: int
   num_classes: int | None
   card: dict[str, Any]
-  forward: networks.Forward
+  axis_name: str | None = None
+
+  def __getstate__(self) -> dict[str, Any]:
+    """Returns the fields, for a pickle or a copy; functions are made again."""
+    return {x.name: getattr(self, x.name) for x in dataclasses.fields(self)}
+
+  @functools.cached_property
+  def forward(self) -> networks.Forward:
+    """The network as functions, with the heads that are there."""
+    weights = weights_lib.EncoderWeights(
+      *(self.params, self.state, self.config.network.to_dict()),
+      *(self.num_classes, self.image_size, self.config.data.eval_crop),
+      self.card,
+    )
+    return shapes.make_forward(weights, self.axis_name)
 
   @property
   def image_size(self) -> int:
@@ -136,7 +150,7 @@ class PretrainedEncoder:
     width = f' {network.width:g}x' if network.width != 1 else ''
     version = ' v2' if network.version == 2 else ''
     licence = f', {card["licence"]}' if card['licence'] else ''
-    return (
+    return errors.to_line(
       f'<{network.encoder}{width}{version}, {card["weights"]} weights of'
       f' {source}: images {self.image_size}x{self.image_size} ->'
       f' float32 [B, {self.dim}]{licence}>'
@@ -158,7 +172,7 @@ def load(
     UserError: see `read_weights`.
   """
   found = read_weights(path, weights)
-  forward = shapes.make_forward(found, axis_name)
+  forward = shapes.make_forward(found)
   encoder = features.make_encoder(forward, found.params, found.state, weights)
   return PretrainedEncoder(
     params=found.params,
@@ -167,7 +181,7 @@ def load(
     dim=encoder.dim,
     num_classes=found.num_classes,
     card=found.card,
-    forward=forward,
+    axis_name=axis_name,
   )
 
 
@@ -180,11 +194,12 @@ def make_config(
   Weights from elsewhere have that of `base`, by default configs/pretrain.py,
   with their own network and preprocessing.
   """
-  if found.card['config'] is not None and base is None:
-    values = experiment.add_old_values(found.card['config'])
-    return configuration.validate(config_dict.ConfigDict(values), 'pretrain')
-  config = configuration.read_preset('pretrain') if base is None else base
-  config = config.copy_and_resolve_references()
+  saved = found.card['config']
+  if base is None and saved is not None:
+    config = config_dict.ConfigDict(experiment.add_old_values(saved))
+  else:
+    config = configuration.read_preset('pretrain') if base is None else base
+    config = config.copy_and_resolve_references()
   config.update_from_flattened_dict(
     {f'network.{key}': value for key, value in found.network.items()}
     | {'image_size': found.image_size, 'data.eval_crop': found.eval_crop}
@@ -255,30 +270,6 @@ def read_config(workdir: str | os.PathLike) -> config_dict.ConfigDict:
   return config_dict.ConfigDict(experiment.add_old_values(saved)).lock()
 
 
-def find_old_values(
-  config: config_dict.ConfigDict, record: Mapping[str, Any]
-) -> dict[str, Any]:
-  """Returns the values with which a run with a checkpoint's record goes on.
-
-  They are the `experiment.OLD_VALUES` of the keys that the record lacks and
-  that have their default in `config`: so the same command resumes a run of an
-  earlier version.
-  """
-  if 'config' not in record:
-    return {}
-  saved = provenance.flatten_config(record['config'])
-  now = configuration.flatten(config)
-  defaults = configuration.flatten(configuration.read_preset('pretrain'))
-  old = {
-    key: value
-    for key, value in experiment.OLD_VALUES.items()
-    if key not in saved and now[key] == defaults[key] != value
-  }
-  for key, value in old.items():
-    logging.warning('%s: %r, as when this run began', key, value)
-  return old
-
-
 def open_encoder(
   run: Run, weights: str = 'online', *, calibration_batches: int = 50
 ) -> features.Encoder:
@@ -339,7 +330,15 @@ def read_weights(
   if '://' in str(path) or file is None:
     return _read_run_weights(path, weights)
   image_size = configuration.read_preset('pretrain').image_size
-  return from_file.read_encoder(file, weights, image_size)
+  found = from_file.read_encoder(file, weights, image_size)
+  try:
+    make_config(found)
+  except _NOT_A_CONFIG as error:
+    raise errors.DataError(
+      f'{errors.quote(file)}: its configuration cannot be used:'
+      f' {errors.first_line(error)}'
+    ) from error
+  return found
 
 
 def _read_run_weights(

@@ -1,7 +1,10 @@
 """A run on disk, of any version, whole or in part."""
 
 import contextlib
+import copy
+import dataclasses
 import json
+import pickle
 import re
 import types
 
@@ -12,6 +15,7 @@ import pytest
 from byol_jax import byol, configuration, errors, pretrained
 from byol_jax.checkpoints import checkpointer
 from byol_jax.conformance import compare
+from byol_jax.convert import npz
 from byol_jax.data import from_config
 from byol_jax.evals import features
 from tests.helpers import official, wiring
@@ -189,6 +193,46 @@ def test_a_linear_evaluation_is_the_encoder_with_its_classifier(
     official.write_file(file, vectors, change)
     with pytest.raises(errors.DataError, match="'classifier/w': expected"):
       pretrained.load(file)
+
+
+def test_an_encoder_goes_to_other_processes(published):
+  """Also one that has been called, with other parameters and an axis."""
+  path, vectors = published
+  images = vectors['eval/images'][:2]
+  encoder = pretrained.load(path, axis_name='i')
+  changed = jax.tree.map(lambda x: x + 1, encoder.params)
+  encoder = dataclasses.replace(encoder, params=changed)
+  expected = encoder(images)
+  found = pickle.loads(pickle.dumps(encoder))
+  np.testing.assert_array_equal(found(images), expected)
+  assert found.axis_name == 'i' and repr(found) == repr(encoder)
+  assert copy.deepcopy(encoder).config == encoder.config
+
+
+@pytest.mark.parametrize(
+  'change, pattern',
+  (
+    ({'image_size': 0}, "x.npz': its configuration .* image_size: expected"),
+    ({'eval_crop': 'none'}, 'data.eval_crop: expected'),
+    ({'network': {'padding': -0.5}}, 'padding'),
+    ({'card': {'config': {'seed': 0}}}, 'missing'),
+    ({'card': {'config': {'network': 3}}}, 'configuration'),
+    ({'card': {'licence': {}}}, "expected 'licence' .* text, found {}"),
+    ({'card': {'source': 5}}, "expected 'source'"),
+  ),
+)
+def test_a_file_with_facts_of_none_of_ours_is_one_line(
+  published, tmp_path, change, pattern
+):
+  weights = pretrained.read_weights(published[0])
+  for field, value in change.items():
+    old = getattr(weights, field)
+    value = old | value if isinstance(old, dict) else value
+    weights = weights._replace(**{field: value})
+  npz.write_encoder(weights, tmp_path)
+  file = (tmp_path / npz.FILE).rename(tmp_path / 'x.npz')
+  with pytest.raises(errors.DataError, match=pattern):
+    pretrained.load(file)
 
 
 def test_apply_is_pure_and_its_batch_norm_local_or_over_an_axis(published):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 import pathlib
 from typing import Any, NamedTuple
 
-from byol_jax import files, networks
+from byol_jax import errors, files, networks
 
 
 class EncoderWeights(NamedTuple):
@@ -39,7 +39,17 @@ class EncoderWeights(NamedTuple):
 def complete_card(
   path: pathlib.Path, card: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """Returns a card with all keys; what a file says itself comes first."""
+  """Returns a card with all keys; what a file says itself comes first.
+
+  Raises:
+    DataError: a value that is no text.
+  """
+  for name, value in card.items():
+    if not isinstance(value, str | None) and name != 'config':
+      raise errors.DataError(
+        f'{errors.quote(path)}: expected {errors.quote(name)} of its card to be'
+        f' a text, found {errors.quote(value)}'
+      )
   known: dict[str, Any] = {'source': path.name, 'weights': 'online'}
   known |= dict.fromkeys(('config', 'revision', 'licence'))
   if 'sha256' not in card:

@@ -91,7 +91,7 @@ def _read_weights(
   file = pathlib.Path(path).expanduser()
   if file.suffix == from_file.PUBLISHED:
     return deepmind.read_published(file, image_size)
-  return from_file.read_encoder(file, 'online', image_size), None
+  return pretrained.read_weights(path), None
 
 
 def _fill_config(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import byol_jax
-from byol_jax import api, configuration, experiment, pretrained
+from byol_jax import api, configuration, experiment
 from byol_jax.checkpoints import checkpointer
 from byol_jax.training import workdir
 from tests.helpers import tiny_run
@@ -86,7 +86,7 @@ def keep_old_values(path):
   """Returns the configuration with which a run of today resumes the old one."""
   config = make_config()
   record = checkpointer.read_record(path / 'checkpoints')
-  config.update_from_flattened_dict(pretrained.find_old_values(config, record))
+  config.update_from_flattened_dict(experiment.find_old_values(config, record))
   return config.to_dict()
 
 
