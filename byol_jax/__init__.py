@@ -23,7 +23,15 @@ if sys.platform == 'win32':
   raise ImportError('byol_jax runs on Linux, macOS and WSL2, not on Windows')
 
 if TYPE_CHECKING:
-  from byol_jax.api import embed, knn, linear, load, load_encoder, pretrain
+  from byol_jax.api import (
+    embed,
+    knn,
+    linear,
+    load,
+    load_encoder,
+    online,
+    pretrain,
+  )
   from byol_jax.tools.export import export_encoder as export
   from byol_jax.tools.import_weights import import_weights
 
@@ -44,6 +52,7 @@ __all__ = [
   'linear',
   'load',
   'load_encoder',
+  'online',
   'pretrain',
 ]
 

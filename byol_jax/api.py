@@ -22,6 +22,7 @@ from byol_jax.evals import (
   headlines,
   knn as knn_lib,
   linear as linear_lib,
+  online as online_lib,
 )
 from byol_jax.training import loop, train, workdir as workdir_lib
 
@@ -43,6 +44,9 @@ PROTOCOLS = {
   ),
   'linear': Protocol(
     linear_lib.Options, linear_lib.measure_accuracy, linear_lib.list_headlines
+  ),
+  'online': Protocol(
+    online_lib.Options, online_lib.measure_accuracy, online_lib.list_headlines
   ),
 }
 
@@ -267,6 +271,16 @@ def linear(
     See `evals.linear.measure_accuracy`.
   """
   return _evaluate_run('linear', workdir, config, overrides, log)
+
+
+def online(
+  workdir: str | Path,
+  config: str | config_dict.ConfigDict = 'evals/online',
+  overrides: Mapping[str, Any] | None = None,
+  log: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+  """Returns `evals.online.measure_accuracy` of a run; arguments as of `knn`."""
+  return _evaluate_run('online', workdir, config, overrides, log)
 
 
 def _evaluate_run(

@@ -30,7 +30,7 @@ from ml_collections import config_dict
 from byol_jax import errors, files, ranges
 
 PREFIX = '--config.'
-KINDS = ('pretrain', 'evals/knn', 'evals/linear')
+KINDS = ('pretrain', 'evals/knn', 'evals/linear', 'evals/online')
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -190,7 +190,7 @@ def _conform(
     ConfigError: a key is missing or unknown, or a value has another type.
   """
   found = flatten(config)
-  kind = kind or max(KINDS, key=lambda k: len(found.keys() & _read_kind(k)[0]))
+  kind = kind or max(KINDS, key=lambda k: _count_common(found, k))
   defaults = _read_defaults(kind, found.get('optimizer.name'))
   # An augmentation that is None is left out.
   left_out = tuple(
@@ -214,6 +214,12 @@ def _conform(
     if f'{key}.' not in left_out:
       _set_value(config, defaults, key, value, source=source)
   return kind
+
+
+def _count_common(found: Mapping[str, Any], kind: str) -> tuple[int, int]:
+  """Returns how many keys a kind shares, and minus how many it has."""
+  keys = _read_kind(kind)[0].keys()
+  return len(found.keys() & keys), -len(keys)
 
 
 def _set_value(

@@ -296,6 +296,16 @@ EVALUATIONS = {
 }
 
 
+EVALUATIONS['online'] = {
+  'dataset': 'no/other',
+  'data_dir': 'no/place',
+  'weights': 'target',
+  'calibration_batches': 7,
+  'seed': 9,
+  'batch_size': 24,
+}
+
+
 @pytest.fixture
 def run_of_changed(monkeypatch, tmp_path):
   """A run with the changed configuration, its functions not built."""

@@ -82,6 +82,18 @@ def linear(**arguments: Any) -> None:
   _evaluate('linear', **arguments)
 
 
+@_add_evaluation('online')
+def online(**arguments: Any) -> None:
+  """Accuracy of the classifier trained along with the encoder.
+
+  On the centre crops of the test split; nothing is trained. The set has the
+  classes of the pretraining. An encoder without a classifier is refused.
+
+  example: byol-jax online --workdir=runs/demo
+  """
+  _evaluate('online', **arguments)
+
+
 @_add_verb(
   'embed',
   registry.RUN,

@@ -1,0 +1,25 @@
+"""The classifier trained along with the encoder: `--config=evals/online.py`.
+
+    byol-jax online --workdir=DIR
+
+Nothing is trained: one forward pass over the test split. The paper's encoders
+are compared by `linear`; this number follows a pretraining, in seconds.
+"""
+
+from ml_collections import config_dict
+
+
+def get_config() -> config_dict.ConfigDict:
+  """Returns the configuration of the verb `online`."""
+  return config_dict.ConfigDict(
+    {
+      # Default: the set of the pretraining, whose classes it must have.
+      'dataset': config_dict.placeholder(str),
+      'data_dir': config_dict.placeholder(str),
+      # 'online', 'target', 'random' or 'random_calibrated'.
+      'weights': 'online',
+      'calibration_batches': 50,
+      'seed': 0,
+      'batch_size': 256,
+    }
+  )
