@@ -215,6 +215,7 @@ def test_an_encoder_goes_to_other_processes(published):
     ({'image_size': 0}, "x.npz': its configuration .* image_size: expected"),
     ({'eval_crop': 'none'}, 'data.eval_crop: expected'),
     ({'network': {'padding': -0.5}}, 'padding'),
+    ({'network': {'projector': [1] * 10**6}}, 'at most 16 layers'),
     ({'card': {'config': {'seed': 0}}}, 'missing'),
     ({'card': {'config': {'network': 3}}}, 'configuration'),
     ({'card': {'licence': {}}}, "expected 'licence' .* text, found {}"),

@@ -13,6 +13,8 @@ from byol_jax.convert import weights as weights_lib
 
 # Widths of the published heads (method.md 2.3), where a file has none.
 DEFAULT_HEADS = {'projector': [4096, 256], 'predictor': [4096, 256]}
+# A file may name a million layers, which take hours to build.
+_MAX_LAYERS = 16
 
 
 def find_encoder(params: networks.Params, where: str) -> str:
@@ -143,6 +145,8 @@ def make_shapes(
     DataError: there is no such network.
   """
   try:
+    if sum(len(network[head] or ()) for head in DEFAULT_HEADS) > _MAX_LAYERS:
+      raise ValueError(f'at most {_MAX_LAYERS} layers in its heads')
     forward = networks.make_forward(
       num_classes=num_classes, axis_name=None, **network
     )
