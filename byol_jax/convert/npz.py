@@ -37,10 +37,16 @@ def read_encoder(path: pathlib.Path) -> weights_lib.EncoderWeights:
   """
   try:
     with zipfile.ZipFile(path) as file:
-      if any(x.compress_type != zipfile.ZIP_STORED for x in file.infolist()):
-        raise ValueError('expected no compression')
+      entries = file.infolist()
+    if any(x.compress_type != zipfile.ZIP_STORED for x in entries):
+      raise ValueError('expected no compression')
+    size = path.stat().st_size
+    if sum(x.file_size for x in entries) > size:  # some share their bytes
+      raise ValueError(f'expected entries of at most {size:,} bytes in all')
     with np.load(path, allow_pickle=False) as found:
       arrays = {name: found[name] for name in found.files}
+    if others := [k for k, x in arrays.items() if isinstance(x, bytes)]:
+      raise ValueError(f'expected arrays, found {errors.quote(others[0])}')
   except _DAMAGE as error:
     raise errors.DataError(
       f'{errors.quote(path)}: cannot be read as an .npz file:'

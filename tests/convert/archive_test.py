@@ -1,6 +1,7 @@
 """Files of ours keep every bit, and refuse what they did not write."""
 
 import json
+import zipfile
 
 import jax
 import numpy as np
@@ -90,3 +91,16 @@ def test_a_compressed_npz_is_refused(tmp_path):
   np.savez_compressed(tmp_path / 'x.npz', x=np.zeros(100))
   with pytest.raises(errors.DataError, match='no compression'):
     npz.read_encoder(tmp_path / 'x.npz')
+
+
+def test_an_npz_whose_entries_share_bytes_or_are_no_arrays(tmp_path):
+  file = tmp_path / 'x.npz'
+  with zipfile.ZipFile(file, 'w') as entries:
+    entries.writestr('params/a/w', b'no array')
+  with pytest.raises(errors.DataError, match="arrays, found 'params/a/w'"):
+    npz.read_encoder(file)
+  with zipfile.ZipFile(file, 'a') as entries:
+    entries.writestr('x', bytes(1000))
+    entries.filelist += entries.filelist * 9
+  with pytest.raises(errors.DataError, match=r'at most \S+ bytes in all'):
+    npz.read_encoder(file)
