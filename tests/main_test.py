@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from byol_jax import __main__ as command, errors
@@ -146,6 +147,7 @@ def test_a_finished_run_is_left_alone_and_another_is_refused(
     ('knn', 'batch_size=0', 2, 'batch_size'),
     ('linear', 'sead=1', 2, 'sead'),
     ('linear', 'dataset=/no/x', 3, '/no/x'),
+    ('knn', 'ks=(90,)', 2, r'ks: \[90\] are all more than the \d+ images'),
     ('knn', 'weights=best', 2, "weights: expected one of .* found 'best'"),
     ('knn', 'dataset={}', 3, 'has no labels'),
     ('linear', 'dataset={}', 3, 'has no labels'),
@@ -157,6 +159,33 @@ def test_a_wrong_value_of_an_evaluation(
   before = contents(labelled[1])
   override = f'--config.{value.format(unlabelled)}'
   refused(code, pattern, verb, f'--workdir={labelled[1]}', override)
+  assert contents(labelled[1]) == before
+
+
+@pytest.mark.parametrize(
+  'verb, change, pattern',
+  (
+    ('knn', 'overlap', r"4 images of split 'test' are in 'train' too"),
+    ('linear', 'overlap', r"\d images of split 'test' are in '\w+' too"),
+    ('online', 'classes', r'has 3 classes, .* has 4; use the set of the pre'),
+  ),
+)
+def test_a_set_that_cannot_be_a_test_leaves_nothing(
+  refused, labelled, tmp_path, verb, change, pattern
+):
+  generator = np.random.default_rng(0)
+  images = generator.integers(0, 256, (28, 9, 9, 3)).astype(np.uint8)
+  labels = np.arange(28) % (4 if change == 'classes' else 3)
+  test = slice(24, 28) if change == 'classes' else slice(0, 4)
+  np.savez(
+    tmp_path / 'set.npz', images=images[:24], labels=labels[:24],
+    test_images=images[test], test_labels=labels[test],
+  )  # fmt: skip
+  before = contents(labelled[1])
+  arguments = [f'--config.dataset={tmp_path / "set.npz"}']
+  if verb == 'linear':
+    arguments.insert(0, '--config=evals/linear:cpu')
+  refused(3, pattern, verb, f'--workdir={labelled[1]}', *arguments)
   assert contents(labelled[1]) == before
 
 

@@ -36,6 +36,8 @@ class Features(NamedTuple):
   values: np.ndarray  # float32 [N, D]
   labels: np.ndarray  # int32 [N], -1 without a label
   ids: np.ndarray  # int64 [N]
+  # uint64 [N], of the pixels that were encoded; equal for equal images.
+  digests: np.ndarray | None = None
 
 
 def make_encoder(
@@ -69,7 +71,8 @@ def extract_features(encoder: Encoder, batches: Batches) -> Features:
   def images() -> Iterator[Any]:
     for batch in batches:
       # These stay on the host, where ids have 64 bits.
-      kept.append([np.ravel(batch[k]) for k in ('labels', 'mask', 'ids')])
+      columns = [np.ravel(batch[k]) for k in ('labels', 'mask', 'ids')]
+      kept.append([*columns, compute_digests(batch['images'])])
       yield batch['images']
 
   values = list(_encode(represent, frozen, images()))
@@ -78,6 +81,21 @@ def extract_features(encoder: Encoder, batches: Batches) -> Features:
   columns = [np.concatenate(column) for column in zip(*kept)]
   found = placement.allgather_rows((np.concatenate(values), *columns))
   return _sort_rows(encoder, *found)
+
+
+def compute_digests(images: np.ndarray) -> np.ndarray:
+  """Returns a number for each image that equal images share, uint64 [L * P].
+
+  Of a grid of at least 32 x 32 pixels, for two images of an evaluation to be
+  recognised as the same one; images are [L, P, H, W, 3], float32 or uint8.
+  """
+  height, width = images.shape[2:4]
+  grid = images[:, :, :: max(1, height // 32), :: max(1, width // 32)]
+  rows = np.ascontiguousarray(grid).reshape(-1, np.prod(grid.shape[2:]))
+  bits = rows.view(np.uint32) if rows.dtype == np.float32 else rows
+  random = np.random.Philox(key=0).random_raw(rows.shape[-1])
+  # Sums of products modulo 2^64: to be equal by chance is that improbable.
+  return bits.astype(np.uint64) @ (random | np.uint64(1))
 
 
 def estimate_batch_norm(
@@ -145,6 +163,7 @@ def _sort_rows(
   labels: np.ndarray,
   mask: np.ndarray,
   ids: np.ndarray,
+  digests: np.ndarray,
 ) -> Features:
   """Drops padding and sorts by id; see `extract_features` for the errors."""
   order = np.flatnonzero(mask)
@@ -162,7 +181,7 @@ def _sort_rows(
       f'the {encoder.name} encoder gives numbers that are not finite for'
       f' {np.sum(~finite)} of {len(finite)} images; its training diverged'
     )
-  return Features(values, labels[rows].astype(np.int32), ids)
+  return Features(values, labels[rows].astype(np.int32), ids, digests[rows])
 
 
 def _replace_padding(batches: Batches) -> Iterator[np.ndarray]:

@@ -141,12 +141,12 @@ def measure_accuracy(
   Returns:
     `knn_k<k>_t<temperature>` in [0, 1] for each of `ks` and `temperatures`,
     which are lists; `left_out`, a list of the other k; `bank`, `queries`
-    (images) and `num_classes`.
+    (images) and `num_classes`; `test_in_train`, queries that are in the bank.
 
   Raises:
     ConfigError: the devices do not divide the batch size, or every k is more
       than the bank.
-    DataError: labels are absent or do not fit.
+    DataError: labels are absent or do not fit, or the splits overlap.
   """
   placement.check_batch_size('batch_size', options.batch_size)
   named, num_classes = splits.open_splits(load, ('train', 'test'))
@@ -155,6 +155,7 @@ def measure_accuracy(
     splits.encode_split(encoder, named, options.batch_size, log, name)
     for name in named
   )
+  overlap = splits.check_test(queries, {'train': bank}, num_classes, log)
   size = len(bank.ids)  # without images that cannot be read
   ks = _select_ks(options, size)
   left_out = [k for k in options.ks if k not in ks]
@@ -173,6 +174,7 @@ def measure_accuracy(
     'bank': size,
     'queries': len(queries.ids),
     'num_classes': num_classes,
+    'test_in_train': overlap,
   }
 
 

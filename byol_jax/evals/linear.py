@@ -62,43 +62,48 @@ def measure_accuracy(
     `top1` and, of more than five classes, `top5` on test, in [0, 1], of the
     selected base `rate`; its `valid_top1` and `valid_top1_rate<r>` of each;
     its `fit_loss` at the last step; `diverged` (rates), `steps`, `fit`, `valid`
-    and `test` (images), `num_classes`.
+    and `test` (images), `num_classes`; `test_in_train`, test images that are in
+    `valid`, or in `fit` if that is encoded.
 
   Raises:
     ConfigError: a value that cannot be used.
-    DataError: labels are absent or do not fit.
+    DataError: labels are absent or do not fit, or the splits overlap.
     DivergedError: the losses of all rates are not finite.
   """
   _check_options(options)
   named, num_classes = splits.open_splits(load, ('fit', 'valid', 'test'))
   progress, start = _make_training(options, named['fit'], encoder.dim, log)
-  encode = functools.partial(
-    splits.encode_split, encoder, named, options.batch_size, log
-  )
-  standardize = lambda found: found
+  names = ('fit', 'valid', 'test')[options.features == 'augmented' :]
+  # Before the training, which would be lost if the splits overlap.
+  found = {
+    name: splits.encode_split(encoder, named, options.batch_size, log, name)
+    for name in names
+  }
+  others = {name: found[name] for name in names[:-1]}
+  overlap = splits.check_test(found['test'], others, num_classes, log)
+  if options.standardize:
+    standardize = fit_standardizer(found['fit'])
+    found = {name: standardize(x) for name, x in found.items()}
   if options.features == 'cached':
-    fit = encode('fit')
-    if options.standardize:
-      standardize = fit_standardizer(fit)
     params = probe.train_cached(
-      start, standardize(fit), options.batch_size, options.seed, progress
+      start, found['fit'], options.batch_size, options.seed, progress
     )
   else:
     apply = _make_step_augment(options, augment)
     params = probe.train_augmented(
       start, encoder, named['fit'], options.batch_size, progress, train, apply
     )
-  valid = standardize(encode('valid'))
+  valid, test = found['valid'], found['test']
   correct = probe.count_correct(params, valid, 1)
   best, results = select_rate(correct, len(valid.ids), progress)
   chosen = jax.tree.map(lambda x: x[best : best + 1], params)
-  test = standardize(encode('test'))
   for k in (1, 5) if num_classes > 5 else (1,):
     hits = probe.count_correct(chosen, test, k)[0]
     results[f'top{k}'] = int(hits) / len(test.ids)
   counts = {'valid': len(valid.ids), 'test': len(test.ids)}
   counts |= {'fit': named['fit'].num_examples, 'num_classes': num_classes}
-  return results | {'steps': progress.num_steps} | counts
+  counts |= {'steps': progress.num_steps, 'test_in_train': overlap}
+  return results | counts
 
 
 def list_headlines(results: dict[str, Any]) -> list[headlines.Headline]:

@@ -66,6 +66,7 @@ def measure_accuracy(
   batches = split.eval_batches(options.batch_size)
   found = features.extract_features(classifier, batches)
   splits.check_labels(found.labels, num_classes, 'test')
+  splits.check_test(found, {}, num_classes, log)
   ranks = (1, 5) if num_classes > 5 else (1,)
   hits = dict.fromkeys(ranks, 0)
   for first in range(0, len(found.ids), ROWS):

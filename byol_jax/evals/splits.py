@@ -28,6 +28,10 @@ class Split(Protocol):
     """Yields every image once: `images`, `labels`, `mask`, `ids`."""
 
 
+# Share of images that two splits may have in common: large sets hold a few
+# images twice, a split that is a copy of another is a mistake.
+MAX_OVERLAP = 0.1
+
 # split name -> image set
 Load = Callable[[str], Split]
 
@@ -76,6 +80,52 @@ def encode_split(
   found = features.extract_features(encoder, split.eval_batches(batch_size))
   check_labels(found.labels, split.num_classes or 0, name)
   return found
+
+
+def check_test(
+  test: features.Features,
+  others: Mapping[str, features.Features],
+  num_classes: int,
+  log: Callable[[str], None],
+) -> int:
+  """Returns how many images of the test split are in another split as well.
+
+  Images are compared as they were encoded. A line of the log says if there are
+  any, and how many classes have no test image: these are not measured.
+
+  Args:
+    test: the test split.
+    others: those that something was trained or chosen on, by name.
+    num_classes: of the set.
+    log: called with lines.
+
+  Raises:
+    DataError: more than `MAX_OVERLAP` of a split, or of the test split, are in
+      both.
+  """
+  absent = num_classes - len(np.unique(test.labels))
+  if absent:
+    log(f'test has no image of {absent} of {num_classes} classes')
+  overlap = np.zeros(len(test.ids), bool)
+  for name, other in others.items():
+    if test.digests is None or other.digests is None:
+      continue
+    found = np.isin(test.digests, other.digests)
+    smaller = min(len(other.ids), len(test.ids))
+    if np.sum(found) > MAX_OVERLAP * smaller:
+      raise errors.DataError(
+        f"{np.sum(found):,} images of split 'test' are in '{name}' too, of"
+        f' {len(test.ids):,} and {len(other.ids):,}: their accuracy would say'
+        ' nothing about new images; give a --config.dataset whose test images'
+        ' are not among its training images'
+      )
+    overlap |= found
+  if overlap.any():
+    log(
+      f'{np.sum(overlap):,} of {len(overlap):,} test images are among the'
+      f' images of {", ".join(others)} too'
+    )
+  return int(np.sum(overlap))
 
 
 def check_labels(labels: np.ndarray, num_classes: int, split: str) -> None:

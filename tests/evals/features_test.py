@@ -61,7 +61,10 @@ def test_any_batch_size_gives_each_image_once_and_the_same_features(encoder):
     np.testing.assert_allclose(found.values, expected, atol=1e-5, rtol=1e-5)
     np.testing.assert_array_equal(found.labels, labels)
     np.testing.assert_array_equal(found.ids, np.arange(11))
-    assert [x.dtype for x in found] == [np.float32, np.int32, np.int64]
+    kinds = [np.float32, np.int32, np.int64, np.uint64]
+    assert [x.dtype for x in found] == kinds
+    digests = features.compute_digests(data[None])
+    np.testing.assert_array_equal(found.digests, digests)
 
 
 def test_rows_are_those_of_readable_images_in_the_order_of_64_bit_ids():
@@ -74,6 +77,21 @@ def test_rows_are_those_of_readable_images_in_the_order_of_64_bit_ids():
   found = features.extract_features(fakes.pixels(12), reversed(batches))
   assert (found.ids - 2**40).tolist() == found.labels.tolist() == [1, 2, 3, 5]
   np.testing.assert_array_equal(found.values, data[[1, 2, 3, 5]].reshape(4, -1))
+
+
+@pytest.mark.parametrize('dtype', (np.float32, np.uint8))
+@pytest.mark.parametrize('side', (4, 32, 96))
+def test_equal_images_have_equal_digests_and_others_have_not(dtype, side):
+  drawn = np.random.default_rng(0).integers(0, 3, (1, 40, side, side, 3))
+  data = (drawn / 3 if dtype == np.float32 else drawn).astype(dtype)
+  data[0, 7] = data[0, 31]
+  found = features.compute_digests(data)
+  again = features.compute_digests(
+    data[0, ::-1].reshape(2, 20, *data.shape[2:])
+  )
+  np.testing.assert_array_equal(again[::-1], found)
+  assert found.dtype == np.uint64 and found[7] == found[31]
+  assert len(np.unique(found)) == 39
 
 
 def test_nothing_to_evaluate_is_a_data_error():

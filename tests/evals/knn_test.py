@@ -125,7 +125,7 @@ def test_every_query_counts_once_and_a_larger_k_is_left_out():
   flat = {n: s.images.reshape(len(s.images), -1) for n, s in sets.items()}
   facts = {
     'ks': [1, 20], 'temperatures': [0.07, 0.1], 'left_out': [200],
-    'bank': 30, 'queries': 25, 'num_classes': NUM_CLASSES,
+    'bank': 30, 'queries': 25, 'num_classes': NUM_CLASSES, 'test_in_train': 0,
   }  # fmt: skip
   for k in (1, 20):
     for t in (0.07, 0.1):
@@ -154,6 +154,13 @@ def test_a_bank_smaller_than_every_k_is_refused_before_the_work():
   options = knn.Options(batch_size=8, ks=(30,), temperatures=(0.1,))
   with pytest.raises(errors.ConfigError, match='more than the 29 images'):
     measure(sets, options=options)
+
+
+def test_a_test_split_that_is_in_the_training_split_is_refused():
+  sets = make_sets()
+  sets['test'].images[:15] = sets['train'].images[10:25]
+  with pytest.raises(errors.DataError, match="15 images of split 'test' are"):
+    measure(sets)
 
 
 def test_labels_that_do_not_fit_are_refused():

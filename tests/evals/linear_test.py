@@ -211,6 +211,15 @@ def test_the_augmentation_of_the_pretraining_comes_after_the_crop():
   assert other['fit_loss'] != noisy['fit_loss']
 
 
+@pytest.mark.parametrize('way', ('cached', 'augmented'))
+def test_a_test_split_that_overlaps_is_refused_before_the_training(way):
+  sets, lines = make_sets(), []
+  sets['test'].images[:] = sets['valid'].images[:48]
+  with pytest.raises(errors.DataError, match="'test' are in 'valid' too"):
+    measure(sets, lines.append, features=way)
+  assert not any('step' in line for line in lines)
+
+
 def test_a_batch_may_be_larger_than_the_set():
   results = measure(make_sets(), batch_size=100, epochs=20.0)
   assert results['steps'] == 14

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from byol_jax import errors
-from byol_jax.evals import splits
+from byol_jax.evals import features, splits
 from tests.helpers import fakes
 
 NAMES = tuple('abcde')
@@ -63,6 +63,46 @@ def test_a_split_is_encoded_in_the_order_of_its_images(batch_size):
   expected = sets['test'].images.reshape(9, 12)[kept]
   np.testing.assert_array_equal(found.values, expected)
   assert lines == ['encoding test, 9 images']
+
+
+def encode_both(sets):
+  encode = lambda name: splits.encode_split(
+    fakes.pixels(12), sets, 4, lambda text: None, name
+  )
+  return encode('train'), encode('test')
+
+
+def test_images_in_both_splits_are_counted_and_many_are_refused():
+  sets, lines = make_sets(), []
+  train, test = encode_both(sets)
+  assert splits.check_test(test, {'train': train}, 5, lines.append) == 0
+  assert not lines
+  # Of small splits a tenth is no image; these are large.
+  rows = lambda found, times: features.Features(
+    *(np.concatenate([column] * times) for column in found)
+  )
+  large = rows(test, 4)
+  sets['train'].images[5] = sets['test'].images[2]
+  train, _ = encode_both(sets)
+  one = large._replace(digests=np.arange(36, dtype=np.uint64))
+  one.digests[7] = train.digests[5]
+  big = rows(train, 2)
+  assert splits.check_test(one, {'train': big}, 5, lines.append) == 1
+  assert lines == ['1 of 36 test images are among the images of train too']
+  # One of nine; all four copies of it, of 36 and 12.
+  for found in (test, large):
+    with pytest.raises(
+      errors.DataError, match="of split 'test' are in 'train'"
+    ):
+      splits.check_test(found, {'train': train}, 5, lines.append)
+
+
+def test_classes_without_a_test_image_are_said_and_allowed():
+  sets, lines = make_sets(), []
+  sets['test'].labels[:] = 1
+  _, test = encode_both(sets)
+  assert splits.check_test(test, {}, 5, lines.append) == 0
+  assert lines == ['test has no image of 4 of 5 classes']
 
 
 @pytest.mark.parametrize('label', [-1, 5, 2**31 - 1])
