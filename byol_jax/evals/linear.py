@@ -73,17 +73,7 @@ def measure_accuracy(
   _check_options(options)
   named, num_classes = splits.open_splits(load, ('fit', 'valid', 'test'))
   progress, start = _make_training(options, named['fit'], encoder.dim, log)
-  names = ('fit', 'valid', 'test')[options.features == 'augmented' :]
-  # Before the training, which would be lost if the splits overlap.
-  found = {
-    name: splits.encode_split(encoder, named, options.batch_size, log, name)
-    for name in names
-  }
-  others = {name: found[name] for name in names[:-1]}
-  overlap = splits.check_test(found['test'], others, num_classes, log)
-  if options.standardize:
-    standardize = fit_standardizer(found['fit'])
-    found = {name: standardize(x) for name, x in found.items()}
+  found, overlap = _encode_splits(options, encoder, named, log)
   if options.features == 'cached':
     params = probe.train_cached(
       start, found['fit'], options.batch_size, options.seed, progress
@@ -104,6 +94,31 @@ def measure_accuracy(
   counts |= {'fit': named['fit'].num_examples, 'num_classes': num_classes}
   counts |= {'steps': progress.num_steps, 'test_in_train': overlap}
   return results | counts
+
+
+def _encode_splits(
+  options: Options,
+  encoder: features.Encoder,
+  named: dict[str, splits.Split],
+  log: Callable[[str], None],
+) -> tuple[dict[str, features.Features], int]:
+  """Returns the features of 'valid', 'test' and, if cached, 'fit'.
+
+  Before the training, which would be lost if the splits overlap; the second
+  result is from `splits.check_test`.
+  """
+  names = ('fit', 'valid', 'test')[options.features == 'augmented' :]
+  found = {
+    name: splits.encode_split(encoder, named, options.batch_size, log, name)
+    for name in names
+  }
+  others = {name: found[name] for name in names[:-1]}
+  num_classes = named['test'].num_classes or 0
+  overlap = splits.check_test(found['test'], others, num_classes, log)
+  if options.standardize:
+    standardize = fit_standardizer(found['fit'])
+    found = {name: standardize(x) for name, x in found.items()}
+  return found, overlap
 
 
 def list_headlines(results: dict[str, Any]) -> list[headlines.Headline]:
