@@ -51,6 +51,14 @@ def test_a_state_dict_is_read_and_its_differences_are_named(arrays, tmp_path):
   for module, leaves in weights.params.items():
     for name, leaf in leaves.items():
       np.testing.assert_array_equal(found.params[module][name], leaf)
+  decay = found.config.network.bn_decay
+  for module, leaves in found.state.items():
+    counter = int(leaves['counter'])
+    assert decay**counter < 1e-6  # a step of training hardly moves them
+    average = leaves['hidden'] / (1 - decay**counter)
+    np.testing.assert_allclose(average, leaves['average'], rtol=1e-6)
+    kept = weights.state[module]['average']
+    np.testing.assert_array_equal(leaves['average'], kept)
   named.pop('conv1.weight')
   named['layer1.0.conv1.weight'] = np.zeros((64, 3), np.float32)
   named |= {'other': np.zeros(2, np.float32)}
