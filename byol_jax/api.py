@@ -1,12 +1,9 @@
 """The functions of byol_jax: what Python callers and the command line share."""
 
 from collections.abc import Callable, Mapping
-import dataclasses
-import functools
-import inspect
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from ml_collections import config_dict
@@ -16,39 +13,15 @@ from byol_jax import configuration, errors, experiment, files, pretrained
 from byol_jax.checkpoints import checkpointer
 from byol_jax.data import from_config
 from byol_jax.distributed import placement, processes
-from byol_jax.evals import (
-  embed as embed_lib,
-  features,
-  headlines,
-  knn as knn_lib,
-  linear as linear_lib,
-  online as online_lib,
-)
+from byol_jax.evals import embed as embed_lib
+from byol_jax.evaluation import functions, origins
 from byol_jax.training import loop, train, workdir as workdir_lib
 
-
-class Protocol(NamedTuple):
-  """A protocol of evaluation, as its module in `evals` has it."""
-
-  make_options: Any  # a dataclass of its own keys of the configuration
-  # (options, encoder, load, log) -> results; gets `train` and `augment`, of the
-  # pretraining's view 1, if it has an argument of that name
-  measure_accuracy: Callable[..., dict[str, Any]]
-  list_headlines: Callable[[dict[str, Any]], list[headlines.Headline]]
-
-
-# By the name of the verb and of the function here.
-PROTOCOLS = {
-  'knn': Protocol(
-    knn_lib.Options, knn_lib.measure_accuracy, knn_lib.list_headlines
-  ),
-  'linear': Protocol(
-    linear_lib.Options, linear_lib.measure_accuracy, linear_lib.list_headlines
-  ),
-  'online': Protocol(
-    online_lib.Options, online_lib.measure_accuracy, online_lib.list_headlines
-  ),
-}
+PROTOCOLS = functions.PROTOCOLS
+evaluate = functions.evaluate
+knn = functions.knn
+linear = functions.linear
+online = functions.online
 
 
 def pretrain(
@@ -72,7 +45,7 @@ def pretrain(
     UserError: one of `byol_jax.errors`.
   """
   files.check_path('workdir', workdir)
-  config = _load_config(config, overrides, 'pretrain')
+  config = configuration.load_or_validate(config, overrides, 'pretrain')
   config, record = _read_record(config, workdir)
   config = from_config.resolve_paths(config)
   dataset = processes.raise_on_all(
@@ -236,150 +209,22 @@ def load_encoder(
   return load(workdir, weights)
 
 
-def knn(
-  workdir: str | Path,
-  config: str | config_dict.ConfigDict = 'evals/knn',
-  overrides: Mapping[str, Any] | None = None,
-  log: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
-  """Returns the nearest-neighbour accuracy of a run's encoder.
-
-  Args:
-    workdir: of the pretraining.
-    config: a preset by name or path, or a configuration.
-    overrides: {'section.key': value}, for a preset by name.
-    log: called with lines of progress.
-
-  Returns:
-    See `evals.knn.measure_accuracy`; also added to WORKDIR/evaluations.jsonl.
-
-  Raises:
-    UserError: one of `byol_jax.errors`.
-  """
-  return _evaluate_run('knn', workdir, config, overrides, log)
-
-
-def linear(
-  workdir: str | Path,
-  config: str | config_dict.ConfigDict = 'evals/linear',
-  overrides: Mapping[str, Any] | None = None,
-  log: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
-  """Returns the linear accuracy of a run's encoder; arguments as of `knn`.
-
-  Returns:
-    See `evals.linear.measure_accuracy`.
-  """
-  return _evaluate_run('linear', workdir, config, overrides, log)
-
-
-def online(
-  workdir: str | Path,
-  config: str | config_dict.ConfigDict = 'evals/online',
-  overrides: Mapping[str, Any] | None = None,
-  log: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
-  """Returns `evals.online.measure_accuracy` of a run; arguments as of `knn`."""
-  return _evaluate_run('online', workdir, config, overrides, log)
-
-
-def _evaluate_run(
-  name: str,
-  workdir: str | Path,
-  config: str | config_dict.ConfigDict,
-  overrides: Mapping[str, Any] | None,
-  log: Callable[[str], None],
-) -> dict[str, Any]:
-  config = _load_config(config, overrides, f'evals/{name}')
-  run = pretrained.open_run(workdir)
-  encoder = pretrained.open_encoder(
-    run, config.weights, calibration_batches=config.calibration_batches
-  )
-  return evaluate(name, config, run, encoder, log=log)
-
-
-def _load_config(
-  config: str | config_dict.ConfigDict,
-  overrides: Mapping[str, Any] | None,
-  kind: str,
-) -> config_dict.ConfigDict:
-  """Returns a checked configuration of a kind, from a preset or as given."""
-  if isinstance(config, str):
-    return configuration.load(config, overrides or {}, kind)
-  if overrides:
-    raise errors.ConfigError('overrides: expected a preset by name with them')
-  return configuration.validate(config, kind)
-
-
-def evaluate(
-  name: str,
-  config: config_dict.ConfigDict,
-  run: pretrained.Run,
-  encoder: features.Encoder,
-  log: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
-  """Evaluates an encoder by a protocol and records the results in the workdir.
-
-  Args:
-    name: 'knn' or 'linear'.
-    config: as in `configs/evals/<name>.py`.
-    run: the pretraining; the results join its evaluations.jsonl.
-    encoder: from `pretrained.open_encoder`.
-    log: called with lines of progress.
-
-  Returns:
-    See `measure_accuracy` of the protocol.
-
-  Raises:
-    UserError: one of `byol_jax.errors`.
-  """
-  config = configuration.validate(config, f'evals/{name}')
-  data = config_dict.ConfigDict(run.config)
-  if config.dataset is not None:
-    data.dataset = config.dataset
-    data.data_dir = config.data_dir
-  elif config.data_dir is not None:
-    data.data_dir = config.data_dir
-  data.seed = config.seed
-  load = functools.cache(
-    functools.partial(
-      from_config.make_image_set,
-      from_config.resolve_paths(data),
-      labelled=True,
-    )
-  )
-  protocol = PROTOCOLS[name]
-  fields = [field.name for field in dataclasses.fields(protocol.make_options)]
-  options = protocol.make_options(**{field: config[field] for field in fields})
-  given: dict[str, Any] = {'log': log}
-  parameters = inspect.signature(protocol.measure_accuracy).parameters
-  if 'train' in parameters:
-    given['train'] = train.train_in_memory
-  if 'augment' in parameters:
-    given['augment'] = experiment.make_augments(data)[0]
-  results = protocol.measure_accuracy(options, encoder, load, **given)
-  if jax.process_index() == 0:
-    record = {
-      'protocol': name,
-      'weights': encoder.name,
-      'dataset': data.dataset,
-      'results': results,
-      'config': config.to_dict(),
-    }
-    files.append_json(run.path / 'evaluations.jsonl', record)
-  return results
-
-
 def embed(
-  workdir: str | Path, images: str, output: str | Path, weights: str = 'online'
+  workdir: str | Path,
+  images: str,
+  output: str | Path,
+  weights: str = 'online',
+  *,
+  step: int | None = None,
 ) -> int:
   """Writes the representations and names of all images of a set.
 
   Args:
-    workdir: of the pretraining.
+    workdir: as of `knn`, also `step`.
     images: a folder, or anything that `dataset` takes.
     output: the .npz file.
     weights: see `pretrained.open_encoder`.
+    step: of an older checkpoint.
 
   Returns:
     The number of images in the file.
@@ -389,10 +234,9 @@ def embed(
   """
   for name, path in (('images', images), ('output', output)):
     files.check_path(name, path)
-  run = pretrained.open_run(workdir)
-  config = config_dict.ConfigDict(run.config)
+  origin, encoder = origins.open_origin(workdir, weights, step=step)
+  config = config_dict.ConfigDict(origin.config)
   config.dataset = images
   dataset = from_config.make_image_set(config, 'all')
   names = [dataset.file_name(i) for i in range(dataset.num_examples)]
-  encoder = pretrained.open_encoder(run, weights)
   return embed_lib.write_embeddings(encoder, dataset, names, output)

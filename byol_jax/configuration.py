@@ -151,6 +151,19 @@ def flatten(config: config_dict.ConfigDict) -> dict[str, Any]:
   return flat
 
 
+def load_or_validate(
+  config: str | config_dict.ConfigDict,
+  overrides: Mapping[str, Any] | None,
+  kind: str,
+) -> config_dict.ConfigDict:
+  """Returns what `load` gives of a preset, or `validate` of a configuration."""
+  if isinstance(config, str):
+    return load(config, overrides or {}, kind)
+  if overrides:
+    raise errors.ConfigError('overrides: expected a preset by name with them')
+  return validate(config, kind)
+
+
 def check_ranges(config: config_dict.ConfigDict) -> None:
   """Raises ConfigError for a value out of its range; see `ranges`."""
   ranges.check_values(flatten(config))

@@ -7,7 +7,6 @@ published checkpoint.
 from collections.abc import Callable
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import pathlib
@@ -18,7 +17,7 @@ from ml_collections import config_dict
 import numpy as np
 
 from byol_jax import configuration, errors, experiment, files, networks
-from byol_jax.checkpoints import checkpointer, trees as trees_lib
+from byol_jax.checkpoints import checkpointer, digests, trees as trees_lib
 from byol_jax.convert import from_file, shapes, weights as weights_lib
 from byol_jax.data import from_config
 from byol_jax.data.loading import in_memory
@@ -160,17 +159,7 @@ class PretrainedEncoder:
 def load(
   path: str | os.PathLike, weights: str = 'online', axis_name: str | None = None
 ) -> PretrainedEncoder:
-  """Returns the encoder of a workdir, an exported or a published file.
-
-  Args:
-    path: see `read_weights`.
-    weights: see `read_weights`.
-    axis_name: of a mapped axis over which batch norm averages its statistics
-      in training mode; None keeps them local.
-
-  Raises:
-    UserError: see `read_weights`.
-  """
+  """Returns the encoder of a workdir or a file of weights; see `api.load`."""
   found = read_weights(path, weights)
   forward = shapes.make_forward(found)
   encoder = features.make_encoder(forward, found.params, found.state, weights)
@@ -271,7 +260,11 @@ def read_config(workdir: str | os.PathLike) -> config_dict.ConfigDict:
 
 
 def open_encoder(
-  run: Run, weights: str = 'online', *, calibration_batches: int = 50
+  run: Run,
+  weights: str = 'online',
+  *,
+  calibration_batches: int = 50,
+  step: int | None = None,
 ) -> features.Encoder:
   """Returns the frozen encoder of a pretraining run.
 
@@ -281,17 +274,23 @@ def open_encoder(
       'random_calibrated' (the start, its batch-norm averages estimated on
       training images by forward passes without any update).
     calibration_batches: of the run's batch size.
+    step: of the checkpoint, not of random weights; None for the newest one.
 
   Raises:
-    ConfigError: unknown weights.
-    DataError: no checkpoint yet.
+    ConfigError: unknown weights, or a step of random ones.
+    DataError: no checkpoint yet, or none of that step.
   """
   if weights not in WEIGHTS:
     raise errors.ConfigError(
       f'weights: expected one of {list(WEIGHTS)}, found {errors.quote(weights)}'
     )
   is_random = weights.startswith('random')
-  state = run.experiment.init_on_host() if is_random else _read_state(run)
+  if is_random and step is not None:
+    raise errors.ConfigError(f'step: {weights} weights have none, found {step}')
+  if is_random:
+    state = run.experiment.init_on_host()
+  else:
+    step, state = _read_state(run, step)
   params, net_state = state.online_params, state.online_state
   if weights == 'target':
     params, net_state = state.target_params, state.target_state
@@ -305,11 +304,12 @@ def open_encoder(
     net_state = features.estimate_batch_norm(
       forward, params, net_state, batches, max_batches=calibration_batches
     )
-  return features.make_encoder(forward, params, net_state, weights)
+  encoder = features.make_encoder(forward, params, net_state, weights)
+  return encoder._replace(step=step)
 
 
 def read_weights(
-  path: str | os.PathLike, weights: str = 'online'
+  path: str | os.PathLike, weights: str = 'online', step: int | None = None
 ) -> weights_lib.EncoderWeights:
   """Returns the encoder of any origin as numpy arrays, with what it is.
 
@@ -319,16 +319,20 @@ def read_weights(
       .pt or .pth.
     weights: see `open_encoder`; 'online' or 'target' of a published checkpoint;
       an exported encoder has one set only.
+    step: of the checkpoint of a workdir; None for the newest one.
 
   Raises:
-    ConfigError: unknown weights, or weights that the origin does not have.
+    ConfigError: unknown weights, or weights or a step that the origin does not
+      have.
     DataError: there is nothing of the kind, or it is damaged.
   """
   files.check_path('path', path)
-  local = pathlib.Path(path).expanduser()
-  file = from_file.find_file(local)
-  if '://' in str(path) or file is None:
-    return _read_run_weights(path, weights)
+  file = from_file.find_file(path)
+  if file is None:
+    return _read_run_weights(path, weights, step)
+  if step is not None:
+    where = errors.quote(path)
+    raise errors.ConfigError(f'step: a file has none, found {step} of {where}')
   image_size = configuration.read_preset('pretrain').image_size
   found = from_file.read_encoder(file, weights, image_size)
   try:
@@ -342,10 +346,10 @@ def read_weights(
 
 
 def _read_run_weights(
-  path: str | os.PathLike, weights: str
+  path: str | os.PathLike, weights: str, step: int | None
 ) -> weights_lib.EncoderWeights:
   run = open_run(path)
-  encoder = open_encoder(run, weights)
+  encoder = open_encoder(run, weights, step=step)
   params, state = jax.device_get((encoder.params, encoder.state))
   config = run.config.to_dict()
   return weights_lib.EncoderWeights(
@@ -357,7 +361,7 @@ def _read_run_weights(
     eval_crop=config['data']['eval_crop'],
     card={
       'source': os.fspath(path),
-      'sha256': _digest(params, state),
+      'sha256': digests.digest_trees(params, state),
       'weights': weights,
       'config': json.loads(json.dumps(config)),
       'revision': provenance.digest_code(),
@@ -373,26 +377,16 @@ def _read_origin(run: Run) -> dict[str, Any] | None:
   return record.get('origin') or workdir_lib.read_origin(run.path)
 
 
-def _digest(*trees: Any) -> str:
-  """Returns the SHA-256 of the arrays and their names, in hexadecimal."""
-  digest = hashlib.sha256()
-  for tree in trees:
-    for name, leaf in sorted(trees_lib.flatten(tree).items()):
-      digest.update(f'{name} {leaf.dtype} {leaf.shape}\0'.encode())
-      digest.update(np.asarray(leaf).tobytes())
-  return digest.hexdigest()
-
-
-def _read_state(run: Run) -> Any:
-  """Returns the newest saved `ByolState`, leaves as numpy."""
+def _read_state(run: Run, step: int | None) -> tuple[int, Any]:
+  """Returns a saved step, by default the newest, and its `ByolState`."""
   folder = run.checkpoints
   if checkpointer.latest_step(folder) is None:
     raise errors.DataError(
       f'{errors.quote(folder)} has no checkpoint yet; wait for its pretraining'
     )
-  arrays, facts = checkpointer.read_arrays(folder)
+  arrays, facts = checkpointer.read_arrays(folder, step)
   where = f'{folder}/{facts["step"]}'
   config = run.config.to_dict() | {'training_set': run.training_set}
   workdir_lib.require_same_run(config, facts['record'], where)
   template = jax.eval_shape(run.experiment.initial_state)
-  return trees_lib.unflatten(template, arrays, where)
+  return facts['step'], trees_lib.unflatten(template, arrays, where)

@@ -323,7 +323,7 @@ def test_every_value_of_an_evaluation_arrives(
   assert changed.keys() == preset.keys()
   assert not [key for key, value in preset.items() if value == changed[key]]
   monkeypatch.setattr(pretrained, 'open_run', {'no/run': run_of_changed}.get)
-  encoder = types.SimpleNamespace(name='target')
+  encoder = types.SimpleNamespace(name='target', step=7)
   encoders = wiring.spy(
     monkeypatch, pretrained, 'open_encoder', lambda *a, **k: encoder
   )
@@ -341,12 +341,13 @@ def test_every_value_of_an_evaluation_arrives(
   )
   monkeypatch.setitem(api.PROTOCOLS, name, protocol)
   words = [f'--config.{key}={value}' for key, value in changed.items()]
-  assert command.main([name, '--workdir=no/run', *words]) == 0
+  words += ['--workdir=no/run', '--step=7']
+  assert command.main([name, *words]) == 0
   ((options, given, augment),) = asked
   assert augment is augments[0].result[0]
   assert given is encoder
   (opened,) = (call.arguments for call in encoders)
-  assert opened.pop('run') is run_of_changed
+  assert opened.pop('run') is run_of_changed and opened.pop('step') == 7
   data = sets[0].arguments['config']
   where = {key: data[key] for key in ('dataset', 'data_dir', 'seed')}
   options = dataclasses.asdict(options)
@@ -369,10 +370,12 @@ def test_an_encoder_has_the_weights_and_the_crop_of_its_run(
   made = features.Encoder(forward, params, state, 4, 'target')
   monkeypatch.setattr(pretrained, 'open_run', lambda workdir: run_of_changed)
   opened = wiring.spy(
-    monkeypatch, pretrained, 'open_encoder', lambda *arguments: made
+    monkeypatch, pretrained, 'open_encoder', lambda *a, **k: made
   )
   found = byol_jax.load_encoder('no/run', 'target')
-  assert opened[0].arguments == {'run': run_of_changed, 'weights': 'target'}
+  assert opened[0].arguments == {
+    'run': run_of_changed, 'weights': 'target', 'step': None
+  }  # fmt: skip
   first, second = (json.loads(x.to_json()) for x in (found.config, config))
   assert first == second and found.image_size == 24
   assert found.params.keys() == params.keys()

@@ -47,7 +47,11 @@ MAY_IMPORT = {
   'conformance.*': [*TO_LAYER_5, 'conformance.*'],
   'planning.*': [*TO_LAYER_5, 'planning.*'],
   'pretrained': TO_LAYER_5,
-  'api': [*TO_LAYER_5, 'pretrained', 'conformance.*', 'planning.*'],
+  'evaluation.*': [*TO_LAYER_5, 'pretrained', 'evaluation.*'],
+  'api': [
+    *(*TO_LAYER_5, 'pretrained', 'evaluation.*', 'conformance.*'),
+    'planning.*',
+  ],
   **{name: ['*'] for name in ['__init__', '__main__', 'tools.*', 'cli.*']},
 }
 
@@ -58,7 +62,8 @@ PLACES = {
   'orbax': ['checkpoints.*'],
   'ml_collections': [
     *('configuration', 'experiment', 'data.from_config', 'pretrained'),
-    *('conformance.*', 'api', 'tools.*', 'cli.*', 'planning.*'),
+    *('conformance.*', 'evaluation.*', 'api', 'tools.*', 'cli.*'),
+    'planning.*',
   ],
   'numba': ['data.sampling.resize'],
   'scipy': ['evals.logistic'],

@@ -93,8 +93,10 @@ def test_each_name_of_weights_has_its_parameters_and_averages(
   monkeypatch, weights, params, net_state
 ):
   answers = {
-    (pretrained, '_read_state'): lambda run: make_state('saved'),
-    (features, 'make_encoder'): lambda *arguments: arguments,
+    (pretrained, '_read_state'): lambda run, step: (step, make_state('saved')),
+    (features, 'make_encoder'): lambda *parts: features.Encoder(
+      *parts[:3], 8, parts[3]
+    ),
     (features, 'estimate_batch_norm'): lambda *a, **k: 'estimate',
     (from_config, 'make_image_set'): lambda *a, **k: types.SimpleNamespace(
       crop_batches=lambda *steps: steps
@@ -109,8 +111,11 @@ def test_each_name_of_weights_has_its_parameters_and_averages(
     forward='forward', init_on_host=lambda: make_state('first')
   )
   run = pretrained.Run(None, '', config, method, {})
-  found = pretrained.open_encoder(run, weights, calibration_batches=7)
-  assert found == ('forward', params, net_state, weights)
+  step = None if weights.startswith('random') else 5
+  found = pretrained.open_encoder(
+    run, weights, calibration_batches=7, step=step
+  )
+  assert found == ('forward', params, net_state, 8, weights, step)
   if weights == 'random_calibrated':
     (opened,), (estimated,) = (
       calls['make_image_set'],

@@ -57,6 +57,16 @@ def check_arrays(entries: Json, arrays: trees.Arrays) -> None:
       )
 
 
+def digest_trees(*found: Any) -> str:
+  """Returns the SHA-256 of arrays and their names, in hexadecimal."""
+  digest = hashlib.sha256()
+  for tree in found:
+    for name, leaf in sorted(trees.flatten(tree).items()):
+      digest.update(f'{name} {leaf.dtype} {leaf.shape}\0'.encode())
+      digest.update(np.asarray(leaf).tobytes())
+  return digest.hexdigest()
+
+
 def _describe_array(array: np.ndarray) -> Json:
   octets = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
   return {

@@ -46,6 +46,18 @@ CONFIG_HELP = (
 CONFIG = ('--config', ..., CONFIG_HELP)
 PATH = parsers.parse_path
 RUN = ('--workdir', ..., 'of the pretraining', PATH)
+ORIGIN = (
+  '--workdir',
+  ...,
+  'of the pretraining; or an exported or a published file of weights',
+  PATH,
+)
+STEP = (
+  '--step',
+  None,
+  'of an older checkpoint of the workdir',
+  parsers.make_parser(int, 0, 10**9),
+)
 JSON = ('--json', False, 'print the results as JSON in the last line')
 THREADS = (
   '--threads',

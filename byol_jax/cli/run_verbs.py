@@ -15,8 +15,18 @@ _add_verb = functools.partial(registry.add_verb, VERBS)
 def _add_evaluation(name: str) -> Callable[[Callable], Callable]:
   preset = f'evals/{name}'
   config = ('--config', preset, registry.CONFIG_HELP)
-  common = (registry.RUN, config, registry.JSON, *registry.PROCESSES)
-  return _add_verb(name, *common, preset=preset)
+  output = (
+    '--output',
+    None,
+    'a file for the results in JSON; without it evaluations.jsonl of a workdir',
+    registry.PATH,
+  )
+  return _add_verb(
+    name,
+    *(registry.ORIGIN, config, registry.STEP, output, registry.JSON),
+    *registry.PROCESSES,
+    preset=preset,
+  )
 
 
 @_add_verb(
@@ -96,14 +106,20 @@ def online(**arguments: Any) -> None:
 
 @_add_verb(
   'embed',
-  registry.RUN,
+  registry.ORIGIN,
+  registry.STEP,
   ('--images', ..., 'a folder, or any dataset', registry.PATH),
   ('--output', ..., 'an .npz file', registry.PATH),
   ('--weights', 'online', 'or target, random, random_calibrated'),
   *registry.PROCESSES,
 )
 def embed(
-  workdir: str, images: str, output: str, weights: str, **job: Any
+  workdir: str,
+  images: str,
+  output: str,
+  weights: str,
+  step: int | None,
+  **job: Any,
 ) -> None:
   """Write the representations and file names of a folder of images.
 
@@ -117,17 +133,18 @@ def embed(
   _, log = _join_job(**job)
   from byol_jax import api
 
-  count = api.embed(workdir, images, output, weights)
+  count = api.embed(workdir, images, output, weights, step=step)
   log(f'{count} representations in {output}')
 
 
 @_add_verb(
   'report',
   registry.RUN,
+  registry.STEP,
   ('--knn', 'evals/knn', registry.CONFIG_HELP),
   ('--linear', 'evals/linear:cpu', registry.CONFIG_HELP),
 )
-def report(workdir: str, knn: str, linear: str) -> None:
+def report(workdir: str, step: int | None, knn: str, linear: str) -> None:
   """Print kNN and linear accuracy of a run beside its random encoders.
 
   Rows: the encoder as initialised, the same with its batch-norm averages
@@ -139,7 +156,7 @@ def report(workdir: str, knn: str, linear: str) -> None:
     configuration.load(spec, kind=kind)
   from byol_jax.tools import report as report_tool
 
-  report_tool.run(workdir, knn=knn, linear=linear)
+  report_tool.run(workdir, knn=knn, linear=linear, step=step)
 
 
 def _join_job(
@@ -182,13 +199,21 @@ def _join_job(
   return config, lambda text: print(errors.to_line(text))
 
 
-def _evaluate(name: str, workdir: str, as_json: bool, **job: Any) -> None:
-  """Evaluates the run of a workdir and prints a sentence for each result."""
+def _evaluate(
+  name: str,
+  workdir: str,
+  as_json: bool,
+  step: int | None,
+  output: str | None,
+  **job: Any,
+) -> None:
+  """Evaluates an encoder and prints a sentence for each result."""
   config, log = _join_job(f'evals/{name}', **job)
   from byol_jax import api
   from byol_jax.evals import headlines
 
-  results = getattr(api, name)(workdir, config, log=log)
+  evaluate = getattr(api, name)
+  results = evaluate(workdir, config, log=log, step=step, output=output)
   for headline in api.PROTOCOLS[name].list_headlines(results):
     log(headlines.format_headline(headline))
   if as_json:

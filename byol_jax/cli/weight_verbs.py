@@ -44,7 +44,8 @@ def import_weights(
 
 @_add_verb(
   'export',
-  ('--workdir', ..., 'of the pretraining, or a file of weights', registry.PATH),
+  registry.ORIGIN,
+  registry.STEP,
   (
     '--to',
     ...,

@@ -1,9 +1,10 @@
 """Reads an encoder from a file of any format that byol_jax knows."""
 
 import importlib
+import os
 import pathlib
 
-from byol_jax import errors
+from byol_jax import errors, files
 from byol_jax.convert import (
   deepmind,
   npz,
@@ -21,15 +22,18 @@ PUBLISHED = '.pkl'
 _KNOWN = [PUBLISHED, *_READERS]
 
 
-def find_file(path: pathlib.Path) -> pathlib.Path | None:
-  """Returns a file of weights, or that of a folder; None of a run.
+def find_file(name: str | os.PathLike[str]) -> pathlib.Path | None:
+  """Returns a file of weights, or that of a folder; None of a run or a URL.
 
   A folder of `export` may hold more than one, such as those of the heads.
 
   Raises:
-    DataError: an export in a format that is not read back; or what `path` is
+    DataError: an export in a format that is not read back; or what `name` is
       cannot be found out.
   """
+  if '://' in str(name):
+    return None
+  path = files.expand_home(name)
   try:
     if not path.is_dir():
       return path if path.is_file() or path.suffix in _KNOWN else None

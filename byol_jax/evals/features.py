@@ -28,6 +28,7 @@ class Encoder(NamedTuple):
   state: networks.NetState
   dim: int  # D
   name: str  # which weights, for messages
+  step: int | None = None  # of its pretraining, where that is known
 
 
 class Features(NamedTuple):

@@ -32,6 +32,7 @@ def export_encoder(
   *,
   weights: str = 'online',
   parts: str = 'encoder',
+  step: int | None = None,
 ) -> dict[parity.Size, float]:
   """Writes an encoder and its model card into a new folder.
 
@@ -44,6 +45,7 @@ def export_encoder(
     output: the folder, missing or empty.
     weights: 'online' or 'target'.
     parts: a key of `PARTS`.
+    step: of an older checkpoint of the workdir; None for the newest one.
 
   Returns:
     {(height, width): relative error}.
@@ -60,7 +62,7 @@ def export_encoder(
   _check_value('with', parts, (*PARTS,))
   converter = importlib.import_module(f'byol_jax.convert.{to}')
   goal = files.find_free_folder('output', output)
-  whole = pretrained.read_weights(workdir, weights)
+  whole = pretrained.read_weights(workdir, weights, step)
   kept = select_parts(whole, parts)
   with (
     files.refuse_unwritable(f'output {errors.quote(output)}'),

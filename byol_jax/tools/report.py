@@ -19,13 +19,16 @@ COLUMNS = {
 }
 
 
-def run(workdir: str, *, knn: str, linear: str) -> dict[str, dict[str, Any]]:
+def run(
+  workdir: str, *, knn: str, linear: str, step: int | None = None
+) -> dict[str, dict[str, Any]]:
   """Evaluates the three encoders, prints the table, writes report.json.
 
   Args:
     workdir: of the pretraining.
     knn: the configuration of the verb `knn`.
     linear: the configuration of the verb `linear`.
+    step: of BYOL's checkpoint; None for the newest one.
 
   Returns:
     {weights: {metric: value}}.
@@ -34,7 +37,9 @@ def run(workdir: str, *, knn: str, linear: str) -> dict[str, dict[str, Any]]:
   results: dict[str, dict[str, Any]] = {}
   last: dict[str, list[str]] = {}
   for weights in ROWS:
-    encoder = pretrained.open_encoder(pretraining, weights)
+    encoder = pretrained.open_encoder(
+      pretraining, weights, step=step if weights == 'online' else None
+    )
     results[weights] = {}
     for name, spec in (('knn', knn), ('linear', linear)):
       config = configuration.load(spec, {'weights': weights})

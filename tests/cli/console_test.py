@@ -164,6 +164,7 @@ def test_arguments_have_the_types_of_their_defaults():
   found = parse('knn --workdir=x --heartbeat_seconds=7')
   assert found == {
     **{'spec': 'evals/knn', 'overrides': [], 'workdir': 'x', 'as_json': False},
+    **{'step': None, 'output': None},
     **{'distributed': 'none', 'startup_seconds': 300, 'heartbeat_seconds': 7},
   }
 

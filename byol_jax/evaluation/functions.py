@@ -1,0 +1,146 @@
+"""The functions of byol_jax that evaluate; `api` offers them.
+
+Each is a protocol of `evals` on an encoder of any origin, and its results are
+recorded.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import config_dict
+
+from byol_jax import configuration
+from byol_jax.evals import (
+  features,
+  knn as knn_lib,
+  linear as linear_lib,
+  online as online_lib,
+)
+from byol_jax.evaluation import origins, protocols
+
+# By the name of the verb and of the function.
+PROTOCOLS = {
+  'knn': protocols.Protocol(
+    knn_lib.Options, knn_lib.measure_accuracy, knn_lib.list_headlines
+  ),
+  'linear': protocols.Protocol(
+    linear_lib.Options, linear_lib.measure_accuracy, linear_lib.list_headlines
+  ),
+  'online': protocols.Protocol(
+    online_lib.Options, online_lib.measure_accuracy, online_lib.list_headlines
+  ),
+}
+
+
+def knn(
+  workdir: str | Path,
+  config: str | config_dict.ConfigDict = 'evals/knn',
+  overrides: Mapping[str, Any] | None = None,
+  log: Callable[[str], None] = lambda text: None,
+  *,
+  step: int | None = None,
+  output: str | Path | None = None,
+) -> dict[str, Any]:
+  """Returns the nearest-neighbour accuracy of a frozen encoder.
+
+  Args:
+    workdir: of the pretraining; or a file or folder of `export`, or a published
+      checkpoint: see `pretrained.read_weights`.
+    config: a preset by name or path, or a configuration; its `dataset` is by
+      default that of the pretraining, which a published checkpoint does not
+      know.
+    overrides: {'section.key': value}, for a preset by name.
+    log: called with lines of progress.
+    step: of an older checkpoint of the workdir; None for the newest one.
+    output: a file to which the results are added, as a line of JSON; by default
+      WORKDIR/evaluations.jsonl, and none for weights from elsewhere.
+
+  Returns:
+    See `evals.knn.measure_accuracy`.
+
+  Raises:
+    UserError: one of `byol_jax.errors`.
+  """
+  return _evaluate('knn', workdir, config, overrides, log, step, output)
+
+
+def linear(
+  workdir: str | Path,
+  config: str | config_dict.ConfigDict = 'evals/linear',
+  overrides: Mapping[str, Any] | None = None,
+  log: Callable[[str], None] = lambda text: None,
+  *,
+  step: int | None = None,
+  output: str | Path | None = None,
+) -> dict[str, Any]:
+  """Returns the linear accuracy of a frozen encoder; arguments as of `knn`.
+
+  Returns:
+    See `evals.linear.measure_accuracy`.
+  """
+  return _evaluate('linear', workdir, config, overrides, log, step, output)
+
+
+def online(
+  workdir: str | Path,
+  config: str | config_dict.ConfigDict = 'evals/online',
+  overrides: Mapping[str, Any] | None = None,
+  log: Callable[[str], None] = lambda text: None,
+  *,
+  step: int | None = None,
+  output: str | Path | None = None,
+) -> dict[str, Any]:
+  """Returns the accuracy of the online classifier; arguments as of `knn`.
+
+  Returns:
+    See `evals.online.measure_accuracy`.
+  """
+  return _evaluate('online', workdir, config, overrides, log, step, output)
+
+
+def _evaluate(
+  name: str,
+  workdir: str | Path,
+  config: str | config_dict.ConfigDict,
+  overrides: Mapping[str, Any] | None,
+  log: Callable[[str], None],
+  step: int | None,
+  output: str | Path | None,
+) -> dict[str, Any]:
+  config = configuration.load_or_validate(config, overrides, f'evals/{name}')
+  batches = config.calibration_batches
+  origin, encoder = origins.open_origin(
+    workdir, config.weights, calibration_batches=batches, step=step
+  )
+  return evaluate(name, config, origin, encoder, log, output)
+
+
+def evaluate(
+  name: str,
+  config: config_dict.ConfigDict,
+  run: origins.Origin,
+  encoder: features.Encoder,
+  log: Callable[[str], None] = lambda text: None,
+  output: str | Path | None = None,
+) -> dict[str, Any]:
+  """Evaluates an encoder by a protocol and records the results.
+
+  Args:
+    name: of `PROTOCOLS`.
+    config: as in `configs/evals/<name>.py`.
+    run: the pretraining, from `pretrained.open_run`, or what else
+      `evaluation.origins.open_origin` returns.
+    encoder: from `pretrained.open_encoder` or `open_origin`.
+    log: called with lines of progress.
+    output: see `knn`.
+
+  Returns:
+    See `measure_accuracy` of the protocol.
+
+  Raises:
+    UserError: one of `byol_jax.errors`.
+  """
+  return protocols.evaluate(
+    name, PROTOCOLS[name], config, run, encoder, log, output
+  )

@@ -1,0 +1,124 @@
+"""Runs protocols of evaluation: opens their images, records their results."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import dataclasses
+import functools
+import inspect
+import itertools
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import config_dict
+
+from byol_jax import configuration, errors, experiment, files, pretrained
+from byol_jax.data import from_config
+from byol_jax.distributed import processes
+from byol_jax.evals import features, headlines
+from byol_jax.evaluation import origins
+from byol_jax.training import train
+
+RESULTS = 'evaluations.jsonl'
+# Of this process, for names that are used once only; the same on all processes.
+_CALLS = itertools.count()
+
+
+class Protocol(NamedTuple):
+  """A protocol of evaluation, as its module in `evals` has it."""
+
+  make_options: Any  # a dataclass of its own keys of the configuration
+  # (options, encoder, load, log) -> results; gets `train` and `augment`, of the
+  # pretraining's view 1, if it has an argument of that name
+  measure_accuracy: Callable[..., dict[str, Any]]
+  list_headlines: Callable[[dict[str, Any]], list[headlines.Headline]]
+
+
+def evaluate(
+  name: str,
+  protocol: Protocol,
+  config: config_dict.ConfigDict,
+  origin: origins.Origin,
+  encoder: features.Encoder,
+  log: Callable[[str], None],
+  output: str | os.PathLike | None = None,
+) -> dict[str, Any]:
+  """Evaluates an encoder and records the results; see `api.evaluate`."""
+  config = configuration.validate(config, f'evals/{name}')
+  data = origins.make_data_config(origin, config)
+  load = functools.cache(
+    functools.partial(
+      from_config.make_image_set,
+      from_config.resolve_paths(data),
+      labelled=True,
+    )
+  )
+  fields = [field.name for field in dataclasses.fields(protocol.make_options)]
+  options = protocol.make_options(**{field: config[field] for field in fields})
+  given: dict[str, Any] = {'log': log}
+  parameters = inspect.signature(protocol.measure_accuracy).parameters
+  if 'train' in parameters:
+    given['train'] = train.train_in_memory
+  if 'augment' in parameters:
+    given['augment'] = experiment.make_augments(data)[0]
+  call = f'evaluation {next(_CALLS)}'
+  file = find_results_file(origin, output)
+  with contextlib.ExitStack() as stack:
+    processes.raise_on_all(
+      f'{call}/results', lambda: stack.enter_context(open_results(file))
+    )
+    results = protocol.measure_accuracy(options, encoder, load, **given)
+    found = protocol.list_headlines(results)
+    record = {
+      'protocol': name,
+      'origin': origins.get_path(origin),
+      'weights': encoder.name,
+      'step': encoder.step,
+      'dataset': data.dataset,
+      'headlines': [headlines.format_headline(headline) for headline in found],
+      'results': results,
+      'config': config.to_dict(),
+    }
+    if file is not None and jax.process_index() == 0:
+      files.append_json(file, record)
+  return results
+
+
+def find_results_file(
+  origin: origins.Origin, output: str | os.PathLike | None
+) -> pathlib.Path | None:
+  """Returns where results go: `output`, or a file of the run, or nowhere."""
+  if output is not None:
+    files.check_path('output', output)
+    return files.expand_home(output)
+  return origin.path / RESULTS if isinstance(origin, pretrained.Run) else None
+
+
+@contextlib.contextmanager
+def open_results(path: pathlib.Path | None) -> Iterator[None]:
+  """Opens the file of the results before the work; only process 0 does.
+
+  A file that was made for it goes again if nothing was written.
+
+  Raises:
+    DataError: it cannot be written.
+  """
+  if path is None or jax.process_index() != 0:
+    yield
+    return
+  is_new = not os.path.lexists(path)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.close(files.open_own(path))
+  except OSError as error:
+    raise errors.DataError(
+      f'{errors.quote(path)}: the results cannot be written'
+      f' ({error.strerror}); --output=FILE writes them elsewhere'
+    ) from error
+  try:
+    yield
+  finally:
+    with contextlib.suppress(OSError):
+      if is_new and not path.stat().st_size:
+        path.unlink()
