@@ -5,7 +5,7 @@ Batches are those of an image set's `eval_batches`: images float32
 `ids`. The encoder is never trained: evaluation mode, moving averages.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 import functools
 import itertools
 from typing import Any, NamedTuple
@@ -29,6 +29,7 @@ class Encoder(NamedTuple):
   dim: int  # D
   name: str  # which weights, for messages
   step: int | None = None  # of its pretraining, where that is known
+  store: 'FeatureStore | None' = None  # of features found by this encoder
 
 
 class Features(NamedTuple):
@@ -197,3 +198,84 @@ def _replace_padding(batches: Batches) -> Iterator[np.ndarray]:
     if real is None:
       raise errors.DataError('no images to estimate batch-norm averages on')
     yield np.resize(real, flat.shape).reshape(images.shape)
+
+
+class Part(NamedTuple):
+  """Which images of a set a split has.
+
+  Attributes:
+    whole: names the set, with all on which its pixels depend.
+    rows: of the images in the set, rising, int64 [N].
+  """
+
+  whole: Hashable
+  rows: np.ndarray
+
+
+class FeatureStore:
+  """Keeps the features of one encoder between evaluations.
+
+  A split finds its images among those of others: `fit` and `valid` in `train`,
+  or `train` in these two. `keep_only` bounds what is kept: an image has one
+  row. What is found is a view where the rows lie side by side, else a copy.
+  """
+
+  def __init__(self) -> None:
+    # Of each set the rows that were encoded, and what was found, its ids those
+    # in the set: an image that cannot be read has none.
+    self._kept: dict[Hashable, list[tuple[np.ndarray, Features]]] = {}
+
+  def keep_only(self, wholes: set[Hashable]) -> None:
+    """Drops the features of all sets but these."""
+    self._kept = {key: self._kept[key] for key in self._kept.keys() & wholes}
+
+  def find(self, part: Part) -> Features | None:
+    """Returns the features of a split if all its images were encoded."""
+    blocks = self._kept.get(part.whole, [])
+    encoded = [np.isin(part.rows, rows) for rows, _ in blocks]
+    if not blocks or not np.any(encoded, axis=0).all():
+      return None
+    chosen = [_select_ids(found, part.rows) for _, found in blocks]
+    merged = _merge([found for found in chosen if len(found.ids)] or chosen[:1])
+    if len(blocks) > 1 and all(
+      len(found.ids) == len(before.ids)
+      for found, (_, before) in zip(chosen, blocks)
+    ):
+      self._kept[part.whole] = [(part.rows, merged)]  # in one array from now on
+    return merged._replace(ids=np.searchsorted(part.rows, merged.ids))
+
+  def add(self, part: Part, found: Features) -> None:
+    """Keeps the features of a split."""
+    others = [
+      block
+      for block in self._kept.get(part.whole, [])
+      if not np.isin(block[0], part.rows).all()
+    ]
+    inside = found._replace(ids=part.rows[found.ids])
+    self._kept[part.whole] = [*others, (part.rows, inside)]
+
+
+def _select_ids(found: Features, ids: np.ndarray) -> Features:
+  """Returns the rows of some ids."""
+  places = np.flatnonzero(np.isin(found.ids, ids))
+  rows: Any = places
+  if len(places) and places[-1] - places[0] + 1 == len(places):
+    rows = slice(places[0], places[-1] + 1)
+  return jax.tree.map(lambda column: column[rows], found)
+
+
+def _merge(parts: list[Features]) -> Features:
+  """Returns the rows of all parts by id, each once."""
+  if len(parts) == 1:
+    return parts[0]
+  ids = np.unique(np.concatenate([part.ids for part in parts]))
+  places = [np.searchsorted(ids, part.ids) for part in parts]
+
+  def merge(*columns: np.ndarray) -> np.ndarray:
+    first = columns[0]
+    merged = np.empty((len(ids), *first.shape[1:]), first.dtype)
+    for rows, column in zip(places, columns):
+      merged[rows] = column
+    return merged
+
+  return jax.tree.map(merge, *parts)

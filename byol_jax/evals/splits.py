@@ -19,6 +19,9 @@ class Split(Protocol):
   num_classes: int | None
   class_names: tuple[str, ...] | None
 
+  def locate_images(self) -> tuple[Any, np.ndarray]:
+    """Returns what the images depend on, and their rows in the whole set."""
+
   def crop_batches(
     self, batch_size: int, start_step: int, num_steps: int
   ) -> Iterator[Any]:
@@ -71,13 +74,27 @@ def encode_split(
 ) -> features.Features:
   """Returns the representations of a split, its labels checked.
 
+  An encoder with a `store` is not asked again for what is there. The store
+  keeps only images of `splits`, those of the evaluation.
+
   Raises:
     DataError: there is no image, or a label does not fit.
     DivergedError: a representation is not finite.
   """
-  split = splits[name]
-  log(f'encoding {name}, {split.num_examples:,} images')
-  found = features.extract_features(encoder, split.eval_batches(batch_size))
+  split, store = splits[name], encoder.store
+  count = f'{split.num_examples:,} images'
+  found, part = None, None
+  if store is not None:
+    store.keep_only({each.locate_images()[0] for each in splits.values()})
+    part = features.Part(*split.locate_images())
+    found = store.find(part)
+  if found is not None:
+    log(f'{name}, {count}: encoded before')
+  else:
+    log(f'encoding {name}, {count}')
+    found = features.extract_features(encoder, split.eval_batches(batch_size))
+    if store is not None and part is not None:
+      store.add(part, found)
   check_labels(found.labels, split.num_classes or 0, name)
   return found
 

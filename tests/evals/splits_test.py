@@ -115,3 +115,54 @@ def test_a_label_outside_of_the_classes_is_named(label):
   sets['test'].labels[8] = label
   with pytest.raises(errors.DataError, match=f'found {label}'):
     splits.encode_split(fakes.pixels(12), sets, 4, lambda text: None, 'test')
+
+
+def make_parts():
+  """`train` of 12 images, which is `fit` and `valid`, and `test` of 9."""
+  sets = make_sets()
+  sets['train'].unreadable = (2, 7)
+  for name, kept in (('fit', np.arange(12) % 4 < 3), ('valid', None)):
+    rows = np.flatnonzero(np.arange(12) % 4 == 3 if kept is None else kept)
+    part = fakes.ImageSet(
+      sets['train'].images[rows], rows % 5, 5, NAMES, sets['train'], rows
+    )
+    part.unreadable = np.flatnonzero(np.isin(rows, (2, 7)))
+    sets[name] = part
+  return sets
+
+
+@pytest.mark.parametrize(
+  'order, encoded',
+  (
+    (('train', 'test', 'fit', 'valid', 'test'), {'train', 'test'}),
+    (('fit', 'valid', 'test', 'train', 'test'), {'fit', 'valid', 'test'}),
+    (('valid', 'train', 'fit', 'train', 'valid'), {'valid', 'train'}),
+  ),
+)
+def test_an_image_is_encoded_once_and_found_in_other_splits(order, encoded):
+  sets, lines = make_parts(), []
+  encoder = fakes.pixels(12)._replace(store=features.FeatureStore())
+  for name in order:
+    found = splits.encode_split(encoder, sets, 4, lines.append, name)
+    fresh = splits.encode_split(fakes.pixels(12), sets, 4, print, name)
+    for column, expected in zip(found, fresh, strict=True):
+      np.testing.assert_array_equal(column, expected)
+      assert column.dtype == expected.dtype
+  lines = [line for line in lines if line.startswith('encoding')]
+  assert {line.split()[1].rstrip(',') for line in lines} == encoded
+  assert len(lines) == len(encoded)
+
+
+def test_only_the_features_of_one_evaluation_are_kept():
+  sets, lines = make_parts(), []
+  encoder = fakes.pixels(12)._replace(store=features.FeatureStore())
+  encode = lambda named, name: splits.encode_split(
+    encoder, named, 4, lines.append, name
+  )
+  encode(sets, 'train')
+  other = {'test': sets['test']}
+  encode(other, 'test')  # of a set without `train`
+  encode(sets, 'train')
+  assert [line.split()[0] for line in lines] == ['encoding'] * 3
+  encode(sets, 'fit')
+  assert lines[-1] == 'fit, 9 images: encoded before'

@@ -13,7 +13,10 @@ class ImageSet:
   Padding holds what would spoil a result that used it.
   """
 
-  def __init__(self, images, labels=None, num_classes=None, class_names=None):
+  def __init__(
+    self, images, labels=None, num_classes=None, class_names=None,
+    whole=None, rows=None,
+  ):  # fmt: skip
     self.images = np.asarray(images, np.float32)
     self.labels = (
       np.full(len(images), -1) if labels is None else np.asarray(labels)
@@ -23,6 +26,10 @@ class ImageSet:
     self.class_names = class_names
     self.unreadable = ()  # ids
     self.reads = 0
+    self.place = whole or self, np.arange(len(images)) if rows is None else rows
+
+  def locate_images(self):
+    return self.place
 
   def eval_batches(self, batch_size):
     self.reads += 1

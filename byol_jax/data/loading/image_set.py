@@ -89,6 +89,15 @@ class ImageSet:
     self._local_devices = local_devices
     self._process = process_index, process_count
 
+  def locate_images(self) -> tuple[tuple, np.ndarray]:
+    """Returns what the evaluation images depend on, and their rows in it.
+
+    The first names the whole set and how its images become pixels; the rows,
+    int64 [num_examples], are those of the images in the set.
+    """
+    fingerprint, rows = base.locate_in_whole(self._source)
+    return (fingerprint, self._eval_view, self._dtype), rows
+
   @property
   def num_failures(self) -> int:
     """Distinct images that could not be used so far."""

@@ -52,6 +52,17 @@ def is_partly_labelled(source: Source) -> bool:
   return source.labels is not None and bool((source.labels < 0).any())
 
 
+def locate_in_whole(source: Source) -> tuple[str, np.ndarray]:
+  """Returns the fingerprint of the set that a source is a part of, and where.
+
+  The second are the rows of its images in that set, int64 [N]. Any source but
+  a `Subset` is a set of its own.
+  """
+  if isinstance(source, Subset):
+    return source.locate_in_whole()
+  return source.fingerprint, np.arange(len(source))
+
+
 def keep_labelled(source: Source) -> Source:
   """Returns the images of a labelled set that have a label.
 
@@ -112,6 +123,11 @@ class Subset:
 
   def __len__(self) -> int:
     return len(self._ids)
+
+  def locate_in_whole(self) -> tuple[str, np.ndarray]:
+    """See `locate_in_whole`."""
+    fingerprint, rows = locate_in_whole(self._source)
+    return fingerprint, rows[self._ids]
 
   def read_targets(self) -> np.ndarray | None:
     """Returns the rows of these images; see `read_targets`."""

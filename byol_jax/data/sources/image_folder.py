@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from byol_jax import errors
-from byol_jax.data.sources import archives, paths
+from byol_jax.data.sources import archives, base, paths
 
 # Both give the bytes of a file from any thread.
 Files: TypeAlias = paths.Directory | archives.Archive
@@ -79,6 +79,16 @@ class FolderSource:
   def file_name(self, index: int) -> str:
     """Returns the path below the folder."""
     return self._names[index]
+
+
+def open_heldout(layout: Layout, split: str) -> base.Source:
+  """Returns 'fit' or 'valid': as a part of 'train', unless it is a folder."""
+  names = layout.splits['train']
+  chosen = set(layout.splits[split])
+  ids = [row for row, name in enumerate(names) if name in chosen]
+  if len(ids) < len(chosen):
+    return FolderSource(layout, split)
+  return base.Subset(FolderSource(layout, 'train'), np.array(ids, np.int64))
 
 
 def find_splits(files: Files, heldout_share: float) -> Layout:

@@ -191,6 +191,8 @@ def _open_folder(
       f' labels and no test set, else {share} of {len(layout.splits["all"])}'
       ' images are held out: raise data.heldout_share or add train/ and val/'
     )
+  if split in ('fit', 'valid'):
+    return image_folder.open_heldout(layout, split)
   return image_folder.FolderSource(layout, split)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from byol_jax import errors
-from byol_jax.data.sources import image_folder, lookup
+from byol_jax.data.sources import base, image_folder, lookup
 from tests.helpers import listed
 from tests.helpers.made import names, opened, refused
 
@@ -173,6 +173,22 @@ def test_fit_and_valid_divide_train_and_all_is_everything(prepared, dataset):
   for i in (0, 9):
     same = split['train'].read(train.index(fit[i]))
     assert split['fit'].read(i) == same
+
+
+@pytest.mark.parametrize('kind', ('shapes', 'toy', 'folder'))
+def test_fit_and_valid_say_where_they_lie_in_train(prepared, write, kind):
+  if kind == 'folder':
+    kind = write(*(f'{c}/{i}.jpg' for c in 'ab' for i in range(20)))
+  where = {'data_dir': str(prepared['tfrecord'][1].parent.parent)}
+  train, fit, valid = (opened(kind, s, **where) for s in lookup.SPLITS[:3])
+  whole, every = base.locate_in_whole(train)
+  places = []
+  for split in (fit, valid):
+    name, rows = base.locate_in_whole(split)
+    assert name == whole == train.fingerprint
+    assert names(split) == [names(train)[row] for row in rows]
+    places.extend(rows)
+  assert sorted(places) == every.tolist() == [*range(len(train))]
 
 
 def test_what_is_held_out_by_position_never_changes():
