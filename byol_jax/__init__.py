@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     load_encoder,
     online,
     pretrain,
+    transfer,
   )
   from byol_jax.tools.export import export_encoder as export
   from byol_jax.tools.import_weights import import_weights
@@ -54,6 +55,7 @@ __all__ = [
   'load_encoder',
   'online',
   'pretrain',
+  'transfer',
 ]
 
 # Functions that are not in `api`: module and name.

@@ -22,6 +22,7 @@ evaluate = functions.evaluate
 knn = functions.knn
 linear = functions.linear
 online = functions.online
+transfer = functions.transfer
 
 
 def pretrain(

@@ -30,7 +30,8 @@ from ml_collections import config_dict
 from byol_jax import errors, files, ranges
 
 PREFIX = '--config.'
-KINDS = ('pretrain', 'evals/knn', 'evals/linear', 'evals/online')
+_EVALS = ('knn', 'linear', 'online', 'transfer')
+KINDS = ('pretrain', *(f'evals/{name}' for name in _EVALS))
 
 _PACKAGE = Path(__file__).resolve().parent
 

@@ -30,6 +30,8 @@ _RANGES = {
   '(0, 1e5]': 'epochs preset_epochs rates',
   '[0, 1e5]': 'schedule.base_rate schedule.warmup_epochs',
   '(0, 1e6]': 'input.resident_gib',
+  '(0, 1e9]': 'min_lambda max_lambda',
+  '[1, 1e5]': 'num_lambdas max_iterations',
   '[0, 1e6]': """
     input.cache_gib faults.max_skips faults.max_rollbacks faults.stall_seconds
     checkpoint.every_minutes""",
@@ -64,7 +66,7 @@ CHOICES = {
   'objective.name': ('regression',),
   'optimizer.name': ('lars', 'adamw', 'sgd'),
   'data.holdout': ('paper', 'official'),
-  'data.eval_crop': ('resize', 'crop', 'whole'),
+  **dict.fromkeys(('data.eval_crop', 'eval_crop'), ('resize', 'crop', 'whole')),
   'data.decoding': ('once', 'crops'),
   'data.transfer': ('float32', 'uint8'),
   'input.cache': ('none', 'encoded', 'decoded'),
@@ -73,7 +75,13 @@ CHOICES = {
   'weights': ('online', 'target', 'random', 'random_calibrated'),
 }
 # Paths or names; None, or '', is the default.
-_PATHS = ('dataset', 'data_dir', 'init.checkpoint', 'checkpoint.folder')
+_PATHS = (
+  'dataset',
+  'datasets',
+  'data_dir',
+  'init.checkpoint',
+  'checkpoint.folder',
+)
 _TEXTS = ('preset',)
 
 
@@ -128,6 +136,11 @@ def _check_combinations(values: Mapping[str, Any]) -> None:
         f'network.predictor: its last width {predictor[-1]} must be that of'
         f' network.projector, {last}: it predicts the projection'
       )
+  least, greatest = (values.get(f'{x}_lambda', 1) for x in ('min', 'max'))
+  if least > greatest:
+    raise errors.ConfigError(
+      f'min_lambda: expected at most max_lambda, {greatest:g}, found {least:g}'
+    )
   for key in ('augment.view1.crop', 'augment.view2.crop'):
     if key in values and values['data.resident']:  # it is None, else a section
       raise errors.ConfigError(

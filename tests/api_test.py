@@ -293,6 +293,19 @@ EVALUATIONS = {
     'augmentation': 'pretraining',
     'standardize': True,
   },
+  'transfer': {
+    'datasets': 'dtd',
+    'data_dir': 'no/place',
+    'weights': 'target',
+    'calibration_batches': 7,
+    'seed': 9,
+    'batch_size': 24,
+    'eval_crop': 'crop',
+    'min_lambda': 0.5,
+    'max_lambda': 8.0,
+    'num_lambdas': 3,
+    'max_iterations': 20,
+  },
 }
 
 
@@ -350,6 +363,8 @@ def test_every_value_of_an_evaluation_arrives(
   assert opened.pop('run') is run_of_changed and opened.pop('step') == 7
   data = sets[0].arguments['config']
   where = {key: data[key] for key in ('dataset', 'data_dir', 'seed')}
+  if name == 'transfer':  # its sets are options
+    assert where.pop('dataset') == run_of_changed.config.dataset
   options = dataclasses.asdict(options)
   assert options | opened | where == changed
   assert where | opened | options == changed  # the seed arrives twice

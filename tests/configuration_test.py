@@ -338,6 +338,9 @@ def test_an_optimizer_is_chosen_by_its_name(preset, name):
     ('evals/linear', 'features', 'both'),
     *(('evals/linear', 'rates', x) for x in ((), (0.1, 0.1), (0.1, -1.0))),
     ('evals/linear', 'momentum', 1.0),
+    ('evals/transfer', 'min_lambda', 1e6),
+    ('evals/transfer', 'eval_crop', 'half'),
+    ('evals/transfer', 'num_lambdas', 0),
   ),
 )
 def test_a_value_out_of_range_is_refused_by_its_key(preset, key, value):

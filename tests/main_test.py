@@ -126,6 +126,30 @@ def test_a_broken_file_is_replaced_in_training_and_left_out_of_knn(
   assert re.search(sentence, output, re.M)
 
 
+def test_transfer_measures_what_is_there_and_names_the_rest(
+  run, refused, labelled, tmp_path
+):
+  folder, workdir = labelled
+  arguments = (
+    *('transfer', f'--workdir={workdir}', f'--config.data_dir={tmp_path}'),
+    *('--config.num_lambdas=2', '--config.batch_size=12'),
+  )
+  names = f'{folder},dtd,birdsnap'
+  code, output, _ = run(*arguments, f'--config.datasets={names}', '--json')
+  assert code == 0
+  results = json.loads(output.splitlines()[-1])
+  (found,) = results['sets'].values()
+  assert 0 <= found['value'] <= 1 and found['num_classes'] == 3
+  assert found['fit'] + found['valid'] + found['test'] == 36
+  assert 'tfds build dtd --data_dir' in results['missing']['dtd']
+  assert re.search(r'birdsnap is left out: .* put its images there', output)
+  sentence = rf'^transfer {folder.name} top-1 \d+\.\d % on {found["test"]} '
+  assert re.search(sentence, output, re.M)
+  before = contents(workdir)
+  refused(3, 'none of 1 sets.* tfds build', *arguments, '--config.datasets=dtd')
+  assert contents(workdir) == before
+
+
 def test_a_finished_run_is_left_alone_and_another_is_refused(
   run, refused, labelled, unlabelled
 ):

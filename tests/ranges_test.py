@@ -132,7 +132,7 @@ def test_random_overrides_give_one_line_or_a_run(monkeypatch, capsys, tmp_path):
 DONE = {'unusable_images': 0, 'step': 1}
 
 
-@pytest.mark.parametrize('kind', ('evals/knn', 'evals/linear'))
+@pytest.mark.parametrize('kind', configuration.KINDS[1:])
 def test_random_overrides_of_an_evaluation(kind):
   rng, lines = random.Random(1), []
   for _ in range(250):

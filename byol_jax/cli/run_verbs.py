@@ -104,6 +104,26 @@ def online(**arguments: Any) -> None:
   _evaluate('online', **arguments)
 
 
+@_add_evaluation('transfer')
+def transfer(**arguments: Any) -> None:
+  """Accuracy on other sets by a linear classifier (paper, appendix D.2).
+
+  For each set a logistic regression on frozen representations of centre crops,
+  its penalty chosen among 45 on the set's validation part. --config.datasets
+  names sets, with commas: food101, cifar10, cifar100, birdsnap, sun397, cars,
+  aircraft, voc2007, dtd, pets, caltech101, flowers (all: paper), or a folder
+  or any other dataset. They lie in --config.data_dir; a set that does not is
+  named, with how to get it, and left out. Top-1, or the mean per class of
+  aircraft, pets, caltech101 and flowers, or the 11-point mAP of voc2007.
+
+  example: byol-jax transfer --workdir=runs/demo
+           --config.datasets=cifar10,dtd --config.data_dir=~/tensorflow_datasets
+
+  exit codes: 3 no set can be used.
+  """
+  _evaluate('transfer', **arguments)
+
+
 @_add_verb(
   'embed',
   registry.ORIGIN,

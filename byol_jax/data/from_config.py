@@ -22,16 +22,19 @@ def make_image_set(
   cropped: bool = True,
   held: bool = False,
   labelled: bool = False,
+  dataset: str | None = None,
+  eval_crop: str | None = None,
 ) -> Any:
   """Returns a split of the data set of a configuration, for this process.
 
   Args:
     config: as in `configs/pretrain.py`.
-    split: 'train', 'fit' (train without the hold-out), 'valid' (the hold-out)
-      or 'test'.
+    split: see `lookup.open_source`.
     cropped: whether training batches hold random crops; else evaluation crops.
     held: whether to follow `input.cache`, as pretraining does.
     labelled: whether to leave out images without a label, as evaluations do.
+    dataset: another set than that of the configuration.
+    eval_crop: another one than `data.eval_crop`.
 
   Raises:
     ConfigError: a value of data or input cannot be used.
@@ -40,7 +43,7 @@ def make_image_set(
   from byol_jax.data.loading import image_set
   from byol_jax.data.sampling import crops
 
-  source = open_split(config, split)
+  source = open_split(config, split, dataset)
   source = _with_cache(config, source) if held else source
   source = _keep_labelled(source, split) if labelled else source
   options = {
@@ -49,7 +52,7 @@ def make_image_set(
       crops.CropRange(**view.crop) if cropped and view.crop else None
       for view in (config.augment.view1, config.augment.view2)
     ],
-    'eval_crop': config.data.eval_crop,
+    'eval_crop': eval_crop or config.data.eval_crop,
     'max_bad_share': config.input.max_bad_share,
     'seed': config.seed,
     'num_threads': config.input.threads,
@@ -105,10 +108,15 @@ def _find_engine(decoding: str) -> Callable:
   return functools.partial(tf_engine.decode_into, decoding=decoding)
 
 
-def open_split(config: config_dict.ConfigDict, split: str) -> base.Source:
+def open_split(
+  config: config_dict.ConfigDict, split: str, dataset: str | None = None
+) -> base.Source:
   """Returns random access to the encoded images of a split."""
   return lookup.open_source(
-    config.dataset, split, data_dir=config.data_dir, **get_holdout(config)
+    dataset or config.dataset,
+    split,
+    data_dir=config.data_dir,
+    **get_holdout(config),
   )
 
 

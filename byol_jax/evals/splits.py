@@ -22,6 +22,9 @@ class Split(Protocol):
   def locate_images(self) -> tuple[Any, np.ndarray]:
     """Returns what the images depend on, and their rows in the whole set."""
 
+  def read_targets(self) -> np.ndarray | None:
+    """Returns which classes each image has, int8 [N, C], if several."""
+
   def crop_batches(
     self, batch_size: int, start_step: int, num_steps: int
   ) -> Iterator[Any]:
@@ -35,8 +38,8 @@ class Split(Protocol):
 # images twice, a split that is a copy of another is a mistake.
 MAX_OVERLAP = 0.1
 
-# split name -> image set
-Load = Callable[[str], Split]
+# split name -> image set; see `data.from_config.make_image_set`
+Load = Callable[..., Split]
 
 
 def open_splits(
@@ -72,7 +75,7 @@ def encode_split(
   log: Callable[[str], None],
   name: str,
 ) -> features.Features:
-  """Returns the representations of a split, its labels checked.
+  """Returns the representations of a split, its labels checked, if any.
 
   An encoder with a `store` is not asked again for what is there. The store
   keeps only images of `splits`, those of the evaluation.
@@ -95,7 +98,8 @@ def encode_split(
     found = features.extract_features(encoder, split.eval_batches(batch_size))
     if store is not None and part is not None:
       store.add(part, found)
-  check_labels(found.labels, split.num_classes or 0, name)
+  if split.num_classes is not None:
+    check_labels(found.labels, split.num_classes, name)
   return found
 
 

@@ -16,6 +16,7 @@ from byol_jax.evals import (
   knn as knn_lib,
   linear as linear_lib,
   online as online_lib,
+  transfer as transfer_lib,
 )
 from byol_jax.evaluation import origins, protocols
 
@@ -29,6 +30,11 @@ PROTOCOLS = {
   ),
   'online': protocols.Protocol(
     online_lib.Options, online_lib.measure_accuracy, online_lib.list_headlines
+  ),
+  'transfer': protocols.Protocol(
+    transfer_lib.Options,
+    transfer_lib.measure_accuracy,
+    transfer_lib.list_headlines,
   ),
 }
 
@@ -97,6 +103,26 @@ def online(
     See `evals.online.measure_accuracy`.
   """
   return _evaluate('online', workdir, config, overrides, log, step, output)
+
+
+def transfer(
+  workdir: str | Path,
+  config: str | config_dict.ConfigDict = 'evals/transfer',
+  overrides: Mapping[str, Any] | None = None,
+  log: Callable[[str], None] = lambda text: None,
+  *,
+  step: int | None = None,
+  output: str | Path | None = None,
+) -> dict[str, Any]:
+  """Returns the accuracy on other sets by a linear classifier.
+
+  Arguments are as of `knn`, but that `datasets` of the configuration names the
+  sets.
+
+  Returns:
+    See `evals.transfer.measure_accuracy`.
+  """
+  return _evaluate('transfer', workdir, config, overrides, log, step, output)
 
 
 def _evaluate(

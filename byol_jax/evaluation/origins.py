@@ -76,7 +76,9 @@ def make_data_config(
     ConfigError: neither of them says which images.
   """
   data = config_dict.ConfigDict(origin.config)
-  if config.dataset is not None:
+  if 'datasets' in config:  # which the protocol opens by their names
+    data.data_dir = config.data_dir or data.data_dir
+  elif config.dataset is not None:
     data.dataset = config.dataset
     data.data_dir = config.data_dir
   elif isinstance(origin, Export) and not origin.has_dataset:

@@ -43,6 +43,19 @@ def open_set(monkeypatch, calls, resident=False, **options):
   return call.arguments
 
 
+def test_another_set_and_another_crop_replace_those_of_the_configuration(
+  monkeypatch, calls
+):
+  options = {'dataset': 'no/other', 'eval_crop': 'crop'}
+  found = open_set(monkeypatch, calls, **options)
+  before = open_set(monkeypatch, calls)
+  assert [call.arguments['dataset'] for call in calls['open_source']] == [
+    'no/other', wiring.CHANGED['dataset']
+  ]  # fmt: skip
+  assert found['eval_crop'] == 'crop'
+  assert before['eval_crop'] == wiring.CHANGED['data.eval_crop']
+
+
 def test_every_value_of_the_input_arrives(monkeypatch, calls):
   streamed = open_set(monkeypatch, calls, held=True)
   (opened,), (held,) = calls['open_source'], calls['CachedSource']

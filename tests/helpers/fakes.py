@@ -24,12 +24,16 @@ class ImageSet:
     self.num_examples = len(self.images)
     self.num_classes = num_classes
     self.class_names = class_names
+    self.targets = None
     self.unreadable = ()  # ids
     self.reads = 0
     self.place = whole or self, np.arange(len(images)) if rows is None else rows
 
   def locate_images(self):
     return self.place
+
+  def read_targets(self):
+    return self.targets
 
   def eval_batches(self, batch_size):
     self.reads += 1

@@ -1,0 +1,45 @@
+"""Linear classifiers on other sets: `--config=evals/transfer.py`.
+
+    byol-jax transfer --workdir=DIR [--config=evals/transfer.py:cpu]
+
+The paper's protocol (appendix D.2; method.md 5.4): on each of twelve sets a
+logistic regression on frozen representations, its penalty chosen among 45 on
+the set's `valid`. A set that is not there is named and left out.
+
+`cpu` tries 12 penalties, a decade apart.
+"""
+
+from ml_collections import config_dict
+
+
+def get_config(name: str = 'paper') -> config_dict.ConfigDict:
+  """Returns the configuration of the verb `transfer`: 'paper' or 'cpu'."""
+  if name not in ('paper', 'cpu'):
+    raise ValueError(f"unknown argument {name!r}: expected 'paper' or 'cpu'")
+  return config_dict.ConfigDict(
+    {
+      # With commas: any of food101, cifar10, cifar100, birdsnap, sun397, cars,
+      # aircraft, voc2007, dtd, pets, caltech101 and flowers, and whatever
+      # `dataset` takes elsewhere. 'paper' is all of these.
+      'datasets': 'paper',
+      # Default: that of the pretraining.
+      'data_dir': config_dict.placeholder(str),
+      # 'online', 'target', 'random' or 'random_calibrated'.
+      'weights': 'online',
+      'calibration_batches': 50,
+      # Of the resampled test images in the interval of a mean precision.
+      'seed': 0,
+      'batch_size': 256,
+      # 'whole': the shorter side becomes the image size, bicubic; then a centre
+      # crop. Or 'resize', 'crop', see `data.eval_crop` of configs/pretrain.py.
+      'eval_crop': 'whole',
+      # Penalties, factors of half the squared norm of the weights against the
+      # sum of the losses: `num_lambdas` from the least to the greatest, evenly
+      # on a logarithmic scale.
+      'min_lambda': 1e-6,
+      'max_lambda': 1e5,
+      'num_lambdas': 45 if name == 'paper' else 12,
+      # Of L-BFGS, for one penalty.
+      'max_iterations': 1000,
+    }
+  )
