@@ -1,6 +1,7 @@
 """The functions of byol_jax: what Python callers and the command line share."""
 
 from collections.abc import Callable, Mapping
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from byol_jax import configuration, errors, experiment, files, pretrained
 from byol_jax.checkpoints import checkpointer
 from byol_jax.data import from_config
 from byol_jax.distributed import placement, processes
-from byol_jax.evals import embed as embed_lib
+from byol_jax.evals import embed as embed_lib, while_training
 from byol_jax.evaluation import functions, origins
 from byol_jax.training import loop, train, workdir as workdir_lib
 
@@ -52,12 +53,16 @@ def pretrain(
   dataset = processes.raise_on_all(
     'data', lambda: from_config.make_image_set(config, 'train', held=True)
   )
-  last = _pretrain(dataset, config, record, workdir)
+  load = functools.partial(from_config.make_image_set, config, labelled=True)
+  last = _pretrain(dataset, config, record, workdir, load)
   return last | {'unusable_images': dataset.num_failures}
 
 
 def pretrain_on(
-  dataset: Any, config: config_dict.ConfigDict, workdir: str | Path
+  dataset: Any,
+  config: config_dict.ConfigDict,
+  workdir: str | Path,
+  load: Callable[[str], Any] | None = None,
 ) -> dict[str, float]:
   """Pretrains on a given data set, or resumes what `workdir` holds.
 
@@ -68,6 +73,8 @@ def pretrain_on(
     config: as in `configs/pretrain.py`; its sections `dataset`, `data` and
       `input` are only recorded, but for `input.steps_per_call`.
     workdir: see `pretrain`.
+    load: 'train' and 'test' -> image set (`evals.splits.Split`), for
+      `eval.knn_every_steps`.
 
   Returns:
     The last scalars, `step` and `seconds`.
@@ -76,7 +83,7 @@ def pretrain_on(
     UserError: see `train.train`.
   """
   config = configuration.validate(config, 'pretrain')
-  return _pretrain(dataset, *_read_record(config, workdir), workdir)
+  return _pretrain(dataset, *_read_record(config, workdir), workdir, load)
 
 
 def _pretrain(
@@ -84,6 +91,7 @@ def _pretrain(
   config: config_dict.ConfigDict,
   record: dict[str, Any] | None,
   workdir: str | Path,
+  load: Callable[[str], Any] | None,
 ) -> dict[str, float]:
   """Pretrains, or resumes the run of a checkpoint with the given record."""
   if config.init.checkpoint and '://' not in config.init.checkpoint:
@@ -96,6 +104,11 @@ def _pretrain(
   train.require_same_dataset(dataset)
   method = experiment.build(config, dataset.num_examples, dataset.num_classes)
   method = _start_from_weights(method, config, record)
+  evaluate = None
+  if config.eval.knn_every_steps:
+    evaluate = processes.raise_on_all(
+      'eval', lambda: while_training.make_knn(method.forward, load)
+    )
   return train.train(
     method,
     dataset,
@@ -104,10 +117,12 @@ def _pretrain(
       loop.CheckpointOptions(**config.checkpoint),
       loop.FaultOptions(**config.faults),
       loop.LogOptions(**config.log),
+      loop.EvalOptions(**config.eval),
     ),
     config=config.to_dict(),
     steps_per_call=config.input.steps_per_call,
     origin=_find_origin(method, record, workdir),
+    evaluate=evaluate,
   )
 
 

@@ -43,6 +43,7 @@ OLD_VALUES: dict[str, Any] = {
   'input.steps_per_call': 0,
   'checkpoint.folder': '',
   'init.checkpoint': '',
+  'eval.knn_every_steps': 0,
 }
 
 Update = Callable[

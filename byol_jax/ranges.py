@@ -36,7 +36,7 @@ _RANGES = {
     input.cache_gib faults.max_skips faults.max_rollbacks faults.stall_seconds
     checkpoint.every_minutes""",
   '[0, 4096]': 'input.threads input.steps_per_call',
-  '[0, 1e9]': 'checkpoint.every_steps',
+  '[0, 1e9]': 'checkpoint.every_steps eval.knn_every_steps',
   '[1, 1e9]': 'log.every_steps',
   '[1, 1e6]': 'checkpoint.keep ks calibration_batches',
   '[1, 65536]': 'network.projector network.predictor',

@@ -174,5 +174,8 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
         'stall_seconds': 600.0,
       },
       'log': {'every_steps': 50, 'tensorboard': True},
+      # kNN accuracy on the test set after each multiple of these steps and the
+      # last, in the process that trains; 0: never.
+      'eval': {'knn_every_steps': 0},
     }
   )

@@ -25,7 +25,7 @@ from byol_jax.checkpoints import checkpointer, steps
 from byol_jax.convert import weights as weights_lib
 from byol_jax.data import from_config
 from byol_jax.data.sampling import resize
-from byol_jax.evals import features
+from byol_jax.evals import features, while_training
 from byol_jax.training import train
 from tests.helpers import tiny_folder, tiny_run, wiring
 
@@ -176,15 +176,23 @@ def test_every_value_of_the_training_arrives(monkeypatch, tmp_path):
   config = wiring.load(monkeypatch)
   sets = wiring.spy(monkeypatch, from_config, 'make_image_set', stub_set)
   runs = wiring.spy(monkeypatch, train, 'train', lambda *a, **k: {'step': 15})
+  evaluations = wiring.spy(
+    monkeypatch, while_training, 'make_knn', lambda *a: lambda state: None
+  )
   weights = make_weights(config)
   reads = wiring.spy(
     monkeypatch, pretrained, 'read_weights', lambda path: weights
   )
   monkeypatch.chdir(tmp_path)
   assert api.pretrain(config, tmp_path) == {'step': 15, 'unusable_images': 3}
+  run = runs[0].arguments
   assert sets[0].arguments.pop('config') == config
   assert sets[0].arguments == {'split': 'train', 'held': True}
-  run = runs[0].arguments
+  assert evaluations[0].arguments['forward'] is run['method'].forward
+  evaluations[0].arguments['load']('test')
+  assert sets[1].arguments.pop('config') == config
+  assert sets[1].arguments == {'split': 'test', 'labelled': True}
+  assert run['evaluate'] is evaluations[0].result
   assert run['dataset'] is sets[0].result and run['path'] == str(tmp_path)
   assert run['method'].num_steps == 15
   assert run['method'].weights.params is weights.params

@@ -156,6 +156,18 @@ def measure_accuracy(
     for name in named
   )
   overlap = splits.check_test(queries, {'train': bank}, num_classes, log)
+  results = score_features(options, bank, queries, num_classes, log)
+  return results | {'test_in_train': overlap}
+
+
+def score_features(
+  options: Options,
+  bank: features.Features,
+  queries: features.Features,
+  num_classes: int,
+  log: Log = lambda text: None,
+) -> dict[str, Any]:
+  """Returns the results of `measure_accuracy`, but `test_in_train`."""
   size = len(bank.ids)  # without images that cannot be read
   ks = _select_ks(options, size)
   left_out = [k for k in options.ks if k not in ks]
@@ -174,7 +186,6 @@ def measure_accuracy(
     'bank': size,
     'queries': len(queries.ids),
     'num_classes': num_classes,
-    'test_in_train': overlap,
   }
 
 

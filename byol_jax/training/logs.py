@@ -82,7 +82,7 @@ class Logs:
       self._lines = _open_lines(folder / 'scalars.jsonl', start_step)
     if tensorboard:
       with self._warn_on_failure('tensorboard'):
-        self._events = _open_events(folder / 'tensorboard', start_step)
+        self._events = open_events(folder / 'tensorboard', start_step)
 
   def tick(self, step: int) -> None:
     """Moves a terminal's progress bar to `step`; cheap enough for each step."""
@@ -95,14 +95,7 @@ class Logs:
       return
     values = {name: float(value) for name, value in scalars.items()}
     now = self._clock()
-    if self._lines is not None:
-      with self._warn_on_failure('scalars.jsonl'):
-        _append_line(self._lines, step, now, values)
-    if self._events is not None:
-      with self._warn_on_failure('tensorboard'):
-        for name, value in values.items():
-          self._events.add_scalar(name, value, step, now)
-        self._events.flush()
+    self._write_files(step, now, values)
     self._show(step, now, values)
     data_wait = values.get('data_wait', 0.0)
     if data_wait > _MAX_DATA_WAIT:
@@ -112,6 +105,26 @@ class Logs:
         ' last line was spent waiting for images; `byol-jax bench'
         ' input` measures what this machine can load',
       )
+
+  def write_evaluation(
+    self, step: int, scalars: Mapping[str, float], text: str
+  ) -> None:
+    """Logs scalars of an evaluation of `step`; the console shows `text`."""
+    if not self._silent:
+      self._write_files(step, self._clock(), scalars)
+      self.note(text)
+
+  def _write_files(
+    self, step: int, now: float, values: Mapping[str, float]
+  ) -> None:
+    if self._lines is not None:
+      with self._warn_on_failure('scalars.jsonl'):
+        _append_line(self._lines, step, now, values)
+    if self._events is not None:
+      with self._warn_on_failure('tensorboard'):
+        for name, value in values.items():
+          self._events.add_scalar(name, value, step, now)
+        self._events.flush()
 
   def note(self, text: str) -> None:
     """Prints one line of text."""
@@ -175,7 +188,7 @@ class Meter:
     self.restart()
 
   def restart(self) -> None:
-    """Starts a new interval, for instance after an evaluation."""
+    """Starts a new interval, for instance after a checkpoint."""
     self._start = self._clock()
     self._waited = 0.0
 
@@ -187,6 +200,15 @@ class Meter:
       yield
     finally:
       self._waited += self._clock() - start
+
+  @contextlib.contextmanager
+  def excluding(self) -> Iterator[None]:
+    """Leaves the time of the block out of the interval."""
+    start = self._clock()
+    try:
+      yield
+    finally:
+      self._start += self._clock() - start
 
   def read(self, images: int) -> dict[str, float]:
     """Returns 'images_per_second' and 'data_wait', in [0, 1], of the interval.
@@ -209,7 +231,7 @@ def _format_scalars(values: Mapping[str, float]) -> list[str]:
   return fields
 
 
-def _open_events(
+def open_events(
   folder: pathlib.Path, start_step: int
 ) -> tensorboardX.SummaryWriter:
   """Opens TensorBoard events that hide those of steps after `start_step`.

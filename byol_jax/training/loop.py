@@ -1,4 +1,4 @@
-"""The training loop: next batch, step, log, save, preempted?
+"""The training loop: next batch, step, log, save, preempted? evaluate.
 
 It is the only loop over training steps in the package. Between two log lines
 the host fetches nothing, and waits only to stay a few calls ahead of the
@@ -7,7 +7,7 @@ devices.
 
 from __future__ import annotations  # fields are named like modules
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import pathlib
@@ -58,12 +58,25 @@ class LogOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class EvalOptions:
+  """The config section `eval`, explained in configs/pretrain.py."""
+
+  knn_every_steps: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingOptions:
   """What a run takes from its configuration besides the method."""
 
   checkpoint: CheckpointOptions = CheckpointOptions()
   faults: FaultOptions = FaultOptions()
   log: LogOptions = LogOptions()
+  eval: EvalOptions = EvalOptions()
+
+
+# (state of a step as host arrays) -> scalars, and a line for the console; all
+# processes of a job call it after the same step.
+Evaluate = Callable[[Any], tuple[Mapping[str, float], str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +96,7 @@ class TrainingContext:
     skip_policy: what to do about steps that were skipped.
     preemption: whether a signal asks the run to stop.
     watchdog: ends a process whose steps stop coming.
+    evaluate: called as `options.eval` says; None: never.
   """
 
   update: Callable
@@ -102,6 +116,7 @@ class TrainingContext:
   watchdog: watchdog.Watchdog = dataclasses.field(
     default_factory=lambda: watchdog.Watchdog(0)
   )
+  evaluate: Evaluate | None = None
 
 
 def run_loop(
@@ -156,14 +171,24 @@ def run_loop(
       # Preempted?
       if signal is not None:
         break
+
+      # Evaluate: last, so that a step is saved before it is evaluated.
+      _evaluate_if_due(context, meter, step, state, log)
     if context.checkpointer is not None:
       context.checkpointer.wait()
   if signal is not None:
-    place = errors.quote(context.workdir)
-    saved = f'saved step {step} of {last} in {place}'
-    error = errors.Preempted(f'{signal}: {saved}; the same command resumes')
-    raise processes.mark_collective(error)
+    raise _preempted_error(context, signal, step)
   return state, means
+
+
+def _preempted_error(
+  context: TrainingContext, signal: str, step: int
+) -> errors.UserError:
+  place = errors.quote(context.workdir)
+  saved = f'saved step {step} of {context.num_steps} in {place}'
+  return processes.mark_collective(
+    errors.Preempted(f'{signal}: {saved}; the same command resumes')
+  )
 
 
 def _open_batches(
@@ -212,6 +237,34 @@ def _log_means(
   context.skip_policy.observe(fetched.skipped, fetched.steps)
   context.observe(fetched.values)
   return fetched.means
+
+
+def _evaluate_if_due(
+  context: TrainingContext,
+  meter: logs.Meter,
+  step: int,
+  state: packing.Packed,
+  log: logs.Logs,
+) -> None:
+  """Evaluates a step and logs the results.
+
+  In a job of one process a signal ends it without a result: the loop then saves
+  the step after this one at once.
+  """
+  every = context.options.eval.knn_every_steps
+  if context.evaluate is None or not every:
+    return
+  if step % every and step < context.num_steps:
+    return
+  host_state = packing.unpack(placement.fetch_first_replica(state))
+  with (
+    contextlib.suppress(preemption.WaitInterrupted),
+    meter.excluding(),
+    context.watchdog.paused(),
+    context.preemption.interruptible(),
+  ):
+    scalars, text = context.evaluate(host_state)
+    log.write_evaluation(step, scalars, f'step {step}: {text}')
 
 
 def _is_save_due(context: TrainingContext, step: int, saved_at: float) -> bool:

@@ -139,14 +139,19 @@ StepCalls = StreamedCalls | ResidentCalls
 
 
 def make_step_calls(
-  dataset: Any, steps_per_call: int, boundaries: tuple[int, ...]
+  dataset: Any,
+  steps_per_call: int,
+  boundaries: tuple[int, ...],
+  more_boundaries: tuple[int, ...] = (),
 ) -> StepCalls:
   """Returns the calls of a run: of several steps for a resident set.
 
   Args:
     dataset: with `view_batches`, a `MakeBatches`, or a `ResidentSet`.
     steps_per_call: for a resident set, at most; 0 chooses.
-    boundaries: see `ResidentCalls`.
+    boundaries: see `ResidentCalls`; the default number of steps divides them.
+    more_boundaries: others, which do not change that number: it changes the
+      last bits of the result.
 
   Raises:
     ConfigError: see `ResidentCalls`.
@@ -155,7 +160,8 @@ def make_step_calls(
     return StreamedCalls(dataset.view_batches)
   is_cpu = jax.default_backend() == 'cpu'
   default = 1 if is_cpu else choose_steps_per_call(boundaries)
-  return ResidentCalls(dataset, steps_per_call or default, boundaries)
+  most = steps_per_call or default
+  return ResidentCalls(dataset, most, (*boundaries, *more_boundaries))
 
 
 def choose_steps_per_call(boundaries: tuple[int, ...]) -> int:

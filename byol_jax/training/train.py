@@ -58,6 +58,7 @@ def train(
   config: Mapping[str, Any],
   steps_per_call: int,
   origin: Mapping[str, Any] | None = None,
+  evaluate: loop.Evaluate | None = None,
 ) -> dict[str, float]:
   """Trains in a workdir, from its last completed step if it has one.
 
@@ -69,6 +70,7 @@ def train(
     config: plain dict, which the workdir records.
     steps_per_call: see `multi_step.make_step_calls`.
     origin: see `workdir.make_record`.
+    evaluate: called as `options.eval` says.
 
   Returns:
     The scalars of the last log interval, `step` and `seconds`.
@@ -82,9 +84,8 @@ def train(
   """
   began = time.monotonic()
   record = dict(config) | {'training_set': describe_dataset(dataset)}
-  with open_training(
-    method, dataset, path, options, record, steps_per_call, origin
-  ) as context:
+  run = method, dataset, path, options, record
+  with open_training(*run, steps_per_call, origin, evaluate) as context:
     saver = context.checkpointer
     start = recovery.restore_or_init(saver, method, 'start')
     # A configuration binds a workdir from its first checkpoint on.
@@ -105,9 +106,8 @@ def train(
           f' step {start.step + start.data_offset} on'
         ]
       except errors.DivergedError as error:
-        advice = recovery.advice_after_divergence(saver)
-        failure = errors.DivergedError(f'{error}; {advice}')
-        raise processes.mark_collective(failure) from None
+        text = f'{error}; {recovery.advice_after_divergence(saver)}'
+        raise processes.mark_collective(errors.DivergedError(text)) from None
   return means | {'step': method.num_steps, 'seconds': time.monotonic() - began}
 
 
@@ -119,7 +119,8 @@ def open_training(
   options: loop.TrainingOptions,
   record: dict[str, Any],
   steps_per_call: int,
-  origin: Mapping[str, Any] | None,
+  origin: Mapping[str, Any] | None = None,
+  evaluate: loop.Evaluate | None = None,
 ) -> Iterator[loop.TrainingContext]:
   """Opens all that a run needs, and closes it.
 
@@ -127,7 +128,9 @@ def open_training(
   """
   faults, checkpoint = options.faults, options.checkpoint
   boundaries = (options.log.every_steps, checkpoint.every_steps)
-  step_calls = multi_step.make_step_calls(dataset, steps_per_call, boundaries)
+  step_calls = multi_step.make_step_calls(
+    dataset, steps_per_call, boundaries, (options.eval.knn_every_steps,)
+  )
   with contextlib.ExitStack() as stack:
     stop_request = stack.enter_context(preemption.PreemptionGuard())
     saver = processes.raise_on_all(
@@ -147,6 +150,7 @@ def open_training(
       skip_policy=recovery.SkipPolicy(faults.max_skips, faults.max_rollbacks),
       preemption=stop_request,
       watchdog=stack.enter_context(contextlib.closing(timer)),
+      evaluate=evaluate,
     )
 
 

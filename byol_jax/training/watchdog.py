@@ -4,6 +4,8 @@ A collective whose peer is gone, a driver that hangs or a file system that does
 not answer would block the process, and with it the whole job, indefinitely.
 """
 
+from collections.abc import Iterator
+import contextlib
 import faulthandler
 import os
 import signal
@@ -15,6 +17,7 @@ import time
 # runs. Launchers restart from 128 on.
 EXIT_CODE = 128 + signal.SIGALRM
 _MARGIN = 10.0  # seconds, for writing the stacks of all threads
+_NEVER = 1e9  # seconds
 _STDERR = 2  # the file descriptor, also where sys.stderr is replaced
 
 
@@ -56,16 +59,31 @@ class Watchdog:
       faulthandler.dump_traceback_later(limit, file=_STDERR)
       signal.setitimer(signal.ITIMER_REAL, limit + _MARGIN)
 
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Gives what is no step, such as an evaluation, as long as it takes."""
+    if self._step is not None:
+      self._restarted = time.monotonic() + _NEVER
+      self._cancel_alarms()
+    try:
+      yield
+    finally:
+      self._alarm_set = 0.0
+      self.restart()
+
   def close(self) -> None:
     """Disarms the watchdog."""
     self._closed.set()
     if self._step is not None:
-      faulthandler.cancel_dump_traceback_later()
-      signal.setitimer(signal.ITIMER_REAL, 0)
+      self._cancel_alarms()
+
+  def _cancel_alarms(self) -> None:
+    faulthandler.cancel_dump_traceback_later()
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
   def _watch(self) -> None:
     while (left := self._restarted + self._seconds - time.monotonic()) > 0:
-      if self._closed.wait(left):
+      if self._closed.wait(min(left, self._seconds)):  # it may be paused
         return
     print(
       f'byol_jax: no step for {self._seconds:g} s (faults.stall_seconds) after'

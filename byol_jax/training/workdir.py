@@ -19,7 +19,7 @@ from byol_jax.training import provenance
 
 # Keys of a configuration that do not change what is learned.
 KEYS_THAT_MAY_CHANGE = {
-  *('data_dir', 'input', 'checkpoint', 'faults', 'log'),
+  *('data_dir', 'input', 'checkpoint', 'faults', 'log', 'eval'),
   *('preset', 'preset_epochs', 'preset_batch_size'),
 }
 ORIGIN = 'origin.json'

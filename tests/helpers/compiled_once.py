@@ -18,7 +18,7 @@ from byol_jax.training import multi_step
 # Sections of a configuration that `experiment.build` does not read.
 UNREAD = (
   *('dataset', 'data_dir', 'data', 'input'),
-  *('checkpoint', 'faults', 'log'),
+  *('checkpoint', 'faults', 'log', 'eval'),
 )
 
 

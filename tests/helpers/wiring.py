@@ -84,12 +84,15 @@ CHANGED = {
   'faults.stall_seconds': 12.5,
   'log.every_steps': 9,
   'log.tensorboard': False,
+  'eval.knn_every_steps': 13,
 }
 
 # By who reads the keys: `api` with `training`, `data.from_config` (the seed
 # and the image size too), `experiment`.
 TRAINING = {
-  k for k in CHANGED if k.startswith(('checkpoint.', 'faults.', 'log.'))
+  k
+  for k in CHANGED
+  if k.startswith(('checkpoint.', 'faults.', 'log.', 'eval.'))
 } | {'input.steps_per_call', 'init.checkpoint'}
 DATA = {
   k for k in CHANGED if k.startswith(('data', 'input.')) or '.crop.' in k

@@ -3,6 +3,7 @@
 The runs on several processes are of 20 steps of a tiny network.
 """
 
+import json
 import shutil
 import time
 
@@ -10,10 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from byol_jax import api
+from byol_jax import api, pretrained
 from byol_jax.distributed import placement
+from byol_jax.evals import knn, while_training
 from byol_jax.training import logs
-from tests.helpers import jobs, tiny_run
+from tests.helpers import job_worker, jobs, tiny_run
 from tests.helpers.tiny_checkpoint import (
   arrays_of,
   assert_same_arrays,
@@ -75,12 +77,17 @@ def assert_close(left, right, bound=1e-5):
     np.testing.assert_allclose(right[name], x, rtol=0, atol=most, err_msg=name)
 
 
-def runs(root, layouts, *arguments, **env):
-  """{layout: (workdir, batches)} of 20 steps from the beginning."""
+def runs(root, layouts, *arguments, more=None, **env):
+  """{layout: (workdir, batches)} of 20 steps from the beginning.
+
+  `more` has further arguments by layout.
+  """
   found = {}
   for layout in layouts:
     ended = jobs.run(
-      *(root / layout, *LAYOUTS[layout], *EVERY_STEP, *arguments), **env
+      *(root / layout, *LAYOUTS[layout], *EVERY_STEP, *arguments),
+      *(more or {}).get(layout, ()),
+      **env,
     )
     assert not any(codes(ended)), ended
     found[layout] = (root / layout, jobs.batches(ended))
@@ -89,8 +96,10 @@ def runs(root, layouts, *arguments, **env):
 
 @pytest.fixture(scope='module')
 def straight(tmp_path_factory):
-  """Runs in float32."""
-  return runs(tmp_path_factory.mktemp('straight'), ('1x4', '2x2', '4x1'))
+  """Runs in float32; one of them is evaluated in between."""
+  root = tmp_path_factory.mktemp('straight')
+  more = {'2x2': ('--eval.knn_every_steps=8',)}
+  return runs(root, ('1x4', '2x2', '4x1'), more=more)
 
 
 @pytest.fixture(scope='module')
@@ -131,6 +140,24 @@ def test_processes_and_devices_give_the_same_bits(straight):
   batches = [found for _, found in straight.values()]
   assert batches[0] == batches[1] == batches[2]
   assert sorted(batches[0]) == list(range(20))
+
+
+@pytest.mark.jobs
+def test_processes_evaluate_all_images_between_steps(straight):
+  """As one process does; that the bits stay the same is the test above."""
+  path, _ = straight['2x2']
+  lines = map(json.loads, (path / 'scalars.jsonl').read_text().splitlines())
+  found = {line['step']: line for line in lines if 'knn_k1_t0.1' in line}
+  assert list(found) == [8, 16, 20]
+  run = pretrained.open_run(path)
+  options = knn.Options(4, while_training.KS, (while_training.TEMPERATURE,))
+  results = knn.measure_accuracy(
+    options, pretrained.open_encoder(run), job_worker.load_evaluation
+  )
+  assert (results['bank'], results['queries']) == (22, 13)
+  for k in while_training.KS:
+    key = f'knn_k{k}_t0.1'
+    assert found[20][key] == results[key]
 
 
 @pytest.mark.jobs

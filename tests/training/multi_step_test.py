@@ -98,6 +98,11 @@ def test_by_default_no_boundary_cuts_a_call_short(
   assert first_call(2) == min(2, *filter(None, boundaries))
   monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
   assert first_call(0) == most
+  # Others cut calls short, and leave their size as it is.
+  more = multi_step.make_step_calls(Plans(), 0, (50, 0), (7,))
+  assert [len(call) for call in more.split(range(30))] == [7, 7, 7, 7, 2]
+  (batch, *_) = more.batches(8, range(7))
+  assert batch['steps']['step'].shape == (1, 25, 8)
   streamed = multi_step.make_step_calls(ArraySet(), 4, boundaries)
   assert isinstance(streamed, multi_step.StreamedCalls)
 

@@ -558,7 +558,7 @@ def test_every_option_of_a_run_arrives(tmp_path, monkeypatch):
       for key, x in value.items()
       if key.startswith(section)
     }
-    for section in ('checkpoint', 'faults', 'log')
+    for section in ('checkpoint', 'faults', 'log', 'eval')
   }
   spied = (
     *((checkpointer, 'Checkpointer'), (recovery, 'SkipPolicy')),
@@ -571,6 +571,7 @@ def test_every_option_of_a_run_arrives(tmp_path, monkeypatch):
     loop.CheckpointOptions(**sections['checkpoint']),
     loop.FaultOptions(**sections['faults']),
     loop.LogOptions(**sections['log']),
+    loop.EvalOptions(**sections['eval']),
   )
   method = types.SimpleNamespace(update=None, num_steps=15, batch_size=8)
   opened = train_lib.open_training(
@@ -594,5 +595,6 @@ def test_every_option_of_a_run_arrives(tmp_path, monkeypatch):
     'faults.stall_seconds': timer[0].arguments['seconds'] / 1.1,
     'log.every_steps': boundaries[0],
     'log.tensorboard': log[0].arguments['tensorboard'],
+    'eval.knn_every_steps': calls[0].arguments['more_boundaries'][0],
   }
   assert found == value

@@ -16,6 +16,8 @@ def other_thread():
 threading.Thread(target=other_thread, daemon=True).start()
 guard.step_done(41)
 guard.step_done(42)
+with guard.paused():
+  pass
 print('hanging', flush=True)
 def hanging_collective():
   if sys.argv[1] == 'locked':
@@ -34,6 +36,9 @@ for i in range(16):
   for guard in guards:
     guard.step_done(i) if i < 8 else guard.restart()
   time.sleep(0.15)
+with guards[0].paused(), guards[1].paused():  # an evaluation
+  time.sleep(1.5)
+guards[1].step_done(16)
 for guard in guards:
   guard.close()
 time.sleep(2.2)
