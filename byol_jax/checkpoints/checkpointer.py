@@ -234,6 +234,16 @@ class Checkpointer:
     )
 
 
+def list_steps(folder: steps.Folder) -> list[int]:
+  """Returns the steps in `folder`, rising; writes nothing.
+
+  Raises:
+    DataError: the folder cannot be listed.
+  """
+  with steps.open_manager(folder) as manager:
+    return sorted(manager.all_steps())
+
+
 def latest_step(folder: steps.Folder) -> int | None:
   """Returns the newest step in `folder`, or None; writes nothing.
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from byol_jax import configuration, errors
-from byol_jax.cli import registry
+from byol_jax.cli import parsers, registry
 
 VERBS: dict[str, registry.Verb] = {}
 _add_verb = functools.partial(registry.add_verb, VERBS)
@@ -177,6 +177,42 @@ def report(workdir: str, step: int | None, knn: str, linear: str) -> None:
   from byol_jax.tools import report as report_tool
 
   report_tool.run(workdir, knn=knn, linear=linear, step=step)
+
+
+@_add_verb(
+  'watch',
+  registry.RUN,
+  ('--config', 'evals/knn', registry.CONFIG_HELP),
+  ('--once', False, 'end after the checkpoints that are there now'),
+  (
+    '--seconds',
+    10.0,
+    'between two looks at the workdir',
+    parsers.make_parser(float, 0.1, 86400),
+  ),
+  preset='evals/knn',
+)
+def watch(
+  workdir: str, spec: str, overrides: list[str], once: bool, seconds: float
+) -> None:
+  """Evaluate each checkpoint of a run as it appears: online classifier, kNN.
+
+  On all test images, beside a training that goes on or after it; prints a
+  sentence for each result with its step, and adds the results to
+  WORKDIR/evaluations.jsonl and to TensorBoard, if the run logs there. Waits for
+  a workdir that does not exist yet, and ends after the last step of the run, or
+  by Ctrl-C with exit code 42: the same command continues.
+
+  On a GPU that is training use --config.eval.knn_every_steps=N of pretrain, or
+  JAX_PLATFORMS=cpu here: JAX takes the memory of a GPU for one process.
+
+  example: byol-jax watch --workdir=runs/demo
+  """
+  config = configuration.load(spec, overrides, 'evals/knn')
+  from byol_jax.tools import watch as watch_tool
+
+  log = lambda text: print(errors.to_line(text), flush=True)
+  watch_tool.run(workdir, config, once=once, seconds=seconds, log=log)
 
 
 def _join_job(

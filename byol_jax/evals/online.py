@@ -67,6 +67,11 @@ def measure_accuracy(
   found = features.extract_features(classifier, batches)
   splits.check_labels(found.labels, num_classes, 'test')
   splits.check_test(found, {}, num_classes, log)
+  return score_logits(found, num_classes)
+
+
+def score_logits(found: features.Features, num_classes: int) -> dict[str, Any]:
+  """Returns the results of `measure_accuracy` of logits, [N, C], and labels."""
   ranks = (1, 5) if num_classes > 5 else (1,)
   hits = dict.fromkeys(ranks, 0)
   for first in range(0, len(found.ids), ROWS):
@@ -88,13 +93,19 @@ def list_headlines(results: dict[str, Any]) -> list[headlines.Headline]:
   ]
 
 
-def make_classifier(encoder: features.Encoder) -> features.Encoder:
+def make_classifier(
+  encoder: features.Encoder, with_representation: bool = False
+) -> features.Encoder:
   """Returns an encoder whose representation are the logits, float32 [B, C].
+
+  Args:
+    encoder: with a classifier.
+    with_representation: puts the representation before them, [B, D + C].
 
   Raises:
     DataError: there is no classifier.
   """
-  forward = _classify(encoder.forward)
+  forward = _classify(encoder.forward, with_representation)
   images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
   apply = functools.partial(forward.apply, is_training=False)
   outputs, _ = jax.eval_shape(apply, encoder.params, encoder.state, images)
@@ -109,10 +120,14 @@ def make_classifier(encoder: features.Encoder) -> features.Encoder:
 
 # One program for the encoders of a run.
 @functools.lru_cache(maxsize=4)
-def _classify(forward: networks.Forward) -> networks.Forward:
+def _classify(
+  forward: networks.Forward, with_representation: bool
+) -> networks.Forward:
   def apply(*arguments: Any, **options: Any) -> Any:
     outputs, state = forward.apply(*arguments, **options)
     logits: Any = outputs.logits  # None without a classifier
+    if with_representation and logits is not None:
+      logits = jnp.concatenate([outputs.representation, logits], axis=-1)
     return outputs._replace(representation=logits), state
 
   return forward._replace(apply=apply)

@@ -41,21 +41,31 @@ def make_knn(
     )
   batch_size = PER_DEVICE * jax.device_count()
   try:
-    named, _ = splits.open_splits(load, ('train', 'test'))
+    named, num_classes = splits.open_splits(load, ('train', 'test'))
     for split in named.values():
       next(split.eval_batches(batch_size))
   except errors.DataError as error:
     raise errors.DataError(
       f'eval.knn_every_steps: {error}; or set it to 0'
     ) from error
+  quiet = lambda text: None
   options = knn.Options(batch_size, KS, (TEMPERATURE,))
 
   def evaluate(state: Any) -> tuple[dict[str, float], str]:
     encoder = features.make_encoder(
       forward, state.online_params, state.online_state, 'online'
     )
-    results = knn.measure_accuracy(options, encoder, named.__getitem__)
+    bank, queries = (
+      splits.encode_split(encoder, named, batch_size, quiet, name)
+      for name in named
+    )
+    results = knn.score_features(options, bank, queries, num_classes)
     scalars = {k: v for k, v in results.items() if k.startswith('knn_k')}
-    return scalars, headlines.format_headline(knn.list_headlines(results)[-1])
+    text = headlines.format_headline(knn.list_headlines(results)[-1])
+    try:
+      splits.check_test(queries, {'train': bank}, num_classes, quiet)
+    except errors.DataError as error:  # no reason to end a training
+      text += f'; {error}'
+    return scalars, text
 
   return evaluate

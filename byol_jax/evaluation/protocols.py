@@ -69,20 +69,32 @@ def evaluate(
       f'{call}/results', lambda: stack.enter_context(open_results(file))
     )
     results = protocol.measure_accuracy(options, encoder, load, **given)
-    found = protocol.list_headlines(results)
-    record = {
-      'protocol': name,
-      'origin': origins.get_path(origin),
-      'weights': encoder.name,
-      'step': encoder.step,
-      'dataset': data.dataset,
-      'headlines': [headlines.format_headline(headline) for headline in found],
-      'results': results,
-      'config': config.to_dict(),
-    }
+    record = make_record(name, protocol, config, origin, encoder, results)
     if file is not None and jax.process_index() == 0:
       files.append_json(file, record)
   return results
+
+
+def make_record(
+  name: str,
+  protocol: Protocol,
+  config: config_dict.ConfigDict,
+  origin: origins.Origin,
+  encoder: features.Encoder,
+  results: dict[str, Any],
+) -> dict[str, Any]:
+  """Returns a line of the file of results; arguments as of `evaluate`."""
+  found = protocol.list_headlines(results)
+  return {
+    'protocol': name,
+    'origin': origins.get_path(origin),
+    'weights': encoder.name,
+    'step': encoder.step,
+    'dataset': origins.make_data_config(origin, config).dataset,
+    'headlines': [headlines.format_headline(headline) for headline in found],
+    'results': results,
+    'config': config.to_dict(),
+  }
 
 
 def find_results_file(

@@ -1,0 +1,241 @@
+"""Evaluates each checkpoint of a run: the online classifier and kNN.
+
+The run may be going on, in another process or on another machine, and may not
+have begun. Encoders of one run share their compiled functions, and the features
+of the test split are extracted once for both protocols.
+"""
+
+from collections.abc import Callable
+import contextlib
+import functools
+import json
+import os
+import time
+from typing import Any
+
+from ml_collections import config_dict
+import tensorboardX
+
+from byol_jax import api, configuration, errors, files, pretrained
+from byol_jax.checkpoints import checkpointer
+from byol_jax.data import from_config
+from byol_jax.evals import features, knn, online, splits
+from byol_jax.evaluation import origins, protocols
+from byol_jax.training import logs, workdir as workdir_lib
+
+Log = Callable[[str], None]
+_RETRIES = 3  # of a checkpoint that may be being deleted
+
+
+def run(
+  workdir: str | os.PathLike,
+  config: config_dict.ConfigDict,
+  *,
+  once: bool = False,
+  seconds: float = 10.0,
+  log: Log = print,
+) -> None:
+  """Evaluates the checkpoints of a run, the oldest first, as they appear.
+
+  Ends after the last step of the run. What evaluations.jsonl has already, of
+  the same configuration, is not repeated.
+
+  Args:
+    workdir: of the pretraining; waited for if there is none yet.
+    config: as in `configs/evals/knn.py`.
+    once: whether to end after the checkpoints that are there now.
+    seconds: between two looks at the workdir.
+    log: called with a sentence for each result, and with what is waited for.
+
+  Raises:
+    ConfigError: the weights are random ones.
+    DataError: `once`, and there is no checkpoint; a checkpoint is damaged, or
+      the images cannot be used.
+  """
+  if config.weights.startswith('random'):
+    raise errors.ConfigError(
+      f"weights: expected 'online' or 'target', found {config.weights!r}: no"
+      ' step changes random weights'
+    )
+  found = _wait_for_checkpoint(workdir, None if once else seconds, log)
+  watcher = Watcher(found, config, log)
+  while True:
+    steps = watcher.list_new_steps()
+    for step in steps[:1]:
+      watcher.evaluate(step, seconds)
+    if len(steps) > 1:
+      continue
+    last = found.experiment.num_steps
+    if last in watcher.done:
+      log(f'step {last} is the last of this run: all is evaluated')
+      return
+    if once:
+      return
+    time.sleep(seconds)
+
+
+def _wait_for_checkpoint(
+  workdir: str | os.PathLike, seconds: float | None, log: Log
+) -> pretrained.Run:
+  """Returns a run that has a checkpoint; with None it must have one now.
+
+  A run may change its configuration until then.
+  """
+  said = ''
+  while True:
+    config = workdir_lib.local_folder(workdir) / 'config.json'
+    folder = workdir_lib.checkpoint_folder(workdir)
+    has_run = config.exists() or bool(checkpointer.list_steps(folder))
+    if has_run or seconds is None:
+      found = pretrained.open_run(workdir)
+      if checkpointer.list_steps(found.checkpoints):
+        return found
+      if seconds is None:
+        pretrained.open_encoder(found)  # says that there is none
+    what = 'first checkpoint' if has_run else 'pretraining'
+    if what != said:
+      log(f'waiting for the {what} in {errors.quote(workdir)}')
+      said = what
+    time.sleep(seconds or 0)
+
+
+class Watcher:
+  """Evaluates checkpoints of one run on the same images.
+
+  Attributes:
+    done: the steps that are evaluated, or were skipped.
+  """
+
+  def __init__(
+    self, run: pretrained.Run, config: config_dict.ConfigDict, log: Log
+  ) -> None:
+    """Opens the splits, and what was evaluated before.
+
+    Args:
+      run: to evaluate.
+      config: as in `configs/evals/knn.py`.
+      log: called with lines.
+    """
+    shared = ('dataset', 'data_dir', 'weights', 'seed', 'batch_size')
+    of_online = configuration.read_preset('evals/online')
+    of_online = of_online.copy_and_resolve_references()
+    of_online.update({key: config[key] for key in shared})
+    self._run, self._log = run, log
+    self._log_once = functools.cache(log)  # what is so at each step
+    self._configs = {'online': of_online, 'knn': config}
+    data = from_config.resolve_paths(origins.make_data_config(run, config))
+    load = functools.partial(from_config.make_image_set, data, labelled=True)
+    self._splits, self._num_classes = splits.open_splits(
+      load, ('train', 'test')
+    )
+    self._file = run.path / protocols.RESULTS
+    if run.training_set['num_classes'] != self._num_classes:
+      log(
+        f'the online classifier has {run.training_set["num_classes"] or 0}'
+        f' classes, these images have {self._num_classes}: kNN only'
+      )
+      del self._configs['online']
+    self.done = self._read_done()
+    self._events: tensorboardX.SummaryWriter | None = None
+    if run.config.log.tensorboard:
+      # TensorBoard reads one file of a folder at a time: not that of the run.
+      folder = run.path / 'tensorboard' / 'watch'
+      self._events = logs.open_events(folder, max(self.done, default=-1))
+
+  def list_new_steps(self) -> list[int]:
+    """Returns the steps that are to be evaluated, the oldest first."""
+    steps = checkpointer.list_steps(self._run.checkpoints)
+    return sorted(set(steps) - self.done)
+
+  def evaluate(self, step: int, seconds: float = 1.0) -> None:
+    """Evaluates a step by all protocols, or skips one that was deleted."""
+    encoder = self._open_encoder(step, seconds)
+    self.done.add(step)
+    if encoder is None:
+      self._log(
+        f'step {step} was deleted while it was read: skipped; raise'
+        ' checkpoint.keep of the run'
+      )
+      return
+    for name, results in self._measure(encoder).items():
+      self._record(name, encoder, results)
+
+  def _open_encoder(self, step: int, seconds: float) -> features.Encoder | None:
+    """Returns the encoder of a step; None if it is deleted meanwhile."""
+    weights = self._configs['knn'].weights
+    for attempt in range(_RETRIES):
+      try:
+        return pretrained.open_encoder(self._run, weights, step=step)
+      except errors.DataError:
+        # A deletion takes some time, in which the step is still listed.
+        if step not in checkpointer.list_steps(self._run.checkpoints):
+          break
+        if attempt == _RETRIES - 1:
+          raise
+        time.sleep(seconds)
+    return None
+
+  def _measure(self, encoder: features.Encoder) -> dict[str, dict[str, Any]]:
+    """Returns the results of each protocol."""
+    config = self._configs['knn']
+    quiet = lambda text: None
+    encode = functools.partial(
+      splits.encode_split,
+      splits=self._splits,
+      batch_size=config.batch_size,
+      log=quiet,
+    )
+    results, dim = {}, encoder.dim
+    if 'online' in self._configs:
+      # One pass for both: the representation, then the logits.
+      both = online.make_classifier(encoder, with_representation=True)
+      test = encode(both, name='test')
+      logits = test._replace(values=test.values[:, dim:])
+      results['online'] = online.score_logits(logits, self._num_classes)
+      test = test._replace(values=test.values[:, :dim])
+    else:
+      test = encode(encoder, name='test')
+    bank = encode(encoder, name='train')
+    options = knn.Options(config.batch_size, config.ks, config.temperatures)
+    overlap = splits.check_test(
+      test, {'train': bank}, self._num_classes, self._log_once
+    )
+    found = knn.score_features(options, bank, test, self._num_classes)
+    return results | {'knn': found | {'test_in_train': overlap}}
+
+  def _record(
+    self, name: str, encoder: features.Encoder, results: dict[str, Any]
+  ) -> None:
+    """Prints a sentence for each result, and records all of them."""
+    protocol, config = api.PROTOCOLS[name], self._configs[name]
+    record = protocols.make_record(
+      name, protocol, config, self._run, encoder, results
+    )
+    files.append_json(self._file, record)
+    for text in record['headlines']:
+      self._log(f'step {encoder.step}: {text}')
+    if self._events is None:
+      return
+    try:
+      for key, value in results.items():
+        if isinstance(value, float):
+          tag = key if key.startswith(name) else f'{name}_{key}'
+          self._events.add_scalar(tag, value, encoder.step)
+      self._events.flush()
+    except OSError as error:
+      self._log(f'warning: tensorboard cannot be written: {error.strerror}')
+      self._events = None
+
+  def _read_done(self) -> set[int]:
+    """Returns the steps of which the file has all results."""
+    if not self._file.exists():
+      return set()
+    found: dict[str, set[int]] = {name: set() for name in self._configs}
+    for line in files.read_file(self._file).splitlines():
+      with contextlib.suppress(ValueError, TypeError, KeyError):
+        record = json.loads(line)
+        name = record['protocol']
+        expected = json.loads(json.dumps(self._configs[name].to_dict()))
+        if record['config'] == expected:
+          found[name].add(record['step'])
+    return set.intersection(*found.values())
