@@ -4,15 +4,17 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import types
 
 import numpy as np
 import pytest
 
 from byol_jax import errors
-from byol_jax.data.sources import base, image_folder, lookup
+from byol_jax.data.loading import thread_engine
+from byol_jax.data.sources import base, image_folder, lookup, shapes
 from tests.helpers import listed
-from tests.helpers.made import names, opened, refused
+from tests.helpers.made import image_set, names, opened, refused
 
 
 @pytest.mark.parametrize('dataset', ['toy', 'toy:1.0.0', 'toy:1.*.*'])
@@ -189,6 +191,56 @@ def test_fit_and_valid_say_where_they_lie_in_train(prepared, write, kind):
     assert names(split) == [names(train)[row] for row in rows]
     places.extend(rows)
   assert sorted(places) == every.tolist() == [*range(len(train))]
+
+
+KINDS = ('shapes', 'npz', 'classes', 'splits', 'tar', 'tfrecord')
+
+
+@pytest.fixture
+def of_kind(prepared, write, tmp_path, monkeypatch):
+  """A function from a kind of set to a set of it, of 60 images or fewer."""
+  monkeypatch.setattr(shapes, 'COUNTS', {'train': 40, 'test': 10})
+  pixels = np.random.default_rng(0).integers(0, 256, (24, 9, 9, 3), np.uint8)
+  images = {'images': pixels[:17], 'labels': np.arange(17) % 3}
+  tests = {'test_images': pixels[17:], 'test_labels': np.arange(7) % 3}
+  np.savez(tmp_path / 'x.npz', **images, **tests)
+  for split, count in (('train', 15), ('val', 4)):
+    write(*(f'two/{split}/{c}/{i}.jpg' for c in 'ab' for i in range(count)))
+  write(*(f'one/{c}/{i}.jpg' for c in 'ab' for i in range(20)))
+  with tarfile.open(tmp_path / 'x.tar', 'w') as tar:
+    tar.add(tmp_path / 'one', arcname='.')
+  found = {
+    'shapes': 'shapes',
+    'npz': tmp_path / 'x.npz',
+    'classes': tmp_path / 'one',
+    'splits': tmp_path / 'two',
+    'tar': tmp_path / 'x.tar',
+    'tfrecord': prepared['tfrecord'][1],
+  }
+  assert found.keys() == {*KINDS}
+  return found.get
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_parts_are_disjoint_and_each_image_is_evaluated_once(of_kind, kind):
+  """On one, two and four devices, of one process and of two."""
+  parts = []
+  for split in ('fit', 'valid', 'test'):
+    source = opened(of_kind(kind), split)
+    expected = names(source)
+    parts += expected
+    for devices, processes in ((1, 1), (2, 1), (4, 1), (2, 2)):
+      found = []
+      for index in range(processes):
+        options = {
+          'local_devices': devices,
+          'engine': thread_engine.decode_into,
+        }
+        options |= {'process_index': index, 'process_count': processes}
+        for batch in image_set(source, **options).eval_batches(8):
+          found += map(source.file_name, batch['ids'][batch['mask']].tolist())
+      assert sorted(found) == sorted(expected)
+  assert sorted(parts) == sorted(names(opened(of_kind(kind), 'all')))
 
 
 def test_what_is_held_out_by_position_never_changes():
