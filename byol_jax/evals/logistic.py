@@ -25,7 +25,7 @@ from byol_jax import errors
 _ROWS = 8192  # converted to float64 at once
 _RANK = 1e-14  # of the largest squared singular value; less is rounding
 _MIN_CURVATURE = 1e-10  # where all images have probabilities of 0 or 1
-_TOLERANCE = 3e-5  # of the gradient, relative to the root of the objective
+_TOLERANCE = 1e-4  # of the gradient, relative to the root of the objective
 _HISTORY = 10  # pairs that L-BFGS keeps
 
 
