@@ -70,8 +70,9 @@ def test_what_has_no_classifier_or_other_classes_is_refused(encoder):
   assert dataset.reads == 0
 
 
-def test_a_run_is_evaluated_by_its_own_classifier(labelled):
-  found = byol_jax.online(labelled[1], overrides={'batch_size': 4})
+def test_a_run_is_evaluated_by_its_own_classifier(labelled, tmp_path):
+  batches = {'batch_size': 4}
+  found = byol_jax.online(labelled[1], overrides=batches)
   loaded = byol_jax.load(labelled[1])
   config = pretrained.open_run(labelled[1]).config
   test = from_config.make_image_set(config, 'test')
@@ -83,3 +84,12 @@ def test_a_run_is_evaluated_by_its_own_classifier(labelled):
   assert found == {
     'top1': np.mean(hits), 'test': len(hits), 'num_classes': 3
   }  # fmt: skip
+  # An export that carries the classifier gives the same.
+  for parts in ('classifier', 'encoder'):
+    folder = tmp_path / parts
+    byol_jax.export(labelled[1], 'npz', folder, parts=parts)
+    if parts == 'classifier':
+      assert byol_jax.online(folder, overrides=batches) == found
+    else:
+      with pytest.raises(errors.DataError, match='has no classifier'):
+        byol_jax.online(folder, overrides=batches)
