@@ -6,7 +6,7 @@ import pytest
 
 from byol_jax.data.sources import base, tfds
 from tests.helpers import tiny_run
-from tests.helpers.made import encode, opened, refused, smooth
+from tests.helpers.made import encode, image_set, opened, refused, smooth
 
 FORMATS = ('tfrecord', 'array_record')
 
@@ -171,6 +171,11 @@ def test_images_with_several_classes_have_targets_and_no_label(tmp_path):
   assert source.num_classes is None
   data, label = source.read(0)
   assert data.startswith(b'\xff\xd8') and label == -1
+  served = image_set(source)
+  np.testing.assert_array_equal(served.read_targets(), source.read_targets())
+  (batch,) = served.eval_batches(4)
+  assert batch['ids'].ravel().tolist() == [0, 1, 2, -1]
+  assert set(batch['labels'].ravel().tolist()) == {-1}
   held = opened(builder.data_dir, 'valid', heldout_share=0.4)
   rows = base.read_targets(held)
   assert rows.shape == (1, 4) and tuple(rows[0]) in found
