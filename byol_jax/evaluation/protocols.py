@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import inspect
 import itertools
+import json
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -14,13 +16,14 @@ import jax
 from ml_collections import config_dict
 
 from byol_jax import configuration, errors, experiment, files, pretrained
+from byol_jax.checkpoints import digests
 from byol_jax.data import from_config
 from byol_jax.distributed import processes
 from byol_jax.evals import features, headlines
 from byol_jax.evaluation import origins
-from byol_jax.training import train
+from byol_jax.training import provenance, resumable, train
 
-RESULTS = 'evaluations.jsonl'
+RESULTS, UNFINISHED = 'evaluations.jsonl', 'evaluations'  # in a workdir
 # Of this process, for names that are used once only; the same on all processes.
 _CALLS = itertools.count()
 
@@ -58,8 +61,6 @@ def evaluate(
   options = protocol.make_options(**{field: config[field] for field in fields})
   given: dict[str, Any] = {'log': log}
   parameters = inspect.signature(protocol.measure_accuracy).parameters
-  if 'train' in parameters:
-    given['train'] = train.train_in_memory
   if 'augment' in parameters:
     given['augment'] = experiment.make_augments(data)[0]
   call = f'evaluation {next(_CALLS)}'
@@ -68,6 +69,10 @@ def evaluate(
     processes.raise_on_all(
       f'{call}/results', lambda: stack.enter_context(open_results(file))
     )
+    if 'train' in parameters:
+      folder = find_saves(name, config, data, origin, encoder)
+      saves = stack.enter_context(resumable.open_saves(folder, call, log))
+      given['train'] = functools.partial(train.train_in_memory, saves=saves)
     results = protocol.measure_accuracy(options, encoder, load, **given)
     record = make_record(name, protocol, config, origin, encoder, results)
     if file is not None and jax.process_index() == 0:
@@ -95,6 +100,32 @@ def make_record(
     'results': results,
     'config': config.to_dict(),
   }
+
+
+def find_saves(
+  name: str,
+  config: config_dict.ConfigDict,
+  data: config_dict.ConfigDict,
+  origin: origins.Origin,
+  encoder: features.Encoder,
+) -> pathlib.Path | None:
+  """Returns where a run keeps an evaluation that is not done.
+
+  All that changes its results changes the folder.
+  """
+  if not isinstance(origin, pretrained.Run):
+    return None
+  facts = {
+    'config': config.to_dict(),
+    'images': [data.dataset, data.data_dir],
+    'weights': digests.digest_trees(
+      *jax.device_get((encoder.params, encoder.state))
+    ),
+    'versions': provenance.list_versions(),
+  }
+  text = json.dumps(facts, sort_keys=True, default=str)
+  digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+  return origin.path / UNFINISHED / f'{name}-{digest}'
 
 
 def find_results_file(

@@ -93,6 +93,7 @@ class TrainingContext:
     options: when to save and to log; the timeout of a batch.
     observe: called with `StepScalars.values` at each log line; may raise.
     checkpointer: None saves nothing; in process 0 only.
+    make_meta: returns what the meta of a checkpoint holds besides.
     skip_policy: what to do about steps that were skipped.
     preemption: whether a signal asks the run to stop.
     watchdog: ends a process whose steps stop coming.
@@ -107,6 +108,7 @@ class TrainingContext:
   options: TrainingOptions = TrainingOptions()
   observe: Callable[[dict[str, Any]], None] = lambda values: None
   checkpointer: checkpointer.Checkpointer | None = None
+  make_meta: Callable[[], dict[str, Any]] = dict
   skip_policy: recovery.SkipPolicy = dataclasses.field(
     default_factory=lambda: recovery.SkipPolicy(0, 0)
   )
@@ -299,6 +301,6 @@ def save_checkpoint(
       )
     )
   if context.checkpointer is not None:
-    meta = {'step': step, 'data_offset': data_offset}
+    meta = {'step': step, 'data_offset': data_offset} | context.make_meta()
     context.checkpointer.save(step, placement.copy_first_replica(state), meta)
   context.skip_policy.checkpoint_saved()

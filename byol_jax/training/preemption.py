@@ -8,6 +8,7 @@ replace it, and no process would stop.
 
 from collections.abc import Iterator
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -15,6 +16,9 @@ from types import FrameType
 from typing import Any
 
 from byol_jax.training import signals
+
+# Of all guards of this process: JAX expects consecutive numbers in a job.
+_REQUESTS = itertools.count(1)
 
 
 class WaitInterrupted(BaseException):
@@ -33,7 +37,6 @@ class PreemptionGuard:
     self._signal: str | None = None
     self._is_waiting = False
     self._is_armable = False  # entered, and the first step is to come
-    self._num_requests = 0  # the same on all processes
     self._is_single_process = True
     self._previous: dict[int, Any] = {}  # handlers
     self._wakeup_fd = -1
@@ -79,9 +82,8 @@ class PreemptionGuard:
       return self._signal
     from jax.experimental import multihost_utils
 
-    # JAX expects consecutive numbers, which step numbers need not be.
-    self._num_requests += 1
-    if multihost_utils.reached_preemption_sync_point(self._num_requests):
+    # Not the step, whose numbers need not be consecutive.
+    if multihost_utils.reached_preemption_sync_point(next(_REQUESTS)):
       self._signal = 'SIGTERM'
     return self._signal
 

@@ -5,12 +5,12 @@ receive its values.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
-from byol_jax import errors, experiment
+from byol_jax import errors
 from byol_jax.checkpoints import checkpointer
 from byol_jax.distributed import placement, processes
 
@@ -81,11 +81,26 @@ class StartPoint(NamedTuple):
   step: int  # completed
   data_offset: int = 0  # step N takes the images of step N + data_offset
   is_resumed: bool = False  # from a checkpoint
+  meta: dict[str, Any] | None = None  # of that checkpoint, in process 0 only
+
+
+class Method(Protocol):
+  """What is trained: an `experiment.Experiment`, as far as it is used here."""
+
+  @property
+  def num_steps(self) -> int:
+    """Of the whole run."""
+
+  def initial_state(self) -> Any:
+    """Returns the state before step 0; traceable."""
+
+  def init_on_host(self) -> Any:
+    """Returns the state before step 0 as numpy."""
 
 
 def restore_or_init(
   saver: checkpointer.Checkpointer | None,
-  method: experiment.Experiment,
+  method: Method,
   name: str,
 ) -> StartPoint:
   """Restores the newest usable checkpoint, or makes the initial state.
@@ -113,6 +128,7 @@ def restore_or_init(
 
   found = processes.raise_on_all(f'{name}/checkpoint', restore)
   step, offset = 0, 0
+  meta: dict[str, Any] | None = None
   if found is not None:
     step, state, meta = found
     offset = meta.get('data_offset', 0)
@@ -123,12 +139,13 @@ def restore_or_init(
   facts = [step, offset, found is not None]
   facts = processes.broadcast_json(f'{name}/facts', facts)
   # The initial state too: hosts of two kinds need not draw the same bits.
-  return StartPoint(placement.broadcast_arrays(state), *facts)
+  start = StartPoint(placement.broadcast_arrays(state), *facts)
+  return start._replace(meta=meta)
 
 
 def roll_back(
   saver: checkpointer.Checkpointer | None,
-  method: experiment.Experiment,
+  method: Method,
   start: StartPoint,
   step: int,
   attempt: int,

@@ -23,6 +23,7 @@ from byol_jax.training import (
   multi_step,
   preemption,
   recovery,
+  resumable,
   watchdog,
   workdir,
 )
@@ -181,6 +182,7 @@ def train_in_memory(
   observe: Callable[[dict[str, Any]], None],
   *,
   name: str = '',
+  saves: resumable.Saves | None = None,
 ) -> Any:
   """Trains without a workdir; returns the last state as host arrays.
 
@@ -188,21 +190,45 @@ def train_in_memory(
     update: (state, batch) -> (state, scalars), mapped over the devices;
       scalars are [], or [1, ...] for one step.
     state: the initial one.
-    make_batches: called once, from step 0 on.
+    make_batches: called once, from the first step on.
     batch_size: of all devices.
     num_steps: of the training.
-    observe: called every 10 steps with their scalars; may raise.
-    name: of this training among those of an evaluation.
+    observe: called every 10 steps with their scalars, {name: [steps, ...]}, and
+      first with those before the step from which a training resumes; may raise.
+    name: of this training among those of an evaluation, used once.
+    saves: from which it resumes; None saves nothing.
+
+  Raises:
+    Preempted: Ctrl-C, SIGTERM or SIGHUP after the first step; the state is
+      saved, with `saves`.
   """
-  del name
   calls = multi_step.StreamedCalls(make_batches)
-  update = calls.compile(update)
-  options = loop.TrainingOptions(log=loop.LogOptions(every_steps=10))
-  context = loop.TrainingContext(
-    update, calls, num_steps, batch_size, pathlib.Path(), options, observe
-  )
-  log = logs.Logs('', num_steps, silent=True)
-  last, _ = loop.run_loop(context, recovery.StartPoint(state, step=0), log)
+  observed = resumable.Observed(observe)
+  saver, start = None, recovery.StartPoint(state, step=0)
+  with contextlib.ExitStack() as stack:
+    stop_request = preemption.PreemptionGuard()
+    if saves is not None:
+      stack.enter_context(stop_request)
+      saver, start, before = saves.open_training(stack, name, state, num_steps)
+      observed.add(before)
+    context = loop.TrainingContext(
+      calls.compile(update),
+      calls,
+      num_steps,
+      batch_size,
+      saves.folder if saves else pathlib.Path(),
+      loop.TrainingOptions(
+        checkpoint=saves.options if saves else loop.CheckpointOptions(),
+        log=loop.LogOptions(every_steps=10),
+      ),
+      observed.add,
+      saver,
+      observed.to_meta,
+      preemption=stop_request,
+    )
+    last, _ = loop.run_loop(
+      context, start, logs.Logs('', num_steps, silent=True)
+    )
   return packing.unpack(placement.fetch_first_replica(last))
 
 

@@ -1,0 +1,108 @@
+"""Evaluations that stop and go on, and jobs of several devices."""
+
+import json
+import os
+import signal
+
+import pytest
+
+import byol_jax
+from byol_jax import __main__ as command
+from byol_jax.data.loading import image_set
+from tests.helpers import jobs, tiny_run
+
+CONFIG = {'batch_size': 8, 'epochs': 8.0, 'rates': (0.3, 3.0)}
+LINEAR = [f'--config.{key}={value}' for key, value in CONFIG.items()]
+KNN = ('--config.batch_size=8', '--config.ks=(1,20)')
+
+
+def words(verb, workdir, *more):
+  return [verb, f'--workdir={workdir}', '--json', *map(str, more)]
+
+
+@pytest.fixture
+def stops(monkeypatch):
+  """stops.at: before the batch of which step SIGTERM arrives; stops.firsts."""
+  original = image_set.ImageSet.crop_batches
+
+  class Stops:
+    at, firsts = None, []
+
+  def crop_batches(self, batch_size, first, num_steps):
+    stops.firsts.append(first)
+    batches = original(self, batch_size, first, num_steps)
+    for step, batch in enumerate(batches, start=first):
+      if step == stops.at:
+        os.kill(os.getpid(), signal.SIGTERM)
+      yield batch
+
+  stops = Stops()
+  stops.firsts = []
+  monkeypatch.setattr(image_set.ImageSet, 'crop_batches', crop_batches)
+  return stops
+
+
+def test_a_stopped_evaluation_goes_on_and_another_starts_afresh(
+  labelled, stops, capsys
+):
+  workdir = labelled[1]
+  expected = byol_jax.linear(workdir, overrides=CONFIG)
+  records = (workdir / 'evaluations.jsonl').read_text()
+  stops.at = 9
+  assert command.main(words('linear', workdir, *LINEAR)) == 42
+  printed = capsys.readouterr()
+  assert 'SIGTERM: saved step' in printed.err and '+-' not in printed.out
+  (folder,) = (workdir / 'evaluations').iterdir()
+  assert folder.name.startswith('linear-')
+  assert (workdir / 'evaluations.jsonl').read_text() == records
+  # Another seed, and other weights, are another evaluation.
+  stops.at, stops.firsts = None, []
+  for change in ({'seed': 1}, {'weights': 'target'}):
+    byol_jax.linear(workdir, overrides=CONFIG | change)
+  assert stops.firsts == [0, 0]
+  assert [*(workdir / 'evaluations').iterdir()] == [folder]
+  assert command.main(words('linear', workdir, *LINEAR)) == 0
+  output = capsys.readouterr().out
+  assert 'resumed after step' in output and 0 < stops.firsts[-1] <= 9
+  assert json.loads(output.splitlines()[-1]) == expected
+  assert not (workdir / 'evaluations').exists()
+
+
+def run_job(workdir, processes, devices, verb, *more):
+  """Returns the results that the first process prints."""
+  address = f'localhost:{tiny_run.free_port()},{processes}'
+  started = [
+    tiny_run.start_python(
+      *('-m', 'byol_jax', *words(verb, workdir, *more)),
+      f'--distributed={address},{index}' if processes > 1 else '--json',
+      JAX_NUM_CPU_DEVICES=str(devices),
+    )
+    for index in range(processes)
+  ]
+  ended = jobs.finish(started)
+  assert [process.code for process in ended] == [0] * processes, ended
+  return json.loads(ended[0].output.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('devices', (2, 4))
+def test_every_image_counts_once_on_several_devices(labelled, devices):
+  expected = byol_jax.knn(
+    labelled[1], overrides={'ks': (1, 20), 'batch_size': 8}
+  )
+  assert expected['bank'] + expected['queries'] == 36
+  assert run_job(labelled[1], 1, devices, 'knn', *KNN) == expected
+
+
+@pytest.mark.jobs
+@pytest.mark.parametrize('verb, more', (('knn', KNN), ('linear', LINEAR)))
+def test_two_processes_of_two_devices_give_one_result(
+  labelled, tmp_path, verb, more
+):
+  output = tmp_path / 'results.jsonl'
+  results = run_job(labelled[1], 2, 2, verb, *more, f'--output={output}')
+  (record,) = map(json.loads, output.read_text().splitlines())
+  assert record['results'] == results
+  counts = {'knn': ('bank', 'queries'), 'linear': ('fit', 'valid', 'test')}
+  assert sum(results[key] for key in counts[verb]) == 36
+  assert not (labelled[1] / 'evaluations').exists()
