@@ -15,9 +15,9 @@ OPTIONS = transfer.Options(
   datasets='flowers,dtd,own/set',
   batch_size=16,
   eval_crop='whole',
-  min_lambda=1e-4,
+  min_lambda=1e-2,
   max_lambda=1e4,
-  num_lambdas=9,
+  num_lambdas=7,
   max_iterations=200,
   seed=0,
 )
@@ -69,7 +69,7 @@ def test_sets_are_measured_by_their_metrics_and_the_missing_one_is_named():
   # Each split is encoded once.
   assert [split.reads for split in own.values()] == [1, 1, 1]
   order = [line for line in lines if line.startswith('transfer set')]
-  assert '9 of 9 penalties' in order[-2]
+  assert '7 of 7 penalties' in order[-2]
   texts = [*map(headlines.format_headline, transfer.list_headlines(results))]
   assert texts[1].startswith('transfer set top-1 ') and texts[1] == order[-1]
   assert texts[2].startswith('transfer average of 2 of 3 sets ')
@@ -83,7 +83,7 @@ def test_the_penalty_is_the_best_on_valid_and_the_last_fit_has_both(
   fits = wiring.spy(monkeypatch, logistic.Regression, 'fit')
   made = wiring.spy(monkeypatch, logistic, 'Regression')
   found = measure({'x': sets}, datasets='x')['sets']['x']
-  lambdas = np.geomspace(1e-4, 1e4, 9)
+  lambdas = np.geomspace(1e-2, 1e4, 7)
   values = dict(zip(lambdas, found['valid_values'], strict=True))
   assert len({*values.values()}) > 2
   best = max(values.values())
@@ -106,6 +106,20 @@ def test_the_penalty_is_the_best_on_valid_and_the_last_fit_has_both(
   other = measure({'x': sets}, datasets='x')['sets']['x']
   changed = {key for key in found if found[key] != other[key]}
   assert 'value' in changed and changed <= {'value', 'half_width'}
+
+
+def test_of_equal_penalties_the_strongest_is_chosen():
+  fit, valid = (
+    transfer.Part(images.reshape(-1, 12), labels)
+    for images, labels in (
+      fakes.clusters(seed, 12, NUM_CLASSES, noise=0.1) for seed in (0, 1)
+    )
+  )
+  options = dataclasses.replace(OPTIONS, num_lambdas=3, max_lambda=1.0)
+  chosen = transfer.choose_penalty(
+    'top1', fit, valid, NUM_CLASSES, options, lambda text: None
+  )
+  assert chosen.values == [1.0] * 3 and chosen.penalty == 1.0
 
 
 def test_several_classes_an_image_have_one_penalty_and_a_mean_precision():
