@@ -104,6 +104,7 @@ def test_a_class_without_an_image_is_never_the_best():
   regression = logistic.Regression(values[rows], labels[rows], CLASSES)
   found, _ = regression.fit(0.1)
   assert set(np.argmax(found.score(values), axis=1)) == {0, 1, 3, 4, 5}
+  assert found.bias[2] == -np.inf
   whole, _ = logistic.Regression(values, labels, CLASSES).fit(0.1, found)
   assert np.isfinite(whole.bias).all()
 

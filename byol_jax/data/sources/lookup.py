@@ -166,7 +166,7 @@ def _locate_by_name(dataset: str, data_dir: paths.Path) -> paths.Path:
       splits = 'train/, valid/ and test/'
     raise errors.DataError(
       f'dataset {dataset}: TFDS does not have it, and there is no folder'
-      f' {folder}{missing}; download it from {facts.homepage} and put its'
+      f' {folder}; download it from {facts.homepage} and put its'
       f' images there, in {splits} with a sub-folder a class'
     )
   raise errors.DataError(
