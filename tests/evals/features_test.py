@@ -9,6 +9,7 @@ import pytest
 
 from byol_jax import errors, networks, parallel
 from byol_jax.evals import features
+from tests.evals import knn_test
 from tests.helpers import fakes, tiny_run
 
 SIZE = 16
@@ -173,7 +174,10 @@ def test_calibration_does_not_see_padding(forward, tree):
 
 @pytest.mark.slow
 def test_two_processes_of_two_devices_all_have_every_row(encoder, tmp_path):
-  """Each gives its half of every batch; ids above 2^40 survive the way."""
+  """Each gives its half of every batch; ids above 2^40 survive the way.
+
+  So do the nearest neighbours, whose queries they share.
+  """
   with socket.socket() as probe:
     probe.bind(('localhost', 0))
     port = probe.getsockname()[1]
@@ -194,3 +198,5 @@ def test_two_processes_of_two_devices_all_have_every_row(encoder, tmp_path):
     np.testing.assert_array_equal(found['values'], values)
     np.testing.assert_array_equal(found['ids'], np.arange(11) + 2**40)
     np.testing.assert_array_equal(found['labels'], np.arange(11))
+    for name, value in knn_test.neighbours_of_noise().items():
+      np.testing.assert_array_equal(found[f'{name}_of_knn'], value)

@@ -1,4 +1,4 @@
-"""One process of a job that extracts features; see `features_test`.
+"""One process of a job: features and their neighbours; see `features_test`.
 
 python features_worker.py OUT.npz HOST:PORT,PROCESSES,INDEX
 """
@@ -10,6 +10,7 @@ import numpy as np
 
 from byol_jax.distributed import processes
 from byol_jax.evals import features
+from tests.evals import knn_test
 from tests.helpers import fakes
 
 
@@ -30,7 +31,9 @@ def main(out, distributed):
   found = features.extract_features(
     fakes.pixels(12), (own(batch) for batch in dataset.eval_batches(8))
   )
-  np.savez(out, **found._asdict())
+  neighbours = knn_test.neighbours_of_noise().items()
+  named = {f'{name}_of_knn': value for name, value in neighbours}
+  np.savez(out, **found._asdict(), **named)
 
 
 if __name__ == '__main__':
