@@ -16,6 +16,38 @@ LINEAR = [f'--config.{key}={value}' for key, value in CONFIG.items()]
 KNN = ('--config.batch_size=8', '--config.ks=(1,20)')
 
 
+# Two processes evaluate so often; in the last one the first process gets
+# SIGTERM, if asked for.
+JOB = """
+import os, signal, sys
+import jax
+import byol_jax
+from byol_jax.data.loading import image_set
+from byol_jax.distributed import processes
+
+address, workdir, output, count, stops = sys.argv[1:]
+processes.join_job(address, lambda: (None, {}))
+original, calls = image_set.ImageSet.crop_batches, []
+
+def crop_batches(self, batch_size, first, num_steps):
+  calls.append(first)
+  batches = original(self, batch_size, first, num_steps)
+  for step, batch in enumerate(batches, start=first):
+    if stops == 'stops' and len(calls) == int(count) and step == 9:
+      if jax.process_index() == 0:
+        os.kill(os.getpid(), signal.SIGTERM)
+    yield batch
+
+image_set.ImageSet.crop_batches = crop_batches
+values = {'batch_size': 8, 'epochs': 20.0, 'rates': (0.3, 3.0)}
+try:
+  for _ in range(int(count)):
+    byol_jax.linear(workdir, overrides=values, output=output, log=print)
+except byol_jax.Preempted as error:
+  print('preempted', error)
+"""
+
+
 def words(verb, workdir, *more):
   return [verb, f'--workdir={workdir}', '--json', *map(str, more)]
 
@@ -106,3 +138,27 @@ def test_two_processes_of_two_devices_give_one_result(
   counts = {'knn': ('bank', 'queries'), 'linear': ('fit', 'valid', 'test')}
   assert sum(results[key] for key in counts[verb]) == 36
   assert not (labelled[1] / 'evaluations').exists()
+
+
+@pytest.mark.jobs
+def test_a_stopped_job_goes_on_bit_for_bit(labelled, tmp_path):
+  """Evaluates once, and again, which is stopped; another job goes on."""
+  output, ended = tmp_path / 'results.jsonl', []
+  for count, stops in ((2, 'stops'), (1, 'no')):
+    address = f'localhost:{tiny_run.free_port()},2'
+    started = [
+      tiny_run.start_python(
+        *('-c', JOB, f'{address},{index}', labelled[1], output, count, stops),
+        JAX_NUM_CPU_DEVICES='2',
+      )
+      for index in range(2)
+    ]
+    ended.append(jobs.finish(started))
+    assert [process.code for process in ended[-1]] == [0, 0], ended
+    assert (labelled[1] / 'evaluations').exists() == (stops == 'stops')
+  for process in ended[0]:
+    assert 'preempted SIGTERM: saved step' in process.output, process
+  for process in ended[1]:
+    assert 'resumed after step' in process.output, process
+  first, second = map(json.loads, output.read_text().splitlines())
+  assert first['results'] == second['results']
