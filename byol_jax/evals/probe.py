@@ -99,7 +99,8 @@ def train_augmented(
   state = (initial, encoder.params, encoder.state)
   steps = (make_batches, batch_size, progress.num_steps)
   observe = lambda values: progress.add(values['loss'])
-  return train(encode_and_update, state, *steps, observe)[0].params
+  last = train(encode_and_update, state, *steps, observe, name='linear')
+  return last[0].params
 
 
 def train_cached(
