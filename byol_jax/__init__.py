@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     load_encoder,
     online,
     pretrain,
+    suite,
     transfer,
   )
   from byol_jax.tools.export import export_encoder as export
@@ -55,6 +56,7 @@ __all__ = [
   'load_encoder',
   'online',
   'pretrain',
+  'suite',
   'transfer',
 ]
 

@@ -15,7 +15,7 @@ from byol_jax.checkpoints import checkpointer
 from byol_jax.data import from_config
 from byol_jax.distributed import placement, processes
 from byol_jax.evals import embed as embed_lib, while_training
-from byol_jax.evaluation import functions, origins
+from byol_jax.evaluation import functions, origins, suite as suite_lib
 from byol_jax.training import loop, train, workdir as workdir_lib
 
 PROTOCOLS = functions.PROTOCOLS
@@ -23,6 +23,7 @@ evaluate = functions.evaluate
 knn = functions.knn
 linear = functions.linear
 online = functions.online
+suite = suite_lib.suite
 transfer = functions.transfer
 
 

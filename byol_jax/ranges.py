@@ -79,10 +79,15 @@ _PATHS = (
   'dataset',
   'datasets',
   'data_dir',
+  'pretrained_on',
   'init.checkpoint',
   'checkpoint.folder',
 )
-_TEXTS = ('preset',)
+_TEXTS = ('preset', 'protocols')
+# A view, or a protocol of evaluation.
+_SECTION = re.compile(
+  r'^(augment\.view\d|knn|online|linear|transfer|semisup|finetune)\.'
+)
 
 
 def check_values(values: Mapping[str, Any]) -> None:
@@ -118,7 +123,7 @@ def check_values(values: Mapping[str, Any]) -> None:
 
 def get_rule(key: str) -> str:
   """Returns the key by which the tables know a key."""
-  return re.sub(r'^augment\.view\d\.', '', key)
+  return _SECTION.sub('', key)
 
 
 def is_checked(key: str) -> bool:

@@ -125,6 +125,52 @@ def transfer(**arguments: Any) -> None:
 
 
 @_add_verb(
+  'suite',
+  registry.ORIGIN,
+  ('--config', 'evals/suite', registry.CONFIG_HELP),
+  registry.STEP,
+  (
+    '--output',
+    None,
+    'a folder for suite.json and suite.md; without it the workdir',
+    registry.PATH,
+  ),
+  registry.JSON,
+  *registry.PROCESSES,
+  preset='evals/suite',
+)
+def suite(
+  workdir: str, as_json: bool, step: int | None, output: str | None, **job: Any
+) -> None:
+  """Evaluate by several protocols, beside the paper's numbers.
+
+  Each has a section of the configuration; --config.protocols=knn,linear
+  chooses some. A number of the paper is shown where encoder, pretraining set
+  and evaluation set are the paper's. What suite.json holds of the same values
+  and weights is not measured again.
+
+  examples: byol-jax suite --workdir=runs/demo --config=evals/suite:cpu
+            byol-jax suite --workdir=runs/demo --config=evals/suite:cpu
+                --config.protocols=knn,linear --config.beside_random=True
+
+  exit codes: 1 an evaluation failed; its row says why. A set of transfer that
+  is missing is no failure.
+  """
+  config, log = _join_job('evals/suite', **job)
+  from byol_jax import api
+
+  found = api.suite(workdir, config, log=log, step=step, output=output)
+  for line in found['table']:
+    log(line)
+  if as_json:
+    log(json.dumps(found['rows']))
+  if found['failed']:
+    raise errors.CheckFailed(
+      f'{len(found["failed"])} evaluations failed: {", ".join(found["failed"])}'
+    )
+
+
+@_add_verb(
   'embed',
   registry.ORIGIN,
   registry.STEP,

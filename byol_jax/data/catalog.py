@@ -5,6 +5,7 @@ says what it holds; `train` is trained on and `test`, else `validation`, is the
 test set.
 """
 
+import re
 from typing import NamedTuple
 
 
@@ -108,3 +109,15 @@ def find_facts(name: str) -> Facts | None:
   """Returns facts of a TFDS name, 'imagenette/160px-v2:1.0.0', or None."""
   name = name.partition(':')[0]
   return _FACTS.get(name) or _FACTS.get(name.partition('/')[0])
+
+
+def find_name(dataset: str) -> str | None:
+  """Returns the name here of a TFDS name, or of the path of a prepared set.
+
+  'imagenette' of 'imagenette/160px-v2:1.0.0', and 'imagenet2012' of
+  '/data/imagenet2012/5.1.0'; None of a set that is not listed.
+  """
+  text = re.sub(r'[:/]\d+\.\d+\.\d+$', '', dataset.rstrip('/'))
+  parts = text.split('/')
+  found = ('/'.join(parts[-2:]), parts[-1], parts[-2] if parts[1:] else '')
+  return next((name for name in found if name in _FACTS), None)

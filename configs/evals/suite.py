@@ -1,0 +1,52 @@
+"""Several evaluations of one encoder: `--config=evals/suite.py`.
+
+    byol-jax suite --workdir=DIR [--config=evals/suite.py:cpu]
+
+`paper` has the paper's protocols, `cpu` the smaller ones of `evals/linear:cpu`
+and `evals/transfer:cpu`. Each has a section with its keys, which its own file
+explains.
+"""
+
+from ml_collections import config_dict
+
+from configs.evals import knn, linear, online, transfer
+
+VARIANTS = ('paper', 'cpu')
+# Of all protocols together.
+COMMON = ('dataset', 'data_dir', 'weights', 'calibration_batches', 'seed')
+
+
+def get_config(name: str = 'paper') -> config_dict.ConfigDict:
+  """Returns the configuration of the verb `suite`, one of `VARIANTS`."""
+  if name not in VARIANTS:
+    raise ValueError(f'unknown argument {name!r}: expected one of {VARIANTS}')
+  sections = {
+    'knn': knn.get_config(),
+    'online': online.get_config(),
+    'linear': linear.get_config(name),
+    'transfer': transfer.get_config(name),
+  }
+  for section in sections.values():
+    for key in COMMON:
+      if key in section:
+        del section[key]
+  return config_dict.ConfigDict(
+    {
+      # Names of the sections below, with commas, in the order of the table.
+      'protocols': ','.join(sections),
+      # Default: the set of the pretraining; transfer has its own.
+      'dataset': config_dict.placeholder(str),
+      'data_dir': config_dict.placeholder(str),
+      # 'online', 'target', 'random' or 'random_calibrated'.
+      'weights': 'online',
+      # Whether the encoder before its pretraining, with estimated batch-norm
+      # averages, is evaluated too, and chance shown: twice the time.
+      'beside_random': False,
+      'calibration_batches': 50,
+      'seed': 0,
+      # The set of the pretraining, 'imagenet2012', for the paper's numbers;
+      # default: what the run, or the card of the weights, says.
+      'pretrained_on': config_dict.placeholder(str),
+      **sections,
+    }
+  )
