@@ -117,7 +117,8 @@ def open_saves(
 ) -> Iterator[Saves | None]:
   """Locks a folder for the trainings of an evaluation, and removes it after.
 
-  An exception leaves the folder, but for a divergence, which would repeat.
+  An exception leaves the folder if a checkpoint is there, but for a divergence,
+  which would repeat.
 
   Args:
     folder: None saves nothing, as a folder that cannot be written.
@@ -142,8 +143,9 @@ def open_saves(
     is_saving = processes.broadcast_json(f'{name}/is saving', is_locked)
     try:
       yield Saves(folder, name, log) if is_saving else None
-    except errors.DivergedError:
-      _remove(folder, is_locked)
+    except BaseException as error:
+      is_useless = isinstance(error, errors.DivergedError)
+      _remove(folder, is_locked and (is_useless or not _has_steps(folder)))
       raise
     _remove(folder, is_locked)
 
@@ -202,8 +204,12 @@ def _is_writable(folder: pathlib.Path, log: Log) -> bool:
   return False
 
 
-def _remove(folder: pathlib.Path, is_ours: bool) -> None:
-  if is_ours:
+def _has_steps(folder: pathlib.Path) -> bool:
+  return any(folder.glob('*/*'))  # TRAINING/STEP
+
+
+def _remove(folder: pathlib.Path, is_due: bool) -> None:
+  if is_due:
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):  # other evaluations are not done
       folder.parent.rmdir()

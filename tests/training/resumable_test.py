@@ -151,6 +151,20 @@ def test_one_process_at_a_time_and_a_divergence_is_not_repeated(
   assert not [*tmp_path.iterdir()]
 
 
+def test_an_error_before_the_first_save_leaves_nothing(open_saves, tmp_path):
+  with pytest.raises(errors.DataError), open_saves():
+    raise errors.DataError('no labels')
+
+  def fail(*steps):
+    raise errors.DataError('no such image')
+
+  training = Training()
+  training.make_batches = fail
+  with pytest.raises(errors.DataError), open_saves() as saves:
+    training.run(saves)
+  assert not [*tmp_path.iterdir()]
+
+
 def test_a_folder_that_cannot_be_written_saves_nothing(
   open_saves, unbroken, tmp_path
 ):
