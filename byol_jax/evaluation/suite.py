@@ -24,13 +24,24 @@ from byol_jax.evals import (
   paper_results,
   transfer as transfer_lib,
 )
-from byol_jax.evaluation import comparison, functions, origins, table
+from byol_jax.evaluation import (
+  comparison,
+  functions,
+  origins,
+  protocols,
+  table,
+)
 
 JSON, MARKDOWN = 'suite.json', 'suite.md'
 RANDOM = 'random_calibrated'
 # Of all protocols together, in the configuration of a suite.
 COMMON = ('dataset', 'data_dir', 'calibration_batches', 'seed')
 Log = Callable[[str], None]
+# What reading a file raises that is not ours, or damaged.
+_UNREADABLE = (
+  *(errors.DataError, OSError, ValueError),
+  *(TypeError, KeyError, AttributeError),
+)
 # Of this process, for names that are used once; the same on all processes.
 _CALLS = itertools.count()
 
@@ -116,7 +127,7 @@ def suite(
     if 'results' in entries.get(key, {}):
       log(f'suite: {task.title}, {subject.weights}: measured before')
     else:
-      entries[key] = _run_task(task, subject, log)
+      entries[key] = _run_task(task, subject, folder, log)
     found[task.title, subject.weights] = entries[key]
     result = _tabulate(config, origin, tasks, found)
     if jax.process_index() == 0:
@@ -224,7 +235,9 @@ def _make_key(task: Task, subject: Subject, origin: origins.Origin) -> str:
   return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _run_task(task: Task, subject: Subject, log: Log) -> dict[str, Any]:
+def _run_task(
+  task: Task, subject: Subject, folder: pathlib.Path, log: Log
+) -> dict[str, Any]:
   """Evaluates; returns what suite.json keeps of it."""
   log(f'suite: {task.title}, {subject.weights}')
   config = config_dict.ConfigDict(task.config)
@@ -238,7 +251,10 @@ def _run_task(task: Task, subject: Subject, log: Log) -> dict[str, Any]:
   begin = time.monotonic()
   try:
     origin, encoder = subject.open()
-    results = functions.evaluate(task.protocol, config, origin, encoder, log)
+    results = functions.evaluate(
+      *(task.protocol, config, origin, encoder, log),
+      folder / protocols.RESULTS,
+    )
   except errors.Preempted:
     raise
   except errors.UserError as error:
@@ -333,7 +349,7 @@ def _read_entries(folder: pathlib.Path, log: Log) -> dict[str, Any]:
   try:
     entries = json.loads(files.read_file(path))['entries']
     return {key: dict(entry) for key, entry in entries.items()}
-  except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+  except _UNREADABLE as error:
     log(f'{errors.quote(path)} cannot be read and is written anew: {error}')
     return {}
 
@@ -367,4 +383,6 @@ def _write(
   ]
   with files.refuse_unwritable(f'output {errors.quote(folder)}'):
     files.write_json(folder / JSON, record)
-    (folder / MARKDOWN).write_text('\n'.join(text) + '\n')
+    new = folder / f'.{MARKDOWN}.tmp'
+    new.write_text('\n'.join(text) + '\n')
+    os.replace(new, folder / MARKDOWN)

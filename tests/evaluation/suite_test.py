@@ -55,6 +55,8 @@ def test_images_are_encoded_once_and_done_evaluations_are_not_repeated(
   other, lines = measure(linear__epochs=3.0)
   assert started(lines)[0] == 'linear' and 'knn' not in started(lines)
   assert other['rows'][:2] == found['rows'][:2]
+  names = {path.name for path in (tmp_path / 'out').iterdir()}
+  assert names == {'suite.json', 'suite.md', 'evaluations.jsonl'}
   record = json.loads((tmp_path / 'out/suite.json').read_text())
   assert record['rows'] == other['rows'] and record['step'] > 0
   assert len(record['entries']) == 3
