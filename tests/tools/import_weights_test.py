@@ -98,10 +98,15 @@ def test_an_exported_encoder_is_the_same_object(imported, tmp_path, to):
 def make_images(folder):
   """A labelled set of 60 images in 10 classes, and its test set."""
   generator = np.random.default_rng(0)
-  images = generator.integers(0, 256, (60, 32, 32, 3), np.uint8)
-  arrays = {'images': images, 'labels': np.arange(60) % 10}
-  tests = {f'test_{name}': array for name, array in arrays.items()}
-  np.savez(folder / 'images.npz', **arrays, **tests)
+  arrays = {
+    f'{prefix}{name}': array
+    for prefix in ('', 'test_')
+    for name, array in (
+      ('images', generator.integers(0, 256, (60, 32, 32, 3), np.uint8)),
+      ('labels', np.arange(60) % 10),
+    )
+  }
+  np.savez(folder / 'images.npz', **arrays)
   return folder / 'images.npz'
 
 
