@@ -168,14 +168,23 @@ def open_own(path: str | os.PathLike[str], flags: int = 0) -> int:
 
 
 def append_json(path: str | pathlib.Path, value: Any) -> None:
-  """Appends `value` as one line of JSON, in a single write.
+  """Appends `value` as one line of JSON: all of it or, on errors, nothing.
+
+  It begins a line even after a part of one, which a killed process left.
 
   Raises:
     DataError: it cannot be written.
   """
+  line = json.dumps(value).encode() + b'\n'
   try:
-    with open(open_own(path, os.O_APPEND), 'a') as file:
-      file.write(json.dumps(value) + '\n')
+    with open(open_own(path, os.O_APPEND), 'r+b', buffering=0) as file:
+      size = file.seek(0, os.SEEK_END)
+      if size and os.pread(file.fileno(), 1, size - 1) != b'\n':
+        line = b'\n' + line
+      written = file.write(line)
+      if written != len(line):
+        file.truncate(size)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
   except OSError as error:
     raise errors.DataError(
       f'{errors.quote(path)} cannot be written: {error.strerror}'

@@ -79,6 +79,23 @@ def test_lines_are_added_and_a_folder_in_the_way_is_named(tmp_path):
     files.append_json(tmp_path / 'pipe', {})
 
 
+def test_a_part_of_a_line_neither_stays_nor_spoils_the_next(tmp_path):
+  file = tmp_path / 'log.jsonl'
+  file.write_text('{"a": 0}\n{"a"')  # of a killed process
+  files.append_json(file, {'a': 1})
+  before = file.read_bytes()
+  assert before == b'{"a": 0}\n{"a"\n{"a": 1}\n'
+  # A limit on the size of files acts as a full disk: a part is written.
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5, limits[1]))
+  try:
+    with pytest.raises(errors.DataError, match='cannot be written'):
+      files.append_json(file, {'a': 'x' * 100})
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert file.read_bytes() == before
+
+
 def test_a_user_without_a_home_folder_is_told_so(monkeypatch, tmp_path):
   """As in a container: no HOME, and no entry in the list of users."""
   monkeypatch.delenv('HOME')

@@ -34,12 +34,14 @@ def run(
     {weights: {metric: value}}.
   """
   pretraining = pretrained.open_run(workdir)
+  # First: a step that is missing or damaged ends it before any work.
+  trained = pretrained.open_encoder(pretraining, step=step)
   results: dict[str, dict[str, Any]] = {}
   last: dict[str, list[str]] = {}
   for weights in ROWS:
-    encoder = pretrained.open_encoder(
-      pretraining, weights, step=step if weights == 'online' else None
-    )
+    encoder = trained
+    if weights != trained.name:
+      encoder = pretrained.open_encoder(pretraining, weights)
     results[weights] = {}
     for name, spec in (('knn', knn), ('linear', linear)):
       config = configuration.load(spec, {'weights': weights})

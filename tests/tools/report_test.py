@@ -50,6 +50,15 @@ def test_it_prints_the_table_and_keeps_the_numbers(labelled, capsys):
   assert last == [(w, p) for w in report.ROWS for p in ('knn', 'linear')]
 
 
+def test_a_missing_step_stops_before_any_work(labelled, monkeypatch):
+  calls = []
+  monkeypatch.setattr(report.api, 'evaluate', lambda *x: calls.append(x))
+  specs = {'knn': 'evals/knn', 'linear': 'evals/linear:cpu'}
+  with pytest.raises(errors.DataError, match='no checkpoint of step 1'):
+    report.run(str(labelled[1]), **specs, step=1)
+  assert not calls
+
+
 def test_an_unknown_preset_stops_before_any_work(labelled):
   with pytest.raises(errors.ConfigError, match=r'evals/knn\.py'):
     report.run(str(labelled[1]), knn='evals/knm', linear='evals/linear:cpu')
