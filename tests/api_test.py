@@ -258,7 +258,7 @@ def test_a_run_starts_from_the_weights_of_another(
   'changes, pattern',
   (
     ({'network.encoder': 'MiniResNet'}, "expected .*'mini_res_net'.*tiny_res"),
-    ({'network.width': 1.0}, r"initial_conv/w': expected \[3, 3, 3, 64\]"),
+    ({'network.width': 1.0}, r"batchnorm_0/offset': expected \[1, 1, 1, 8\]"),
     ({'init.checkpoint': '/no/such'}, 'holds no byol_jax run'),
     ({'init.checkpoint': '/no/such.pkl'}, 'expected a file, found none'),
   ),

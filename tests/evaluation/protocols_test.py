@@ -7,8 +7,9 @@ import signal
 import pytest
 
 import byol_jax
-from byol_jax import __main__ as command
+from byol_jax import __main__ as command, configuration, pretrained
 from byol_jax.data.loading import image_set
+from byol_jax.evaluation import protocols
 from tests.helpers import jobs, tiny_run
 
 CONFIG = {'batch_size': 8, 'epochs': 8.0, 'rates': (0.3, 3.0)}
@@ -98,6 +99,19 @@ def test_a_stopped_evaluation_goes_on_and_another_starts_afresh(
   assert 'resumed after step' in output and 0 < stops.firsts[-1] <= 9
   assert json.loads(output.splitlines()[-1]) == expected
   assert not (workdir / 'evaluations').exists()
+
+
+def test_other_weights_are_another_evaluation(labelled):
+  """As those of a later checkpoint, of the same configuration."""
+  run = pretrained.open_run(labelled[1])
+  config = configuration.load('evals/linear')
+  folders = [
+    protocols.find_saves(
+      'linear', config, run.config, run, pretrained.open_encoder(run, weights)
+    )
+    for weights in ('online', 'target', 'online')
+  ]
+  assert folders[0] == folders[2] != folders[1]
 
 
 def run_job(workdir, processes, devices, verb, *more):
