@@ -25,12 +25,14 @@ if sys.platform == 'win32':
 if TYPE_CHECKING:
   from byol_jax.api import (
     embed,
+    finetune,
     knn,
     linear,
     load,
     load_encoder,
     online,
     pretrain,
+    semisup,
     suite,
     transfer,
   )
@@ -49,6 +51,7 @@ __all__ = [
   'embed',
   'errors',
   'export',
+  'finetune',
   'import_weights',
   'knn',
   'linear',
@@ -56,6 +59,7 @@ __all__ = [
   'load_encoder',
   'online',
   'pretrain',
+  'semisup',
   'suite',
   'transfer',
 ]

@@ -20,9 +20,11 @@ from byol_jax.training import loop, train, workdir as workdir_lib
 
 PROTOCOLS = functions.PROTOCOLS
 evaluate = functions.evaluate
+finetune = functions.finetune
 knn = functions.knn
 linear = functions.linear
 online = functions.online
+semisup = functions.semisup
 suite = suite_lib.suite
 transfer = functions.transfer
 

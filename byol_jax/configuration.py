@@ -30,7 +30,7 @@ from ml_collections import config_dict
 from byol_jax import errors, files, ranges
 
 PREFIX = '--config.'
-_EVALS = ('knn', 'linear', 'online', 'suite', 'transfer')
+_EVALS = ['knn', 'linear', 'online', 'finetune', 'semisup', 'transfer', 'suite']
 KINDS = ('pretrain', *(f'evals/{name}' for name in _EVALS))
 
 _PACKAGE = Path(__file__).resolve().parent

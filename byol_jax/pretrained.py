@@ -305,7 +305,8 @@ def open_encoder(
       forward, params, net_state, batches, max_batches=calibration_batches
     )
   encoder = features.make_encoder(forward, params, net_state, weights)
-  return encoder._replace(step=step)
+  network = run.config.network.to_dict()
+  return encoder._replace(step=step, network=network)
 
 
 def read_weights(

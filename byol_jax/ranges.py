@@ -15,22 +15,24 @@ from byol_jax import errors, files
 # away numbers that another library cannot take.
 _RANGES = {
   '[0, 1)': """
-    network.bn_decay optimizer.momentum momentum data.heldout_share""",
+    network.bn_decay bn_decay optimizer.momentum momentum
+    data.heldout_share""",
   '[0, 1]': """
     target.base_tau schedule.max_warmup_share input.max_bad_share
     flip.probability jitter.probability jitter.brightness jitter.contrast
     jitter.saturation grayscale.probability blur.probability
-    solarize.probability solarize.threshold""",
+    solarize.probability solarize.threshold weight_decays""",
   '[0, 0.5]': 'jitter.hue',
-  '(0, 1]': 'crop.area network.bn_epsilon optimizer.trust_coefficient',
+  '(0, 1]': """
+    crop.area network.bn_epsilon optimizer.trust_coefficient fractions""",
   '[0.01, 100]': 'crop.ratio blur.sigma temperatures',
   '[0.125, 16]': 'network.width',
-  '[0, 10]': 'optimizer.weight_decay logit_penalty',
+  '[0, 10]': 'optimizer.weight_decay encoder_rate logit_penalty',
   '[0, 1e4]': 'logit_clip',
   '(0, 1e5]': 'epochs preset_epochs rates',
   '[0, 1e5]': 'schedule.base_rate schedule.warmup_epochs',
   '(0, 1e6]': 'input.resident_gib',
-  '(0, 1e9]': 'min_lambda max_lambda',
+  '(0, 1e9]': 'min_lambda max_lambda lengths',
   '[1, 1e5]': 'num_lambdas max_iterations',
   '[0, 1e6]': """
     input.cache_gib faults.max_skips faults.max_rollbacks faults.stall_seconds
@@ -51,8 +53,11 @@ _LENGTHS = {
   **{'crop.area': (2, 2), 'crop.ratio': (2, 2), 'blur.sigma': (2, 2)},
   **{'network.projector': (1, 3), 'network.predictor': (0, 3)},
   **{'ks': (1, 64), 'temperatures': (1, 64), 'rates': (1, 64)},
+  **dict.fromkeys(('weight_decays', 'lengths', 'fractions'), (1, 64)),
 }
-_DISTINCT = ('ks', 'temperatures', 'rates')
+_DISTINCT = (
+  *('ks', 'temperatures', 'rates', 'weight_decays', 'lengths', 'fractions'),
+)
 CHOICES = {
   'network.encoder': (
     *('ResNet18', 'ResNet34', 'ResNet50', 'ResNet101', 'ResNet152'),
@@ -72,6 +77,10 @@ CHOICES = {
   'input.cache': ('none', 'encoded', 'decoded'),
   'features': ('augmented', 'cached'),
   'augmentation': ('crop_flip', 'pretraining'),
+  'length_unit': ('epochs', 'steps'),
+  'batch_norm': ('local', 'cross_replica', 'frozen'),
+  'metric': ('top1', 'mean_per_class'),
+  'lists': ('published', 'own'),
   'weights': ('online', 'target', 'random', 'random_calibrated'),
 }
 # Paths or names; None, or '', is the default.

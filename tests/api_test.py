@@ -315,6 +315,25 @@ EVALUATIONS = {
     'max_iterations': 20,
   },
 }
+GRID = {
+  'dataset': 'no/other',
+  'data_dir': 'no/place',
+  'weights': 'target',
+  'calibration_batches': 7,
+  'seed': 9,
+  'batch_size': 24,
+  'rates': (0.5, 0.25),
+  'weight_decays': (1e-4,),
+  'lengths': (3.0,),
+  'length_unit': 'steps',
+  'momentum': 0.25,
+  'encoder_rate': 0.5,
+  'batch_norm': 'frozen',
+  'bn_decay': 0.75,
+  'metric': 'mean_per_class',
+}
+EVALUATIONS['finetune'] = GRID | {'refit': True}
+EVALUATIONS['semisup'] = GRID | {'fractions': (0.25,), 'lists': 'own'}
 
 
 EVALUATIONS['online'] = {

@@ -207,7 +207,7 @@ def test_a_broken_file_is_one_line(tmp_path, text, reason):
     ('no/such/file.py', "no file or preset 'no/such/file.py'; presets: "),
     (
       'resnet50',
-      "'resnet50'; presets: configs/evals/knn.py, configs/evals/lin",
+      "'resnet50'; presets: configs/evals/finetune.py, configs/ev",
     ),
     ('', "''; presets: "),
     ('~nosuchuser/own.py', "'~nosuchuser/own.py'; presets: "),

@@ -14,9 +14,11 @@ import time
 import numpy as np
 import pytest
 
+import byol_jax
 from byol_jax import __main__ as command, errors
 from byol_jax.checkpoints import checkpointer
 from byol_jax.cli import verbs
+from byol_jax.data import from_config
 from tests.helpers import tiny_folder, tiny_run
 
 pytestmark = pytest.mark.usefixtures('compiled_once')
@@ -175,6 +177,9 @@ def test_a_finished_run_is_left_alone_and_another_is_refused(
     ('knn', 'weights=best', 2, "weights: expected one of .* found 'best'"),
     ('knn', 'dataset={}', 3, 'has no labels'),
     ('linear', 'dataset={}', 3, 'has no labels'),
+    ('finetune', 'dataset={}', 3, 'has no labels'),
+    ('semisup', 'dataset={}', 3, 'no labels, which a part'),
+    ('semisup', 'fractions=(0.1,1.1)', 2, r'fractions: expected .* \(0, 1\]'),
   ),
 )
 def test_a_wrong_value_of_an_evaluation(
@@ -191,6 +196,7 @@ def test_a_wrong_value_of_an_evaluation(
   (
     ('knn', 'overlap', r"4 images of split 'test' are in 'train' too"),
     ('linear', 'overlap', r"\d images of split 'test' are in '\w+' too"),
+    ('finetune', 'overlap', r"\d images of split 'test' are in 'valid' too"),
     ('online', 'classes', r'has 3 classes, .* has 4; use the set of the pre'),
   ),
 )
@@ -209,8 +215,50 @@ def test_a_set_that_cannot_be_a_test_leaves_nothing(
   arguments = [f'--config.dataset={tmp_path / "set.npz"}']
   if verb == 'linear':
     arguments.insert(0, '--config=evals/linear:cpu')
+  if verb == 'finetune':
+    arguments += [*SHORT_GRID, '--config.batch_size=8']
   refused(3, pattern, verb, f'--workdir={labelled[1]}', *arguments)
   assert contents(labelled[1]) == before
+
+
+SHORT_GRID = (
+  *('--config.rates=(0.1,)', '--config.lengths=(2,)'),
+  '--config.length_unit=steps',
+)
+
+
+def test_an_encoder_is_fine_tuned_on_all_and_on_few_labels(
+  run, refused, labelled, tmp_path
+):
+  more = (*SHORT_GRID, '--config.batch_size=8')
+  found = []
+  for verb, name in (
+    ('finetune', 'fine-tuned top-1'),
+    ('semisup', 'semi-supervised 50 % top-1'),
+  ):
+    own = '--config.fractions=(0.5,)'
+    if verb == 'finetune':
+      own = f'--save={tmp_path / "tuned"}'
+    where = f'--workdir={labelled[1]}'
+    code, output, _ = run(verb, where, *more, own, '--json')
+    assert code == 0
+    assert re.search(rf'^{name} [\d.]+ % on \d+ images \(\+-', output, re.M)
+    found.append(json.loads(output.splitlines()[-1]))
+  (part,) = found[1]['fractions']
+  assert part['images'] == round(found[0]['fit'] / 2) == sum(part['per_class'])
+  assert f'digest {part["digest"]}' in output
+  assert part['steps'] == found[0]['steps'] == 2
+  # What was saved gives the accuracy that was reported.
+  tuned = byol_jax.load(tmp_path / 'tuned')
+  test = from_config.make_image_set(tuned.config, 'test')
+  hits = []
+  for batch in test.eval_batches(8):
+    outputs, _ = tuned.apply(tuned.params, tuned.state, batch['images'][0])
+    hit = np.argmax(outputs.logits, axis=-1) == batch['labels'][0]
+    hits += hit[batch['mask'][0]].tolist()
+  assert np.mean(hits) == pytest.approx(found[0]['top1'])
+  where = f'--workdir={labelled[1]}'
+  refused(3, 'missing or empty', 'finetune', where, f'--save={tmp_path}')
 
 
 @pytest.mark.parametrize('verb', ('knn', 'linear', 'report', 'embed'))

@@ -12,7 +12,9 @@ VERBS: dict[str, registry.Verb] = {}
 _add_verb = functools.partial(registry.add_verb, VERBS)
 
 
-def _add_evaluation(name: str) -> Callable[[Callable], Callable]:
+def _add_evaluation(
+  name: str, *arguments: registry.Argument
+) -> Callable[[Callable], Callable]:
   preset = f'evals/{name}'
   config = ('--config', preset, registry.CONFIG_HELP)
   output = (
@@ -23,7 +25,8 @@ def _add_evaluation(name: str) -> Callable[[Callable], Callable]:
   )
   return _add_verb(
     name,
-    *(registry.ORIGIN, config, registry.STEP, output, registry.JSON),
+    *(registry.ORIGIN, config, registry.STEP, output, *arguments),
+    registry.JSON,
     *registry.PROCESSES,
     preset=preset,
   )
@@ -122,6 +125,46 @@ def transfer(**arguments: Any) -> None:
   exit codes: 3 no set can be used.
   """
   _evaluate('transfer', **arguments)
+
+
+@_add_evaluation(
+  'finetune',
+  (
+    '--save',
+    None,
+    'a folder, missing or empty, for the network that was tested',
+    registry.PATH,
+  ),
+)
+def finetune(**arguments: Any) -> None:
+  """Accuracy of the encoder after training all of it on labels.
+
+  Each point of a grid of learning rates, weight decays and lengths trains
+  encoder and classifier by SGD with Nesterov momentum; the best on the
+  held-out part of the training split is reported on the test split.
+  presets: evals/finetune (paper, appendix C.1), :transfer (D.3; 56 trainings),
+  :cpu (a small grid). --config.weights=random trains from scratch.
+
+  example: byol-jax finetune --workdir=runs/demo
+           --config=evals/finetune:cpu
+  """
+  _evaluate('finetune', **arguments)
+
+
+@_add_evaluation('semisup')
+def semisup(**arguments: Any) -> None:
+  """Accuracy after fine-tuning on few labels.
+
+  As finetune, on class-balanced parts of the training images that are not held
+  out, by default a hundredth and a tenth, drawn from the seed; of ImageNet the
+  published ones (imagenet2012_subset of TFDS; --config.lists=own draws them).
+  presets: evals/semisup (paper, appendix C.1), :cpu (a small grid).
+  --config.weights=random trains from scratch.
+
+  example: byol-jax semisup --workdir=runs/demo
+           --config=evals/semisup:cpu --config.fractions='(0.01,)'
+  """
+  _evaluate('semisup', **arguments)
 
 
 @_add_verb(
@@ -307,6 +350,7 @@ def _evaluate(
   as_json: bool,
   step: int | None,
   output: str | None,
+  save: str | None = None,
   **job: Any,
 ) -> None:
   """Evaluates an encoder and prints a sentence for each result."""
@@ -315,7 +359,8 @@ def _evaluate(
   from byol_jax.evals import headlines
 
   evaluate = getattr(api, name)
-  results = evaluate(workdir, config, log=log, step=step, output=output)
+  more = {} if save is None else {'save': save}
+  results = evaluate(workdir, config, log=log, step=step, output=output, **more)
   for headline in api.PROTOCOLS[name].list_headlines(results):
     log(headlines.format_headline(headline))
   if as_json:

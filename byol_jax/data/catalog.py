@@ -104,6 +104,12 @@ TRANSFER_SETS = {
 # ImageNet's hold-outs: the paper's text and the official code disagree.
 HOLDOUTS = {'paper': ('last', 10_009), 'official': ('first', 10_000)}
 
+# (name, fraction of the labels) -> the TFDS name of a published part.
+SUBSETS = {
+  ('imagenet2012', 0.01): 'imagenet2012_subset/1pct',
+  ('imagenet2012', 0.1): 'imagenet2012_subset/10pct',
+}
+
 
 def find_facts(name: str) -> Facts | None:
   """Returns facts of a TFDS name, 'imagenette/160px-v2:1.0.0', or None."""

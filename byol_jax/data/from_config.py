@@ -10,7 +10,7 @@ import jax
 from ml_collections import config_dict
 
 from byol_jax import errors, files
-from byol_jax.data.sources import base, lookup
+from byol_jax.data.sources import base, lookup, subsets
 
 _LOG = logging.getLogger(__name__)
 
@@ -24,6 +24,8 @@ def make_image_set(
   labelled: bool = False,
   dataset: str | None = None,
   eval_crop: str | None = None,
+  fraction: float | None = None,
+  lists: str = 'own',
 ) -> Any:
   """Returns a split of the data set of a configuration, for this process.
 
@@ -35,31 +37,20 @@ def make_image_set(
     labelled: whether to leave out images without a label, as evaluations do.
     dataset: another set than that of the configuration.
     eval_crop: another one than `data.eval_crop`.
+    fraction: of the labelled images of 'fit' to keep, in (0, 1]; see `subsets`.
+    lists: 'published' takes the part of ImageNet that is; else an own one.
 
   Raises:
     ConfigError: a value of data or input cannot be used.
     DataError: the set cannot be opened.
   """
   from byol_jax.data.loading import image_set
-  from byol_jax.data.sampling import crops
 
   source = open_split(config, split, dataset)
   source = _with_cache(config, source) if held else source
   source = _keep_labelled(source, split) if labelled else source
-  options = {
-    'image_size': config.image_size,
-    'crop_ranges': [
-      crops.CropRange(**view.crop) if cropped and view.crop else None
-      for view in (config.augment.view1, config.augment.view2)
-    ],
-    'eval_crop': eval_crop or config.data.eval_crop,
-    'max_bad_share': config.input.max_bad_share,
-    'seed': config.seed,
-    'num_threads': config.input.threads,
-    'local_devices': jax.local_device_count(),
-    'process_index': jax.process_index(),
-    'process_count': jax.process_count(),
-  }
+  source = _take_fraction(config, source, fraction, lists)
+  options = _make_options(config, cropped, eval_crop)
   if config.data.resident:
     from byol_jax.data.loading import resident
 
@@ -75,6 +66,28 @@ def make_image_set(
   )
 
 
+def _make_options(
+  config: config_dict.ConfigDict, cropped: bool, eval_crop: str | None
+) -> dict[str, Any]:
+  """Returns the arguments that both kinds of image sets have."""
+  from byol_jax.data.sampling import crops
+
+  return {
+    'image_size': config.image_size,
+    'crop_ranges': [
+      crops.CropRange(**view.crop) if cropped and view.crop else None
+      for view in (config.augment.view1, config.augment.view2)
+    ],
+    'eval_crop': eval_crop or config.data.eval_crop,
+    'max_bad_share': config.input.max_bad_share,
+    'seed': config.seed,
+    'num_threads': config.input.threads,
+    'local_devices': jax.local_device_count(),
+    'process_index': jax.process_index(),
+    'process_count': jax.process_count(),
+  }
+
+
 def _keep_labelled(source: base.Source, split: str) -> base.Source:
   """Leaves out images without a label, with a warning."""
   kept = base.keep_labelled(source)
@@ -87,6 +100,21 @@ def _keep_labelled(source: base.Source, split: str) -> base.Source:
       f'{len(source):,}',
     )
   return kept
+
+
+def _take_fraction(
+  config: config_dict.ConfigDict,
+  source: base.Source,
+  fraction: float | None,
+  lists: str,
+) -> base.Source:
+  """Returns a part of 'fit' for few labels, without held-out images."""
+  if fraction is None:
+    return source
+  if lists == 'published' and subsets.is_published(source.name, fraction):
+    valid = open_split(config, 'valid')
+    return subsets.open_published(valid, fraction, config.data_dir)
+  return subsets.draw_balanced(source, fraction, config.seed)
 
 
 def _find_engine(decoding: str) -> Callable:

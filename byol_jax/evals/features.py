@@ -30,6 +30,8 @@ class Encoder(NamedTuple):
   name: str  # which weights, for messages
   step: int | None = None  # of its pretraining, where that is known
   store: 'FeatureStore | None' = None  # of features found by this encoder
+  # The config section `network`; None where nothing is trained further.
+  network: Mapping[str, Any] | None = None
 
 
 class Features(NamedTuple):

@@ -91,10 +91,7 @@ def train_augmented(
     return (trained, params, net_state), {'loss': scalars['loss'][None]}
 
   def make_batches(*steps: int) -> Iterator[Any]:
-    for batch in split.crop_batches(*steps):
-      labels = np.asarray(batch['labels'])
-      splits.check_labels(labels, split.num_classes or 0, 'fit')
-      yield {'images': batch['images'], 'labels': labels}
+    return splits.labelled_batches(split, 'fit', *steps)
 
   state = (initial, encoder.params, encoder.state)
   steps = (make_batches, batch_size, progress.num_steps)

@@ -48,7 +48,8 @@ def open_splits(
   """Returns the splits by name and their number of classes.
 
   Raises:
-    DataError: labels are absent, or the classes of two splits differ.
+    DataError: labels are absent, there is only one class, or the classes of
+      two splits differ.
   """
   splits = {name: load(name) for name in names}
   first = splits[names[0]]
@@ -65,6 +66,11 @@ def open_splits(
         f' {first.num_classes}; expected the same number and class names'
       )
   assert first.num_classes is not None
+  if first.num_classes < 2:
+    raise errors.DataError(
+      f"split '{names[0]}' has one class, which leaves nothing to tell apart;"
+      ' give a --config.dataset of at least two'
+    )
   return splits, first.num_classes
 
 
@@ -147,6 +153,18 @@ def check_test(
       f' images of {", ".join(others)} too'
     )
   return int(np.sum(overlap))
+
+
+def labelled_batches(split: Split, name: str, *steps: int) -> Iterator[Any]:
+  """Yields `crop_batches(*steps)` as `images` and checked `labels`.
+
+  Raises:
+    DataError: a label does not fit.
+  """
+  for batch in split.crop_batches(*steps):
+    labels = np.asarray(batch['labels'])
+    check_labels(labels, split.num_classes or 0, name)
+    yield {'images': batch['images'], 'labels': labels}
 
 
 def check_labels(labels: np.ndarray, num_classes: int, split: str) -> None:

@@ -135,8 +135,9 @@ def make_update(
   Args:
     optimizer: its updates are added to the parameters.
     mean: over the parts of a batch: `parallel.mean` under pmap, the identity
-      for a batch that is not divided. Batch-norm averages too become its mean.
-    compute_logits: in training mode; the default classifies `features`.
+      for a batch that is not divided.
+    compute_logits: in training mode, the new `net_state` the same for all
+      parts; the default classifies `features`.
     compute_losses: (logits [B, C], labels [B]) -> [B].
 
   Returns:
@@ -157,10 +158,6 @@ def make_update(
       state.params, state.net_state, batch
     )
     grads, loss = mean((grads, loss))
-    # Equal on all devices already if batch norm is over all of them.
-    net_state = jax.tree.map(
-      lambda x: x if x.dtype == jnp.int32 else mean(x), net_state
-    )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     new = TrainState(state.step + 1, params, net_state, opt_state)

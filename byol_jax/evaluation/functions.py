@@ -13,9 +13,11 @@ from ml_collections import config_dict
 from byol_jax import configuration
 from byol_jax.evals import (
   features,
+  finetune as finetune_lib,
   knn as knn_lib,
   linear as linear_lib,
   online as online_lib,
+  semi_supervised,
   transfer as transfer_lib,
 )
 from byol_jax.evaluation import origins, protocols
@@ -30,6 +32,16 @@ PROTOCOLS = {
   ),
   'online': protocols.Protocol(
     online_lib.Options, online_lib.measure_accuracy, online_lib.list_headlines
+  ),
+  'finetune': protocols.Protocol(
+    finetune_lib.Options,
+    finetune_lib.measure_accuracy,
+    finetune_lib.list_headlines,
+  ),
+  'semisup': protocols.Protocol(
+    semi_supervised.Options,
+    semi_supervised.measure_accuracy,
+    semi_supervised.list_headlines,
   ),
   'transfer': protocols.Protocol(
     transfer_lib.Options,
@@ -105,6 +117,47 @@ def online(
   return _evaluate('online', workdir, config, overrides, log, step, output)
 
 
+def finetune(
+  workdir: str | Path,
+  config: str | config_dict.ConfigDict = 'evals/finetune',
+  overrides: Mapping[str, Any] | None = None,
+  log: Callable[[str], None] = lambda text: None,
+  *,
+  step: int | None = None,
+  output: str | Path | None = None,
+  save: str | Path | None = None,
+) -> dict[str, Any]:
+  """Returns the accuracy of a fine-tuned encoder; arguments as of `knn`.
+
+  Args:
+    save: a folder, missing or empty, for the network that was tested: encoder
+      and classifier, which `load` reads.
+
+  Returns:
+    See `evals.finetune.measure_accuracy`.
+  """
+  return _evaluate(
+    'finetune', workdir, config, overrides, log, step, output, save
+  )
+
+
+def semisup(
+  workdir: str | Path,
+  config: str | config_dict.ConfigDict = 'evals/semisup',
+  overrides: Mapping[str, Any] | None = None,
+  log: Callable[[str], None] = lambda text: None,
+  *,
+  step: int | None = None,
+  output: str | Path | None = None,
+) -> dict[str, Any]:
+  """Returns the accuracy with few labels; arguments as of `knn`.
+
+  Returns:
+    See `evals.semi_supervised.measure_accuracy`.
+  """
+  return _evaluate('semisup', workdir, config, overrides, log, step, output)
+
+
 def transfer(
   workdir: str | Path,
   config: str | config_dict.ConfigDict = 'evals/transfer',
@@ -133,13 +186,14 @@ def _evaluate(
   log: Callable[[str], None],
   step: int | None,
   output: str | Path | None,
+  save: str | Path | None = None,
 ) -> dict[str, Any]:
   config = configuration.load_or_validate(config, overrides, f'evals/{name}')
   batches = config.calibration_batches
   origin, encoder = origins.open_origin(
     workdir, config.weights, calibration_batches=batches, step=step
   )
-  return evaluate(name, config, origin, encoder, log, output)
+  return evaluate(name, config, origin, encoder, log, output, save)
 
 
 def evaluate(
@@ -149,6 +203,7 @@ def evaluate(
   encoder: features.Encoder,
   log: Callable[[str], None] = lambda text: None,
   output: str | Path | None = None,
+  save: str | Path | None = None,
 ) -> dict[str, Any]:
   """Evaluates an encoder by a protocol and records the results.
 
@@ -160,6 +215,7 @@ def evaluate(
     encoder: from `pretrained.open_encoder` or `open_origin`.
     log: called with lines of progress.
     output: see `knn`.
+    save: see `finetune`; of a protocol that trains the encoder.
 
   Returns:
     See `measure_accuracy` of the protocol.
@@ -168,5 +224,5 @@ def evaluate(
     UserError: one of `byol_jax.errors`.
   """
   return protocols.evaluate(
-    name, PROTOCOLS[name], config, run, encoder, log, output
+    name, PROTOCOLS[name], config, run, encoder, log, output, save
   )

@@ -61,7 +61,7 @@ def open_origin(
   )
   forward = shapes.make_forward(found, parallel.AXIS)
   encoder = features.make_encoder(forward, found.params, found.state, weights)
-  return export, encoder
+  return export, encoder._replace(network=found.network)
 
 
 def make_data_config(

@@ -20,7 +20,7 @@ from byol_jax.checkpoints import digests
 from byol_jax.data import from_config
 from byol_jax.distributed import processes
 from byol_jax.evals import features, headlines
-from byol_jax.evaluation import origins
+from byol_jax.evaluation import origins, saved
 from byol_jax.training import provenance, resumable, train
 
 RESULTS, UNFINISHED = 'evaluations.jsonl', 'evaluations'  # in a workdir
@@ -46,6 +46,7 @@ def evaluate(
   encoder: features.Encoder,
   log: Callable[[str], None],
   output: str | os.PathLike | None = None,
+  save: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
   """Evaluates an encoder and records the results; see `api.evaluate`."""
   config = configuration.validate(config, f'evals/{name}')
@@ -63,6 +64,8 @@ def evaluate(
   parameters = inspect.signature(protocol.measure_accuracy).parameters
   if 'augment' in parameters:
     given['augment'] = experiment.make_augments(data)[0]
+  if save is not None:
+    given['save'] = saved.make_save(save, origin, encoder)
   call = f'evaluation {next(_CALLS)}'
   file = find_results_file(origin, output)
   with contextlib.ExitStack() as stack:

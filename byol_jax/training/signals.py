@@ -17,7 +17,10 @@ from byol_jax import errors
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # First words of the verbs whose same command continues, or repeats.
-RESUMABLE_VERBS = ('pretrain', 'knn', 'linear', 'online', 'report', 'watch')
+RESUMABLE_VERBS = (
+  *('pretrain', 'knn', 'linear', 'online', 'finetune', 'semisup', 'report'),
+  'watch',
+)
 # Seconds after which a thread acts, where Python handles no signal: XLA
 # compiles, or a file system does not answer.
 _HANDLER_SECONDS = 2.0

@@ -72,6 +72,7 @@ class ImageSet:
     self.num_examples = len(source)
     self.num_classes = source.num_classes
     self.class_names = source.class_names
+    self.labels = source.labels  # None: known when an image is read
     self.is_partly_labelled = base.is_partly_labelled(source)
     self.fingerprint = source.fingerprint
     self._source = source

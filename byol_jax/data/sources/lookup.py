@@ -3,11 +3,12 @@
 A source returns the bytes of image `index` and its label, in any order, from
 any thread, without TensorFlow. Splits of every set:
 
-  train   everything that pretraining may use
-  fit     train without valid
-  valid   held out of train, to choose hyperparameters
-  test    read once, at the end
-  all     every image, for embedding
+  train      everything that pretraining may use
+  fit        train without valid
+  valid      held out of train, or given, to choose hyperparameters
+  fit+valid  both, once these are chosen
+  test       read once, at the end
+  all        every image, for embedding
 
 Prepared TFDS sets may lie in a bucket, gs://; folders and tar files may not.
 """
@@ -16,6 +17,7 @@ from collections.abc import Mapping
 import os
 import pathlib
 import re
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +33,7 @@ from byol_jax.data.sources import (
   tfds,
 )
 
-SPLITS = ('train', 'fit', 'valid', 'test', 'all')
+SPLITS = ('train', 'fit', 'valid', 'fit+valid', 'test', 'all')
 _INFO = 'dataset_info.json'
 _NAME = re.compile(r'\w+(/[\w.+-]+)?(:[\w.*]+)?')
 
@@ -67,6 +69,14 @@ def open_source(
   """
   if split not in SPLITS:
     raise errors.ConfigError(f'split: {split!r} is none of {SPLITS}')
+  if '+' in split:
+    where: Any = {'data_dir': data_dir, 'heldout_share': heldout_share}
+    return base.Concatenation(
+      [
+        open_source(dataset, part, holdout=holdout, **where)
+        for part in split.split('+')
+      ]
+    )
   if dataset == 'shapes':
     parts = {name: shapes.ShapesSource(name) for name in shapes.COUNTS}
     return _open_part(dataset, parts, split, heldout_share)

@@ -169,6 +169,7 @@ def test_fit_and_valid_divide_train_and_all_is_everything(prepared, dataset):
   split = {s: opened(dataset, s, **where) for s in lookup.SPLITS}
   train, fit, valid = (names(split[s]) for s in ('train', 'fit', 'valid'))
   assert sorted(fit + valid) == sorted(train)
+  assert names(split['fit+valid']) == fit + valid
   assert len(valid) == round(0.2 * len(train))
   assert names(split['all']) == train + names(split['test'])
   assert len({s.fingerprint for s in split.values()}) == len(lookup.SPLITS)
@@ -262,6 +263,7 @@ def test_a_validation_split_beside_a_test_split_is_valid(prepared, tmp_path):
   splits = {s: names(opened(folder, s)) for s in lookup.SPLITS}
   assert splits['fit'] == splits['train'] and len(splits['train']) == 30
   assert splits['valid'] == splits['test'] and len(splits['test']) == 10
+  assert splits['fit+valid'] == splits['train'] + splits['valid']
   assert len(splits['all']) == 50
 
 
