@@ -24,6 +24,8 @@ from byol_jax.evaluation import origins, protocols
 from byol_jax.training import logs, workdir as workdir_lib
 
 Log = Callable[[str], None]
+# What a line of evaluations.jsonl may raise that is none of ours.
+_NO_RECORD = ValueError, TypeError, KeyError, RecursionError
 _RETRIES = 3  # of a checkpoint that may be being deleted
 
 
@@ -49,8 +51,8 @@ def run(
 
   Raises:
     ConfigError: the weights are random ones.
-    DataError: `once`, and there is no checkpoint; a checkpoint is damaged, or
-      the images cannot be used.
+    DataError: `once`, and there is no checkpoint; a checkpoint is damaged, all
+      of them were deleted, or the images cannot be used.
   """
   if config.weights.startswith('random'):
     raise errors.ConfigError(
@@ -71,6 +73,11 @@ def run(
       return
     if once:
       return
+    if not steps and not checkpointer.list_steps(found.checkpoints):
+      raise errors.DataError(
+        f'{errors.quote(found.checkpoints)}: all checkpoints were deleted; the'
+        ' same command waits for new ones'
+      )
     time.sleep(seconds)
 
 
@@ -232,7 +239,7 @@ class Watcher:
       return set()
     found: dict[str, set[int]] = {name: set() for name in self._configs}
     for line in files.read_file(self._file).splitlines():
-      with contextlib.suppress(ValueError, TypeError, KeyError):
+      with contextlib.suppress(*_NO_RECORD):
         record = json.loads(line)
         name = record['protocol']
         expected = json.loads(json.dumps(self._configs[name].to_dict()))

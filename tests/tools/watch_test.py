@@ -139,6 +139,26 @@ def test_it_waits_for_a_workdir_and_for_its_first_checkpoint(
     watch.run(late, CONFIG, once=True)
 
 
+def test_it_ends_when_the_workdir_is_deleted(followed, monkeypatch):
+  shutil.rmtree(followed / 'checkpoints' / '2')
+  # Lines that are none of ours are no obstacle.
+  lines = ['{"half": ', '[' * 100_000, '[1]', '{"protocol": ["knn"]}', '\xff']
+  text = '\n'.join(lines)
+  (followed / 'evaluations.jsonl').write_text(text, encoding='latin1')
+  monkeypatch.setattr(watch.Watcher, '_measure', lambda self, encoder: {})
+  sleeps = []
+
+  def sleep(seconds):
+    assert not sleeps
+    sleeps.append(seconds)
+    shutil.rmtree(followed)
+
+  monkeypatch.setattr(watch.time, 'sleep', sleep)
+  with pytest.raises(errors.DataError, match='all checkpoints were deleted'):
+    watch.run(followed, CONFIG, log=lines.append)
+  assert sleeps and not followed.exists()
+
+
 def test_random_weights_are_refused_and_another_set_has_no_online_classifier(
   followed, tmp_path
 ):
