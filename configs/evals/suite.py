@@ -2,14 +2,14 @@
 
     byol-jax suite --workdir=DIR [--config=evals/suite.py:cpu]
 
-`paper` has the paper's protocols, `cpu` the smaller ones of `evals/linear:cpu`
-and `evals/transfer:cpu`. Each has a section with its keys, which its own file
-explains.
+`paper` has the paper's protocols, `cpu` the smaller ones of `evals/linear:cpu`,
+`evals/transfer:cpu`, `evals/semisup:cpu` and `evals/finetune:cpu`. Each has a
+section with its keys, which its own file explains.
 """
 
 from ml_collections import config_dict
 
-from configs.evals import knn, linear, online, transfer
+from configs.evals import finetune, knn, linear, online, semisup, transfer
 
 VARIANTS = ('paper', 'cpu')
 # Of all protocols together.
@@ -25,6 +25,8 @@ def get_config(name: str = 'paper') -> config_dict.ConfigDict:
     'online': online.get_config(),
     'linear': linear.get_config(name),
     'transfer': transfer.get_config(name),
+    'semisup': semisup.get_config(name),
+    'finetune': finetune.get_config(name),
   }
   for section in sections.values():
     for key in COMMON:

@@ -1,7 +1,13 @@
 """The paper's numbers: complete, typed without a slip, found for a headline."""
 
 from byol_jax.data import catalog
-from byol_jax.evals import linear, paper_results, transfer
+from byol_jax.evals import (
+  finetune,
+  linear,
+  paper_results,
+  semi_supervised,
+  transfer,
+)
 
 PAPER = paper_results.Pretraining('ResNet50', 1.0, 'imagenet2012')
 
@@ -90,6 +96,11 @@ def test_every_headline_of_the_protocols_that_the_paper_has_is_found():
   top = {'top1': 0.5, 'top5': 0.9, 'test': 50_000}
   names = [headline.name for headline in linear.list_headlines(top)]
   assert [find(name) for name in names] == [74.3, 91.6]
+  tuned = finetune.list_headlines(top)
+  assert [find(headline.name) for headline in tuned] == [77.7, 93.9]
+  parts = [{'fraction': share} | top for share in (0.01, 0.1)]
+  few = semi_supervised.list_headlines({'fractions': parts, 'test': 50_000})
+  assert [find(headline.name) for headline in few] == [53.2, 78.4, 68.8, 89.0]
   for short, name in catalog.TRANSFER_SETS.items():
     facts = catalog.find_facts(name)
     found = transfer.list_headlines(

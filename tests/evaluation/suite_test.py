@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from byol_jax import __main__ as command, api, errors
+from byol_jax import __main__ as command, api, configuration, errors
 from byol_jax.convert import parity
 from byol_jax.evaluation import functions, suite as suite_lib
 from byol_jax.tools import export
@@ -139,9 +139,13 @@ def test_an_exported_encoder_needs_a_folder_and_has_no_random_one(
   assert found['rows'] == same['rows']
 
 
-def test_transfer_is_one_evaluation_for_each_set():
-  from byol_jax import configuration
+@pytest.mark.parametrize('preset', ('evals/suite', 'evals/suite:cpu'))
+def test_a_suite_has_every_protocol(preset):
+  tasks = suite_lib.list_tasks(configuration.load(preset))
+  assert {task.protocol for task in tasks} == {*functions.PROTOCOLS}
 
+
+def test_transfer_is_one_evaluation_for_each_set():
   config = configuration.load('evals/suite', {'protocols': 'transfer'})
   tasks = suite_lib.list_tasks(config)
   assert len(tasks) == 12 and tasks[1].title == 'transfer cifar10'
