@@ -97,6 +97,26 @@ def test_images_in_both_splits_are_counted_and_many_are_refused():
       splits.check_test(found, {'train': train}, 5, lines.append)
 
 
+def make_features(digests):
+  """Images that are known by numbers, all of one class."""
+  ids = np.arange(len(digests))
+  values = np.zeros((len(ids), 1), np.float32)
+  return features.Features(values, 0 * ids, ids, np.uint64(digests))
+
+
+def test_images_in_any_of_several_splits_count():
+  lines, test = [], make_features(range(40))
+  fit = make_features([3, 9, *range(100, 128)])
+  valid = make_features([9, *range(200, 209)])
+  others = {'fit': fit, 'valid': valid}
+  assert splits.check_test(test, others, 1, lines.append) == 2
+  assert lines == ['2 of 40 test images are among the images of fit, valid too']
+  # More than a tenth of ten images, less than one of 40.
+  others['valid'] = make_features([9, 10, *range(200, 208)])
+  with pytest.raises(errors.DataError, match=r"2 images .* are in 'valid' too"):
+    splits.check_test(test, others, 1, lines.append)
+
+
 def test_classes_without_a_test_image_are_said_and_allowed():
   sets, lines = make_sets(), []
   sets['test'].labels[:] = 1
