@@ -19,7 +19,7 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # First words of the verbs whose same command continues, or repeats.
 RESUMABLE_VERBS = (
   *('pretrain', 'knn', 'linear', 'online', 'finetune', 'semisup', 'report'),
-  'watch',
+  *('transfer', 'suite', 'watch'),
 )
 # Seconds after which a thread acts, where Python handles no signal: XLA
 # compiles, or a file system does not answer.

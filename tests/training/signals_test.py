@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 
+from byol_jax import api, errors
 from byol_jax.training import signals
 from tests.helpers import tiny_folder, tiny_run
 
@@ -92,6 +93,7 @@ def test_a_signal_while_xla_compiles_is_one_line(
 
 IN_A_VERB = """
 import hashlib, os, pathlib, signal, sys
+from byol_jax import api, errors
 from byol_jax.training import signals
 sys.argv = ['byol-jax', *sys.argv[1:]]
 signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
@@ -154,6 +156,13 @@ def test_other_verbs_unwind_once_so_that_partial_files_go(
   text = 'byol_jax: SIGTERM' + (RESUMES if code == 42 else '\n')
   assert output == ('' if how == 'ignored' else text)
   assert (tmp_path / 'partial').exists() == is_left
+
+
+def test_the_same_command_repeats_every_evaluation():
+  verbs = {'pretrain', *api.PROTOCOLS, 'suite', 'report', 'watch'}
+  assert verbs == {*signals.RESUMABLE_VERBS}
+  handler = signals.SignalExit('transfer')
+  assert handler._exit_code(signal.SIGTERM) == errors.Preempted.exit_code
 
 
 def test_five_quick_interrupts_print_no_traceback(labelled, tmp_path):
