@@ -6,8 +6,10 @@ import pytest
 
 from byol_jax import __main__ as command, api, configuration, errors
 from byol_jax.convert import parity
+from byol_jax.evals import features
 from byol_jax.evaluation import functions, suite as suite_lib
 from byol_jax.tools import export
+from tests.helpers import tiny_folder
 
 FAST = {
   'protocols': 'knn,linear',
@@ -44,14 +46,24 @@ def started(lines):
 
 
 def test_images_are_encoded_once_and_done_evaluations_are_not_repeated(
-  measure, tmp_path
+  measure, tmp_path, monkeypatch
 ):
+  encoded = []  # images of each pass
+  extract = features.extract_features
+
+  def count(*arguments):
+    result = extract(*arguments)
+    encoded.append(len(result.ids))
+    return result
+
+  monkeypatch.setattr(features, 'extract_features', count)
   found, lines = measure()
+  assert sum(encoded) == 3 * tiny_folder.PER_CLASS
   assert [row['name'] for row in found['rows']] == NAMES
   assert not found['failed'] and not found['missing']
   assert started(lines) == ['knn', 'encoding train', 'encoding test', 'linear']
   again, lines = measure()
-  assert again == found and started(lines) == []
+  assert again == found and started(lines) == [] and len(encoded) == 2
   other, lines = measure(linear__epochs=3.0)
   assert started(lines)[0] == 'linear' and 'knn' not in started(lines)
   assert other['rows'][:2] == found['rows'][:2]
@@ -143,6 +155,18 @@ def test_an_exported_encoder_needs_a_folder_and_has_no_random_one(
 def test_a_suite_has_every_protocol(preset):
   tasks = suite_lib.list_tasks(configuration.load(preset))
   assert {task.protocol for task in tasks} == {*functions.PROTOCOLS}
+
+
+def test_a_missing_set_of_transfer_is_named_and_is_no_failure(
+  measure, tmp_path
+):
+  found, _ = measure(
+    protocols='transfer', transfer__datasets='dtd,pets', data_dir=str(tmp_path)
+  )
+  assert not found['failed']
+  assert [*found['missing']] == ['transfer dtd', 'transfer pets']
+  assert 'tfds build dtd' in found['rows'][0]['error']
+  assert 'tfds build oxford_iiit_pet' in found['table'][3]
 
 
 def test_transfer_is_one_evaluation_for_each_set():
