@@ -73,6 +73,10 @@ def test_sets_are_measured_by_their_metrics_and_the_missing_one_is_named():
   texts = [*map(headlines.format_headline, transfer.list_headlines(results))]
   assert texts[1].startswith('transfer set top-1 ') and texts[1] == order[-1]
   assert texts[2].startswith('transfer average of 2 of 3 sets ')
+  average = transfer.list_headlines(results)[2]
+  widths = [found['half_width'], flowers['half_width']]
+  # Of independent values: 1.96 times the deviation of their mean.
+  np.testing.assert_allclose(average.half_width, np.hypot(*widths) / 2)
   assert results == measure(sets)
 
 
