@@ -122,6 +122,9 @@ class Watcher:
       run: to evaluate.
       config: as in `configs/evals/knn.py`.
       log: called with lines.
+
+    Raises:
+      DataError: the images cannot be used, or no results can be written.
     """
     shared = ('dataset', 'data_dir', 'weights', 'seed', 'batch_size')
     of_online = configuration.read_preset('evals/online')
@@ -136,6 +139,10 @@ class Watcher:
       load, ('train', 'test')
     )
     self._file = run.path / protocols.RESULTS
+    with files.refuse_unwritable(errors.quote(self._file)):
+      # Of a run in a bucket this machine may have no folder yet.
+      run.path.mkdir(parents=True, exist_ok=True)
+      os.close(files.open_own(self._file))  # before any work
     if run.training_set['num_classes'] != self._num_classes:
       log(
         f'the online classifier has {run.training_set["num_classes"] or 0}'
@@ -235,8 +242,6 @@ class Watcher:
 
   def _read_done(self) -> set[int]:
     """Returns the steps of which the file has all results."""
-    if not self._file.exists():
-      return set()
     found: dict[str, set[int]] = {name: set() for name in self._configs}
     for line in files.read_file(self._file).splitlines():
       with contextlib.suppress(*_NO_RECORD):

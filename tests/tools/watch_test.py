@@ -159,6 +159,17 @@ def test_it_ends_when_the_workdir_is_deleted(followed, monkeypatch):
   assert sleeps and not followed.exists()
 
 
+def test_results_that_cannot_be_written_end_it_before_any_work(
+  followed, monkeypatch
+):
+  (followed / 'evaluations.jsonl').mkdir()
+  calls = []
+  monkeypatch.setattr(watch.Watcher, '_measure', lambda *x: calls.append(x))
+  with pytest.raises(errors.DataError, match=r"jsonl'?: cannot be written"):
+    watch.run(followed, CONFIG, once=True)
+  assert not calls
+
+
 def test_random_weights_are_refused_and_another_set_has_no_online_classifier(
   followed, tmp_path
 ):
