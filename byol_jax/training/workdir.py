@@ -44,8 +44,8 @@ def open_workdir(path: str | os.PathLike) -> Iterator[pathlib.Path]:
       lock = stack.enter_context(open(handle, 'r+', errors='replace'))
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       lock.truncate(0)
-      lock.write(f'process {os.getpid()} on {socket.gethostname()}\n')
-      lock.flush()
+      owner = f'process {os.getpid()} on {socket.gethostname()}\n'
+      os.write(handle, owner.encode())  # a buffer would fail again in `close`
     except BlockingIOError:
       owner = errors.quote(lock.read(200).strip())
       raise errors.DataError(f'{name} is in use by {owner}') from None

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import resource
 import signal
 import sys
 
@@ -198,3 +199,15 @@ def test_of_a_bucket_the_lock_and_logs_are_on_this_machine(monkeypatch):
   assert workdir.checkpoint_folder('gs://b/run') == 'gs://b/run/checkpoints'
   assert workdir.checkpoint_folder('runs/a') == 'runs/a/checkpoints'
   assert workdir.checkpoint_folder('runs/a', 'gs://b/c') == 'gs://b/c'
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+  """A limit on the size of files stands for it."""
+  old = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (0, old[1]))
+  try:
+    opened = workdir.open_workdir(tmp_path / 'run')
+    with pytest.raises(errors.DataError, match='found: '), opened:
+      pass
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, old)
