@@ -173,8 +173,9 @@ def check_ranges(config: config_dict.ConfigDict) -> None:
 @functools.cache
 def _read_kind(kind: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
   """Returns {key: default} of all keys of a kind, and its `OPTIMIZERS`."""
-  found = runpy.run_path(str(_find_root() / 'configs' / f'{kind}.py'))
-  return flatten(found['get_config']()), found.get('OPTIMIZERS', {})
+  with _import_our_configs():
+    found = runpy.run_path(str(_find_root() / 'configs' / f'{kind}.py'))
+    return flatten(found['get_config']()), found.get('OPTIMIZERS', {})
 
 
 def _read_defaults(kind: str, optimizer: Any) -> dict[str, Any]:

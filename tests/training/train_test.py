@@ -453,7 +453,7 @@ def pictures(poisoned=None):
   images = generator.integers(0, 256, (32, 20, 18, 3)).astype(np.uint8)
   labels = np.arange(32) % 4
   if poisoned is not None:
-    labels[poisoned] = 10**6
+    labels[poisoned] = 10**6 - 1
   return arrays.ArraySource(images, labels, class_names='abcd')
 
 
