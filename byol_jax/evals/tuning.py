@@ -20,7 +20,7 @@ from byol_jax.evals import features, splits, supervised
 
 CLASSIFIER = 'classifier'
 PROGRESS_LINES = 4  # of a training
-# After so many steps no average is corrected for its start from zero.
+# A number of steps after which the zero-debiasing of averages has no effect.
 _MANY_STEPS = 1 << 20
 _ROWS = 4096  # features that are scored at once
 

@@ -24,43 +24,44 @@ from byol_jax.evaluation import origins, protocols
 
 # By the name of the verb and of the function.
 PROTOCOLS = {
-  'knn': protocols.Protocol(
-    knn_lib.Options, knn_lib.measure_accuracy, knn_lib.list_headlines
-  ),
-  'linear': protocols.Protocol(
-    linear_lib.Options, linear_lib.measure_accuracy, linear_lib.list_headlines
-  ),
-  'online': protocols.Protocol(
-    online_lib.Options, online_lib.measure_accuracy, online_lib.list_headlines
-  ),
-  'finetune': protocols.Protocol(
-    finetune_lib.Options,
-    finetune_lib.measure_accuracy,
-    finetune_lib.list_headlines,
-  ),
-  'semisup': protocols.Protocol(
-    semi_supervised.Options,
-    semi_supervised.measure_accuracy,
-    semi_supervised.list_headlines,
-  ),
-  'transfer': protocols.Protocol(
-    transfer_lib.Options,
-    transfer_lib.measure_accuracy,
-    transfer_lib.list_headlines,
-  ),
+  name: protocols.Protocol(
+    module.Options, module.measure_accuracy, module.list_headlines
+  )
+  for name, module in {
+    'knn': knn_lib,
+    'linear': linear_lib,
+    'online': online_lib,
+    'finetune': finetune_lib,
+    'semisup': semi_supervised,
+    'transfer': transfer_lib,
+  }.items()
 }
 
 
-def knn(
-  workdir: str | Path,
-  config: str | config_dict.ConfigDict = 'evals/knn',
-  overrides: Mapping[str, Any] | None = None,
-  log: Callable[[str], None] = lambda text: None,
-  *,
-  step: int | None = None,
-  output: str | Path | None = None,
-) -> dict[str, Any]:
-  """Returns the nearest-neighbour accuracy of a frozen encoder.
+def _make_function(
+  name: str, summary: str, module: str
+) -> Callable[..., dict[str, Any]]:
+  """Returns the function of a protocol, which `byol_jax` offers.
+
+  Args:
+    name: of `PROTOCOLS`.
+    summary: what the function returns.
+    module: of `evals`, whose `measure_accuracy` describes the results.
+  """
+
+  def run(
+    workdir: str | Path,
+    config: str | config_dict.ConfigDict = f'evals/{name}',
+    overrides: Mapping[str, Any] | None = None,
+    log: Callable[[str], None] = lambda text: None,
+    *,
+    step: int | None = None,
+    output: str | Path | None = None,
+  ) -> dict[str, Any]:
+    return _evaluate(name, workdir, config, overrides, log, step, output)
+
+  run.__name__ = run.__qualname__ = name
+  run.__doc__ = f"""Returns {summary}.
 
   Args:
     workdir: of the pretraining; or a file or folder of `export`, or a published
@@ -68,53 +69,38 @@ def knn(
     config: a preset by name or path, or a configuration; its `dataset` is by
       default that of the pretraining, which a published checkpoint does not
       know.
-    overrides: {'section.key': value}, for a preset by name.
+    overrides: {{'section.key': value}}, for a preset by name.
     log: called with lines of progress.
     step: of an older checkpoint of the workdir; None for the newest one.
     output: a file to which the results are added, as a line of JSON; by default
       WORKDIR/evaluations.jsonl, and none for weights from elsewhere.
 
   Returns:
-    See `evals.knn.measure_accuracy`.
+    See `evals.{module}.measure_accuracy`.
 
   Raises:
     UserError: one of `byol_jax.errors`.
   """
-  return _evaluate('knn', workdir, config, overrides, log, step, output)
+  return run
 
 
-def linear(
-  workdir: str | Path,
-  config: str | config_dict.ConfigDict = 'evals/linear',
-  overrides: Mapping[str, Any] | None = None,
-  log: Callable[[str], None] = lambda text: None,
-  *,
-  step: int | None = None,
-  output: str | Path | None = None,
-) -> dict[str, Any]:
-  """Returns the linear accuracy of a frozen encoder; arguments as of `knn`.
-
-  Returns:
-    See `evals.linear.measure_accuracy`.
-  """
-  return _evaluate('linear', workdir, config, overrides, log, step, output)
-
-
-def online(
-  workdir: str | Path,
-  config: str | config_dict.ConfigDict = 'evals/online',
-  overrides: Mapping[str, Any] | None = None,
-  log: Callable[[str], None] = lambda text: None,
-  *,
-  step: int | None = None,
-  output: str | Path | None = None,
-) -> dict[str, Any]:
-  """Returns the accuracy of the online classifier; arguments as of `knn`.
-
-  Returns:
-    See `evals.online.measure_accuracy`.
-  """
-  return _evaluate('online', workdir, config, overrides, log, step, output)
+knn = _make_function(
+  'knn', 'the nearest-neighbour accuracy of a frozen encoder', 'knn'
+)
+linear = _make_function(
+  'linear', 'the linear accuracy of a frozen encoder', 'linear'
+)
+online = _make_function(
+  'online', 'the accuracy of the online classifier', 'online'
+)
+semisup = _make_function(
+  'semisup', 'the accuracy with few labels', 'semi_supervised'
+)
+transfer = _make_function(
+  'transfer',
+  'the accuracy on other sets, which `datasets` of the configuration names',
+  'transfer',
+)
 
 
 def finetune(
@@ -139,43 +125,6 @@ def finetune(
   return _evaluate(
     'finetune', workdir, config, overrides, log, step, output, save
   )
-
-
-def semisup(
-  workdir: str | Path,
-  config: str | config_dict.ConfigDict = 'evals/semisup',
-  overrides: Mapping[str, Any] | None = None,
-  log: Callable[[str], None] = lambda text: None,
-  *,
-  step: int | None = None,
-  output: str | Path | None = None,
-) -> dict[str, Any]:
-  """Returns the accuracy with few labels; arguments as of `knn`.
-
-  Returns:
-    See `evals.semi_supervised.measure_accuracy`.
-  """
-  return _evaluate('semisup', workdir, config, overrides, log, step, output)
-
-
-def transfer(
-  workdir: str | Path,
-  config: str | config_dict.ConfigDict = 'evals/transfer',
-  overrides: Mapping[str, Any] | None = None,
-  log: Callable[[str], None] = lambda text: None,
-  *,
-  step: int | None = None,
-  output: str | Path | None = None,
-) -> dict[str, Any]:
-  """Returns the accuracy on other sets by a linear classifier.
-
-  Arguments are as of `knn`, but that `datasets` of the configuration names the
-  sets.
-
-  Returns:
-    See `evals.transfer.measure_accuracy`.
-  """
-  return _evaluate('transfer', workdir, config, overrides, log, step, output)
 
 
 def _evaluate(

@@ -31,7 +31,7 @@ _CALLS = itertools.count()
 class Protocol(NamedTuple):
   """A protocol of evaluation, as its module in `evals` has it."""
 
-  make_options: Any  # a dataclass of its own keys of the configuration
+  make_options: Any  # dataclass: the configuration's keys of this protocol
   # (options, encoder, load, log) -> results; gets `train` and `augment`, of the
   # pretraining's view 1, if it has an argument of that name
   measure_accuracy: Callable[..., dict[str, Any]]

@@ -123,7 +123,7 @@ def _set_aside(folder: pathlib.Path, goal: pathlib.Path) -> pathlib.Path:
   while aside.exists() and not (aside / CARD).is_file():  # not one of ours
     aside = aside.with_name(f'{aside.name}+')
   shutil.rmtree(aside, ignore_errors=True)
-  shutil.move(folder, aside)  # the folder may be on a disk of its own
+  shutil.move(folder, aside)  # copies where a rename would cross file systems
   return aside
 
 

@@ -55,8 +55,8 @@ def is_partly_labelled(source: Source) -> bool:
 def locate_in_whole(source: Source) -> tuple[str, np.ndarray]:
   """Returns the fingerprint of the set that a source is a part of, and where.
 
-  The second are the rows of its images in that set, int64 [N]. Any source but
-  a `Subset` is a set of its own.
+  The second are the rows of its images in that set, int64 [N]. A source that is
+  no `Subset` is the whole set.
   """
   if isinstance(source, Subset):
     return source.locate_in_whole()
