@@ -1,15 +1,15 @@
 """The interface of a source of images, and sources composed of others."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
 import hashlib
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from byol_jax import errors
 
-_THREADS = 16  # reading records is bound by the latency of the disk
+_THREADS = 16  # reading is bound by the latency of the disk
 
 
 class Source(Protocol):
@@ -80,19 +80,31 @@ def keep_labelled(source: Source) -> Source:
   return Subset(source, ids)
 
 
-def read_labels(source: Source) -> np.ndarray:
-  """Returns the label of each image, int64 [N]; -1 where it cannot be read."""
+def call_in_threads(function: Callable, *arguments: Iterable) -> list[Any]:
+  """Returns what `map` yields, for functions that wait for the disk."""
+  with futures.ThreadPoolExecutor(_THREADS) as pool:
+    return list(pool.map(function, *arguments))
+
+
+def read_labels(
+  source: Source, ids: Sequence[int] | None = None, unreadable: int = -1
+) -> np.ndarray:
+  """Returns the labels of images, int64 [N], by default of all.
+
+  Where they are not known every image is read; one that cannot be has the label
+  `unreadable`.
+  """
+  ids = range(len(source)) if ids is None else ids
   if source.labels is not None:
-    return np.asarray(source.labels, np.int64)
+    return np.asarray(source.labels, np.int64)[np.asarray(ids)]
 
   def read(index: int) -> int:
     try:
       return source.read(index)[1]
     except Exception:  # such an image is named and replaced in its turn
-      return -1
+      return unreadable
 
-  with futures.ThreadPoolExecutor(_THREADS) as pool:
-    return np.array(list(pool.map(read, range(len(source)))), np.int64)
+  return np.array(call_in_threads(read, ids), np.int64)
 
 
 def read_targets(source: Source) -> np.ndarray | None:

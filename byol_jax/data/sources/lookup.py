@@ -292,7 +292,6 @@ def _hold_out_per_class(
 
   An image that cannot be read is not held out.
   """
-
   labels = base.read_labels(train)
   words = np.random.Philox(key=0).random_raw(len(labels))
   order = np.lexsort((words, labels))

@@ -4,15 +4,12 @@ Own parts are class-balanced. ImageNet's 1 % and 10 % are published as lists of
 files, which TFDS prepares as sets of their own (method.md 5.2).
 """
 
-from concurrent import futures
-
 import numpy as np
 
 from byol_jax import errors
 from byol_jax.data import catalog
 from byol_jax.data.sources import base, lookup
 
-_THREADS = 16  # reading labels is bound by the latency of the disk
 # A key of Philox that no epoch of a training has.
 _STREAM = (1 << 64) - 1
 
@@ -43,7 +40,7 @@ def draw_balanced(
       f'{source.name}: no labels, which a part with few labels needs; give a'
       ' labelled --config.dataset (a folder with a sub-folder a class)'
     )
-  labels = read_labels(source)
+  labels = base.read_labels(source)
   missing = np.setdiff1d(np.arange(source.num_classes), labels)
   if len(missing):
     names = source.class_names or [*map(str, range(source.num_classes))]
@@ -84,21 +81,6 @@ def choose_balanced(
   return np.sort(rows[chosen])
 
 
-def read_labels(source: base.Source) -> np.ndarray:
-  """Returns the label of every image, int64 [N]; -1 of one without."""
-  if source.labels is not None:
-    return np.asarray(source.labels, np.int64)
-
-  def read_label(index: int) -> int:
-    try:
-      return source.read(index)[1]
-    except Exception:  # what a training replaces by another image
-      return -1
-
-  with futures.ThreadPoolExecutor(_THREADS) as pool:
-    return np.array(list(pool.map(read_label, range(len(source)))), np.int64)
-
-
 def is_published(name: str, fraction: float) -> bool:
   """Returns whether a part of a set of that TFDS name is published."""
   return (name, fraction) in catalog.SUBSETS
@@ -121,11 +103,10 @@ def open_published(
   source = lookup.open_source(
     name, 'train', data_dir=data_dir, holdout='paper', heldout_share=0.0
   )
-  with futures.ThreadPoolExecutor(_THREADS) as pool:
-    held, names = (
-      list(pool.map(x.file_name, range(len(x)))) for x in (valid, source)
-    )
+  held, names = (
+    base.call_in_threads(x.file_name, range(len(x))) for x in (valid, source)
+  )
   ids = np.flatnonzero(~np.isin(names, held))
   subset = base.Subset(source, ids)
-  subset.labels = read_labels(subset)
+  subset.labels = base.read_labels(subset)
   return subset

@@ -4,8 +4,8 @@
 with numpy; neither imports TensorFlow.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent import futures
+from collections.abc import Mapping, Sequence
+import functools
 import hashlib
 import logging
 from typing import Any
@@ -17,7 +17,6 @@ from byol_jax.data import catalog
 from byol_jax.data.sources import base, paths, record_files
 
 _LOG = logging.getLogger(__name__)
-_THREADS = 16  # opening files is bound by the latency of the disk
 _SAMPLE = 256  # labels that are read when a set is opened
 
 
@@ -136,8 +135,7 @@ class PreparedDataset:
           f' {errors.first_line(error)}; copy or prepare it again'
         ) from error
 
-    with futures.ThreadPoolExecutor(_THREADS) as pool:
-      return list(pool.map(open_file, places, info.shard_lengths))
+    return base.call_in_threads(open_file, places, info.shard_lengths)
 
 
 class RecordSource:
@@ -169,27 +167,19 @@ class RecordSource:
   def _find_labels(self) -> None:
     """Sets `labels` if some images have none, and the classes if all."""
     count = len(self)
-    sample = self._read_labels(range(0, count, -(-count // _SAMPLE)))
+    # A record that cannot be read is named and replaced in its turn.
+    read = functools.partial(base.read_labels, self, unreadable=0)
+    sample = read(range(0, count, -(-count // _SAMPLE)))
     if sample.min() >= 0:
       return
     _LOG.warning(
       '%s: some images have no label: reading all %s', self._label, f'{count:,}'
     )
-    labels = self._read_labels(range(count))
+    labels = read()
     if labels.max() < 0:
       self.num_classes = self.class_names = None
     else:
       self.labels = labels
-
-  def _read_labels(self, ids: Iterable[int]) -> np.ndarray:
-    def read_label(index: int) -> int:
-      try:
-        return self.read(index)[1]
-      except Exception:  # such a record is named and replaced in its turn
-        return 0
-
-    with futures.ThreadPoolExecutor(_THREADS) as pool:
-      return np.array(list(pool.map(read_label, ids)), np.int64)
 
   def read(self, index: int) -> tuple[bytes, int]:
     """Returns the encoded image and the label, -1 if there is none."""
@@ -213,8 +203,7 @@ class RecordSource:
       except Exception:  # named and left out when its image is read
         return np.full(len(dataset.find_targets({})), -1, np.int8)
 
-    with futures.ThreadPoolExecutor(_THREADS) as pool:
-      return np.stack(list(pool.map(read, range(len(self)))))
+    return np.stack(base.call_in_threads(read, range(len(self))))
 
   def verify(self, index: int) -> None:
     """Raises DataError if a record does not match its checksums."""
