@@ -199,7 +199,8 @@ def _open_folder(
     raise errors.DataError(
       f'{path}: no image for {split!r}; a folder without class folders has no'
       f' labels and no test set, else {share} of {len(layout.splits["all"])}'
-      ' images are held out: raise data.heldout_share or add train/ and val/'
+      ' images are held out: add train/ and val/, or raise'
+      ' data.heldout_share of the pretraining'
     )
   if split in ('fit', 'valid'):
     return image_folder.open_heldout(layout, split)
@@ -275,8 +276,8 @@ def _hold_out(
   if not 0 < count < len(train):
     raise errors.DataError(
       f'{train.name}: {count:,} images cannot be held out of the'
-      f' {len(train):,} of train; change data.heldout_share or use another'
-      ' set'
+      f' {len(train):,} of train; use another set, or another'
+      ' data.heldout_share of the pretraining'
     )
   if order is None:
     words = np.random.Philox(key=0).random_raw(len(train))

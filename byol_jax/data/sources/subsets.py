@@ -47,8 +47,7 @@ def draw_balanced(
     shown = ', '.join(errors.quote(names[i]) for i in missing[:3])
     raise errors.DataError(
       f'{source.name}: no training image of {len(missing)} of'
-      f' {source.num_classes} classes ({shown}); add images of them, or lower'
-      ' data.heldout_share'
+      f' {source.num_classes} classes ({shown}); add images of them'
     )
   ids = choose_balanced(labels, fraction, seed)
   subset = base.Subset(source, ids)

@@ -130,7 +130,7 @@ def test_one_folder_around_the_set_is_looked_through(write, tmp_path):
     (
       ('a/1.jpg', 'b/2.jpg'),
       {'split': 'test', 'heldout_share': 0.0},
-      'raise data.heldout_share',
+      'add train/ and val/, or raise data.heldout_share of the pretraining',
     ),
   ],
 )

@@ -316,7 +316,8 @@ def test_the_share_held_out_is_the_argument(prepared, write, tmp_path, kind):
 
 def test_a_split_without_a_meaning_is_named():
   assert 'best' in refused('shapes', 'best', error=errors.ConfigError)
-  assert 'heldout_share' in refused('shapes', 'valid', heldout_share=0.0)
+  text = refused('shapes', 'valid', heldout_share=0.0)
+  assert 'data.heldout_share of the pretraining' in text
 
 
 def test_a_known_set_holds_out_images_of_each_class(tmp_path, write):
