@@ -321,7 +321,11 @@ def test_names_and_shapes_that_differ_are_all_listed(
 def test_what_holds_no_encoder_is_one_line(tmp_path):
   (tmp_path / 'run.txt').write_text('x')
   (tmp_path / 'empty').mkdir()
+  np.savez(tmp_path / 'images.npz', images=np.zeros(9))
+  np.savez(tmp_path / 'numbers.npz', description=np.zeros(9))
   for name, pattern in (
+    ('images.npz', 'with its description, found none'),
+    ('numbers.npz', 'with its description, found none'),
     ('run.txt', 'expected a workdir, or a file that ends in'),
     ('absent.pkl', 'expected a file, found none'),
     ('absent', 'holds no byol_jax run'),

@@ -83,13 +83,15 @@ def parse_description(text: Any, where: str) -> dict[str, Any]:
   Raises:
     DataError: it is of something else, or of a later version.
   """
+  expected = f'{where}: expected a file of byol-jax export with its description'
+  if not isinstance(text, str):
+    raise errors.DataError(f'{expected}, found none')
   try:
     facts = json.loads(text)
     found = {field: facts[field] for field in ('format', 'version', *_FIELDS)}
   except (TypeError, KeyError, ValueError, RecursionError) as error:
     raise errors.DataError(
-      f'{where}: expected a file of byol-jax export with its description, found'
-      f' {errors.first_line(error)}'
+      f'{expected}, found {errors.first_line(error)}'
     ) from error
   name, version = found.pop('format'), found.pop('version')
   if (name, version) != (FORMAT, VERSION):

@@ -52,10 +52,8 @@ def read_encoder(path: pathlib.Path) -> weights_lib.EncoderWeights:
       f'{errors.quote(path)}: cannot be read as an .npz file:'
       f' {errors.first_line(error)}'
     ) from error
-  text = arrays.pop(_TEXT, None)
-  return archive.restore_weights(
-    arrays, None if text is None else text[()], path
-  )
+  text = arrays.pop(_TEXT, np.empty(()))[()]
+  return archive.restore_weights(arrays, text, path)
 
 
 def open_encoder(folder: pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:

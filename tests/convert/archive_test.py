@@ -46,7 +46,7 @@ def test_weights_come_back_to_the_same_bits(name, tmp_path):
     ({'network': []}, r'network: found \[\]'),
     ({'image_size': True}, 'image_size: found True'),
     ({'num_classes': 'ten'}, "num_classes: found 'ten'"),
-    (None, 'with its description'),
+    (None, 'with its description, found none'),
     ('[' * 100_000, 'with its description'),
   ),
 )
