@@ -47,17 +47,18 @@ _RANGES = {
   f'[0, {2**32})': 'seed',
 }
 RANGE_OF = {k: span for span, keys in _RANGES.items() for k in keys.split()}
-# Tuple -> its least and its greatest length; pairs are a lower and an upper
-# bound, and those of `_DISTINCT` hold no number twice.
-_LENGTHS = {
-  **{'crop.area': (2, 2), 'crop.ratio': (2, 2), 'blur.sigma': (2, 2)},
-  **{'network.projector': (1, 3), 'network.predictor': (0, 3)},
-  **{'ks': (1, 64), 'temperatures': (1, 64), 'rates': (1, 64)},
-  **dict.fromkeys(('weight_decays', 'lengths', 'fractions'), (1, 64)),
-}
+# Tuples whose numbers differ in six digits: by these results and trainings are
+# named.
 _DISTINCT = (
   *('ks', 'temperatures', 'rates', 'weight_decays', 'lengths', 'fractions'),
 )
+# Tuple -> its least and its greatest length; pairs are a lower and an upper
+# bound.
+_LENGTHS = {
+  **{'crop.area': (2, 2), 'crop.ratio': (2, 2), 'blur.sigma': (2, 2)},
+  **{'network.projector': (1, 3), 'network.predictor': (0, 3)},
+  **dict.fromkeys(_DISTINCT, (1, 64)),
+}
 CHOICES = {
   'network.encoder': (
     *('ResNet18', 'ResNet34', 'ResNet50', 'ResNet101', 'ResNet152'),
@@ -177,7 +178,8 @@ def _describe_range(rule: str) -> str:
   if rule in _LENGTHS:
     few, many = _LENGTHS[rule]
     numbers = 'two rising' if few == many else f'{few} to {many}'
-    numbers += ' different numbers' if rule in _DISTINCT else ' numbers'
+    numbers += ' numbers'
+    numbers += ' that differ in six digits' if rule in _DISTINCT else ''
   return f'{numbers} in {RANGE_OF[rule]}'
 
 
@@ -189,7 +191,7 @@ def _is_in_range(rule: str, value: Any) -> bool:
     isinstance(value, list | tuple)
     and few <= len(value) <= many
     and all(_is_in_interval(RANGE_OF[rule], x) for x in value)
-    and (rule not in _DISTINCT or len(value) == len({*value}))
+    and (rule not in _DISTINCT or len(value) == len({f'{x:g}' for x in value}))
     and (few < many or value[0] <= value[1])
   )
 

@@ -71,6 +71,15 @@ def test_no_number_is_without_end(kind, key):
       ranges.check_values({key: changed})  # as a saved configuration has it
 
 
+def test_numbers_by_which_results_are_named_differ_in_six_digits():
+  ranges.check_values(
+    {'temperatures': (0.1, 0.100001), 'ks': (200_000, 199_999)}
+  )
+  for values in ((0.1, 0.1000001), (0.1, 0.1)):
+    with pytest.raises(errors.ConfigError, match='that differ in six digits'):
+      ranges.check_values({'temperatures': values})
+
+
 def draw_text(rng, key, default):
   """A text for a key: half of them near its default."""
   if rng.random() < 0.5:
