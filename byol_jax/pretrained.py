@@ -334,8 +334,7 @@ def read_weights(
   if step is not None:
     where = errors.quote(path)
     raise errors.ConfigError(f'step: a file has none, found {step} of {where}')
-  image_size = configuration.read_preset('pretrain').image_size
-  found = from_file.read_encoder(file, weights, image_size)
+  found = from_file.read_encoder(file, weights)
   try:
     make_config(found)
   except _NOT_A_CONFIG as error:

@@ -77,7 +77,7 @@ OTHER_MEANINGS = {
   ('data.sampling.resize', 224): "256 : 224, the ratio of the paper's crop",
   ('convert.parity', 224): 'sizes at which padding differs, among others',
   ('data.sources.shapes', 1000): 'images of its own test split',
-  ('convert.state_dict', 224): 'the size for which torchvision trains',
+  ('convert.weights', 224): 'the size of published weights',
 }
 IMAGENET = (224, 1_281_167)
 PICKLES = {'pickle', 'dill', 'cloudpickle', 'marshal', 'shelve', 'joblib'}

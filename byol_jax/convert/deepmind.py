@@ -111,7 +111,7 @@ class Published(NamedTuple):
 
 
 def read_published(
-  path: str | os.PathLike, image_size: int, network: str = 'online'
+  path: str | os.PathLike, network: str = 'online'
 ) -> Published:
   """Reads a published file: a whole checkpoint, or an encoder only.
 
@@ -121,7 +121,6 @@ def read_published(
 
   Args:
     path: a `.pkl` that may be hostile.
-    image_size: in pixels, of which the file says nothing.
     network: 'online' or 'target', whose weights to take from a checkpoint.
 
   Raises:
@@ -145,7 +144,7 @@ def read_published(
   weights = weights_lib.EncoderWeights(
     *(params, state, found),
     num_classes=None if kernel is None else np.atleast_1d(kernel).shape[-1],
-    image_size=image_size,
+    image_size=weights_lib.IMAGE_SIZE,
     eval_crop='crop',
     card=weights_lib.complete_card(
       pathlib.Path(path), {'weights': network, 'licence': LICENCE}

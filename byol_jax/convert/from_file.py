@@ -57,7 +57,7 @@ def find_file(name: str | os.PathLike[str]) -> pathlib.Path | None:
 
 
 def read_encoder(
-  path: pathlib.Path, weights: str, image_size: int
+  path: pathlib.Path, weights: str
 ) -> weights_lib.EncoderWeights:
   """Reads an encoder; executes nothing of the file.
 
@@ -65,7 +65,6 @@ def read_encoder(
     path: .safetensors or .npz of `export`, a published .pkl, or a state dict
       of torchvision or timm.
     weights: 'online'; or 'target' of a published checkpoint.
-    image_size: in pixels, of a file that says nothing of it.
 
   Raises:
     ConfigError: weights that the file does not have.
@@ -85,7 +84,7 @@ def read_encoder(
       f' {errors.quote(weights)}'
     )
   if path.suffix == PUBLISHED:
-    return deepmind.read_published(path, image_size, weights).weights
+    return deepmind.read_published(path, weights).weights
   converter = importlib.import_module(
     f'byol_jax.convert.{_READERS[path.suffix]}'
   )

@@ -268,8 +268,10 @@ def _describe_elsewhere(arrays: StateDict, where: str) -> dict[str, Any]:
         **{'gamma_init': 'ones', 'padding': 'torch', **shapes.DEFAULT_HEADS},
         **{'bn_decay': 0.9, 'bn_epsilon': 1e-5},
       }
-      facts = {'network': network, 'image_size': 224, 'eval_crop': 'resize'}
-      return facts | {'card': {}}
+      return {
+        **{'network': network, 'image_size': weights_lib.IMAGE_SIZE},
+        **{'eval_crop': 'resize', 'card': {}},
+      }
   raise errors.DataError(
     f'{where}: expected the state dict of a ResNet of torchvision or timm'
     f' (conv1.weight, layer1.0.conv1.weight ...), found {len(arrays)} keys like'

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from byol_jax import errors, files, networks
 
+IMAGE_SIZE = 224  # of a file that says nothing of it
+
 
 class EncoderWeights(NamedTuple):
   """An encoder with its batch-norm averages, outside of a run.

@@ -56,7 +56,7 @@ def import_weights(
   files.check_path('path', path)
   folder = files.find_free_folder('workdir', workdir)
   preset = configuration.load(config, overrides, 'pretrain')
-  found, checkpoint = _read_weights(path, preset.image_size)
+  found, checkpoint = _read_weights(path)
   filled = _fill_config(found, preset, overrides)
   if checkpoint and filled.optimizer.name == 'adamw':
     raise errors.ConfigError(
@@ -85,12 +85,12 @@ def import_weights(
 
 
 def _read_weights(
-  path: str | os.PathLike, image_size: int
+  path: str | os.PathLike,
 ) -> tuple[weights_lib.EncoderWeights, deepmind.OfficialCheckpoint | None]:
   """Returns the weights of a file, and its run if it is a whole checkpoint."""
-  file = pathlib.Path(path).expanduser()
+  file = files.expand_home(path)
   if file.suffix == from_file.PUBLISHED:
-    return deepmind.read_published(file, image_size)
+    return deepmind.read_published(file)
   return pretrained.read_weights(path), None
 
 

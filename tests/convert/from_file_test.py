@@ -110,14 +110,13 @@ def test_a_resnet18_of_torchvision_gets_a_shortcut_that_changes_no_bit(
 
 
 def test_a_file_of_another_kind_is_named(tmp_path):
-  for name, pattern in (('x.bin', "found '.bin'"),):
-    (tmp_path / name).write_bytes(b'')
-    with pytest.raises(errors.DataError, match=pattern):
-      from_file.read_encoder(tmp_path / name, 'online', 32)
-  (tmp_path / 'x.npz').write_bytes(b'')
+  (tmp_path / 'x.bin').touch()
+  with pytest.raises(errors.DataError, match=r"found '\.bin'"):
+    from_file.read_encoder(tmp_path / 'x.bin', 'online')
+  (tmp_path / 'x.npz').touch()
   for weights in ('random', 'target'):  # an export has one set
     with pytest.raises(errors.ConfigError, match=f"weights: .* '{weights}'"):
-      from_file.read_encoder(tmp_path / 'x.npz', weights, 32)
+      from_file.read_encoder(tmp_path / 'x.npz', weights)
 
 
 @pytest.mark.parametrize(

@@ -365,7 +365,7 @@ def test_a_stock_network_comes_in_and_goes_out_again(name, tmp_path):
   sizes = [(64, 64), (65, 65)]
   found = parity.compare_encoders(ours, encode, sizes)
   assert parity.holds(found), found
-  weights = from_file.read_encoder(tmp_path / 'model.pth', 'online', 32)
+  weights = from_file.read_encoder(tmp_path / 'model.pth', 'online')
   folder = tmp_path / 'export'
   stock = lambda images: encode(parity.normalize_images(images))
   assert compare(weights, torch_lib, folder, sizes, stock) <= parity.TOLERANCE
@@ -393,7 +393,7 @@ def test_a_file_that_does_not_fit_names_every_difference(ending, tmp_path):
   save = torch.save if ending == 'pth' else safetensors.torch.save_file
   save(arrays, path)
   with pytest.raises(errors.DataError) as caught:
-    from_file.read_encoder(path, 'online', 32)
+    from_file.read_encoder(path, 'online')
   for part in (
     "missing 'layer1.0.conv1.weight' [64, 64, 1, 1]",
     "missing 'bn1.bias' [64]",
@@ -425,5 +425,5 @@ def test_a_file_is_refused_in_one_line_and_runs_no_code(tmp_path):
   assert len(names) == 6
   for name in (*names, 'none.pth'):
     with pytest.raises(errors.DataError, match=name.replace('.', r'\.')):
-      from_file.read_encoder(tmp_path / name, 'online', 32)
+      from_file.read_encoder(tmp_path / name, 'online')
   assert not (tmp_path / 'touched').exists()

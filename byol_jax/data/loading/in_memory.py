@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 import os
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -101,7 +100,7 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
   Raises:
     DataError: it cannot be read or decoded.
   """
-  data = files.read_file(pathlib.Path(path).expanduser())
+  data = files.read_file(files.expand_home(path))
   try:
     return decode.decode_rgb(data, BACKGROUND)
   except decode.Unusable as error:
