@@ -1,12 +1,11 @@
 """Fixtures of small sets of images."""
 
-import io
 import pathlib
 
 from etils import epath
 import pytest
 
-from tests.helpers.made import encode, smooth
+from tests.helpers.made import encode, list_examples, prepare, smooth
 
 
 @pytest.fixture
@@ -29,38 +28,12 @@ def prepared(tmp_path_factory):
 
   30 images in train and 10 in validation, of different sizes.
   """
-  import tensorflow_datasets as tfds
-
-  class Toy(tfds.core.GeneratorBasedBuilder):
-    VERSION = tfds.core.Version('1.0.0')
-
-    def _info(self):
-      return tfds.core.DatasetInfo(
-        builder=self,
-        features=tfds.features.FeaturesDict(
-          {
-            'image': tfds.features.Image(encoding_format='jpeg'),
-            'label': tfds.features.ClassLabel(names=['a', 'b', 'c']),
-            'file_name': tfds.features.Text(),
-          }
-        ),
-      )
-
-    def _split_generators(self, _):
-      return {'train': self._generate(30), 'validation': self._generate(10)}
-
-    def _generate(self, count):
-      for i in range(count):
-        image = io.BytesIO(encode(smooth(i, 20 + i, 30)))
-        yield i, {'image': image, 'label': i % 3, 'file_name': f'image{i}.jpg'}
-
-    _generate_examples = _generate
-
   builders = {}
   for file_format in ('tfrecord', 'array_record'):
     folder = tmp_path_factory.mktemp(file_format)
-    builder = Toy(data_dir=str(folder), file_format=file_format)
-    builder.download_and_prepare()
+    features, train = list_examples(range(30))
+    splits = {'train': train, 'validation': list_examples(range(10))[1]}
+    builder = prepare(folder, features, splits, file_format=file_format)
     builders[file_format] = builder, pathlib.Path(builder.data_dir)
   return builders
 

@@ -1,6 +1,5 @@
 """Parts with few labels: balance, nesting, and the published lists."""
 
-import io
 import itertools
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 from byol_jax import configuration, errors
 from byol_jax.data import catalog, from_config
 from byol_jax.data.sources import arrays, subsets
-from tests.helpers.made import encode, opened, smooth
+from tests.helpers.made import list_examples, opened, prepare
 
 
 def make_labels(*counts):
@@ -100,50 +99,20 @@ def test_no_part_has_an_image_of_the_hold_out_or_the_test_set():
   assert part.fingerprint != other.fingerprint
 
 
+LISTED = (0, 1, 5, 14, 20, 29, 30, 33)
+
+
 @pytest.fixture(scope='module')
 def published(tmp_path_factory):
   """A folder of ImageNet's sets as TFDS prepares them, 40 images and 8."""
-  import tensorflow_datasets as tfds
-
   folder = str(tmp_path_factory.mktemp('sets'))
-
-  def generate(ids):
-    for i in ids:
-      image = io.BytesIO(encode(smooth(i, 20, 24)))
-      yield i, {'image': image, 'label': i % 2, 'file_name': f'n{i:02d}.JPEG'}
-
-  class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    VERSION = tfds.core.Version('5.1.0')
-
-    def _info(self):
-      return tfds.core.DatasetInfo(
-        builder=self,
-        features=tfds.features.FeaturesDict(
-          {
-            'image': tfds.features.Image(encoding_format='jpeg'),
-            'label': tfds.features.ClassLabel(names=['a', 'b']),
-            'file_name': tfds.features.Text(),
-          }
-        ),
-      )
-
-    def _split_generators(self, _):
-      return {
-        'train': generate(self.ids),
-        'validation': generate(range(100, 110)),
-      }
-
-    _generate_examples = None
-
-  class Whole(Builder, skip_registration=True):
-    name, ids = 'imagenet2012', range(40)
-
-  class Part(Builder, skip_registration=True):
-    name, ids = 'imagenet2012_subset', (0, 1, 5, 14, 20, 29, 30, 33)
-    BUILDER_CONFIGS = (tfds.core.BuilderConfig(name='1pct', version='5.1.0'),)
-
-  for builder in (Whole, Part):
-    builder(data_dir=folder).download_and_prepare()
+  for name, config, ids in (
+    ('imagenet2012', (), range(40)),
+    ('imagenet2012_subset', ('1pct',), LISTED),
+  ):
+    features, train = list_examples(ids, 'ab')
+    splits = {'train': train, 'validation': list_examples(range(4), 'ab')[1]}
+    prepare(folder, features, splits, called=name, config=config)
   return folder
 
 
@@ -159,11 +128,11 @@ def test_of_imagenet_the_published_part_without_held_out_images(
   def names(**options):
     part = from_config.make_image_set(config, 'fit', **options)
     found = [part.file_name(i) for i in range(part.num_examples)]
-    labels = [int(name[1:3]) % 2 for name in found]
+    labels = [int(name[5:-4]) % 2 for name in found]
     np.testing.assert_array_equal(part.labels, labels)
     return {*found}
 
-  listed = {f'n{i:02d}.JPEG' for i in (0, 1, 5, 14, 20, 29, 30, 33)}
+  listed = {f'image{i}.jpg' for i in LISTED}
   assert listed & held
   assert names(fraction=0.01, lists='published') == listed - held
   own = names(fraction=0.1, lists='own')

@@ -6,7 +6,14 @@ import pytest
 
 from byol_jax.data.sources import base, tfds
 from tests.helpers import tiny_run
-from tests.helpers.made import encode, image_set, opened, refused, smooth
+from tests.helpers.made import (
+  encode,
+  image_set,
+  opened,
+  prepare,
+  refused,
+  smooth,
+)
 
 FORMATS = ('tfrecord', 'array_record')
 
@@ -127,44 +134,23 @@ def test_records_without_a_label_are_found(prepared, monkeypatch, share):
 
 def test_images_with_several_classes_have_targets_and_no_label(tmp_path):
   """As PASCAL VOC; beside the image a mask, as in the Oxford pets."""
-  import tensorflow_datasets
+  from tensorflow_datasets import features
 
-  features = tensorflow_datasets.features
-  classes = features.ClassLabel(names=['a', 'b', 'c', 'd'])
-
-  class Several(tensorflow_datasets.core.GeneratorBasedBuilder):
-    VERSION = tensorflow_datasets.core.Version('1.0.0')
-
-    def _info(self):
-      return tensorflow_datasets.core.DatasetInfo(
-        builder=self,
-        features=features.FeaturesDict(
-          {
-            'image': features.Image(encoding_format='jpeg'),
-            'mask': features.Image(shape=(None, None, 1)),
-            'labels': features.Sequence(classes),
-            'labels_no_difficult': features.Sequence(classes),
-          }
-        ),
-      )
-
-    def _split_generators(self, _):
-      return {split: self._generate_examples() for split in ('train', 'test')}
-
-    def _generate_examples(self):
-      for i, (labels, easy) in enumerate((('ab', 'a'), ('', ''), ('bcd', 'c'))):
-        yield (
-          i,
-          {
-            'image': io.BytesIO(encode(smooth(i, 20, 30))),
-            'mask': np.zeros((20, 30, 1), np.uint8),
-            'labels': [*labels],
-            'labels_no_difficult': [*easy],
-          },
-        )
-
-  builder = Several(data_dir=str(tmp_path))
-  builder.download_and_prepare()
+  classes = features.Sequence(features.ClassLabel(names=[*'abcd']))
+  described = {
+    'image': features.Image(encoding_format='jpeg'),
+    'mask': features.Image(shape=(None, None, 1)),
+    **{'labels': classes, 'labels_no_difficult': classes},
+  }
+  examples = [
+    {
+      'image': io.BytesIO(encode(smooth(i, 20, 30))),
+      'mask': np.zeros((20, 30, 1), np.uint8),
+      **{'labels': [*labels], 'labels_no_difficult': [*easy]},
+    }
+    for i, (labels, easy) in enumerate((('ab', 'a'), ('', ''), ('bcd', 'c')))
+  ]
+  builder = prepare(tmp_path, described, {'train': examples, 'test': examples})
   source = opened(builder.data_dir)
   found = sorted(map(tuple, source.read_targets().tolist()))
   assert found == [(0, -1, 1, -1), (0, 0, 0, 0), (1, -1, 0, 0)]
