@@ -274,54 +274,15 @@ def test_weights_that_do_not_fit_leave_no_workdir(
   assert not [*tmp_path.iterdir()]
 
 
-EVALUATIONS = {
-  'knn': {
-    'dataset': 'no/other',
-    'data_dir': 'no/place',
-    'weights': 'target',
-    'calibration_batches': 7,
-    'seed': 9,
-    'batch_size': 24,
-    'ks': (2, 3),
-    'temperatures': (0.5,),
-  },
-  'linear': {
-    'dataset': 'no/other',
-    'data_dir': 'no/place',
-    'weights': 'target',
-    'calibration_batches': 7,
-    'seed': 9,
-    'batch_size': 24,
-    'epochs': 3.0,
-    'rates': (0.5, 0.25),
-    'momentum': 0.25,
-    'logit_clip': 5.0,
-    'logit_penalty': 0.125,
-    'features': 'cached',
-    'augmentation': 'pretraining',
-    'standardize': True,
-  },
-  'transfer': {
-    'datasets': 'dtd',
-    'data_dir': 'no/place',
-    'weights': 'target',
-    'calibration_batches': 7,
-    'seed': 9,
-    'batch_size': 24,
-    'eval_crop': 'crop',
-    'min_lambda': 0.5,
-    'max_lambda': 8.0,
-    'num_lambdas': 3,
-    'max_iterations': 20,
-  },
-}
-GRID = {
-  'dataset': 'no/other',
+SHARED = {
   'data_dir': 'no/place',
   'weights': 'target',
   'calibration_batches': 7,
   'seed': 9,
   'batch_size': 24,
+}
+OF_ONE_SET = SHARED | {'dataset': 'no/other'}
+GRID = OF_ONE_SET | {
   'rates': (0.5, 0.25),
   'weight_decays': (1e-4,),
   'lengths': (3.0,),
@@ -332,17 +293,31 @@ GRID = {
   'bn_decay': 0.75,
   'metric': 'mean_per_class',
 }
-EVALUATIONS['finetune'] = GRID | {'refit': True}
-EVALUATIONS['semisup'] = GRID | {'fractions': (0.25,), 'lists': 'own'}
-
-
-EVALUATIONS['online'] = {
-  'dataset': 'no/other',
-  'data_dir': 'no/place',
-  'weights': 'target',
-  'calibration_batches': 7,
-  'seed': 9,
-  'batch_size': 24,
+EVALUATIONS = {
+  'knn': OF_ONE_SET | {'ks': (2, 3), 'temperatures': (0.5,)},
+  'linear': OF_ONE_SET
+  | {
+    'epochs': 3.0,
+    'rates': (0.5, 0.25),
+    'momentum': 0.25,
+    'logit_clip': 5.0,
+    'logit_penalty': 0.125,
+    'features': 'cached',
+    'augmentation': 'pretraining',
+    'standardize': True,
+  },
+  'transfer': SHARED
+  | {
+    'datasets': 'dtd',
+    'eval_crop': 'crop',
+    'min_lambda': 0.5,
+    'max_lambda': 8.0,
+    'num_lambdas': 3,
+    'max_iterations': 20,
+  },
+  'online': OF_ONE_SET,
+  'finetune': GRID | {'refit': True},
+  'semisup': GRID | {'fractions': (0.25,), 'lists': 'own'},
 }
 
 
