@@ -137,9 +137,7 @@ def _find_origin(
   """Returns which weights a run started from; None of random ones."""
   if record is None:
     return method.weights and workdir_lib.describe_origin(method.weights.card)
-  # Runs of earlier versions have it in the workdir only.
-  folder = workdir_lib.local_folder(workdir)
-  return record.get('origin') or workdir_lib.read_origin(folder)
+  return workdir_lib.read_origin(workdir_lib.local_folder(workdir), record)
 
 
 def _start_from_weights(

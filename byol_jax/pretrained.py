@@ -352,6 +352,8 @@ def _read_run_weights(
   encoder = open_encoder(run, weights, step=step)
   params, state = jax.device_get((encoder.params, encoder.state))
   config = run.config.to_dict()
+  record = checkpointer.read_record(run.checkpoints) or {}
+  origin = workdir_lib.read_origin(run.path, record)
   return weights_lib.EncoderWeights(
     params={module: dict(leaves) for module, leaves in params.items()},
     state={module: dict(leaves) for module, leaves in state.items()},
@@ -365,25 +367,14 @@ def _read_run_weights(
       'weights': weights,
       'config': json.loads(json.dumps(config)),
       'revision': provenance.digest_code(),
-      'licence': (_read_origin(run) or {}).get('licence'),
+      'licence': (origin or {}).get('licence'),
     },
   )
-
-
-def _read_origin(run: Run) -> dict[str, Any] | None:
-  """Returns which weights a run started from; None of random ones."""
-  # A bucket, or a copy of one, has it in its checkpoints only.
-  record = checkpointer.read_record(run.checkpoints) or {}
-  return record.get('origin') or workdir_lib.read_origin(run.path)
 
 
 def _read_state(run: Run, step: int | None) -> tuple[int, Any]:
   """Returns a saved step, by default the newest, and its `ByolState`."""
   folder = run.checkpoints
-  if checkpointer.latest_step(folder) is None:
-    raise errors.DataError(
-      f'{errors.quote(folder)} has no checkpoint yet; wait for its pretraining'
-    )
   arrays, facts = checkpointer.read_arrays(folder, step)
   where = f'{folder}/{facts["step"]}'
   config = run.config.to_dict() | {'training_set': run.training_set}

@@ -285,16 +285,20 @@ def read_arrays(
   Raises:
     DamagedError: it is not what was saved. A run that resumes falls back to an
       older step then (`Checkpointer.restore_newest`), an evaluation does not.
-    DataError: there is no such step, or it cannot be read.
+    DataError: there is no step yet or none of that number, or it cannot be
+      read.
   """
   while True:
     with steps.open_manager(folder) as manager:
-      chosen = manager.latest_step() if step is None else step
-      if chosen is None or chosen not in manager.all_steps():
-        wanted = '' if step is None else f' of step {step}'
+      name, found = errors.quote(manager.directory), sorted(manager.all_steps())
+      if not found:
         raise errors.DataError(
-          f'{errors.quote(manager.directory)} holds no checkpoint{wanted}; it'
-          f' has the steps {sorted(manager.all_steps())}'
+          f'{name} has no checkpoint yet; wait for its pretraining'
+        )
+      chosen = found[-1] if step is None else step
+      if chosen not in found:
+        raise errors.DataError(
+          f'{name} holds no checkpoint of step {step}; it has the steps {found}'
         )
       try:
         return steps.read_step(manager, chosen)

@@ -117,15 +117,24 @@ def describe_origin(card: Mapping[str, Any]) -> dict[str, Any]:
   return {name: card[name] for name in names}
 
 
-def read_origin(folder: pathlib.Path) -> dict[str, Any] | None:
-  """Returns what origin.json holds; None for a run of random weights.
+def read_origin(
+  folder: pathlib.Path, record: Mapping[str, Any]
+) -> dict[str, Any] | None:
+  """Returns what `describe_origin` gave; None for a run of random weights.
+
+  A bucket, or a copy of one, has it in its checkpoints only, a run of an
+  earlier version in origin.json only.
+
+  Args:
+    folder: the workdir on this machine.
+    record: of a checkpoint, from `make_record`.
 
   Raises:
-    DataError: the file is damaged.
+    DataError: origin.json is damaged.
   """
   path = folder / ORIGIN
-  if not path.exists():
-    return None
+  if record.get('origin') or not path.exists():
+    return record.get('origin')
   try:
     origin = json.loads(files.read_file(path))
     if isinstance(origin, dict) and 'licence' in origin:

@@ -105,7 +105,7 @@ def test_reading_what_is_not_there(tmp_path):
   absent = tmp_path / 'absent'
   assert checkpointer.latest_step(absent) is None
   assert checkpointer.read_record(absent) is None
-  with pytest.raises(errors.DataError, match='holds no checkpoint'):
+  with pytest.raises(errors.DataError, match='has no checkpoint yet'):
     checkpointer.read_arrays(absent)
   assert not absent.exists()
   save(tmp_path, 3, TREE)
