@@ -301,6 +301,6 @@ def save_checkpoint(
       )
     )
   if context.checkpointer is not None:
-    meta = {'step': step, 'data_offset': data_offset} | context.make_meta()
+    meta = {'data_offset': data_offset} | context.make_meta()
     context.checkpointer.save(step, placement.copy_first_replica(state), meta)
   context.skip_policy.checkpoint_saved()

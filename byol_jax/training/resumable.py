@@ -68,10 +68,10 @@ class Saves:
     if name in self._seen:
       raise ValueError(f'two trainings have the name {name!r}')
     self._seen.add(name)
-    folder = self.folder / (re.sub(r'[^\w.=-]+', '_', name) or 'training')
+    folder = self.folder / re.sub(r'[^\w.=-]+', '_', name)
     call = f'{self._name}/{name}'
     initial = _Initial(state, num_steps)
-    saver = _open_checkpointer(stack, folder, name, call)
+    saver = _open_checkpointer(stack, folder, call)
     try:
       start = recovery.restore_or_init(saver, initial, call)
     except errors.DataError as error:
@@ -80,7 +80,7 @@ class Saves:
         saver.close()
         shutil.rmtree(folder, ignore_errors=True)
       call += ' afresh'
-      saver = _open_checkpointer(stack, folder, name, call)
+      saver = _open_checkpointer(stack, folder, call)
       start = recovery.restore_or_init(saver, initial, call)
     if start.is_resumed:
       self._log(f'{name}: resumed after step {start.step} of {num_steps}')
@@ -164,12 +164,12 @@ class _Initial(NamedTuple):
 
 
 def _open_checkpointer(
-  stack: contextlib.ExitStack, folder: pathlib.Path, name: str, call: str
+  stack: contextlib.ExitStack, folder: pathlib.Path, call: str
 ) -> checkpointer.Checkpointer | None:
   def open_folder() -> checkpointer.Checkpointer | None:
     if jax.process_index() != 0:
       return None
-    return checkpointer.Checkpointer(folder, keep=1, record={'training': name})
+    return checkpointer.Checkpointer(folder, keep=1)
 
   saver = processes.raise_on_all(f'{call}/open', open_folder)
   if saver is not None:
