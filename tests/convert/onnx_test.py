@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from byol_jax import errors
 from byol_jax.convert import onnx as convert_onnx, parity
 from tests.helpers import encoders
 
@@ -17,26 +16,11 @@ NETWORKS = (
 )
 
 
-def test_a_missing_package_is_named(monkeypatch, tmp_path):
-  monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-  _, weights = encoders.make()
-  pattern = r"onnx is not installed: pip install 'byol_jax\[export\]'"
-  with pytest.raises(errors.ConfigError, match=pattern):
-    convert_onnx.write_encoder(weights, tmp_path)
-  assert not [*tmp_path.iterdir()]
-
-
 @pytest.mark.export
 @pytest.mark.parametrize('network', NETWORKS)
 def test_representations_are_ours(network, tmp_path):
   pytest.importorskip('onnxruntime')
-  forward, weights = encoders.make(**network)
-  convert_onnx.write_encoder(weights, tmp_path)
-  found = parity.compare_encoders(
-    parity.make_ours(forward, weights.params, weights.state),
-    convert_onnx.open_encoder(tmp_path),
-  )
-  assert parity.holds(found), found
+  encoders.check_export(convert_onnx, tmp_path, **network)
 
 
 @pytest.mark.export
@@ -61,13 +45,6 @@ def test_large_parameters_get_their_own_file(monkeypatch, tmp_path):
   """Protobuf ends at 2 GiB."""
   pytest.importorskip('onnxruntime')
   monkeypatch.setattr(convert_onnx, 'MAX_FILE_BYTES', 1000)
-  forward, weights = encoders.make()
-  convert_onnx.write_encoder(weights, tmp_path)
+  encoders.check_export(convert_onnx, tmp_path, (33, 46))
   names = {path.name for path in tmp_path.iterdir()}
   assert names == {'model.onnx', 'model.onnx.data'}
-  found = parity.compare_encoders(
-    parity.make_ours(forward, weights.params, weights.state),
-    convert_onnx.open_encoder(tmp_path),
-    [(33, 46)],
-  )
-  assert parity.holds(found), found

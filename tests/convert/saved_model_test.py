@@ -28,14 +28,7 @@ np.savez(file, **{k: x['representation'].numpy() for k, x in found.items()})
   ),
 )
 def test_representations_are_ours(network, tmp_path):
-  forward, weights = encoders.make(**network)
-  saved_model.write_encoder(weights, tmp_path)
-  found = parity.compare_encoders(
-    parity.make_ours(forward, weights.params, weights.state),
-    saved_model.open_encoder(tmp_path),
-    [(64, 64), (33, 46)],
-  )
-  assert parity.holds(found), found
+  encoders.check_export(saved_model, tmp_path, (64, 64), (33, 46), **network)
 
 
 @pytest.mark.export
@@ -49,13 +42,7 @@ def test_representations_are_ours(network, tmp_path):
   ),
 )
 def test_large_encoders_at_every_size(network, tmp_path):
-  forward, weights = encoders.make(**network)
-  saved_model.write_encoder(weights, tmp_path)
-  found = parity.compare_encoders(
-    parity.make_ours(forward, weights.params, weights.state),
-    saved_model.open_encoder(tmp_path),
-  )
-  assert parity.holds(found), found
+  encoders.check_export(saved_model, tmp_path, **network)
 
 
 def test_padding_of_both_sides(tmp_path):

@@ -11,7 +11,6 @@ from byol_jax.training import train
 from tests.helpers import tiny_run, wiring
 from tests.helpers.tiny_config import FLIP_ONLY
 from tests.helpers.trainings import (
-  NETWORK,
   OPTIONS,
   SIZES,
   Trainings,
@@ -96,7 +95,7 @@ def test_every_option_arrives_in_the_training(monkeypatch):
   measure(monkeypatch, {(0.1, 0): 0.5}, rates=(0.1,))
   (made,), (began,) = made, began
   assert made.arguments == {
-    'network': NETWORK,
+    'network': tiny_run.NETWORK,
     **{'batch_norm': 'local', 'bn_decay': 0.75},
     **{'momentum': 0.5, 'encoder_rate': 0.25},
   }

@@ -12,7 +12,7 @@ from byol_jax import errors, parallel
 from byol_jax.evals import features, probe, supervised, tuning
 from byol_jax.training import multi_step, train
 from tests.helpers import fakes, tiny_run
-from tests.helpers.trainings import NETWORK
+from tests.helpers.tiny_run import NETWORK
 
 NUM_CLASSES, BATCH, SIZE = 4, 16, 8
 CLASSIFIER = tuning.CLASSIFIER

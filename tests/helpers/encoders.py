@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from byol_jax import networks
-from byol_jax.convert import weights as weights_lib
+from byol_jax.convert import parity, weights as weights_lib
 from configs import pretrain
 from tests.helpers import tiny_run
 
@@ -52,3 +52,15 @@ def make(encoder='TinyResNet', *, num_classes=5, **network):
     eval_crop='resize',
     card={'source': 'random', 'sha256': '0' * 64, 'weights': 'online'},
   )
+
+
+def check_export(converter, folder, *sizes, **network):
+  """Compares an encoder with ours after it was written; see `parity.SIZES`."""
+  forward, weights = make(**network)
+  converter.write_encoder(weights, folder)
+  found = parity.compare_encoders(
+    parity.make_ours(forward, weights.params, weights.state),
+    converter.open_encoder(folder),
+    sizes or parity.SIZES,
+  )
+  assert parity.holds(found), found

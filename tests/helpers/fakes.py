@@ -5,6 +5,7 @@ import numpy as np
 
 from byol_jax import networks
 from byol_jax.evals import features
+from tests.helpers import tiny_run
 
 
 class ImageSet:
@@ -45,9 +46,8 @@ class ImageSet:
       images[~mask] = 7.0
       labels = np.where(mask, self.labels[safe], -1).astype(np.int32)
       ids = np.where(mask, ids, -1)
-      yield divided(
-        {'images': images, 'labels': labels, 'mask': mask, 'ids': ids}
-      )
+      batch = {'images': images, 'labels': labels, 'mask': mask, 'ids': ids}
+      yield tiny_run.divided(batch, jax.local_device_count())
 
   def crop_batches(self, batch_size, start_step, num_steps):
     for step in range(start_step, start_step + num_steps):
@@ -56,13 +56,8 @@ class ImageSet:
       flipped = self.images[ids][:, :, ::-1]
       which = generator.random((batch_size, 1, 1, 1)) < 0.5
       images = np.where(which, flipped, self.images[ids])
-      yield divided({'images': images, 'labels': self.labels[ids]})
-
-
-def divided(batch):
-  """[B, ...] -> [local devices, B / devices, ...]."""
-  count = jax.local_device_count()
-  return {k: v.reshape(count, -1, *v.shape[1:]) for k, v in batch.items()}
+      batch = {'images': images, 'labels': self.labels[ids]}
+      yield tiny_run.divided(batch, jax.local_device_count())
 
 
 def pixels(dim, name='pixel'):

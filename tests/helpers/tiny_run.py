@@ -15,6 +15,13 @@ from configs import pretrain
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NUM_CLASSES = 10
+# The official code's test network with small heads.
+NETWORK = {
+  **{'encoder': 'TinyResNet', 'width': 1.0, 'version': 1},
+  **{'gamma_init': 'ones', 'stem': 'small', 'padding': 'same'},
+  **{'projector': (16, 8), 'predictor': (16, 8)},
+  **{'bn_decay': 0.9, 'bn_epsilon': 1e-5},
+}
 # Arguments of `make_forward` for the paper's heads and stem.
 PAPER_HEADS = {
   'num_classes': 1000,
@@ -25,14 +32,8 @@ PAPER_HEADS = {
 
 
 def make_forward(**overrides):
-  """The official code's test network with small heads."""
-  settings = {
-    **{'num_classes': NUM_CLASSES, 'encoder': 'TinyResNet', 'width': 1.0},
-    **{'version': 1, 'gamma_init': 'ones', 'stem': 'small'},
-    'padding': 'same',
-    **{'projector': (16, 8), 'predictor': (16, 8)},
-    **{'bn_decay': 0.9, 'bn_epsilon': 1e-5, 'axis_name': None},
-  }
+  """`NETWORK`, changed."""
+  settings = {'num_classes': NUM_CLASSES, 'axis_name': None, **NETWORK}
   return networks.make_forward(**(settings | overrides))
 
 

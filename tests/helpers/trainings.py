@@ -6,12 +6,6 @@ from byol_jax import errors
 from byol_jax.evals import features, finetune, tuning
 from tests.helpers import fakes, tiny_run
 
-NETWORK = {
-  **{'encoder': 'TinyResNet', 'width': 1.0, 'version': 1},
-  **{'gamma_init': 'ones', 'stem': 'small', 'padding': 'same'},
-  **{'projector': (16, 8), 'predictor': (16, 8)},
-  **{'bn_decay': 0.9, 'bn_epsilon': 1e-5},
-}
 OPTIONS = finetune.Options(
   seed=3,
   batch_size=64,
@@ -42,7 +36,7 @@ def make_encoder():
   forward = tiny_run.make_forward()
   params, state = tiny_run.random_network(forward)
   encoder = features.make_encoder(forward, params, state, 'tiny')
-  return encoder._replace(network=NETWORK)
+  return encoder._replace(network=tiny_run.NETWORK)
 
 
 class Trainings:
