@@ -13,6 +13,12 @@ from byol_jax.convert import weights as weights_lib
 
 # Widths of the published heads (method.md 2.3), where a file has none.
 DEFAULT_HEADS = {'projector': [4096, 256], 'predictor': [4096, 256]}
+# What leaves no trace in names and shapes, as in the published files (method.md
+# 2.2).
+UNSEEN = {
+  **{'gamma_init': 'ones', 'padding': 'same'},
+  **{'bn_decay': 0.9, 'bn_epsilon': 1e-5},
+}
 # A file may name a million layers, which take hours to build.
 _MAX_LAYERS = 16
 
@@ -37,8 +43,7 @@ def find_encoder(params: networks.Params, where: str) -> str:
 def describe_network(params: networks.Params, where: str) -> dict[str, Any]:
   """Returns the config section `network` that parameters belong to.
 
-  Strides, the decay and the epsilon of batch norm leave no trace in shapes:
-  they are those of the published files (method.md 2.2).
+  Strides and `UNSEEN` are those of the published files.
 
   Raises:
     DataError: of an unknown encoder, or without its first convolution.
@@ -58,15 +63,12 @@ def describe_network(params: networks.Params, where: str) -> dict[str, Any]:
     'encoder': encoder,
     'width': kernel.shape[-1] / layers.initial_channels,
     'version': 2 if f'{prefix}final_batchnorm' in params else 1,
-    'gamma_init': 'ones',
     'stem': stems[kernel.shape[0]],
-    'padding': 'same',
+    **UNSEEN,
     **{
       head: _list_widths(params, head) or widths
       for head, widths in DEFAULT_HEADS.items()
     },
-    'bn_decay': 0.9,
-    'bn_epsilon': 1e-5,
   }
 
 

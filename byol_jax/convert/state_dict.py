@@ -265,8 +265,7 @@ def _describe_elsewhere(arrays: StateDict, where: str) -> dict[str, Any]:
     if (layers.blocks, layers.bottleneck) == (counts, is_bottleneck):
       network = {
         **{'encoder': name, 'width': 1.0, 'version': 1, 'stem': 'imagenet'},
-        **{'gamma_init': 'ones', 'padding': 'torch', **shapes.DEFAULT_HEADS},
-        **{'bn_decay': 0.9, 'bn_epsilon': 1e-5},
+        **shapes.DEFAULT_HEADS | shapes.UNSEEN | {'padding': 'torch'},
       }
       return {
         **{'network': network, 'image_size': weights_lib.IMAGE_SIZE},

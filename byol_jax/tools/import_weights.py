@@ -110,8 +110,7 @@ def _fill_config(
     key.partition('=')[0].removeprefix(configuration.PREFIX)
     for key in overrides
   }
-  hidden = {'gamma_init', 'stem', 'padding', 'bn_decay', 'bn_epsilon'}
-  hidden = {key for key in hidden if f'network.{key}' in given}
+  hidden = {x for x in ('stem', *shapes.UNSEEN) if f'network.{x}' in given}
   if not shapes.has_heads(found.params, found.network):
     hidden |= {'projector', 'predictor'}
   values = {key: preset.network[key] for key in hidden}
