@@ -99,26 +99,6 @@ def test_bytes_and_floats_are_the_same_image(encode):
   )
 
 
-@pytest.mark.parametrize(
-  'found, message',
-  (
-    ([], 'at least one, found none'),
-    (np.zeros((0, 8, 8, 3), np.uint8), 'at least one, found none'),
-    (np.zeros((8, 8), np.uint8), r'of Pillow, found \[8, 8\]'),
-    (np.zeros((8, 8, 4), np.uint8), r'expected \[H, W, 3\], found \[8, 8, 4\]'),
-    (np.zeros((2, 3, 8, 8), np.uint8), r'found \[3, 8, 8\]'),
-    (np.zeros((8, 8, 3), np.int32), 'uint8 or floats .* found int32'),
-    (np.full((8, 8, 3), 200.0), r'floats in \[0, 1\], found \[200, 200\]'),
-    ([np.full((8, 8, 3), np.nan)], r'floats in \[0, 1\], found \[nan, nan\]'),
-    (['cat.jpg'], "'cat.jpg': cannot be read: No such file"),
-    ('cat.jpg', "'cat.jpg': cannot be read: No such file"),
-  ),
-)
-def test_what_is_no_image_is_refused(encode, found, message):
-  with pytest.raises(errors.DataError, match=message):
-    encode(found)
-
-
 def test_load_encoder_agrees_with_embed(labelled, encode, tmp_path):
   """TensorFlow crops for `embed`, numpy here, from the same pixels.
 
