@@ -21,6 +21,16 @@ STANDARD = {
   'heldout_share': 0.2,
 }
 
+BATCHES = {
+  'image_size': 16,
+  'crop_ranges': (CROP_RANGE, CROP_RANGE),
+  'eval_crop': 'resize',
+  'transfer': 'float32',
+  'max_bad_share': 0.001,
+  'seed': 5,
+  'num_threads': 2,
+}
+
 
 def opened(dataset, split='train', **options):
   """Opens a split with the paper's hold-out and a held-out share of 0.2."""
@@ -34,16 +44,7 @@ def image_set(source, *, decoding='once', engine=None, **options):
   )
 
   engine = engine or functools.partial(tf_engine.decode_into, decoding=decoding)
-  standard = {
-    'image_size': 16,
-    'crop_ranges': (CROP_RANGE, CROP_RANGE),
-    'eval_crop': 'resize',
-    'transfer': 'float32',
-    'max_bad_share': 0.001,
-    'seed': 5,
-    'num_threads': 2,
-  }
-  return image_sets.ImageSet(source, engine=engine, **(standard | options))
+  return image_sets.ImageSet(source, engine=engine, **(BATCHES | options))
 
 
 def digests(batches):

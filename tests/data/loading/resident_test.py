@@ -8,21 +8,13 @@ from byol_jax import errors
 from byol_jax.data.loading import decode, resident
 from byol_jax.data.sampling import crops
 from tests.helpers.listed import Listed
-from tests.helpers.made import CROP_RANGE, encode, image_set, smooth
+from tests.helpers.made import BATCHES, CROP_RANGE, encode, image_set, smooth
 
 # The bound is 1e-3; 5e-7 seen: the weights are TensorFlow's, to the last bits,
 # so only the order of sums differs.
 TOLERANCE = 4e-6
 SMALL = crops.CropRange((0.01, 0.4), (1 / 3, 3))
-STANDARD = {
-  'image_size': 16,
-  'crop_ranges': (CROP_RANGE, SMALL),
-  'eval_crop': 'resize',
-  'transfer': 'float32',
-  'max_bad_share': 0.0,
-  'seed': 5,
-  'num_threads': 2,
-}
+STANDARD = BATCHES | {'crop_ranges': (CROP_RANGE, SMALL), 'max_bad_share': 0.0}
 
 
 def resident_set(source, gib=1.0, **options):
