@@ -9,6 +9,7 @@ import os
 import pathlib
 import shutil
 import stat
+import tempfile
 from typing import Any
 
 from byol_jax import errors
@@ -81,13 +82,16 @@ def refuse_unwritable(name: str) -> Iterator[None]:
 def find_free_folder(name: str, path: str | os.PathLike[str]) -> pathlib.Path:
   """Returns the real path of a folder that is missing or empty.
 
+  A folder that is made and removed shows that `fill_folder` can write there:
+  permissions do not tell of root, or of a file system that is read-only.
+
   Args:
     name: of the argument, for messages.
     path: of this machine.
 
   Raises:
     ConfigError: it can be no local path.
-    DataError: something is there, or it cannot be looked at.
+    DataError: something is there, or it cannot be written.
   """
   check_path(name, path)
   where = f'{name} {errors.quote(path)}'
@@ -100,6 +104,8 @@ def find_free_folder(name: str, path: str | os.PathLike[str]) -> pathlib.Path:
       raise errors.DataError(
         f'{where}: expected a folder that is missing or empty; name another'
       )
+    existing = next(x for x in (folder, *folder.parents) if os.path.lexists(x))
+    tempfile.TemporaryDirectory(dir=existing, prefix='.byol_jax.').cleanup()
   return folder
 
 

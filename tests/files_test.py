@@ -66,6 +66,19 @@ def test_a_folder_is_filled_whole_or_left_as_it_was(tmp_path, exists):
   assert not exists or folder.stat().st_ino == before
 
 
+def test_a_folder_that_cannot_be_made_is_refused_before_it_is_filled(tmp_path):
+  (tmp_path / 'file').touch()
+  folders = [tmp_path / 'file/folder', '/dev/null/folder']
+  if os.path.isdir('/proc/self'):
+    folders.append('/proc/folder')  # where root has all permissions
+  for folder in folders:
+    with pytest.raises(errors.DataError, match='be written'):
+      files.find_free_folder('goal', folder)
+  new = tmp_path / 'new/folder'
+  assert files.find_free_folder('goal', new) == new.resolve()
+  assert os.listdir(tmp_path) == ['file']
+
+
 def test_lines_are_added_and_a_folder_in_the_way_is_named(tmp_path):
   file = tmp_path / 'log.jsonl'
   files.append_json(file, {'a': 1})

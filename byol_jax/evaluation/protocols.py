@@ -64,9 +64,11 @@ def evaluate(
   parameters = inspect.signature(protocol.measure_accuracy).parameters
   if 'augment' in parameters:
     given['augment'] = experiment.make_augments(data)[0]
-  if save is not None:
-    given['save'] = saved.make_save(save, origin, encoder)
   call = f'evaluation {next(_CALLS)}'
+  if save is not None:
+    given['save'] = processes.raise_on_all(
+      f'{call}/save', functools.partial(saved.make_save, save, origin, encoder)
+    )
   file = find_results_file(origin, output)
   with contextlib.ExitStack() as stack:
     processes.raise_on_all(

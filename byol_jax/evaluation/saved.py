@@ -18,7 +18,8 @@ def make_save(
 ) -> Callable[[Any, Any], None]:
   """Returns what writes parameters and averages as FOLDER/model.safetensors.
 
-  Network, preprocessing and licence are those of the encoder.
+  Process 0 writes them, and only its folder matters. Network, preprocessing
+  and licence are those of the encoder.
 
   Args:
     folder: missing or empty.
@@ -27,14 +28,15 @@ def make_save(
 
   Raises:
     ConfigError: the folder can be no local path.
-    DataError: something is there.
+    DataError: something is there, or it cannot be written.
   """
-  goal = files.find_free_folder('save', folder)
+  is_writer = jax.process_index() == 0
+  goal = files.find_free_folder('save', folder) if is_writer else None
   path = origins.get_path(origin)
   found = pretrained.read_weights(path, encoder.name, encoder.step)
 
   def save(params: Any, net_state: Any) -> None:
-    if jax.process_index() != 0:
+    if goal is None:
       return
     weights = found._replace(
       params=params,
