@@ -148,6 +148,14 @@ class Tuner:
   ) -> None:
     placement.check_batch_size('batch_size', options.batch_size)
     assert encoder.network is not None
+    if options.batch_norm == 'frozen' and not tuning.has_averages(
+      encoder.state
+    ):
+      raise errors.ConfigError(
+        f"batch_norm: 'frozen' needs averages, which {encoder.name} weights"
+        ' do not have: they have seen no batch; expected cross_replica or'
+        ' local, or --config.weights=random_calibrated'
+      )
     self._options = options
     self._encoder = encoder
     self._num_classes = num_classes

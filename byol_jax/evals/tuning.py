@@ -154,6 +154,17 @@ def continue_averages(net_state: networks.NetState) -> dict[str, Any]:
   return {name: go_on(average) for name, average in net_state.items()}
 
 
+def has_averages(net_state: networks.NetState) -> bool:
+  """Returns whether each batch-norm average is that of some batch.
+
+  Without, all are zero, and so is the variance that activations are divided by.
+  """
+  return all(
+    int(average['counter']) or np.any(average['average'])
+    for average in net_state.values()
+  )
+
+
 def compute_bn_decay(num_images: int, batch_size: int) -> float:
   """Returns max(1 - 10 / s, 0.9) for s steps per epoch (method.md 5.5)."""
   return max(1 - 10 * batch_size / num_images, 0.9)

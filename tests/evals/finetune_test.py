@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+import numpy as np
 import pytest
 
 from byol_jax import configuration, errors, networks
@@ -123,6 +125,17 @@ def test_a_point_that_diverged_is_out_and_all_of_them_end_it(monkeypatch):
 def test_values_that_cannot_be_used_are_named(monkeypatch, changes, words):
   with pytest.raises(errors.ConfigError, match=words):
     measure(monkeypatch, {}, **changes)
+
+
+def test_frozen_averages_are_those_of_some_batch():
+  """Without, activations are divided by the root of batch norm's epsilon."""
+  fresh = make_encoder()
+  encoder = fresh._replace(state=jax.tree.map(np.ones_like, fresh.state))
+  options = dataclasses.replace(OPTIONS, batch_norm='frozen')
+  start = lambda x: finetune.Tuner(options, x, 3, lambda: None, print)
+  start(encoder)
+  with pytest.raises(errors.ConfigError, match=r'^batch_norm: .frozen'):
+    start(fresh)
 
 
 @pytest.mark.parametrize(
