@@ -6,42 +6,22 @@ import numpy as np
 import pytest
 
 import byol_jax
-from byol_jax import errors, networks, resnet
+from byol_jax import errors, resnet
 from byol_jax.convert import (
   from_file,
   parity,
   reference,
   safetensors,
   state_dict,
-  weights as weights_lib,
 )
-from tests.helpers import encoders, tiny_run
-
-NETWORK = {
-  **{'encoder': 'ResNet50', 'width': 1.0, 'version': 1, 'gamma_init': 'ones'},
-  **{'stem': 'imagenet', 'padding': 'torch', 'projector': [4096, 256]},
-  **{'predictor': [4096, 256], 'bn_decay': 0.9, 'bn_epsilon': 1e-5},
-}
+from tests.helpers import encoders
 
 
-@pytest.fixture(scope='module')
-def arrays():
-  """A state dict of torchvision's ResNet-50."""
-  forward = networks.make_forward(
-    num_classes=10,
-    axis_name=None,
-    **NETWORK | {'projector': None, 'predictor': None},
-  )
-  params, state = tiny_run.random_network(forward)
-  weights = weights_lib.EncoderWeights(
-    params, state, NETWORK, 10, 224, 'resize', {}
-  )
-  return weights, state_dict.to_state_dict(weights)
-
-
-def test_a_state_dict_is_read_and_its_differences_are_named(arrays, tmp_path):
+def test_a_state_dict_is_read_and_its_differences_are_named(tmp_path):
   """Of the first versions of torch, which had no counters, too."""
-  weights, named = arrays
+  network = {'padding': 'torch', 'projector': (), 'predictor': ()}
+  _, weights = encoders.make('ResNet50', num_classes=10, **network)
+  named = state_dict.to_state_dict(weights)
   named = {k: x for k, x in named.items() if 'num_batches' not in k}
   file = tmp_path / 'resnet50.safetensors'
   safetensors.write_arrays(file, named, {})
