@@ -22,12 +22,11 @@ from byol_jax import (
   pretrained,
 )
 from byol_jax.checkpoints import checkpointer, steps
-from byol_jax.convert import weights as weights_lib
 from byol_jax.data import from_config
 from byol_jax.data.sampling import resize
 from byol_jax.evals import features, while_training
 from byol_jax.training import train
-from tests.helpers import tiny_folder, tiny_run, wiring
+from tests.helpers import encoders, tiny_folder, tiny_run, wiring
 
 # One image in batches of other sizes: XLA sums in another order.
 SAME = {'rtol': 1e-4, 'atol': 1e-5}
@@ -137,18 +136,9 @@ def stub_set(*arguments, **options):
 
 def make_weights(config):
   """Weights of the network of a configuration, without heads."""
-  forward = networks.make_forward(
-    num_classes=None,
-    axis_name=None,
-    **config.network.to_dict() | {'projector': None, 'predictor': None},
-  )
-  params, state = tiny_run.random_network(forward)
-  card = {'source': 'no/weights', 'sha256': '0', 'weights': 'online'}
-  card['licence'] = None
-  network = config.network.to_dict()
-  return weights_lib.EncoderWeights(
-    params, state, network, None, 24, 'whole', card
-  )
+  network = config.network.to_dict() | {'projector': None, 'predictor': None}
+  _, weights = encoders.make(num_classes=None, **network)
+  return weights._replace(card=weights.card | {'licence': None})
 
 
 def test_every_value_of_the_training_arrives(monkeypatch, tmp_path):
