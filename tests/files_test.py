@@ -3,29 +3,26 @@
 import json
 import os
 import pwd
-import resource
 
 import pytest
 
 from byol_jax import errors, files
 from byol_jax.data.sources import index_cache, paths
 from byol_jax.training import workdir
+from tests.helpers import full_disk
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path):
-  """A limit on the size of files stands for a full disk."""
   file = tmp_path / 'config.json'
   files.write_json(file, {'seed': 0})
   with open(file) as reader:
     files.write_json(file, {'seed': 1})
     assert json.load(reader) == {'seed': 0}  # never half of a file
-  old = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, old[1]))
-  try:
-    with pytest.raises(errors.DataError, match=r"config\.json' cannot be"):
-      files.write_json(file, {'text': 'x' * 100_000})
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+  with (
+    full_disk.limit_files(50_000),
+    pytest.raises(errors.DataError, match=r"config\.json' cannot be"),
+  ):
+    files.write_json(file, {'text': 'x' * 100_000})
   assert os.listdir(tmp_path) == ['config.json']
   assert json.loads(file.read_text()) == {'seed': 1}
 
@@ -98,14 +95,11 @@ def test_a_part_of_a_line_neither_stays_nor_spoils_the_next(tmp_path):
   files.append_json(file, {'a': 1})
   before = file.read_bytes()
   assert before == b'{"a": 0}\n{"a"\n{"a": 1}\n'
-  # A limit on the size of files acts as a full disk: a part is written.
-  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5, limits[1]))
-  try:
-    with pytest.raises(errors.DataError, match='cannot be written'):
-      files.append_json(file, {'a': 'x' * 100})
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  with (
+    full_disk.limit_files(len(before) + 5),
+    pytest.raises(errors.DataError, match='cannot be written'),
+  ):
+    files.append_json(file, {'a': 'x' * 100})
   assert file.read_bytes() == before
 
 

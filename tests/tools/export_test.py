@@ -3,7 +3,6 @@
 import json
 import pathlib
 import re
-import resource
 import shutil
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 from byol_jax import __main__ as command, errors, pretrained
 from byol_jax.convert import npz, parity
 from byol_jax.tools import export
+from tests.helpers import full_disk
 
 
 @pytest.fixture
@@ -136,14 +136,9 @@ def test_a_place_that_cannot_be_written(refused, labelled, tmp_path):
 
 @pytest.mark.parametrize('to', ('npz', 'saved_model', 'safetensors'))
 def test_a_full_disk(refused, labelled, tmp_path, to):
-  """For which a limit on the size of files stands."""
-  old = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, old[1]))
-  try:
+  with full_disk.limit_files(1_000):
     pattern = r'output .*: cannot be written: .*File too large'
     refused(3, pattern, *arguments(labelled, tmp_path / 'out', to))
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 def test_a_run_without_checkpoint_or_classifier(refused, labelled, tmp_path):

@@ -5,7 +5,6 @@ import io
 import json
 import math
 import os
-import resource
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ import tensorboardX
 from tensorboardX.proto import event_pb2
 
 from byol_jax.training import logs
+from tests.helpers import full_disk
 
 
 class Clock:
@@ -196,13 +196,9 @@ def test_a_full_disk_warns_once_and_leaves_whole_lines(tmp_path, monkeypatch):
 
   monkeypatch.setattr(tensorboardX.SummaryWriter, 'add_scalar', count)
   writer, stream = open_logs(tmp_path)
-  old = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[1]))
-  try:
+  with full_disk.limit_files(1000):
     for step in range(1, 101):
       writer.write(step, {'loss': step / 7})
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
   # Room again: the lines go on.
   writer.write(101, {'loss': 0})
   writer.close()

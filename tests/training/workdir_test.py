@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import pathlib
-import resource
 import signal
 import sys
 
@@ -13,7 +12,7 @@ import pytest
 
 from byol_jax import errors, pretrained
 from byol_jax.training import workdir
-from tests.helpers import tiny_run
+from tests.helpers import full_disk, tiny_run
 
 NAME = '\x1b[31mrun\n' + 200 * 'x'
 
@@ -202,12 +201,7 @@ def test_of_a_bucket_the_lock_and_logs_are_on_this_machine(monkeypatch):
 
 
 def test_a_full_disk_is_one_line(tmp_path):
-  """A limit on the size of files stands for it."""
-  old = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (0, old[1]))
-  try:
+  with full_disk.limit_files(0):
     opened = workdir.open_workdir(tmp_path / 'run')
     with pytest.raises(errors.DataError, match='found: '), opened:
       pass
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)

@@ -2,7 +2,6 @@
 
 import io
 import pathlib
-import resource
 import shlex
 
 import numpy as np
@@ -13,6 +12,7 @@ import tensorflow_datasets as tfds
 from byol_jax import errors
 from byol_jax.data.loading import decode
 from byol_jax.data.preparation import check, prepare
+from tests.helpers import full_disk
 from tests.helpers.made import STANDARD, encode, opened, smooth
 
 WHERE = {k: v for k, v in STANDARD.items() if k != 'data_dir'}
@@ -121,14 +121,11 @@ def test_a_full_disk_and_a_file_in_the_way_are_named(tmp_path, monkeypatch):
   with pytest.raises(errors.DataError, match='cannot be written') as caught:
     prepared(root, tmp_path / 'file' / 'out')
   assert '\n' not in str(caught.value)
-  # A limit on the size of files stands in for a full disk.
-  before = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
-  try:
-    with pytest.raises(errors.DataError, match='cannot be written'):
-      prepared(root, tmp_path / 'out')
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+  with (
+    full_disk.limit_files(20_000),
+    pytest.raises(errors.DataError, match='cannot be written'),
+  ):
+    prepared(root, tmp_path / 'out')
 
   # A writer that loses bytes without an error.
   write = tfds.dataset_builders.AdhocBuilder.download_and_prepare
