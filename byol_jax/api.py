@@ -15,11 +15,16 @@ from byol_jax.checkpoints import checkpointer
 from byol_jax.data import from_config
 from byol_jax.distributed import placement, processes
 from byol_jax.evals import embed as embed_lib, while_training
-from byol_jax.evaluation import functions, origins, suite as suite_lib
+from byol_jax.evaluation import (
+  functions,
+  origins,
+  protocols,
+  suite as suite_lib,
+)
 from byol_jax.training import loop, train, workdir as workdir_lib
 
-PROTOCOLS = functions.PROTOCOLS
-evaluate = functions.evaluate
+PROTOCOLS = protocols.PROTOCOLS
+evaluate = protocols.evaluate
 finetune = functions.finetune
 knn = functions.knn
 linear = functions.linear

@@ -11,31 +11,7 @@ from typing import Any
 from ml_collections import config_dict
 
 from byol_jax import configuration
-from byol_jax.evals import (
-  features,
-  finetune as finetune_lib,
-  knn as knn_lib,
-  linear as linear_lib,
-  online as online_lib,
-  semi_supervised,
-  transfer as transfer_lib,
-)
 from byol_jax.evaluation import origins, protocols
-
-# By the name of the verb and of the function.
-PROTOCOLS = {
-  name: protocols.Protocol(
-    module.Options, module.measure_accuracy, module.list_headlines
-  )
-  for name, module in {
-    'knn': knn_lib,
-    'linear': linear_lib,
-    'online': online_lib,
-    'finetune': finetune_lib,
-    'semisup': semi_supervised,
-    'transfer': transfer_lib,
-  }.items()
-}
 
 
 def _make_function(
@@ -44,7 +20,7 @@ def _make_function(
   """Returns the function of a protocol, which `byol_jax` offers.
 
   Args:
-    name: of `PROTOCOLS`.
+    name: of `protocols.PROTOCOLS`.
     summary: what the function returns.
     module: of `evals`, whose `measure_accuracy` describes the results.
   """
@@ -142,36 +118,4 @@ def _evaluate(
   origin, encoder = origins.open_origin(
     workdir, config.weights, calibration_batches=batches, step=step
   )
-  return evaluate(name, config, origin, encoder, log, output, save)
-
-
-def evaluate(
-  name: str,
-  config: config_dict.ConfigDict,
-  run: origins.Origin,
-  encoder: features.Encoder,
-  log: Callable[[str], None] = lambda text: None,
-  output: str | Path | None = None,
-  save: str | Path | None = None,
-) -> dict[str, Any]:
-  """Evaluates an encoder by a protocol and records the results.
-
-  Args:
-    name: of `PROTOCOLS`.
-    config: as in `configs/evals/<name>.py`.
-    run: the pretraining, from `pretrained.open_run`, or what else
-      `evaluation.origins.open_origin` returns.
-    encoder: from `pretrained.open_encoder` or `open_origin`.
-    log: called with lines of progress.
-    output: see `knn`.
-    save: see `finetune`; of a protocol that trains the encoder.
-
-  Returns:
-    See `measure_accuracy` of the protocol.
-
-  Raises:
-    UserError: one of `byol_jax.errors`.
-  """
-  return protocols.evaluate(
-    name, PROTOCOLS[name], config, run, encoder, log, output, save
-  )
+  return protocols.evaluate(name, config, origin, encoder, log, output, save)

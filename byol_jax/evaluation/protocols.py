@@ -19,7 +19,16 @@ from byol_jax import configuration, errors, experiment, files, pretrained
 from byol_jax.checkpoints import digests
 from byol_jax.data import from_config
 from byol_jax.distributed import processes
-from byol_jax.evals import features, headlines
+from byol_jax.evals import (
+  features,
+  finetune,
+  headlines,
+  knn,
+  linear,
+  online,
+  semi_supervised,
+  transfer,
+)
 from byol_jax.evaluation import origins, saved
 from byol_jax.training import provenance, resumable, train
 
@@ -38,17 +47,48 @@ class Protocol(NamedTuple):
   list_headlines: Callable[[dict[str, Any]], list[headlines.Headline]]
 
 
+# By the name of the verb and of the function.
+PROTOCOLS = {
+  name: Protocol(module.Options, module.measure_accuracy, module.list_headlines)
+  for name, module in {
+    'knn': knn,
+    'linear': linear,
+    'online': online,
+    'finetune': finetune,
+    'semisup': semi_supervised,
+    'transfer': transfer,
+  }.items()
+}
+
+
 def evaluate(
   name: str,
-  protocol: Protocol,
   config: config_dict.ConfigDict,
   origin: origins.Origin,
   encoder: features.Encoder,
-  log: Callable[[str], None],
+  log: Callable[[str], None] = lambda text: None,
   output: str | os.PathLike | None = None,
   save: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
-  """Evaluates an encoder and records the results; see `api.evaluate`."""
+  """Evaluates an encoder by a protocol and records the results.
+
+  Args:
+    name: of `PROTOCOLS`.
+    config: as in `configs/evals/<name>.py`.
+    origin: the pretraining, from `pretrained.open_run`, or what else
+      `origins.open_origin` returns.
+    encoder: from `pretrained.open_encoder` or `open_origin`.
+    log: called with lines of progress.
+    output: see `functions.knn`.
+    save: see `functions.finetune`; of a protocol that trains the encoder.
+
+  Returns:
+    See `measure_accuracy` of the protocol.
+
+  Raises:
+    UserError: one of `byol_jax.errors`.
+  """
+  protocol = PROTOCOLS[name]
   config = configuration.validate(config, f'evals/{name}')
   data = origins.make_data_config(origin, config)
   load = functools.cache(
@@ -79,7 +119,7 @@ def evaluate(
       saves = stack.enter_context(resumable.open_saves(folder, call, log))
       given['train'] = functools.partial(train.train_in_memory, saves=saves)
     results = protocol.measure_accuracy(options, encoder, load, **given)
-    record = make_record(name, protocol, config, origin, encoder, results)
+    record = make_record(name, config, origin, encoder, results)
     if file is not None and jax.process_index() == 0:
       files.append_json(file, record)
   return results
@@ -87,14 +127,13 @@ def evaluate(
 
 def make_record(
   name: str,
-  protocol: Protocol,
   config: config_dict.ConfigDict,
   origin: origins.Origin,
   encoder: features.Encoder,
   results: dict[str, Any],
 ) -> dict[str, Any]:
   """Returns a line of the file of results; arguments as of `evaluate`."""
-  found = protocol.list_headlines(results)
+  found = PROTOCOLS[name].list_headlines(results)
   return {
     'protocol': name,
     'origin': origins.get_path(origin),

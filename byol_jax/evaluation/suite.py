@@ -26,7 +26,6 @@ from byol_jax.evals import (
 )
 from byol_jax.evaluation import (
   comparison,
-  functions,
   origins,
   protocols,
   table,
@@ -50,7 +49,7 @@ class Task(NamedTuple):
   """One evaluation.
 
   Attributes:
-    protocol: of `functions.PROTOCOLS`.
+    protocol: of `protocols.PROTOCOLS`.
     title: names it where it has no result.
     dataset: on which it is measured; None for that of the pretraining.
     config: of the protocol.
@@ -143,7 +142,7 @@ def list_tasks(config: config_dict.ConfigDict) -> list[Task]:
       cannot be used.
   """
   names = [name.strip() for name in config.protocols.split(',') if name.strip()]
-  known = [name for name in functions.PROTOCOLS if name in config]
+  known = [name for name in protocols.PROTOCOLS if name in config]
   if not names or len({*names}) < len(names) or {*names} - {*known}:
     raise errors.ConfigError(
       f'protocols: expected different ones of {", ".join(known)}, with commas,'
@@ -251,7 +250,7 @@ def _run_task(
   begin = time.monotonic()
   try:
     origin, encoder = subject.open()
-    results = functions.evaluate(
+    results = protocols.evaluate(
       *(task.protocol, config, origin, encoder, log),
       folder / protocols.RESULTS,
     )
@@ -265,7 +264,7 @@ def _run_task(
       error, errors.DataError
     )
     return entry | {'error': str(error), 'is_missing': is_missing}
-  found = functions.PROTOCOLS[task.protocol].list_headlines(results)
+  found = protocols.PROTOCOLS[task.protocol].list_headlines(results)
   for headline in found:
     log(headlines.format_headline(headline))
   return entry | {'seconds': time.monotonic() - begin, 'results': results}
@@ -317,7 +316,7 @@ def _make_rows(
 ) -> list[dict[str, Any]]:
   """Returns a row for each number of an evaluation."""
   listed = {
-    key: functions.PROTOCOLS[task.protocol].list_headlines(value)
+    key: protocols.PROTOCOLS[task.protocol].list_headlines(value)
     for key, value in results.items()
   }
   random = {found.name: 100 * found.value for found in listed.get(RANDOM, [])}

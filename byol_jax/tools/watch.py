@@ -16,7 +16,7 @@ from typing import Any
 from ml_collections import config_dict
 import tensorboardX
 
-from byol_jax import api, configuration, errors, files, pretrained
+from byol_jax import configuration, errors, files, pretrained
 from byol_jax.checkpoints import checkpointer
 from byol_jax.data import from_config
 from byol_jax.evals import features, knn, online, splits
@@ -221,10 +221,8 @@ class Watcher:
     self, name: str, encoder: features.Encoder, results: dict[str, Any]
   ) -> None:
     """Prints a sentence for each result, and records all of them."""
-    protocol, config = api.PROTOCOLS[name], self._configs[name]
-    record = protocols.make_record(
-      name, protocol, config, self._run, encoder, results
-    )
+    config = self._configs[name]
+    record = protocols.make_record(name, config, self._run, encoder, results)
     files.append_json(self._file, record)
     for text in record['headlines']:
       self._log(f'step {encoder.step}: {text}')

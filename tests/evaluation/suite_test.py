@@ -7,7 +7,7 @@ import pytest
 from byol_jax import __main__ as command, api, configuration, errors
 from byol_jax.convert import parity
 from byol_jax.evals import features
-from byol_jax.evaluation import functions, suite as suite_lib
+from byol_jax.evaluation import protocols, suite as suite_lib
 from byol_jax.tools import export
 from tests.helpers import tiny_folder
 
@@ -93,14 +93,14 @@ def test_the_random_encoder_and_chance_stand_beside(measure):
 def test_one_that_fails_is_named_and_the_next_follow(
   measure, labelled, tmp_path, monkeypatch, capsys
 ):
-  evaluate = functions.evaluate
+  evaluate = protocols.evaluate
 
   def fail(name, *arguments):
     if name == 'knn':
       raise errors.DivergedError('all is | lost')
     return evaluate(name, *arguments)
 
-  monkeypatch.setattr(functions, 'evaluate', fail)
+  monkeypatch.setattr(protocols, 'evaluate', fail)
   output = tmp_path / 'out'
   values = [f'--config.{key}={value}' for key, value in FAST.items()]
   arguments = ['--config=evals/suite:cpu', *values, f'--output={output}']
@@ -112,7 +112,7 @@ def test_one_that_fails_is_named_and_the_next_follow(
   rows = json.loads((output / 'suite.json').read_text())['rows']
   assert rows[0] == {'name': 'knn', 'error': 'all is | lost'}
   assert rows[1]['name'] == 'linear top-1'
-  monkeypatch.setattr(functions, 'evaluate', evaluate)
+  monkeypatch.setattr(protocols, 'evaluate', evaluate)
   found, lines = measure()
   assert started(lines) == ['knn', 'encoding train', 'encoding test']
   assert not found['failed'] and found['rows'][2] == rows[1]
@@ -154,7 +154,7 @@ def test_an_exported_encoder_needs_a_folder_and_has_no_random_one(
 @pytest.mark.parametrize('preset', ('evals/suite', 'evals/suite:cpu'))
 def test_a_suite_has_every_protocol(preset):
   tasks = suite_lib.list_tasks(configuration.load(preset))
-  assert {task.protocol for task in tasks} == {*functions.PROTOCOLS}
+  assert {task.protocol for task in tasks} == {*protocols.PROTOCOLS}
 
 
 def test_a_missing_set_of_transfer_is_named_and_is_no_failure(
