@@ -107,21 +107,7 @@ def measure_accuracy(
 
 def list_headlines(results: dict[str, Any]) -> list[headlines.Headline]:
   """Returns the accuracies on test, from the results of `measure_accuracy`."""
-  return name_headlines('fine-tuned', results, results['test'])
-
-
-def name_headlines(
-  name: str, scores: dict[str, Any], num_images: int
-) -> list[headlines.Headline]:
-  """Returns top-1, top-5 and the mean per class of a protocol."""
-  shown = {'top1': 'top-1', 'top5': 'top-5', 'mean_per_class': 'mean per class'}
-  return [
-    headlines.Headline(
-      f'{name} {text}', scores[key], num_images, scores.get(f'{key}_half_width')
-    )
-    for key, text in shown.items()
-    if key in scores
-  ]
+  return headlines.list_accuracies('fine-tuned', results, results['test'])
 
 
 class Tuner:

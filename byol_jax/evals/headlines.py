@@ -1,7 +1,8 @@
 """The result of an evaluation in one sentence, with its 95 % interval."""
 
+from collections.abc import Mapping
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _Z = 1.96  # standard deviations of a normal distribution: 95 %
 
@@ -13,6 +14,31 @@ class Headline(NamedTuple):
   value: float  # fraction in [0, 1]
   num_images: int  # of the test set
   half_width: float | None = None  # of its 95 % interval; None: of a share
+
+
+# Keys of results, and what they are in a sentence.
+METRICS = {
+  'top1': 'top-1',
+  'top5': 'top-5',
+  'mean_per_class': 'mean per class',
+  'map': '11-point mAP',
+}
+
+
+def list_accuracies(
+  name: str, results: Mapping[str, Any], num_images: int
+) -> list[Headline]:
+  """Returns the metrics that a result has, of `num_images` each."""
+  return [
+    Headline(
+      f'{name} {text}',
+      results[key],
+      num_images,
+      results.get(f'{key}_half_width'),
+    )
+    for key, text in METRICS.items()
+    if key in results
+  ]
 
 
 def format_headline(headline: Headline) -> str:

@@ -123,11 +123,7 @@ def _encode_splits(
 
 def list_headlines(results: dict[str, Any]) -> list[headlines.Headline]:
   """Returns the accuracies on test, from the results of `measure_accuracy`."""
-  return [
-    headlines.Headline(f'linear top-{k}', results[f'top{k}'], results['test'])
-    for k in (1, 5)
-    if f'top{k}' in results
-  ]
+  return headlines.list_accuracies('linear', results, results['test'])
 
 
 def fit_standardizer(

@@ -86,11 +86,7 @@ def score_logits(found: features.Features, num_classes: int) -> dict[str, Any]:
 
 def list_headlines(results: dict[str, Any]) -> list[headlines.Headline]:
   """Returns the accuracies, from the results of `measure_accuracy`."""
-  return [
-    headlines.Headline(f'online top-{k}', results[f'top{k}'], results['test'])
-    for k in (1, 5)
-    if f'top{k}' in results
-  ]
+  return headlines.list_accuracies('online', results, results['test'])
 
 
 def make_classifier(

@@ -120,7 +120,7 @@ def list_headlines(results: dict[str, Any]) -> list[headlines.Headline]:
   return [
     headline
     for found in results['fractions']
-    for headline in finetune.name_headlines(
+    for headline in headlines.list_accuracies(
       f'semi-supervised {format_share(found["fraction"])}',
       found,
       results['test'],

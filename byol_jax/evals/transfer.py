@@ -23,11 +23,6 @@ from byol_jax.distributed import placement
 from byol_jax.evals import features, headlines, logistic, splits
 
 SPLITS = ('fit', 'valid', 'test')
-LABELS = {
-  'top1': 'top-1',
-  'mean_per_class': 'mean per class',
-  'map': '11-point mAP',
-}
 _PROGRESS_LINES = 3  # of the regressions of a set
 _RESAMPLES = 300  # of the test images, for the interval of a mean precision
 
@@ -60,7 +55,7 @@ class Opened(NamedTuple):
     splits: by the names of `SPLITS`.
     targets: of each, int8 [N, C], see `Part`; None where there are labels.
     num_classes: C.
-    metric: a key of `LABELS`.
+    metric: a key of `headlines.METRICS`.
   """
 
   splits: dict[str, splits.Split]
@@ -207,7 +202,7 @@ def measure_set(
     opened: the set, from `open_on_all`.
 
   Returns:
-    `name`, short; `metric`, a key of `LABELS`; `value` on test, in [0, 1],
+    `name`, short; `metric`, a key of `headlines.METRICS`; `value` on test, in [0, 1],
     and `half_width` of its 95 % interval; `lambda`; `valid_value` with it, and
     `valid_values`, of all, by rising lambda; `iterations`; `fit`, `valid`,
     `test` (images), `num_classes`; `test_in_train`, see `splits.check_test`.
@@ -312,7 +307,7 @@ def choose_penalty(
     if (i + 1) * _PROGRESS_LINES % len(lambdas) < _PROGRESS_LINES:
       log(
         f'{i + 1} of {len(lambdas)} penalties; on valid'
-        f' {LABELS[metric]} {100 * max(values):.1f} % at {best.penalty:.2g}'
+        f' {headlines.METRICS[metric]} {100 * max(values):.1f} % at {best.penalty:.2g}'
       )
   assert best is not None
   return best._replace(num_iterations=total)
@@ -373,7 +368,7 @@ def list_headlines(results: dict[str, Any]) -> list[headlines.Headline]:
 
 def _make_headline(results: dict[str, Any]) -> headlines.Headline:
   return headlines.Headline(
-    f'transfer {results["name"]} {LABELS[results["metric"]]}',
+    f'transfer {results["name"]} {headlines.METRICS[results["metric"]]}',
     results['value'],
     results['test'],
     results['half_width'],

@@ -3,6 +3,7 @@
 from byol_jax.data import catalog
 from byol_jax.evals import (
   finetune,
+  headlines,
   linear,
   paper_results,
   semi_supervised,
@@ -107,7 +108,7 @@ def test_every_headline_of_the_protocols_that_the_paper_has_is_found():
       {'sets': {short: results(facts.metric) | {'name': short}}, 'named': 1}
     )
     assert find(found[0].name, name), found[0].name
-    metric = transfer.LABELS[facts.metric]
+    metric = headlines.METRICS[facts.metric]
     assert find(f'fine-tuned {metric}', name)
   for row in paper_results.list_results():
     for name in (row.pretraining.dataset, row.evaluated_on):
