@@ -1,6 +1,8 @@
 """Computes metrics: accuracies, precision, the spread of the projections."""
 
 from collections.abc import Callable
+import functools
+from typing import Any
 
 import chex
 import jax
@@ -8,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from byol_jax import losses
+
+ROWS = 1024  # that are scored at once
 
 
 def in_top_k(scores: jax.Array, labels: jax.Array, k: int) -> jax.Array:
@@ -24,6 +28,47 @@ def in_top_k(scores: jax.Array, labels: jax.Array, k: int) -> jax.Array:
   is_other = jnp.arange(scores.shape[-1]) != labels[:, None]
   rank = jnp.sum(better & is_other, axis=-1)
   return (rank < k) & ~jnp.isnan(chosen[:, 0])
+
+
+def find_hits(
+  compute_scores: Callable[[Any, Any], jax.Array],
+  params: Any,
+  values: np.ndarray,
+  labels: np.ndarray,
+) -> dict[str, np.ndarray]:
+  """Returns which labels are the best, and which among the five best.
+
+  Args:
+    compute_scores: (params, rows of values) -> scores of R classifiers,
+      [R, B, C]; compiled once for each function.
+    params: of the classifiers.
+    values: float32 [N, D], in the memory of the host.
+    labels: int [N].
+
+  Returns:
+    `top1` and, of more than five classes, `top5`: bool [R, N].
+  """
+  parts = [
+    jax.device_get(
+      _find_hits(
+        compute_scores, params, values[i : i + ROWS], labels[i : i + ROWS]
+      )
+    )
+    for i in range(0, len(labels), ROWS)
+  ]
+  return jax.tree.map(lambda *x: np.concatenate(x, axis=-1), *parts)
+
+
+@functools.partial(jax.jit, static_argnames='compute_scores')
+def _find_hits(
+  compute_scores: Callable, params: Any, values: jax.Array, labels: jax.Array
+) -> dict[str, jax.Array]:
+  scores = compute_scores(params, values)
+  ks = (1, 5) if scores.shape[-1] > 5 else (1,)
+  return {
+    f'top{k}': jnp.stack([in_top_k(one, labels, k) for one in scores])
+    for k in ks
+  }
 
 
 def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:

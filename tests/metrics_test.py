@@ -34,6 +34,28 @@ def test_classes_fewer_than_k_and_nan_scores():
   assert found.tolist() == [True, False]
 
 
+@pytest.mark.parametrize('rows', (7, 1024))
+@pytest.mark.parametrize('num_classes', (5, 6))
+def test_hits_of_several_classifiers_do_not_depend_on_the_parts(
+  num_classes, rows, monkeypatch
+):
+  monkeypatch.setattr(metrics, 'ROWS', rows)
+  generator = np.random.default_rng(0)
+  values = generator.normal(size=(31, 5)).astype(np.float32)
+  labels = generator.integers(0, num_classes, 31)
+  weights = generator.normal(size=(3, 5, num_classes)).astype(np.float32)
+  scores = np.einsum('bd,rdc->rbc', values, weights)
+  order = np.argsort(-scores, axis=-1)
+  found = metrics.find_hits(
+    lambda params, x: jnp.einsum('bd,rdc->rbc', x, params),
+    *(weights, values, labels),
+  )
+  assert list(found) == ['top1', 'top5'][: num_classes - 4]
+  for name, hits in found.items():
+    expected = order[..., : int(name[3:])] == labels[:, None]
+    np.testing.assert_array_equal(hits, expected.any(axis=-1))
+
+
 def spread(x):
   return float(metrics.projection_std(jnp.asarray(x), lambda value: value))
 

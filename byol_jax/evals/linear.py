@@ -17,6 +17,7 @@ from byol_jax import (
   augment as augment_lib,
   errors,
   losses,
+  metrics,
   parallel,
   schedules,
 )
@@ -84,12 +85,12 @@ def measure_accuracy(
       start, encoder, named['fit'], options.batch_size, progress, train, apply
     )
   valid, test = found['valid'], found['test']
-  correct = probe.count_correct(params, valid, 1)
+  find_hits = functools.partial(metrics.find_hits, supervised.compute_logits)
+  correct = find_hits(params, valid.values, valid.labels)['top1'].sum(axis=-1)
   best, results = select_rate(correct, len(valid.ids), progress)
   chosen = jax.tree.map(lambda x: x[best : best + 1], params)
-  for k in (1, 5) if num_classes > 5 else (1,):
-    hits = probe.count_correct(chosen, test, k)[0]
-    results[f'top{k}'] = int(hits) / len(test.ids)
+  hits = find_hits(chosen, test.values, test.labels)
+  results |= {name: float(found.mean()) for name, found in hits.items()}
   counts = {'valid': len(valid.ids), 'test': len(test.ids)}
   counts |= {'fit': named['fit'].num_examples, 'num_classes': num_classes}
   counts |= {'steps': progress.num_steps, 'test_in_train': overlap}

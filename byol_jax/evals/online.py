@@ -18,8 +18,6 @@ from byol_jax import errors, metrics, networks
 from byol_jax.distributed import placement
 from byol_jax.evals import features, headlines, splits
 
-ROWS = 1024  # images whose logits are ranked at once
-
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -72,13 +70,8 @@ def measure_accuracy(
 
 def score_logits(found: features.Features, num_classes: int) -> dict[str, Any]:
   """Returns the results of `measure_accuracy` of logits, [N, C], and labels."""
-  ranks = (1, 5) if num_classes > 5 else (1,)
-  hits = dict.fromkeys(ranks, 0)
-  for first in range(0, len(found.ids), ROWS):
-    part = slice(first, first + ROWS)
-    for k in ranks:
-      hits[k] += int(_count_hits(found.values[part], found.labels[part], k))
-  return {f'top{k}': count / len(found.ids) for k, count in hits.items()} | {
+  hits = metrics.find_hits(_get_logits, None, found.values, found.labels)
+  return {name: float(hit.mean()) for name, hit in hits.items()} | {
     'test': len(found.ids),
     'num_classes': num_classes,
   }
@@ -129,6 +122,6 @@ def _classify(
   return forward._replace(apply=apply)
 
 
-@functools.partial(jax.jit, static_argnames='k')
-def _count_hits(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
-  return jnp.sum(metrics.in_top_k(logits, labels, k))
+def _get_logits(params: None, values: jax.Array) -> jax.Array:
+  del params
+  return values[None]

@@ -1,4 +1,4 @@
-"""Trains linear classifiers on a frozen encoder, and counts their hits.
+"""Trains linear classifiers on a frozen encoder.
 
 Two ways to the same update: a forward pass of the encoder at each step, on
 all devices, or one scan over features that were stored before. Parameters have
@@ -6,17 +6,14 @@ a leading axis of R learning rates (`supervised`).
 """
 
 from collections.abc import Callable, Iterator
-import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from byol_jax import errors, metrics, networks
+from byol_jax import errors, networks
 from byol_jax.evals import features, splits, supervised
 
-ROWS = 1024  # features that are scored at once
 PROGRESS_LINES = 10  # of a training
 
 Start = tuple[Callable, supervised.TrainState]  # update, state
@@ -140,24 +137,3 @@ def draw_rows(
     for i in range(-(-count // num_rows))
   ]
   return np.concatenate(orders)[:count].reshape(num_steps, batch_size)
-
-
-def count_correct(
-  params: supervised.Params, found: features.Features, k: int
-) -> np.ndarray:
-  """Returns how many images have their label among the k best, int64 [R]."""
-  total = np.zeros(len(params['linear']['b']), np.int64)
-  for first in range(0, len(found.ids), ROWS):
-    part = slice(first, first + ROWS)
-    total += _count_hits(params, found.values[part], found.labels[part], k)
-  return total
-
-
-@functools.partial(jax.jit, static_argnames='k')
-def _count_hits(
-  params: supervised.Params, values: jax.Array, labels: jax.Array, k: int
-) -> jax.Array:
-  """Counts labels among the k best, [B, D] and [B] -> int32 [R]."""
-  scores = supervised.compute_logits(params, values)
-  hits = [metrics.in_top_k(of_rate, labels, k) for of_rate in scores]
-  return jnp.sum(jnp.stack(hits), axis=-1)

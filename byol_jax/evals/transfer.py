@@ -202,10 +202,11 @@ def measure_set(
     opened: the set, from `open_on_all`.
 
   Returns:
-    `name`, short; `metric`, a key of `headlines.METRICS`; `value` on test, in [0, 1],
-    and `half_width` of its 95 % interval; `lambda`; `valid_value` with it, and
-    `valid_values`, of all, by rising lambda; `iterations`; `fit`, `valid`,
-    `test` (images), `num_classes`; `test_in_train`, see `splits.check_test`.
+    `name`, short; `metric`, a key of `headlines.METRICS`; `value` on test, in
+    [0, 1], and `half_width` of its 95 % interval; `lambda`; `valid_value` with
+    it, and `valid_values`, of all, by rising lambda; `iterations`; `fit`,
+    `valid`, `test` (images), `num_classes`; `test_in_train`, see
+    `splits.check_test`.
 
   Raises:
     DataError: the set cannot be used.
@@ -307,7 +308,8 @@ def choose_penalty(
     if (i + 1) * _PROGRESS_LINES % len(lambdas) < _PROGRESS_LINES:
       log(
         f'{i + 1} of {len(lambdas)} penalties; on valid'
-        f' {headlines.METRICS[metric]} {100 * max(values):.1f} % at {best.penalty:.2g}'
+        f' {headlines.METRICS[metric]} {100 * max(values):.1f} % at'
+        f' {best.penalty:.2g}'
       )
   assert best is not None
   return best._replace(num_iterations=total)

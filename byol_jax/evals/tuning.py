@@ -22,7 +22,6 @@ CLASSIFIER = 'classifier'
 PROGRESS_LINES = 4  # of a training
 # A number of steps after which the zero-debiasing of averages has no effect.
 _MANY_STEPS = 1 << 20
-_ROWS = 4096  # features that are scored at once
 
 
 class Trainer(NamedTuple):
@@ -261,26 +260,16 @@ def compute_scores(
     `mean_per_class`, with `mean_per_class_half_width`: in [0, 1]; see
     `metrics.mean_per_class`.
   """
-  ks = (1, 5) if len(classifier['b']) > 5 else (1,)
-  parts = [
-    _find_hits(
-      classifier, found.values[i : i + _ROWS], found.labels[i : i + _ROWS], ks
-    )
-    for i in range(0, len(found.ids), _ROWS)
-  ]
-  hits = np.concatenate(parts, axis=1)
-  scores = {f'top{k}': float(row.mean()) for k, row in zip(ks, hits)}
-  mean, half_width = metrics.mean_per_class(hits[0], found.labels)
+  hits = metrics.find_hits(
+    _compute_scores, classifier, found.values, found.labels
+  )
+  scores = {name: float(hit.mean()) for name, hit in hits.items()}
+  mean, half_width = metrics.mean_per_class(hits['top1'][0], found.labels)
   return scores | {
     'mean_per_class': mean,
     'mean_per_class_half_width': half_width,
   }
 
 
-@functools.partial(jax.jit, static_argnames='ks')
-def _find_hits(
-  classifier: Any, values: jax.Array, labels: jax.Array, ks: tuple[int, ...]
-) -> jax.Array:
-  """Returns whether each label is among the k best, bool [K, B]."""
-  scores = classify(classifier, values)
-  return jnp.stack([metrics.in_top_k(scores, labels, k) for k in ks])
+def _compute_scores(classifier: Any, values: jax.Array) -> jax.Array:
+  return classify(classifier, values)[None]

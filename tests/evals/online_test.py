@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import byol_jax
-from byol_jax import errors, networks, pretrained
+from byol_jax import errors, metrics, networks, pretrained
 from byol_jax.data import from_config
 from byol_jax.evals import features, online
 from byol_jax.evals.online import Options
@@ -36,7 +36,7 @@ def measure(encoder, dataset):
 def test_accuracy_is_that_of_the_linear_layer_on_the_representation(
   encoder, monkeypatch
 ):
-  monkeypatch.setattr(online, 'ROWS', 10)
+  monkeypatch.setattr(metrics, 'ROWS', 10)
   dataset = make_set()
   dataset.unreadable = (4,)
   kept = [i for i in range(27) if i != 4]

@@ -94,20 +94,3 @@ def test_every_epoch_has_each_row_once_in_its_own_order(batch_size):
   assert len({tuple(epoch) for epoch in epochs}) == 3
   again = probe.draw_rows(3, 40, 5, 8)
   np.testing.assert_array_equal(again.reshape(-1), epochs[0])
-
-
-@pytest.mark.parametrize('rows', (7, 1024))
-def test_counts_do_not_depend_on_the_parts(rows, monkeypatch):
-  monkeypatch.setattr(probe, 'ROWS', rows)
-  generator = np.random.default_rng(0)
-  values = generator.normal(size=(31, 5)).astype(np.float32)
-  labels = generator.integers(0, NUM_CLASSES, 31)
-  w = generator.normal(size=(3, 5, NUM_CLASSES)).astype(np.float32)
-  b = generator.normal(size=(3, NUM_CLASSES)).astype(np.float32)
-  found = features.Features(values, labels, np.arange(31))
-  for k in (1, 5):
-    top = np.argsort(-(np.einsum('bd,rdc->rbc', values, w) + b[:, None]))
-    expected = (top[..., :k] == labels[:, None]).any(-1).sum(-1)
-    counts = probe.count_correct({'linear': {'w': w, 'b': b}}, found, k)
-    np.testing.assert_array_equal(counts, expected)
-    jax.clear_caches()  # ROWS is no argument of what is compiled
