@@ -59,11 +59,9 @@ def measure_accuracy(
       f" classes, split 'test' has {num_classes}; use the set of the"
       ' pretraining, or train a classifier for this one: byol-jax linear'
     )
-  split = named['test']
-  log(f'classifying test, {split.num_examples:,} images')
-  batches = split.eval_batches(options.batch_size)
-  found = features.extract_features(classifier, batches)
-  splits.check_labels(found.labels, num_classes, 'test')
+  found = splits.encode_split(
+    classifier, named, options.batch_size, log, 'test'
+  )
   splits.check_test(found, {}, num_classes, log)
   return score_logits(found, num_classes)
 
@@ -104,7 +102,7 @@ def make_classifier(
       ' labels, or exported without it; train one: byol-jax linear'
     )
   dim = outputs.representation.shape[-1]
-  return encoder._replace(forward=forward, dim=dim)
+  return encoder._replace(forward=forward, dim=dim, store=None)
 
 
 # One program for the encoders of a run.

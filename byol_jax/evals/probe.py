@@ -5,7 +5,8 @@ all devices, or one scan over features that were stored before. Parameters have
 a leading axis of R learning rates (`supervised`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
@@ -87,9 +88,7 @@ def train_augmented(
     # Scalars of a call have an axis of steps.
     return (trained, params, net_state), {'loss': scalars['loss'][None]}
 
-  def make_batches(*steps: int) -> Iterator[Any]:
-    return splits.labelled_batches(split, 'fit', *steps)
-
+  make_batches = functools.partial(splits.labelled_batches, split)
   state = (initial, encoder.params, encoder.state)
   steps = (make_batches, batch_size, progress.num_steps)
   observe = lambda values: progress.add(values['loss'])

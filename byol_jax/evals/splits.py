@@ -155,15 +155,15 @@ def check_test(
   return int(np.sum(overlap))
 
 
-def labelled_batches(split: Split, name: str, *steps: int) -> Iterator[Any]:
-  """Yields `crop_batches(*steps)` as `images` and checked `labels`.
+def labelled_batches(split: Split, *steps: int) -> Iterator[Any]:
+  """Yields `crop_batches(*steps)` of 'fit' as `images` and checked `labels`.
 
   Raises:
     DataError: a label does not fit.
   """
   for batch in split.crop_batches(*steps):
     labels = np.asarray(batch['labels'])
-    check_labels(labels, split.num_classes or 0, name)
+    check_labels(labels, split.num_classes or 0, 'fit')
     yield {'images': batch['images'], 'labels': labels}
 
 

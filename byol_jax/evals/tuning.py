@@ -5,7 +5,7 @@ dict of parameters holds the encoder's modules, and `classifier` with `w`,
 [D, C], and `b`, [C].
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 import functools
 import math
 from typing import Any, NamedTuple
@@ -219,9 +219,7 @@ def train_classifier(
     if lines[1] > lines[0]:
       log(f'{name}: step {step} of {num_steps}, loss {loss:.4f}')
 
-  def make_batches(*steps: int) -> Iterator[Any]:
-    return splits.labelled_batches(split, 'fit', *steps)
-
+  make_batches = functools.partial(splits.labelled_batches, split)
   arguments = (make_batches, batch_size, num_steps, observe)
   last = train(trainer.update, state, *arguments, name=name)
   return last, loss
@@ -245,9 +243,8 @@ def encode_split(
   encoder = features.Encoder(
     trainer.forward, params, state.net_state, dim, 'fine-tuned'
   )
-  found = features.extract_features(encoder, split.eval_batches(batch_size))
-  splits.check_labels(found.labels, split.num_classes or 0, name)
-  return found
+  quiet = lambda text: None
+  return splits.encode_split(encoder, {name: split}, batch_size, quiet, name)
 
 
 def compute_scores(
