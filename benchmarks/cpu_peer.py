@@ -14,33 +14,18 @@ import argparse
 import copy
 import json
 import os
-import pathlib
 import statistics
 import subprocess
 import sys
-import time
 
-from benchmarks import cpu_steps, results_file
+from benchmarks import cpu_steps, results_file, timing
 
 PACKAGES = ('torch', 'torchvision', 'lightly')
 
 
 def make_our_step(encoder, stem, size, batch_size):
   """Returns a function without arguments that takes one step of ours."""
-  import jax
-
-  from byol_jax.distributed import placement
-
-  built, batch = cpu_steps.build(encoder, stem, size, batch_size)
-  update = placement.pmap(built.update, donate_argnums=(0,))
-  state = placement.replicate(built.init_on_host())
-
-  def step():
-    nonlocal state
-    state, _ = update(state, batch)
-    jax.block_until_ready(state)
-
-  return step
+  return cpu_steps.make_step(*cpu_steps.build(encoder, stem, size, batch_size))
 
 
 def make_their_step(encoder, stem, size, batch_size):
@@ -91,13 +76,7 @@ def work(program, name):
   for _ in range(2):
     step()
   for _ in sys.stdin:
-    began = time.perf_counter(), time.process_time()
-    step()
-    seconds = (
-      time.perf_counter() - began[0],
-      time.process_time() - began[1],
-    )
-    print(json.dumps(seconds), flush=True)
+    print(json.dumps(timing.timed(step)), flush=True)
 
 
 def measure(name, rounds):
@@ -121,7 +100,6 @@ def measure(name, rounds):
   for worker in workers.values():
     worker.communicate()
   median, batch_size = statistics.median, cpu_steps.SHAPES[name][-1]
-  pairs = list(zip(seconds['ours'], seconds['lightly'], strict=True))
   clocks = {key: [clock for clock, _ in seconds[key]] for key in STEPS}
   best = {key: batch_size / min(clocks[key]) for key in STEPS}
   return {
@@ -130,16 +108,13 @@ def measure(name, rounds):
     },
     'best_images_per_second': best,
     'best_ratio': best['ours'] / best['lightly'],
-    'ratio': median(theirs[0] / ours[0] for ours, theirs in pairs),
-    'cpu_ratio': median(theirs[1] / ours[1] for ours, theirs in pairs),
+    **timing.median_ratios(seconds['lightly'], seconds['ours']),
     'load_average': os.getloadavg()[0],
   }
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--output', type=pathlib.Path)
-  parser.add_argument('--rounds', type=int, default=6)
+  parser = results_file.make_parser(__doc__, rounds=6)
   parser.add_argument('--shapes', nargs='+', default=list(cpu_steps.SHAPES))
   parser.add_argument('--program', help=argparse.SUPPRESS)
   arguments = parser.parse_args()

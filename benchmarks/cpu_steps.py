@@ -8,19 +8,15 @@ of `convolution.py`. Compare the ratios: on a busy machine the images per second
 say little, CPU seconds (`cpu_ratio`) more.
 """
 
-import argparse
 import json
 import os
-import pathlib
-import statistics
-import time
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 import jax
 import numpy as np
 
-from benchmarks import results_file
+from benchmarks import results_file, timing
 from byol_jax import configuration, convolution, experiment
 from byol_jax.distributed import placement
 
@@ -54,50 +50,46 @@ def build(encoder, stem, size, batch_size):
   return experiment.build(config, 10**6, 1000), batch
 
 
+def make_step(built, batch):
+  """A function that takes one step and returns its scalars."""
+  # A function of its own, so that JAX traces it again.
+  update = placement.pmap(
+    lambda *args: built.update(*args), donate_argnums=(0,)
+  )
+  state = placement.replicate(built.init_on_host())
+
+  def step():
+    nonlocal state
+    state, scalars = update(state, batch)
+    jax.block_until_ready(state)
+    return scalars
+
+  return step
+
+
 def measure(shape, rounds):
   """Images per second and ratios to the plain program, {program: figures}."""
   built, batch = build(*shape)
-  state = built.init_on_host()
-  steps, states, losses = {}, {}, {}
+  steps, losses = {}, {}
   for name, choose in PROGRAMS.items():
     convolution._choose_form = choose
-    # A function of its own, so that JAX traces it again.
-    step = placement.pmap(
-      lambda *args: built.update(*args), donate_argnums=(0,)
-    )
-    states[name], scalars = step(placement.replicate(state), batch)
-    steps[name], losses[name] = step, float(scalars['loss'][0])
+    steps[name] = make_step(built, batch)
+    losses[name] = float(steps[name]()['loss'][0])
   np.testing.assert_allclose(list(losses.values()), losses['plain'], rtol=1e-5)
-  wall = {name: [] for name in steps}
-  cpu = {name: [] for name in steps}
-  for number in range(rounds):
-    for name in list(steps)[:: 1 if number % 2 else -1]:
-      jax.block_until_ready(states)
-      began = time.perf_counter(), time.process_time()
-      states[name], _ = steps[name](states[name], batch)
-      jax.block_until_ready(states[name])
-      wall[name].append(time.perf_counter() - began[0])
-      cpu[name].append(time.process_time() - began[1])
-  median = statistics.median
-  return {
-    name: {
-      'images_per_second': shape[-1] / median(wall[name]),
-      'best_images_per_second': shape[-1] / min(wall[name]),
-      'ratio': median(
-        x / y for x, y in zip(wall['plain'], wall[name], strict=True)
-      ),
-      'cpu_ratio': median(
-        x / y for x, y in zip(cpu['plain'], cpu[name], strict=True)
-      ),
+  times = timing.time_rounds(steps, rounds)
+  found = {}
+  for name in steps:
+    seconds = timing.median_seconds(times[name])['seconds']
+    found[name] = {
+      'images_per_second': shape[-1] / seconds,
+      'best_images_per_second': shape[-1] / min(times[name])[0],
+      **timing.median_ratios(times['plain'], times[name]),
     }
-    for name in steps
-  }
+  return found
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--output', type=pathlib.Path)
-  parser.add_argument('--rounds', type=int, default=6)
+  parser = results_file.make_parser(__doc__, rounds=6)
   parser.add_argument('--shapes', nargs='+', default=list(SHAPES))
   arguments = parser.parse_args()
   result = {

@@ -14,7 +14,6 @@ until the call returns, not until it is computed.
 import argparse
 import json
 import os
-import pathlib
 import socket
 import statistics
 import subprocess
@@ -107,9 +106,7 @@ def job(processes, devices):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--output', type=pathlib.Path)
-  parser.add_argument('--rounds', type=int, default=5)
+  parser = results_file.make_parser(__doc__, rounds=5)
   parser.add_argument('--measure', help=argparse.SUPPRESS)
   arguments = parser.parse_args()
   if arguments.measure:

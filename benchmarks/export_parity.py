@@ -10,7 +10,6 @@ published format, and each PATH: a workdir, or a published checkpoint. With
 averages. Needs the extras `export` and `tf`. An error above 1e-5 ends it.
 """
 
-import argparse
 import gc
 import os
 import pathlib
@@ -104,10 +103,9 @@ def measure(path, folder):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = results_file.make_parser(__doc__)
   parser.add_argument('paths', nargs='*', type=pathlib.Path, metavar='PATH')
   parser.add_argument('--large', action='store_true')
-  parser.add_argument('--output', type=pathlib.Path)
   arguments = parser.parse_args()
   torchvision_operators.define()
   found = {}

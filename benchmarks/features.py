@@ -9,28 +9,17 @@ turns. On CPUs both share the cores, so the time of the crops adds up; `cpu`
 are seconds of all cores.
 """
 
-import argparse
 import os
-import pathlib
-import statistics
-import time
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 import jax
 
-from benchmarks import evaluation_sets, results_file
+from benchmarks import evaluation_sets, results_file, timing
 from byol_jax.distributed import placement
 from byol_jax.evals import features, splits
 
 SIZE, BATCH = 64, 256
-
-
-def timed(function):
-  """(seconds, CPU seconds) of a call."""
-  began = time.perf_counter(), time.process_time()
-  function()
-  return time.perf_counter() - began[0], time.process_time() - began[1]
 
 
 def make_calls(num_batches):
@@ -63,36 +52,19 @@ def make_calls(num_batches):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--output', type=pathlib.Path)
-  parser.add_argument('--rounds', type=int, default=5)
+  parser = results_file.make_parser(__doc__, rounds=5)
   parser.add_argument('--batches', type=int, default=8)
   arguments = parser.parse_args()
   calls = make_calls(arguments.batches)
   for call in calls.values():
     call()
-  rounds = [
-    {name: timed(call) for name, call in calls.items()}
-    for _ in range(arguments.rounds)
-  ]
-  median = statistics.median
+  times = timing.time_rounds(calls, arguments.rounds)
   result = {
     'what': 'features of a set beside forward passes; medians over rounds',
     'images': arguments.batches * BATCH,
     'rounds': arguments.rounds,
-    **{
-      name: {
-        'seconds': median(found[name][0] for found in rounds),
-        'cpu_seconds': median(found[name][1] for found in rounds),
-      }
-      for name in calls
-    },
-    **{
-      key: median(
-        found['extraction'][i] / found['forward'][i] for found in rounds
-      )
-      for i, key in enumerate(('ratio', 'cpu_ratio'))
-    },
+    **{name: timing.median_seconds(times[name]) for name in calls},
+    **timing.median_ratios(times['extraction'], times['forward']),
   }
   results_file.write_result(result, arguments.output)
 

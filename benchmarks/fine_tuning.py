@@ -9,7 +9,6 @@ common. The linear head is a ridge regression on standardised representations;
 the best of four strengths on the test images counts, which favours it.
 """
 
-import argparse
 import io
 import os
 import pathlib
@@ -73,10 +72,9 @@ def fit_linear_head(train, test, num_classes):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = results_file.make_parser(__doc__)
   parser.add_argument('workdir')
   parser.add_argument('dataset')
-  parser.add_argument('--output', type=pathlib.Path)
   parser.add_argument('--labelled', type=int, default=1500)
   parser.add_argument('--steps', type=int, default=400)
   parser.add_argument('--parts', type=int, default=3)

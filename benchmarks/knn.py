@@ -8,11 +8,7 @@ the matrix products alone, 2 * 50,000 * 10,000 * 512 operations in the same
 blocks; `cpu` are seconds of all cores.
 """
 
-import argparse
 import os
-import pathlib
-import statistics
-import time
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
@@ -20,18 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import results_file
+from benchmarks import results_file, timing
 from byol_jax.evals import features, knn
 
 BANK, QUERIES, DIM, CLASSES = 50_000, 10_000, 512, 10
 OPTIONS = knn.Options(batch_size=256, ks=(1, 20, 200), temperatures=(0.07, 0.1))
-
-
-def timed(function):
-  """(seconds, CPU seconds) of a call."""
-  began = time.perf_counter(), time.process_time()
-  function()
-  return time.perf_counter() - began[0], time.process_time() - began[1]
 
 
 def make_calls():
@@ -56,21 +45,15 @@ def make_calls():
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--output', type=pathlib.Path)
-  parser.add_argument('--rounds', type=int, default=3)
+  parser = results_file.make_parser(__doc__, rounds=3)
   arguments = parser.parse_args()
   calls = make_calls()
-  first = {name: timed(call)[0] for name, call in calls.items()}
-  rounds = [
-    {name: timed(call) for name, call in calls.items()}
-    for _ in range(arguments.rounds)
-  ]
+  first = {name: timing.timed(call)[0] for name, call in calls.items()}
+  times = timing.time_rounds(calls, arguments.rounds)
   figures = {
     name: {
       'first_call_seconds': first[name],
-      'seconds': statistics.median(found[name][0] for found in rounds),
-      'cpu_seconds': statistics.median(found[name][1] for found in rounds),
+      **timing.median_seconds(times[name]),
     }
     for name in calls
   }

@@ -8,17 +8,13 @@ features, and 'augmented', one epoch of random crops. `training` is the cached
 training alone, without the forward passes of the encoder.
 """
 
-import argparse
 import os
-import pathlib
-import statistics
-import time
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 import numpy as np
 
-from benchmarks import evaluation_sets, results_file
+from benchmarks import evaluation_sets, results_file, timing
 from byol_jax.evals import features, linear, probe
 from byol_jax.training import train
 
@@ -77,39 +73,24 @@ def make_training(rates, dim, load):
   return call
 
 
-def timed(function):
-  """(seconds, CPU seconds) of a call."""
-  began = time.perf_counter(), time.process_time()
-  function()
-  return time.perf_counter() - began[0], time.process_time() - began[1]
-
-
 def main():
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--output', type=pathlib.Path)
-  parser.add_argument('--rounds', type=int, default=3)
+  parser = results_file.make_parser(__doc__, rounds=3)
   arguments = parser.parse_args()
   calls = make_calls()
   for call in calls.values():
     call()  # what is compiled once for all of them
-  rounds = [
-    {name: timed(call) for name, call in calls.items()}
-    for _ in range(arguments.rounds)
-  ]
-  median = statistics.median
+  times = timing.time_rounds(calls, arguments.rounds)
   result = {
     'what': 'linear evaluation, five rates beside one; medians over rounds',
     'rounds': arguments.rounds,
     'images': COUNTS,
   }
   for what in ('cached', 'augmented', 'training'):
+    one, five = times[what, 1], times[what, 5]
     result[what] = {
-      'one_rate_seconds': median(found[what, 1][0] for found in rounds),
-      'five_rates_seconds': median(found[what, 5][0] for found in rounds),
-      **{
-        key: median(found[what, 5][i] / found[what, 1][i] for found in rounds)
-        for i, key in enumerate(('ratio', 'cpu_ratio'))
-      },
+      'one_rate_seconds': timing.median_seconds(one)['seconds'],
+      'five_rates_seconds': timing.median_seconds(five)['seconds'],
+      **timing.median_ratios(five, one),
     }
   results_file.write_result(result, arguments.output)
 

@@ -10,9 +10,7 @@ evaluation of the objective, times the evaluations. The ways to start are
 compared by evaluations, on 1,000 images of 256 features and 20 classes.
 """
 
-import argparse
 import os
-import pathlib
 import statistics
 import time
 
@@ -22,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import results_file
+from benchmarks import results_file, timing
 from byol_jax.evals import logistic, transfer
 
 OPTIONS = transfer.Options(
@@ -88,17 +86,12 @@ def time_products(part, num_classes):
     scores = jnp.matmul(values, weights, precision='highest')
     return jnp.matmul(values.T, scores, precision='highest')
 
-  seconds = []
-  for _ in range(10):
-    began = time.perf_counter()
-    jax.block_until_ready(multiply(values, weights))
-    seconds.append(time.perf_counter() - began)
-  return statistics.median(seconds)
+  call = lambda: jax.block_until_ready(multiply(values, weights))
+  return statistics.median(timing.timed(call)[0] for _ in range(10))
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--output', type=pathlib.Path)
+  parser = results_file.make_parser(__doc__)
   arguments = parser.parse_args()
   small = draw_parts((1000,), 256, 20)[0]
   lambdas = np.geomspace(1e5, 1e-6, 45)

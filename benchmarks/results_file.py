@@ -1,5 +1,6 @@
-"""Prints the result of a benchmark and writes it with the machine's facts."""
+"""The arguments of a benchmark, and its result with the machine's facts."""
 
+import argparse
 from collections.abc import Sequence
 import importlib.metadata
 import json
@@ -11,6 +12,22 @@ import time
 from typing import Any
 
 from byol_jax.training import provenance
+
+
+def make_parser(
+  page: str, rounds: int | None = None
+) -> argparse.ArgumentParser:
+  """Returns a parser of --output and, with a default for it, of --rounds.
+
+  Args:
+    page: the docstring of the benchmark.
+    rounds: the default.
+  """
+  parser = argparse.ArgumentParser(description=page.splitlines()[0])
+  parser.add_argument('--output', type=pathlib.Path)
+  if rounds is not None:
+    parser.add_argument('--rounds', type=int, default=rounds)
+  return parser
 
 
 def write_result(

@@ -10,7 +10,6 @@ on the held-out images. FOLDER keeps the record of each evaluation: the same
 command continues.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -62,12 +61,11 @@ def summarize(records):
 
 
 def main():
-  parser = argparse.ArgumentParser()
+  parser = results_file.make_parser(__doc__)
   parser.add_argument('workdir')
   parser.add_argument('--records', required=True)
   parser.add_argument('--config', default='evals/semisup:cpu')
   parser.add_argument('--seeds', type=int, default=3)
-  parser.add_argument('--output', type=pathlib.Path)
   options = parser.parse_args()
   pathlib.Path(options.records).mkdir(parents=True, exist_ok=True)
   records = {
