@@ -13,19 +13,20 @@ _add_verb = functools.partial(registry.add_verb, VERBS)
 
 
 def _add_evaluation(
-  name: str, *arguments: registry.Argument
+  name: str,
+  *arguments: registry.Argument,
+  output: str = 'a file for the results in JSON; without it evaluations.jsonl'
+  ' of a workdir',
 ) -> Callable[[Callable], Callable]:
+  """Returns a decorator for a verb; `output` is the help of --output."""
   preset = f'evals/{name}'
-  config = ('--config', preset, registry.CONFIG_HELP)
-  output = (
-    '--output',
-    None,
-    'a file for the results in JSON; without it evaluations.jsonl of a workdir',
-    registry.PATH,
-  )
   return _add_verb(
     name,
-    *(registry.ORIGIN, config, registry.STEP, output, *arguments),
+    registry.ORIGIN,
+    ('--config', preset, registry.CONFIG_HELP),
+    registry.STEP,
+    ('--output', None, output, registry.PATH),
+    *arguments,
     registry.JSON,
     *registry.PROCESSES,
     preset=preset,
@@ -167,20 +168,8 @@ def semisup(**arguments: Any) -> None:
   _evaluate('semisup', **arguments)
 
 
-@_add_verb(
-  'suite',
-  registry.ORIGIN,
-  ('--config', 'evals/suite', registry.CONFIG_HELP),
-  registry.STEP,
-  (
-    '--output',
-    None,
-    'a folder for suite.json and suite.md; without it the workdir',
-    registry.PATH,
-  ),
-  registry.JSON,
-  *registry.PROCESSES,
-  preset='evals/suite',
+@_add_evaluation(
+  'suite', output='a folder for suite.json and suite.md; without it the workdir'
 )
 def suite(
   workdir: str, as_json: bool, step: int | None, output: str | None, **job: Any
