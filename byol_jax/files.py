@@ -48,15 +48,20 @@ EXPECTED_PATH = 'a local path (names of at most 255 bytes) or gs://BUCKET/...'
 
 
 def write_json(path: str | pathlib.Path, value: Any) -> None:
-  """Replaces `path` by `value` as JSON: all of it or, on errors, nothing.
+  """Replaces `path` by `value` as JSON; see `write_text`."""
+  write_text(path, json.dumps(value, indent=2) + '\n')
+
+
+def write_text(path: str | pathlib.Path, text: str) -> None:
+  """Replaces `path` by a text: all of it or, on errors, nothing.
 
   Raises:
     DataError: it cannot be written; an older file is as it was.
   """
   path = pathlib.Path(path)
-  temporary = path.with_name(f'.{path.stem}.{os.getpid()}.json.tmp')
+  temporary = path.with_name(f'.{path.stem}.{os.getpid()}{path.suffix}.tmp')
   try:
-    temporary.write_text(json.dumps(value, indent=2) + '\n')
+    temporary.write_text(text)
     flush(temporary)
     os.replace(temporary, path)
     flush(path.parent)

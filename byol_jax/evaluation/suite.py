@@ -380,8 +380,5 @@ def _write(
     '',
     *result['table'],
   ]
-  with files.refuse_unwritable(f'output {errors.quote(folder)}'):
-    files.write_json(folder / JSON, record)
-    new = folder / f'.{MARKDOWN}.tmp'
-    new.write_text('\n'.join(text) + '\n')
-    os.replace(new, folder / MARKDOWN)
+  files.write_json(folder / JSON, record)
+  files.write_text(folder / MARKDOWN, '\n'.join(text) + '\n')
