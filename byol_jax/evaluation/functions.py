@@ -14,16 +14,15 @@ from byol_jax import configuration
 from byol_jax.evaluation import origins, protocols
 
 
-def _make_function(
-  name: str, summary: str, module: str
-) -> Callable[..., dict[str, Any]]:
+def _make_function(name: str, summary: str) -> Callable[..., dict[str, Any]]:
   """Returns the function of a protocol, which `byol_jax` offers.
 
   Args:
     name: of `protocols.PROTOCOLS`.
     summary: what the function returns.
-    module: of `evals`, whose `measure_accuracy` describes the results.
   """
+
+  measure = protocols.PROTOCOLS[name].measure_accuracy
 
   def run(
     workdir: str | Path,
@@ -52,7 +51,7 @@ def _make_function(
       WORKDIR/evaluations.jsonl, and none for weights from elsewhere.
 
   Returns:
-    See `evals.{module}.measure_accuracy`.
+    See `{measure.__module__}.measure_accuracy`.
 
   Raises:
     UserError: one of `byol_jax.errors`.
@@ -61,21 +60,14 @@ def _make_function(
 
 
 knn = _make_function(
-  'knn', 'the nearest-neighbour accuracy of a frozen encoder', 'knn'
+  'knn', 'the nearest-neighbour accuracy of a frozen encoder'
 )
-linear = _make_function(
-  'linear', 'the linear accuracy of a frozen encoder', 'linear'
-)
-online = _make_function(
-  'online', 'the accuracy of the online classifier', 'online'
-)
-semisup = _make_function(
-  'semisup', 'the accuracy with few labels', 'semi_supervised'
-)
+linear = _make_function('linear', 'the linear accuracy of a frozen encoder')
+online = _make_function('online', 'the accuracy of the online classifier')
+semisup = _make_function('semisup', 'the accuracy with few labels')
 transfer = _make_function(
   'transfer',
   'the accuracy on other sets, which `datasets` of the configuration names',
-  'transfer',
 )
 
 
