@@ -202,24 +202,15 @@ def _replace_padding(batches: Batches) -> Iterator[np.ndarray]:
     yield np.resize(real, flat.shape).reshape(images.shape)
 
 
-class Part(NamedTuple):
-  """Which images of a set a split has.
-
-  Attributes:
-    whole: names the set, with all on which its pixels depend.
-    rows: of the images in the set, rising, int64 [N].
-  """
-
-  whole: Hashable
-  rows: np.ndarray
-
-
 class FeatureStore:
   """Keeps the features of one encoder between evaluations.
 
   A split finds its images among those of others: `fit` and `valid` in `train`,
   or `train` in these two. `keep_only` bounds what is kept: an image has one
   row. What is found is a view where the rows lie side by side, else a copy.
+
+  A split is `whole`, which names the set with all on which its pixels depend,
+  and `rows`, those of its images in the set, rising, int64 [N].
   """
 
   def __init__(self) -> None:
@@ -231,30 +222,30 @@ class FeatureStore:
     """Drops the features of all sets but these."""
     self._kept = {key: self._kept[key] for key in self._kept.keys() & wholes}
 
-  def find(self, part: Part) -> Features | None:
+  def find(self, whole: Hashable, rows: np.ndarray) -> Features | None:
     """Returns the features of a split if all its images were encoded."""
-    blocks = self._kept.get(part.whole, [])
-    encoded = [np.isin(part.rows, rows) for rows, _ in blocks]
+    blocks = self._kept.get(whole, [])
+    encoded = [np.isin(rows, others) for others, _ in blocks]
     if not blocks or not np.any(encoded, axis=0).all():
       return None
-    chosen = [_select_ids(found, part.rows) for _, found in blocks]
+    chosen = [_select_ids(found, rows) for _, found in blocks]
     merged = _merge([found for found in chosen if len(found.ids)] or chosen[:1])
     if len(blocks) > 1 and all(
       len(found.ids) == len(before.ids)
       for found, (_, before) in zip(chosen, blocks)
     ):
-      self._kept[part.whole] = [(part.rows, merged)]  # in one array from now on
-    return merged._replace(ids=np.searchsorted(part.rows, merged.ids))
+      self._kept[whole] = [(rows, merged)]  # in one array from now on
+    return merged._replace(ids=np.searchsorted(rows, merged.ids))
 
-  def add(self, part: Part, found: Features) -> None:
+  def add(self, whole: Hashable, rows: np.ndarray, found: Features) -> None:
     """Keeps the features of a split."""
     others = [
       block
-      for block in self._kept.get(part.whole, [])
-      if not np.isin(block[0], part.rows).all()
+      for block in self._kept.get(whole, [])
+      if not np.isin(block[0], rows).all()
     ]
-    inside = found._replace(ids=part.rows[found.ids])
-    self._kept[part.whole] = [*others, (part.rows, inside)]
+    inside = found._replace(ids=rows[found.ids])
+    self._kept[whole] = [*others, (rows, inside)]
 
 
 def _select_ids(found: Features, ids: np.ndarray) -> Features:

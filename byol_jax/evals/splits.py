@@ -92,18 +92,17 @@ def encode_split(
   """
   split, store = splits[name], encoder.store
   count = f'{split.num_examples:,} images'
-  found, part = None, None
+  found = None
   if store is not None:
     store.keep_only({each.locate_images()[0] for each in splits.values()})
-    part = features.Part(*split.locate_images())
-    found = store.find(part)
+    found = store.find(*split.locate_images())
   if found is not None:
     log(f'{name}, {count}: encoded before')
   else:
     log(f'encoding {name}, {count}')
     found = features.extract_features(encoder, split.eval_batches(batch_size))
-    if store is not None and part is not None:
-      store.add(part, found)
+    if store is not None:
+      store.add(*split.locate_images(), found)
   if split.num_classes is not None:
     check_labels(found.labels, split.num_classes, name)
   return found

@@ -1,7 +1,5 @@
 """Features do not depend on how a set is cut into batches."""
 
-import socket
-
 import chex
 import jax
 import numpy as np
@@ -178,9 +176,7 @@ def test_two_processes_of_two_devices_all_have_every_row(encoder, tmp_path):
 
   So do the nearest neighbours, whose queries they share.
   """
-  with socket.socket() as probe:
-    probe.bind(('localhost', 0))
-    port = probe.getsockname()[1]
+  port = tiny_run.free_port()
   workers = [
     tiny_run.start_python(
       tiny_run.ROOT / 'tests' / 'helpers' / 'features_worker.py',
