@@ -37,7 +37,7 @@ def make_load(config, counts):
 
   def load(split):
     opened = from_config.open_split
-    from_config.open_split = lambda config, split: sources[split]
+    from_config.open_split = lambda config, split, dataset: sources[split]
     try:
       return from_config.make_image_set(config, split)
     finally:
