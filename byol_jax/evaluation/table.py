@@ -16,8 +16,12 @@ _TITLES = {
   'num_images': 'images',
   'note': 'note',
 }
-_SIGNED = ('difference',)
-_PLUS_MINUS = ('half_width',)
+# Of numbers; others have one digit after the point.
+_FORMATS = {
+  'half_width': '+-{:.1f}',
+  'difference': '{:+.1f}',
+  'num_images': '{:,}',
+}
 
 
 def make_row(
@@ -44,9 +48,7 @@ def make_row(
 
 def compute_chance(headline: str, num_classes: int | None) -> float | None:
   """Returns the accuracy of guessing, in percent; None if it is not known."""
-  if num_classes is None or not headline.endswith(
-    ('top-1', 'top-5', 'per class') + tuple('0123456789')
-  ):
+  if num_classes is None or headline.endswith(headlines.METRICS['map']):
     return None
   return min(100.0, (500 if headline.endswith('top-5') else 100) / num_classes)
 
@@ -80,13 +82,9 @@ def _format_cell(row: Mapping[str, Any], key: str) -> str:
   value = row.get(key)
   if value is None:
     return '' if key == 'note' else '-'
-  if key == 'num_images':
-    return f'{value:,}'
   if isinstance(value, str):
     return value
-  if key in _PLUS_MINUS:
-    return f'+-{value:.1f}'
-  return f'{value:{"+" if key in _SIGNED else ""}.1f}'
+  return _FORMATS.get(key, '{:.1f}').format(value)
 
 
 def _describe_source(paper: paper_results.Result) -> str:
