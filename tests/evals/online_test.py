@@ -59,14 +59,6 @@ def test_accuracy_is_that_of_the_linear_layer_on_the_representation(
   assert names == ['online top-1', 'online top-5']
 
 
-def test_the_best_five_of_five_classes_are_no_measure():
-  logits = np.eye(5, dtype=np.float32)
-  ids = np.arange(5)
-  found = features.Features(logits, ids, ids)
-  expected = {'top1': 1.0, 'test': 5, 'num_classes': 5}
-  assert online.score_logits(found, 5) == expected
-
-
 def test_what_has_no_classifier_or_other_classes_is_refused(encoder):
   with pytest.raises(errors.DataError, match=r'has 7 classes.* has 3; use'):
     measure(encoder, make_set(num_classes=3))
