@@ -345,12 +345,12 @@ def _evaluate(
   """Evaluates an encoder and prints a sentence for each result."""
   config, log = _join_job(f'evals/{name}', **job)
   from byol_jax import api
-  from byol_jax.evals import headlines
+  from byol_jax.evaluation import protocols
 
   evaluate = getattr(api, name)
   more = {} if save is None else {'save': save}
   results = evaluate(workdir, config, log=log, step=step, output=output, **more)
-  for headline in api.PROTOCOLS[name].list_headlines(results):
-    log(headlines.format_headline(headline))
+  for text in protocols.describe_results(name, results):
+    log(text)
   if as_json:
     log(json.dumps(results))

@@ -125,6 +125,12 @@ def evaluate(
   return results
 
 
+def describe_results(name: str, results: dict[str, Any]) -> list[str]:
+  """Returns a sentence for each headline of the results of a protocol."""
+  found = PROTOCOLS[name].list_headlines(results)
+  return [headlines.format_headline(headline) for headline in found]
+
+
 def make_record(
   name: str,
   config: config_dict.ConfigDict,
@@ -133,14 +139,13 @@ def make_record(
   results: dict[str, Any],
 ) -> dict[str, Any]:
   """Returns a line of the file of results; arguments as of `evaluate`."""
-  found = PROTOCOLS[name].list_headlines(results)
   return {
     'protocol': name,
     'origin': origins.get_path(origin),
     'weights': encoder.name,
     'step': encoder.step,
     'dataset': origins.make_data_config(origin, config).dataset,
-    'headlines': [headlines.format_headline(headline) for headline in found],
+    'headlines': describe_results(name, results),
     'results': results,
     'config': config.to_dict(),
   }

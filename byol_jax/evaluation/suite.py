@@ -20,7 +20,6 @@ from byol_jax.data import catalog
 from byol_jax.distributed import processes
 from byol_jax.evals import (
   features,
-  headlines,
   paper_results,
   transfer as transfer_lib,
 )
@@ -264,9 +263,8 @@ def _run_task(
       error, errors.DataError
     )
     return entry | {'error': str(error), 'is_missing': is_missing}
-  found = protocols.PROTOCOLS[task.protocol].list_headlines(results)
-  for headline in found:
-    log(headlines.format_headline(headline))
+  for text in protocols.describe_results(task.protocol, results):
+    log(text)
   return entry | {'seconds': time.monotonic() - begin, 'results': results}
 
 

@@ -4,7 +4,7 @@ import itertools
 from typing import Any
 
 from byol_jax import api, configuration, errors, files, pretrained
-from byol_jax.evals import headlines
+from byol_jax.evaluation import protocols
 
 ROWS = {
   'random': 'random encoder',
@@ -47,10 +47,8 @@ def run(
       config = configuration.load(spec, {'weights': weights})
       found = api.evaluate(name, config, pretraining, encoder)
       results[weights] |= found
-      sentences = map(
-        headlines.format_headline, api.PROTOCOLS[name].list_headlines(found)
-      )
-      last[name] = list(sentences)  # of the last row, BYOL
+      # What stays is that of the last row, BYOL.
+      last[name] = protocols.describe_results(name, found)
   print('\n'.join(format_table(results)))
   print()
   for sentence in itertools.chain(*last.values()):
