@@ -4,6 +4,7 @@ All processes run the same program. They are compared before JAX joins them
 (see `rendezvous`); after that an error of one process is raised on all.
 """
 
+import collections
 from collections.abc import Callable, Mapping
 import dataclasses
 import json
@@ -24,6 +25,8 @@ _NO_PROXY = 'no_grpc_proxy'  # gRPC reads the lower case only
 # Another process may first read a data set into memory; JAX's heartbeat, not
 # this timeout, notices a process that has died.
 _GATHER_TIMEOUT_MS = 24 * 3600_000
+# By name; the same on all processes.
+_num_gathered: collections.Counter[str] = collections.Counter()
 
 
 def find_address(
@@ -162,7 +165,12 @@ def _bypass_proxies(host: str) -> None:
 
 
 def gather_strings(name: str, value: str) -> list[str]:
-  """Returns the values of all processes by index; `name` is used once only."""
+  """Returns the values of all processes by index.
+
+  Args:
+    name: of the values. All processes gather by a name equally often.
+    value: of this process.
+  """
   if jax.process_count() == 1:
     return [value]
   # The store that all processes of a job share; JAX has no public name for it.
@@ -170,15 +178,18 @@ def gather_strings(name: str, value: str) -> list[str]:
   from jax._src import distributed
 
   client: Any = distributed.global_state.client
-  client.key_value_set(f'byol_jax/{name}/{jax.process_index()}', value)
+  # A key of the store is written once.
+  key = f'byol_jax/{name}/{_num_gathered[name]}'
+  _num_gathered[name] += 1
+  client.key_value_set(f'{key}/{jax.process_index()}', value)
   return [
-    client.blocking_key_value_get(f'byol_jax/{name}/{i}', _GATHER_TIMEOUT_MS)
+    client.blocking_key_value_get(f'{key}/{i}', _GATHER_TIMEOUT_MS)
     for i in range(jax.process_count())
   ]
 
 
 def broadcast_json(name: str, value: Any) -> Any:
-  """Returns process 0's value, of JSON types; `name` is used once only."""
+  """Returns process 0's value, of JSON types; see `gather_strings`."""
   return json.loads(gather_strings(name, json.dumps(value))[0])
 
 
@@ -186,7 +197,7 @@ def raise_on_all(name: str, work: Callable[[], T]) -> T:
   """Returns what `work` does; raises the error of one process on all of them.
 
   Args:
-    name: of the work, used once only.
+    name: of the work; see `gather_strings`.
     work: takes part in nothing that other processes wait for.
 
   Raises:
@@ -207,7 +218,7 @@ def require_agreement(name: str, facts: Mapping[str, str]) -> None:
   """Raises, on all processes, if facts are not the same on all of them.
 
   Args:
-    name: of this comparison, used once only.
+    name: of this comparison; see `gather_strings`.
     facts: {what: value}.
 
   Raises:

@@ -19,7 +19,7 @@ import numpy as np
 
 from byol_jax import errors, metrics
 from byol_jax.data import catalog
-from byol_jax.distributed import placement
+from byol_jax.distributed import placement, processes
 from byol_jax.evals import features, headlines, logistic, splits
 
 SPLITS = ('fit', 'valid', 'test')
@@ -110,7 +110,11 @@ def measure_accuracy(
   for name in names:
     is_open = False
     try:
-      opened = open_on_all(name, options, load)
+      dataset = catalog.TRANSFER_SETS.get(name, name)
+      # In a job all processes leave out what one of them cannot open.
+      opened = processes.raise_on_all(
+        'transfer', functools.partial(_open_set, dataset, options, load)
+      )
       is_open = True
       sets[name] = measure_set(name, opened, options, encoder, log)
       log(headlines.format_headline(_make_headline(sets[name])))
@@ -151,27 +155,6 @@ def list_names(datasets: str) -> list[str]:
   return names
 
 
-def open_on_all(name: str, options: Options, load: splits.Load) -> Opened:
-  """Opens a set, on all processes or on none; see `measure_accuracy`.
-
-  Raises:
-    DataError: it is missing or has no labels, here or on another process.
-  """
-  problem: errors.DataError | None = None
-  try:
-    opened = _open_set(catalog.TRANSFER_SETS.get(name, name), options, load)
-  except errors.DataError as error:
-    problem = error
-  (is_open,) = placement.allgather_rows((np.array([problem is None]),))
-  if problem is not None:
-    raise problem
-  if not is_open.all():
-    raise errors.DataError(
-      f'{name}: cannot be opened on process {int(np.argmin(is_open))}'
-    )
-  return opened
-
-
 def _open_set(dataset: str, options: Options, load: splits.Load) -> Opened:
   open_split = functools.partial(
     load, dataset=dataset, eval_crop=options.eval_crop
@@ -199,7 +182,7 @@ def measure_set(
 
   Args:
     name, options, encoder, log: see `measure_accuracy`.
-    opened: the set, from `open_on_all`.
+    opened: the set.
 
   Returns:
     `name`, short; `metric`, a key of `headlines.METRICS`; `value` on test, in

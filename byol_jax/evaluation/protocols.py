@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import inspect
-import itertools
 import json
 import os
 import pathlib
@@ -33,8 +32,6 @@ from byol_jax.evaluation import origins, saved
 from byol_jax.training import provenance, resumable, train
 
 RESULTS, UNFINISHED = 'evaluations.jsonl', 'evaluations'  # in a workdir
-# Of this process, for names that are used once only; the same on all processes.
-_CALLS = itertools.count()
 
 
 class Protocol(NamedTuple):
@@ -91,34 +88,31 @@ def evaluate(
   protocol = PROTOCOLS[name]
   config = configuration.validate(config, f'evals/{name}')
   data = origins.make_data_config(origin, config)
-  load = functools.cache(
-    functools.partial(
-      from_config.make_image_set,
-      from_config.resolve_paths(data),
-      labelled=True,
-    )
-  )
-  fields = [field.name for field in dataclasses.fields(protocol.make_options)]
-  options = protocol.make_options(**{field: config[field] for field in fields})
+  absolute = from_config.resolve_paths(data)
+  load = functools.partial(from_config.make_image_set, absolute, labelled=True)
+  fields = dataclasses.fields(protocol.make_options)
+  options = protocol.make_options(**{x.name: config[x.name] for x in fields})
   given: dict[str, Any] = {'log': log}
   parameters = inspect.signature(protocol.measure_accuracy).parameters
   if 'augment' in parameters:
     given['augment'] = experiment.make_augments(data)[0]
-  call = f'evaluation {next(_CALLS)}'
   if save is not None:
     given['save'] = processes.raise_on_all(
-      f'{call}/save', functools.partial(saved.make_save, save, origin, encoder)
+      'evaluation/save',
+      functools.partial(saved.make_save, save, origin, encoder),
     )
   file = find_results_file(origin, output)
   with contextlib.ExitStack() as stack:
     processes.raise_on_all(
-      f'{call}/results', lambda: stack.enter_context(open_results(file))
+      'evaluation/results', lambda: stack.enter_context(open_results(file))
     )
     if 'train' in parameters:
       folder = find_saves(name, config, data, origin, encoder)
-      saves = stack.enter_context(resumable.open_saves(folder, call, log))
+      saves = stack.enter_context(resumable.open_saves(folder, log))
       given['train'] = functools.partial(train.train_in_memory, saves=saves)
-    results = protocol.measure_accuracy(options, encoder, load, **given)
+    results = protocol.measure_accuracy(
+      options, encoder, functools.cache(load), **given
+    )
     record = make_record(name, config, origin, encoder, results)
     if file is not None and jax.process_index() == 0:
       files.append_json(file, record)

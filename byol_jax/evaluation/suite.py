@@ -40,8 +40,6 @@ _UNREADABLE = (
   *(errors.DataError, OSError, ValueError),
   *(TypeError, KeyError, AttributeError),
 )
-# Of this process, for names that are used once; the same on all processes.
-_CALLS = itertools.count()
 
 
 class Task(NamedTuple):
@@ -113,7 +111,7 @@ def suite(
   folder = _find_folder(workdir, output)
   subjects = [*_open_subjects(workdir, config, step)]
   entries: dict[str, Any] = processes.broadcast_json(
-    f'suite {next(_CALLS)}', _read_entries(folder, log)
+    'suite', _read_entries(folder, log)
   )
   found: dict[tuple[str, str], dict[str, Any]] = {}
   result: dict[str, Any] = {}

@@ -99,9 +99,7 @@ class Method(Protocol):
 
 
 def restore_or_init(
-  saver: checkpointer.Checkpointer | None,
-  method: Method,
-  name: str,
+  saver: checkpointer.Checkpointer | None, method: Method
 ) -> StartPoint:
   """Restores the newest usable checkpoint, or makes the initial state.
 
@@ -109,7 +107,6 @@ def restore_or_init(
     saver: of process 0; None on the others.
     method: gives the initial state, on process 0 and without a checkpoint
       only: at scale it takes minutes.
-    name: of this restore, unique in a job.
 
   Raises:
     DataError: there are checkpoints, but the newest is not of this run, or none
@@ -126,7 +123,7 @@ def restore_or_init(
       )
     return found
 
-  found = processes.raise_on_all(f'{name}/checkpoint', restore)
+  found = processes.raise_on_all('checkpoint', restore)
   step, offset = 0, 0
   meta: dict[str, Any] | None = None
   if found is not None:
@@ -137,7 +134,7 @@ def restore_or_init(
   else:
     state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
   facts = [step, offset, found is not None]
-  facts = processes.broadcast_json(f'{name}/facts', facts)
+  facts = processes.broadcast_json('start', facts)
   # The initial state too: hosts of two kinds need not draw the same bits.
   start = StartPoint(placement.broadcast_arrays(state), *facts)
   return start._replace(meta=meta)
@@ -148,20 +145,18 @@ def roll_back(
   method: Method,
   start: StartPoint,
   step: int,
-  attempt: int,
 ) -> StartPoint:
   """Restores the last checkpoint with a data offset past the images so far.
 
   Args:
     saver: see `restore_or_init`, as `method`.
     method: gives the initial state.
-    start: of the loop that is rolled back, `attempt` from 1.
+    start: of the loop that is rolled back.
     step: completed by that loop.
-    attempt: number of that loop.
   """
   if saver is not None:
     saver.wait()
-  restored = restore_or_init(saver, method, f'rollback {attempt}')
+  restored = restore_or_init(saver, method)
   offset = start.data_offset + step - restored.step
   return restored._replace(data_offset=offset)
 

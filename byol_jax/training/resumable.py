@@ -31,13 +31,11 @@ class Saves:
 
   Args:
     folder: where process 0 saves.
-    name: of the evaluation, used once in a job.
     log: called when a training resumes.
   """
 
-  def __init__(self, folder: pathlib.Path, name: str, log: Log) -> None:
+  def __init__(self, folder: pathlib.Path, log: Log) -> None:
     self.folder = folder
-    self._name = name
     self._log = log
     self._seen: set[str] = set()
 
@@ -69,22 +67,20 @@ class Saves:
       raise ValueError(f'two trainings have the name {name!r}')
     self._seen.add(name)
     folder = self.folder / re.sub(r'[^\w.=-]+', '_', name)
-    call = f'{self._name}/{name}'
     initial = _Initial(state, num_steps)
-    saver = _open_checkpointer(stack, folder, call)
+    saver = _open_checkpointer(stack, folder)
     try:
-      start = recovery.restore_or_init(saver, initial, call)
+      start = recovery.restore_or_init(saver, initial)
     except errors.DataError as error:
       logging.warning('%s; the training starts afresh', error)
       if saver is not None:
         saver.close()
         shutil.rmtree(folder, ignore_errors=True)
-      call += ' afresh'
-      saver = _open_checkpointer(stack, folder, call)
-      start = recovery.restore_or_init(saver, initial, call)
+      saver = _open_checkpointer(stack, folder)
+      start = recovery.restore_or_init(saver, initial)
     if start.is_resumed:
       self._log(f'{name}: resumed after step {start.step} of {num_steps}')
-    return saver, start, _decode(_broadcast_json(call, start.meta or {}))
+    return saver, start, _decode(_broadcast_json(start.meta or {}))
 
 
 class Observed:
@@ -112,9 +108,7 @@ class Observed:
 
 
 @contextlib.contextmanager
-def open_saves(
-  folder: pathlib.Path | None, name: str, log: Log
-) -> Iterator[Saves | None]:
+def open_saves(folder: pathlib.Path | None, log: Log) -> Iterator[Saves | None]:
   """Locks a folder for the trainings of an evaluation, and removes it after.
 
   An exception leaves the folder if a checkpoint is there, but for a divergence,
@@ -122,7 +116,6 @@ def open_saves(
 
   Args:
     folder: None saves nothing, as a folder that cannot be written.
-    name: of the evaluation, used once in a job.
     log: called with lines for the user.
 
   Raises:
@@ -139,10 +132,10 @@ def open_saves(
       stack.enter_context(workdir.open_workdir(folder))
       return True
 
-    is_locked = processes.raise_on_all(f'{name}/lock', lock)
-    is_saving = processes.broadcast_json(f'{name}/is saving', is_locked)
+    is_locked = processes.raise_on_all('evaluation/lock', lock)
+    is_saving = processes.broadcast_json('evaluation/is saving', is_locked)
     try:
-      yield Saves(folder, name, log) if is_saving else None
+      yield Saves(folder, log) if is_saving else None
     except BaseException as error:
       is_useless = isinstance(error, errors.DivergedError)
       _remove(folder, is_locked and (is_useless or not _has_steps(folder)))
@@ -164,23 +157,23 @@ class _Initial(NamedTuple):
 
 
 def _open_checkpointer(
-  stack: contextlib.ExitStack, folder: pathlib.Path, call: str
+  stack: contextlib.ExitStack, folder: pathlib.Path
 ) -> checkpointer.Checkpointer | None:
   def open_folder() -> checkpointer.Checkpointer | None:
     if jax.process_index() != 0:
       return None
     return checkpointer.Checkpointer(folder, keep=1)
 
-  saver = processes.raise_on_all(f'{call}/open', open_folder)
+  saver = processes.raise_on_all('evaluation/open', open_folder)
   if saver is not None:
     stack.enter_context(contextlib.closing(saver))
   return saver
 
 
-def _broadcast_json(call: str, meta: dict[str, Any]) -> dict[str, Any]:
+def _broadcast_json(meta: dict[str, Any]) -> dict[str, Any]:
   """Returns process 0's value; it may be too large for the job's store."""
   text = np.frombuffer(json.dumps(meta).encode(), np.uint8)
-  length = processes.broadcast_json(f'{call}/length', len(text))
+  length = processes.broadcast_json('evaluation/length', len(text))
   if jax.process_index() != 0:
     text = np.zeros(length, np.uint8)
   return json.loads(placement.broadcast_arrays(text).tobytes())

@@ -7,7 +7,6 @@ checkpoints. Only process 0 writes files.
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import functools
-import itertools
 import pathlib
 import time
 from typing import Any, Protocol
@@ -88,20 +87,20 @@ def train(
   run = method, dataset, path, options, record
   with open_training(*run, steps_per_call, origin, evaluate) as context:
     saver = context.checkpointer
-    start = recovery.restore_or_init(saver, method, 'start')
+    start = recovery.restore_or_init(saver, method)
     # A configuration binds a workdir from its first checkpoint on.
     write = lambda: workdir.write_record(context.workdir, record, origin)
     processes.raise_on_all('config.json', write if saver else lambda: None)
     notes = list(method.derived)
     if start.is_resumed:
       notes.append(f'resumed after step {start.step} of {method.num_steps}')
-    for attempt in itertools.count(1):
+    while True:
       try:
         with _open_log(context, start, notes) as log:
           _, means = loop.run_loop(context, start, log)
         break
       except recovery.RollbackRequired as error:
-        start = recovery.roll_back(saver, method, start, error.step, attempt)
+        start = recovery.roll_back(saver, method, start, error.step)
         notes = [
           f'warning: {error}; back to step {start.step}, with the images of'
           f' step {start.step + start.data_offset} on'

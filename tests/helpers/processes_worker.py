@@ -32,6 +32,7 @@ def join(distributed, fail=None):
   )
   print(described)
   index = jax.process_index()
+  processes.gather_strings('index', 'by the same name before')
   gathered = processes.gather_strings('index', str(index))
   print(f'gathered {gathered}; first {processes.broadcast_json("x", index)}')
   odd = np.array([-0.0, 1.5, 0], np.float32)

@@ -74,8 +74,8 @@ def test_a_step_beyond_the_last_one_is_refused():
   method = types.SimpleNamespace(
     initial_state=lambda: {'w': np.ones(2)}, num_steps=11
   )
-  assert recovery.restore_or_init(Saver(), method, 'start').step == 11
+  assert recovery.restore_or_init(Saver(), method).step == 11
   method.num_steps = 10
   pattern = 'checkpoint 11 is beyond the last step of this run, 10'
   with pytest.raises(errors.DataError, match=pattern):
-    recovery.restore_or_init(Saver(), method, 'start')
+    recovery.restore_or_init(Saver(), method)
