@@ -89,7 +89,9 @@ def evaluate(
   config = configuration.validate(config, f'evals/{name}')
   data = origins.make_data_config(origin, config)
   absolute = from_config.resolve_paths(data)
-  load = functools.partial(from_config.make_image_set, absolute, labelled=True)
+  load = functools.cache(
+    functools.partial(from_config.make_image_set, absolute, labelled=True)
+  )
   fields = dataclasses.fields(protocol.make_options)
   options = protocol.make_options(**{x.name: config[x.name] for x in fields})
   given: dict[str, Any] = {'log': log}
@@ -107,12 +109,11 @@ def evaluate(
       'evaluation/results', lambda: stack.enter_context(open_results(file))
     )
     if 'train' in parameters:
-      folder = find_saves(name, config, data, origin, encoder)
+      images = load('fit').fingerprint
+      folder = find_saves(name, config, images, origin, encoder)
       saves = stack.enter_context(resumable.open_saves(folder, log))
       given['train'] = functools.partial(train.train_in_memory, saves=saves)
-    results = protocol.measure_accuracy(
-      options, encoder, functools.cache(load), **given
-    )
+    results = protocol.measure_accuracy(options, encoder, load, **given)
     record = make_record(name, config, origin, encoder, results)
     if file is not None and jax.process_index() == 0:
       files.append_json(file, record)
@@ -148,19 +149,20 @@ def make_record(
 def find_saves(
   name: str,
   config: config_dict.ConfigDict,
-  data: config_dict.ConfigDict,
+  images: str,
   origin: origins.Origin,
   encoder: features.Encoder,
 ) -> pathlib.Path | None:
   """Returns where a run keeps an evaluation that is not done.
 
-  All that changes its results changes the folder.
+  All that changes its trainings changes the folder: `images` is the fingerprint
+  of those that it trains on.
   """
   if not isinstance(origin, pretrained.Run):
     return None
   facts = {
     'config': config.to_dict(),
-    'images': [data.dataset, data.data_dir],
+    'images': images,
     'weights': digests.digest_trees(
       *jax.device_get((encoder.params, encoder.state))
     ),

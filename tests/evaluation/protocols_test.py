@@ -4,6 +4,7 @@ import json
 import os
 import signal
 
+import numpy as np
 import pytest
 
 import byol_jax
@@ -107,11 +108,35 @@ def test_other_weights_are_another_evaluation(labelled):
   config = configuration.load('evals/linear')
   folders = [
     protocols.find_saves(
-      'linear', config, run.config, run, pretrained.open_encoder(run, weights)
+      'linear', config, 'images', run, pretrained.open_encoder(run, weights)
     )
     for weights in ('online', 'target', 'online')
   ]
   assert folders[0] == folders[2] != folders[1]
+
+
+def test_images_that_changed_are_another_evaluation(
+  labelled, stops, tmp_path, capsys
+):
+  """Or a training of the old images would go on with the new ones."""
+  dataset = tmp_path / 'images.npz'
+  verb = words('linear', labelled[1], *LINEAR, f'--config.dataset={dataset}')
+
+  def write(seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (60, 16, 16, 3))
+    images, test = np.split(pixels.astype(np.uint8), [40])
+    labels = {'labels': np.arange(40) % 2, 'test_labels': np.arange(20) % 2}
+    np.savez(dataset, images=images, test_images=test, **labels)
+
+  write(0)
+  stops.at = 9
+  assert command.main(verb) == 42
+  stops.at = None
+  for seed in (1, 0):
+    write(seed)
+    assert command.main(verb) == 0
+    assert ('resumed after step' in capsys.readouterr().out) is (seed == 0)
+  assert not (labelled[1] / 'evaluations').exists()
 
 
 def run_job(workdir, processes, devices, verb, *more):
