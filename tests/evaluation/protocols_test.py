@@ -19,9 +19,10 @@ KNN = ('--config.batch_size=8', '--config.ks=(1,20)')
 
 
 # Two processes evaluate so often; in the last one the first process gets
-# SIGTERM, if asked for.
+# SIGTERM, if asked for. The steps after it are slow, as JAX tells the other
+# process of it from a thread, and the training must not end first.
 JOB = """
-import os, signal, sys
+import os, signal, sys, time
 import jax
 import byol_jax
 from byol_jax.data.loading import image_set
@@ -35,9 +36,10 @@ def crop_batches(self, batch_size, first, num_steps):
   calls.append(first)
   batches = original(self, batch_size, first, num_steps)
   for step, batch in enumerate(batches, start=first):
-    if stops == 'stops' and len(calls) == int(count) and step == 9:
-      if jax.process_index() == 0:
+    if stops == 'stops' and len(calls) == int(count) and step >= 9:
+      if step == 9 and jax.process_index() == 0:
         os.kill(os.getpid(), signal.SIGTERM)
+      time.sleep(0.5)
     yield batch
 
 image_set.ImageSet.crop_batches = crop_batches
