@@ -31,6 +31,7 @@ from byol_jax import (
 # the behaviour before the key existed. Every new key of a run is added here.
 OLD_VALUES: dict[str, Any] = {
   'network.padding': 'same',
+  'optimizer.clip_trust_ratio': False,
   'schedule.max_warmup_share': 1.0,
   'data.eval_crop': 'resize',
   'data.decoding': 'once',
@@ -190,7 +191,8 @@ def add_old_values(saved: Mapping[str, Any]) -> dict[str, Any]:
     section = filled
     for part in sections:
       section = section.setdefault(part, {})
-    section.setdefault(name, value)
+    if sections != ['optimizer'] or section.get('name') == 'lars':
+      section.setdefault(name, value)  # another optimizer has other keys
   return filled
 
 
@@ -211,7 +213,7 @@ def find_old_values(
   old = {
     key: value
     for key, value in OLD_VALUES.items()
-    if key not in saved and now[key] == defaults[key] != value
+    if key not in saved and now.get(key) == defaults[key] != value
   }
   for key, value in old.items():
     logging.warning('%s: %r, as when this run began', key, value)

@@ -28,6 +28,7 @@ def lars(
   weight_decay: float,
   momentum: float,
   trust_coefficient: float,
+  clip_trust_ratio: bool = False,
 ) -> optax.GradientTransformation:
   """Returns LARS with the learning rate outside the momentum buffer.
 
@@ -39,30 +40,52 @@ def lars(
     weight_decay: added to the gradients of kernels, before the trust ratio.
     momentum: decay of the momentum buffer, in [0, 1).
     trust_coefficient: eta of the paper.
+    clip_trust_ratio: whether a kernel moves at the smaller of trust ratio and
+      learning rate, instead of their product (method.md 4.1).
   """
+  limit = learning_rate if clip_trust_ratio else None
   return optax.chain(
     optax.add_decayed_weights(weight_decay, mask_kernels),
-    optax.masked(scale_by_trust_ratio(trust_coefficient), mask_kernels),
+    optax.masked(scale_by_trust_ratio(trust_coefficient, limit), mask_kernels),
     optax.trace(momentum),
     optax.scale_by_learning_rate(learning_rate),
   )
 
 
-def scale_by_trust_ratio(coefficient: float) -> optax.GradientTransformation:
-  """Scales each leaf by coefficient * |parameter| / |update|.
+def scale_by_trust_ratio(
+  coefficient: float, limit: optax.Schedule | None = None
+) -> optax.GradientTransformation:
+  """Scales each leaf by its trust ratio, coefficient * |parameter| / |update|.
 
   The factor is 1 where either norm is 0. optax's part reads every array twice,
   to make the norm differentiable at zero, which costs 4 % of a step on a TPU.
+
+  Args:
+    coefficient: of the ratio.
+    limit: step -> learning rate, by which the result will be multiplied: the
+      factor is then min(ratio / rate, 1), 1 at a rate of 0; None: the ratio.
   """
 
-  def scale(update: jax.Array, param: jax.Array) -> jax.Array:
+  def scale(update: jax.Array, param: jax.Array, rate: Any) -> jax.Array:
     size, change = jnp.linalg.norm(param), jnp.linalg.norm(update)
     is_zero = (size == 0) | (change == 0)
     ratio = coefficient * size / jnp.where(is_zero, 1.0, change)
+    if rate is not None:
+      ratio /= jnp.maximum(ratio, rate)
     return update * jnp.where(is_zero, 1.0, ratio)
 
-  return optax.stateless(
-    lambda updates, params: jax.tree.map(scale, updates, params)
+  def scale_all(updates: Any, params: Any, rate: Any = None) -> Any:
+    return jax.tree.map(lambda u, p: scale(u, p, rate), updates, params)
+
+  if limit is None:
+    return optax.stateless(scale_all)
+
+  def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    scaled = scale_all(updates, params, limit(state.count))
+    return scaled, state._replace(count=optax.safe_increment(state.count))
+
+  return optax.GradientTransformation(
+    lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update
   )
 
 

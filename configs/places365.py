@@ -10,7 +10,7 @@ method.md 5.9), by default for 1,000 epochs: 440,297 steps. The set is TFDS'
     byol-jax linear --config=evals/linear:places365 --workdir=DIR
 
 The authors report 53.2 % top-1 on Places365 and 58.5 % on ImageNet by linear
-evaluation, where an encoder of ImageNet has 51.0 and 74.3 %.
+evaluation, where an encoder of ImageNet has 51.0 and 74.3 %. Not run here.
 """
 
 from ml_collections import config_dict

@@ -45,6 +45,28 @@ def test_imagenette_is_the_quick_setup_of_the_official_readme():
   assert config.network.encoder == 'ResNet18'
 
 
+def test_cifar10_has_the_published_settings_of_solo_learn():
+  config = configuration.load('cifar10')
+  found = configuration.flatten(config)
+  assert (found['batch_size'], found['epochs']) == (256, 1000)
+  assert (found['network.encoder'], found['network.stem']) == (
+    *('ResNet18', 'small'),
+  )
+  assert config.optimizer.to_dict() == {
+    **{'name': 'lars', 'weight_decay': 1e-5, 'momentum': 0.9},
+    **{'trust_coefficient': 0.02, 'clip_trust_ratio': True},
+  }
+  assert found['schedule.base_rate'] == 1.0
+  assert found['schedule.warmup_epochs'] == 10
+  assert config.network.projector == config.network.predictor == (4096, 256)
+  assert config.target.to_dict() == {'base_tau': 0.99, 'schedule': 'cosine'}
+  for view, solarize in (('view1', 0.0), ('view2', 0.2)):
+    expected = pretrain.view(0.0, solarize).to_dict()
+    assert config.augment[view].to_dict() == expected
+  # Its results in docs/results.md are of the product.
+  assert not configuration.load('cifar10:cpu').optimizer.clip_trust_ratio
+
+
 @pytest.mark.parametrize('name', list(SPEC))
 def test_a_preset_has_the_published_numbers(name):
   assert pretrain.PRESETS.keys() == SPEC.keys()

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from byol_jax import optimizers
 from tests.helpers import tiny_run
@@ -43,12 +44,28 @@ def gradients(step):
   return grads
 
 
+# Name -> the settings, and the factor of a kernel's update from the ratio of
+# the norms and the rate. Some of the clipped ratios are below the rates.
+SGD = {k: v for k, v in SETTINGS.items() if k != 'trust_coefficient'}
+CLIPPED = {'trust_coefficient': 0.5, 'clip_trust_ratio': True}
+SCALINGS = {
+  'sgd': (SGD, lambda ratio, rate: 1),
+  'lars': (SETTINGS, lambda ratio, rate: 1e-3 * ratio),
+  'lars clipped': (
+    SETTINGS | CLIPPED,
+    lambda ratio, rate: min(0.5 * ratio / rate, 1) if rate else 1,
+  ),
+}
+
+
 def rate(step):
+  if step == 1:
+    return 0.0
   return 2.0 * (step + 1) / 3 if step < 3 else 2.0 * 0.4 ** (step - 2)
 
 
-def reference(num_steps, is_lars=True):
-  """LARS, or plain momentum with decay: (parameters, momenta)."""
+def reference(num_steps, factor):
+  """Momentum with decay: (parameters, momenta); see `SCALINGS`."""
   params, momenta = start(), jax.tree.map(np.zeros_like, start())
   for step in range(num_steps):
     for module, leaves in gradients(step).items():
@@ -57,8 +74,8 @@ def reference(num_steps, is_lars=True):
         if (module, name) in ADAPTED:
           update = update + SETTINGS['weight_decay'] * value
           norms = np.linalg.norm(value.ravel()), np.linalg.norm(update.ravel())
-          if is_lars and min(norms) > 0:
-            update *= SETTINGS['trust_coefficient'] * norms[0] / norms[1]
+          if min(norms) > 0:
+            update *= factor(norms[0] / norms[1], rate(step))
         momenta[module][name] = 0.9 * momenta[module][name] + update
         params[module][name] = value - rate(step) * momenta[module][name]
   return params, momenta
@@ -90,15 +107,15 @@ def largest_error(a, b):
   )
 
 
-def test_lars_and_sgd_against_float64():
-  sgd = {k: v for k, v in SETTINGS.items() if k != 'trust_coefficient'}
-  for name, settings in (('lars', SETTINGS), ('sgd', sgd)):
-    optimizer = optimizers.make_optimizer(name, table, **settings)
-    params, state = run(optimizer)
-    expected, momenta = reference(NUM_STEPS, is_lars=name == 'lars')
-    # Six float32 steps.
-    assert largest_error(params, expected) < 2e-6
-    assert largest_error(momentum_of(state), momenta) < 2e-6
+@pytest.mark.parametrize('name', SCALINGS)
+def test_lars_and_sgd_against_float64(name):
+  settings, factor = SCALINGS[name]
+  optimizer = optimizers.make_optimizer(name.split()[0], table, **settings)
+  params, state = run(optimizer)
+  expected, momenta = reference(NUM_STEPS, factor)
+  # Six float32 steps.
+  assert largest_error(params, expected) < 2e-6
+  assert largest_error(momentum_of(state), momenta) < 2e-6
 
 
 def test_kernels_are_those_and_only_those():

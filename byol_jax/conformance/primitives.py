@@ -22,7 +22,11 @@ Arrays = Mapping[str, np.ndarray]
 
 # The LARS steps of the vectors.
 LARS_RATE = 0.7
-LARS = {'weight_decay': 1.5e-6, 'momentum': 0.9, 'trust_coefficient': 1e-3}
+LARS: dict[str, Any] = {
+  'weight_decay': 1.5e-6,
+  'momentum': 0.9,
+  'trust_coefficient': 1e-3,
+}
 # Large results are stored thinned out.
 STRIDE = 16
 # Near the end of a cosine, 1 + cos is a difference of float32 numbers near 1,

@@ -7,7 +7,9 @@
 other sets (appendix D.3; method.md 5.5): 56 trainings of 20,000 steps. What
 the paper leaves open is in docs/faithfulness.md.
 
-`cpu` is not the paper's: a small grid, for minutes on a small set.
+`cpu` is not the paper's: a small grid, for minutes on a small set. Was run on
+an encoder of `cifar10:cpu`, on CPUs: 58.9 % (docs/results.md); `paper` and
+`transfer` were not run.
 """
 
 from ml_collections import config_dict

@@ -17,6 +17,9 @@ pretraining on it. The paper names no hold-out of this set: a share of
 `cpu` is not the paper's: after one forward pass over centre crops the
 classifiers train on the stored features, in seconds for small sets. Features
 of small networks are small, so its rates are higher.
+
+`cpu` was run on encoders of the small presets, on CPUs (docs/results.md); the
+others were run by tests only, on tiny networks.
 """
 
 from ml_collections import config_dict

@@ -7,7 +7,8 @@ method.md 5.2): 53.2 % and 68.8 % top-1 for ResNet-50 after 1,000 epochs. What
 the paper leaves open is in docs/faithfulness.md.
 
 `cpu` is not the paper's: a small grid of equally long trainings, for minutes
-on a small set.
+on a small set. Was run on an encoder of `cifar10:cpu`, on CPUs: 48.0 % on 1 %
+of the labels, 55.8 % on 10 % (docs/results.md); `paper` was not run.
 """
 
 from ml_collections import config_dict

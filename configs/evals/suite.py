@@ -5,6 +5,9 @@
 `paper` has the paper's protocols, `cpu` the smaller ones of `evals/linear:cpu`,
 `evals/transfer:cpu`, `evals/semisup:cpu` and `evals/finetune:cpu`. Each has a
 section with its keys, which its own file explains.
+
+`cpu` was run on an encoder of `cifar10:cpu`, on CPUs (docs/results.md); `paper`
+was not run.
 """
 
 from ml_collections import config_dict

@@ -59,6 +59,7 @@ CHANGED = {
   'optimizer.weight_decay': 0.125,
   'optimizer.momentum': 0.5,
   'optimizer.trust_coefficient': 0.25,
+  'optimizer.clip_trust_ratio': True,
   'schedule.base_rate': 3.0,
   'schedule.warmup_epochs': 1.0,
   'schedule.max_warmup_share': 0.5,
