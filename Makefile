@@ -19,7 +19,7 @@ QUICK := $(patsubst %,tests/%_test.py, \
   checkpoints/trees checkpoints/digests training/recovery)
 
 .PHONY: demo check test test-libtpu test-jobs test-wheel test-export soak lint \
-  types tools clean
+  types tools docs clean
 
 demo: .venv/runtime $(EXTRA:%=.venv/extra-%)
 	$(BIN)/byol-jax pretrain --config=shapes \
@@ -56,6 +56,10 @@ soak: .venv/development
 	  JAX_COMPILATION_CACHE_DIR=.pytest_cache/xla \
 	  JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
 	  $(BIN)/python tests/helpers/soak.py runs/soak --events=200
+
+# The page of the configuration's keys, from the comments beside defaults.
+docs: .venv/runtime
+	$(BIN)/byol-jax config --markdown > docs/configuration.md
 
 lint: .venv/development
 	$(BIN)/ruff check .

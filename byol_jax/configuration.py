@@ -136,7 +136,7 @@ def validate(
 
 def list_presets() -> list[str]:
   """Returns the presets' files, as `configs/small/shapes.py`."""
-  root = _find_root()
+  root = find_root()
   files = (root / 'configs').rglob('*.py')
   return sorted(path.relative_to(root).as_posix() for path in files)
 
@@ -174,7 +174,7 @@ def check_ranges(config: config_dict.ConfigDict) -> None:
 def _read_kind(kind: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
   """Returns {key: default} of all keys of a kind, and its `OPTIMIZERS`."""
   with _import_our_configs():
-    found = runpy.run_path(str(_find_root() / 'configs' / f'{kind}.py'))
+    found = runpy.run_path(str(find_root() / 'configs' / f'{kind}.py'))
     return flatten(found['get_config']()), found.get('OPTIMIZERS', {})
 
 
@@ -205,7 +205,7 @@ def _conform(
     ConfigError: a key is missing or unknown, or a value has another type.
   """
   found = flatten(config)
-  kind = kind or max(KINDS, key=lambda k: _count_common(found, k))
+  kind = kind or find_kind(found)
   defaults = _read_defaults(kind, found.get('optimizer.name'))
   # An augmentation that is None is left out.
   left_out = tuple(
@@ -231,10 +231,10 @@ def _conform(
   return kind
 
 
-def _count_common(found: Mapping[str, Any], kind: str) -> tuple[int, int]:
-  """Returns how many keys a kind shares, and minus how many it has."""
-  keys = _read_kind(kind)[0].keys()
-  return len(found.keys() & keys), -len(keys)
+def find_kind(found: Mapping[str, Any]) -> str:
+  """Returns the kind of `KINDS` that shares most keys, of several the least."""
+  keys = {kind: _read_kind(kind)[0].keys() for kind in KINDS}
+  return max(KINDS, key=lambda k: (len(found.keys() & keys[k]), -len(keys[k])))
 
 
 def _set_value(
@@ -262,7 +262,7 @@ def _set_value(
     section = config[path] if path else config
   if section is None:  # unknown, or the augmentation is left out
     known = [other for other in flatten(config) if other in defaults]
-    raise errors.ConfigError(source + _describe_unknown(key, known, prefix))
+    raise errors.ConfigError(source + describe_unknown(key, known, prefix))
   kind = str if defaults[key] is None else type(defaults[key])
   try:
     parsed = _parse_text(value, kind) if prefix else value
@@ -277,7 +277,7 @@ def _set_value(
       section[name] = new
 
 
-def _describe_unknown(key: str, known: Sequence[str], prefix: str) -> str:
+def describe_unknown(key: str, known: Sequence[str], prefix: str) -> str:
   """Returns the message for a key that a configuration does not have."""
   shown = key if re.fullmatch(r'[\w.]{1,99}', key) else errors.quote(key)
   section = key.rpartition('.')[0]
@@ -354,7 +354,7 @@ def _convert(value: Any, kind: type, default: Any) -> Any:
   return value
 
 
-def _find_root() -> Path:
+def find_root() -> Path:
   """Returns the folder that holds `configs/`."""
   if (_PACKAGE.parent / 'configs' / 'pretrain.py').is_file():
     return _PACKAGE.parent
@@ -364,7 +364,7 @@ def _find_root() -> Path:
 def _find_file(name: str) -> Path:
   """Returns a configuration's file; ConfigError names the nearest preset."""
   suffixed = name if name.endswith('.py') else name + '.py'
-  root = _find_root()
+  root = find_root()
   folders = (root, root / 'configs', root / 'configs' / 'small')
   if files.is_path(name):
     for path in (Path(name).expanduser(), *(f / suffixed for f in folders)):
@@ -391,7 +391,7 @@ def _import_our_configs() -> Iterator[None]:
 
   users = remove()
   package = types.ModuleType('configs')
-  package.__path__ = [str(_find_root() / 'configs')]
+  package.__path__ = [str(find_root() / 'configs')]
   sys.modules['configs'] = package
   try:
     yield

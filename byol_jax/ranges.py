@@ -110,21 +110,8 @@ def check_values(values: Mapping[str, Any]) -> None:
     ConfigError: names the key, what it expects and the value.
   """
   for key, value in values.items():
-    rule = get_rule(key)
-    if rule in CHOICES:
-      expected, fits = f'one of {[*CHOICES[rule]]}', value in CHOICES[rule]
-    elif rule in RANGE_OF:
-      expected, fits = _describe_range(rule), _is_in_range(rule, value)
-    elif rule in _PATHS:
-      expected, fits = (
-        files.EXPECTED_PATH,
-        value in (None, '') or files.is_path(value),
-      )
-    elif rule in _TEXTS:
-      expected, fits = 'at most 100 printable characters', _is_text(value)
-    else:
-      continue
-    if not fits:
+    if not _fits(get_rule(key), value):
+      expected = describe_values(key)
       raise errors.ConfigError(
         f'{key}: expected {expected}, found {errors.quote(value)}'
       )
@@ -136,10 +123,26 @@ def get_rule(key: str) -> str:
   return _SECTION.sub('', key)
 
 
-def is_checked(key: str) -> bool:
-  """Returns whether a table has the key; True and False need none."""
+def describe_values(key: str) -> str:
+  """Returns what values a key may have, '' of one that no table has."""
   rule = get_rule(key)
-  return any(rule in table for table in (CHOICES, RANGE_OF, _PATHS, _TEXTS))
+  if rule in CHOICES:
+    return f'one of {[*CHOICES[rule]]}'
+  if rule in RANGE_OF:
+    return _describe_range(rule)
+  if rule in _PATHS:
+    return files.EXPECTED_PATH
+  return 'at most 100 printable characters' if rule in _TEXTS else ''
+
+
+def _fits(rule: str, value: Any) -> bool:
+  if rule in CHOICES:
+    return value in CHOICES[rule]
+  if rule in RANGE_OF:
+    return _is_in_range(rule, value)
+  if rule in _PATHS:
+    return value in (None, '') or files.is_path(value)
+  return rule not in _TEXTS or _is_text(value)
 
 
 def _check_combinations(values: Mapping[str, Any]) -> None:

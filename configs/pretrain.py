@@ -35,7 +35,8 @@ PRESETS = {
 OPTIMIZERS = {
   'lars': {
     'weight_decay': 1.5e-6,
-    'momentum': 0.9,
+    'momentum': 0.9,  # share of the last update that is added to a new one
+    # Scales the update of each kernel: this times |kernel| / |update|.
     'trust_coefficient': 1e-3,
     # True: a kernel moves at the smaller of trust ratio and learning rate,
     # not at their product (method.md 4.1); for larger coefficients.
@@ -61,18 +62,33 @@ def view(
   """
   return config_dict.ConfigDict(
     {
-      'crop': {'area': (0.08, 1.0), 'ratio': (3 / 4, 4 / 3)},
-      'flip': {'probability': 0.5},
-      'jitter': {
-        'probability': 0.8,
-        'brightness': 0.4,
-        'contrast': 0.4,
-        'saturation': 0.2,
-        'hue': 0.1,
+      'crop': {
+        'area': (0.08, 1.0),  # least and greatest share of the image
+        'ratio': (3 / 4, 4 / 3),  # least and greatest width divided by height
       },
-      'grayscale': {'probability': 0.2},
-      'blur': {'probability': blur_probability, 'sigma': (0.1, 2.0)},
-      'solarize': {'probability': solarize_probability, 'threshold': 0.5},
+      'flip': {
+        'probability': 0.5,  # share of the images that are mirrored
+      },
+      'jitter': {
+        'probability': 0.8,  # share of the images that get these changes
+        'brightness': 0.4,  # most that is added to, or taken from, [0, 1]
+        'contrast': 0.4,  # is multiplied by 1 - this to 1 + this
+        'saturation': 0.2,  # is multiplied by 1 - this to 1 + this
+        'hue': 0.1,  # greatest turn, as a share of the circle of colours
+      },
+      'grayscale': {
+        'probability': 0.2,  # share of the images that lose their colours
+      },
+      'blur': {
+        'probability': blur_probability,  # share of the images that are blurred
+        # Least and greatest standard deviation of the blur, in pixels.
+        'sigma': (0.1, 2.0),
+      },
+      'solarize': {
+        # Share of the images whose bright values are inverted.
+        'probability': solarize_probability,
+        'threshold': 0.5,  # least value in [0, 1] that is inverted
+      },
     }
   )
 
@@ -94,97 +110,147 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
   _, batch_size, base_rate, weight_decay, base_tau = PRESETS[name]
   return config_dict.ConfigDict(
     {
-      'preset': name,  # source of the rates, named in the log
-      'preset_epochs': PRESETS[name][0],
-      'preset_batch_size': batch_size,
+      # The preset of the rates below; the log of a run names it.
+      'preset': name,
+      'preset_epochs': PRESETS[name][0],  # length that its rates are for
+      'preset_batch_size': batch_size,  # batch size that its rates are for
+      # Seed of all random numbers: weights, order, crops, augmentations.
       'seed': 0,
+      # The images: 'shapes', which are generated, a folder, a .tar of one, an
+      # .npz of arrays, a prepared TFDS directory or the name of a TFDS set.
       'dataset': 'imagenet2012',
+      # The folder with the prepared sets of TFDS. Without a value: TFDS's own,
+      # ~/tensorflow_datasets.
       'data_dir': config_dict.placeholder(str),
-      'image_size': 224,
-      'epochs': float(epochs),
-      'batch_size': batch_size,
+      'image_size': 224,  # side of the square views, in pixels
+      'epochs': float(epochs),  # length, in passes over the training images
+      'batch_size': batch_size,  # images of a step, of all devices together
       'network': {
-        'encoder': 'ResNet50',
-        'width': 1.0,
-        'version': 1,
+        'encoder': 'ResNet50',  # the two smallest ones are for CPUs
+        'width': 1.0,  # factor of all channel counts; 1 to 4 in the paper
+        'version': 1,  # of the ResNet; 2: batch norm before convolutions
+        # Scale of the last batch norm of each residual block at the start.
         'gamma_init': 'ones',
+        # The first convolution: 'imagenet' has a 7x7 kernel, stride 2 and
+        # pooling, 'small' a 3x3 kernel, 'small_stride2' the same with stride 2.
         'stem': 'imagenet',
         # 'same' is the paper's. 'torch' pads both sides alike, so that an
         # export fits an unchanged torchvision or timm network.
         'padding': 'same',
-        'projector': (4096, 256),
+        'projector': (4096, 256),  # widths of its hidden layers and its output
+        # Widths of its hidden layers and its output, which is that of the
+        # projector; () for none.
         'predictor': (4096, 256),
+        # Share of the old moving averages of batch norm that a step keeps.
         'bn_decay': 0.9,
-        'bn_epsilon': 1e-5,
+        'bn_epsilon': 1e-5,  # added to the variances of batch norm
       },
-      # A workdir, an exported encoder or a published checkpoint: the run starts
-      # from its weights, both networks and the heads of equal shapes; '': from
-      # random ones.
-      'init': {'checkpoint': ''},
-      'augment': {'view1': view(1.0, 0.0), 'view2': view(0.1, 0.2)},
-      'target': {'base_tau': base_tau, 'schedule': 'cosine'},
-      'objective': {'name': 'regression'},
+      'init': {
+        # A workdir, an exported encoder or a published checkpoint: the run
+        # starts from its weights, both networks and the heads of equal shapes;
+        # '': from random ones.
+        'checkpoint': '',
+      },
+      # What is done to each of the two views of an image, in the order below
+      # for crop, flip, jitter, grayscale, blur and solarize.
+      'augment': {
+        'view1': view(1.0, 0.0),  # always blurred
+        'view2': view(0.1, 0.2),  # at times solarized, rarely blurred
+      },
+      # The target network: a moving average of the online network.
+      'target': {
+        'base_tau': base_tau,  # share of the average that step 0 keeps
+        'schedule': 'cosine',  # of that share: a cosine up to 1, or constant
+      },
+      'objective': {
+        'name': 'regression',  # of the loss: squared distance of unit vectors
+      },
+      # The settings are those of the optimizer of this name; another name
+      # brings its own, see OPTIMIZERS of configs/pretrain.py.
       'optimizer': {
+        # Another one needs another schedule.base_rate: 0.002 suits AdamW at
+        # batch 64.
         'name': 'lars',
         **OPTIMIZERS['lars'],
+        # Share of each kernel: added to its gradient, or with AdamW, times the
+        # rate, taken off the kernel. Biases and batch norm have none.
         'weight_decay': weight_decay,
       },
+      # The learning rate rises from 0 and falls to 0 by a cosine.
       'schedule': {
-        'base_rate': base_rate,
-        'warmup_epochs': 10.0,
-        # Of the run: a longer warm-up is cut to it, as in the shortest
-        # published preset, 10 of 40 epochs.
+        'base_rate': base_rate,  # the highest learning rate, for batches of 256
+        'warmup_epochs': 10.0,  # length of the rise, in epochs
+        # Greatest share of the run that the rise may take, as in the shortest
+        # published preset, 10 of 40 epochs; a longer one is cut.
         'max_warmup_share': 0.25,
-        'scale_with_batch': True,
+        'scale_with_batch': True,  # whether the rate is times batch_size / 256
       },
       'data': {
+        # The images of imagenet2012 that are held out of train: the last 10,009
+        # as in the paper, or the first 10,000 as in the official code.
         'holdout': 'paper',
+        # Share of train that is held out of any other set, to choose rates; and
+        # another one as test images where a folder or .npz has none.
         'heldout_share': 0.1,
+        # Crop of images in evaluations. 'resize': the shorter side becomes
+        # 256/224 of image_size, then the centre (paper). 'crop': the centre
+        # square of 0.875 of the shorter side (official code). 'whole': the
+        # shorter side becomes image_size, then the centre.
         'eval_crop': 'resize',
         # 'once': an image is decoded once for both views; 'crops': each view's
         # window on its own.
         'decoding': 'once',
-        # 'uint8' sends a quarter of the bytes, rounded to 1/255.
+        # How views are sent to the devices. 'uint8' sends a quarter of the
+        # bytes, rounded to 1/255.
         'transfer': 'float32',
         # Keeps the set on the devices and makes its views there, without
-        # TensorFlow, for sets that fit. Pixels differ in their last bits; the
-        # two keys above are ignored.
+        # TensorFlow, for sets that fit. Pixels differ in their last bits;
+        # data.decoding and data.transfer are ignored.
         'resident': False,
       },
-      # The keys below may differ when a run resumes. They do not change the
-      # result, except steps_per_call and what follows a step not finite.
+      # These keys and those of the sections below may differ when a run
+      # resumes. They do not change the result, except input.steps_per_call and
+      # what follows a step that is not finite.
       'input': {
-        'threads': 0,  # 0: one per core
-        # 'none', 'encoded' or 'decoded': keeps the whole set in memory, up to
-        # cache_gib (0: four fifths of the free memory).
+        'threads': 0,  # threads that decode images; 0: one per core
+        # Whether the whole set stays in memory, up to input.cache_gib: as the
+        # encoded files, or as decoded pixels.
         'cache': 'none',
-        'cache_gib': 0.0,
+        'cache_gib': 0.0,  # most GiB of the cache; 0: 4/5 of the free ones
         # More unusable images than max(10, this share) stop the run.
         'max_bad_share': 0.001,
-        'resident_gib': 8.0,  # on each device, for a resident set
+        'resident_gib': 8.0,  # most GiB on each device of a resident set
         # Most steps per device call of a resident set. 0: 25, on a CPU 1,
         # where compiled loops are slow. Changes the last bits of the result.
         'steps_per_call': 0,
       },
+      # The last step, and that at a signal, are always saved.
       'checkpoint': {
-        'every_steps': 1000,
+        'every_steps': 1000,  # steps between two saves; 0: never
+        # Minutes between two saves, with one process only; 0: never.
         'every_minutes': 10.0,
-        'keep': 3,
-        # A folder or gs://BUCKET/RUN; '' is a folder in the workdir.
+        'keep': 3,  # newest checkpoints that are not deleted
+        # Where checkpoints are; '': in the workdir.
         'folder': '',
       },
       'faults': {
-        # More than max_skips steps in a row that are not finite: back to the
-        # last checkpoint, with other images, at most max_rollbacks times.
+        # More steps in a row than this that are not finite: back to the last
+        # checkpoint, with other images.
         'max_skips': 10,
+        # How often a run may go back; the next time it ends with exit code 4.
         'max_rollbacks': 2,
-        # A run ends after this time without images, or 1.1 times this time
-        # without a step; 0: never.
+        # A run ends after this time, in seconds, without images, or 1.1 times
+        # this time without a step; 0: never.
         'stall_seconds': 600.0,
       },
-      'log': {'every_steps': 50, 'tensorboard': True},
-      # kNN accuracy on the test set after each multiple of these steps and the
-      # last, in the process that trains; 0: never.
-      'eval': {'knn_every_steps': 0},
+      'log': {
+        'every_steps': 50,  # steps between two lines of the log
+        'tensorboard': True,  # whether WORKDIR/tensorboard is written too
+      },
+      'eval': {
+        # kNN accuracy on the test set after each multiple of these steps and
+        # the last, in the process that trains; 0: never.
+        'knn_every_steps': 0,
+      },
     }
   )

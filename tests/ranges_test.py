@@ -55,7 +55,9 @@ def test_names_are_those_of_the_method():
 def test_every_key_has_a_range_or_choices_and_every_range_a_key():
   for kind, key in ALL:
     is_bool = isinstance(KEYS[kind][key], bool)
-    assert is_bool or ranges.is_checked(key), f'{key} has no range in ranges.py'
+    assert is_bool or ranges.describe_values(key), (
+      f'{key} has no range in ranges.py'
+    )
   used = {ranges.get_rule(key) for _, key in ALL}
   assert ranges.RANGE_OF.keys() | ranges.CHOICES.keys() <= used
 

@@ -62,7 +62,10 @@ class _Parser(argparse.ArgumentParser):
     """Returns the usual help and what --config.section.key=value may change."""
     text = super().format_help()
     if self.preset:
-      text += f'\nvalues, as in {self.preset}:\n'
+      text += (
+        f'\nvalues, as in {self.preset}; explained by byol-jax config'
+        f' --config={self.preset} [KEY]:\n'
+      )
       config = configuration.read_preset(self.preset)
       for key, value in configuration.flatten(config).items():
         text += f'  {configuration.PREFIX}{key}={value}\n'
@@ -135,6 +138,7 @@ def _add_argument(
   options: dict[str, Any] = {'type': kind or str}
   if not name.startswith('--'):
     options['metavar'] = name.upper()
+    options['nargs'] = None if default is ... else '?'
   elif default is ...:
     options['required'] = True
   else:

@@ -28,6 +28,29 @@ def conformance(dir: str) -> None:
 
 
 @_add_verb(
+  'config',
+  ('key', None, 'a key, a section, or the last part of a key; all without it'),
+  ('--config', 'pretrain', registry.CONFIG_HELP),
+  ('--markdown', False, 'print docs/configuration.md instead'),
+  preset='pretrain',
+)
+def explain_config(
+  spec: str, overrides: list[str], key: str | None, markdown: bool
+) -> None:
+  """Explain the keys of a configuration: value, meaning, allowed values.
+
+  examples: byol-jax config optimizer
+            byol-jax config --config=evals/linear:cpu rates
+  """
+  from byol_jax.cli import config_help
+
+  if markdown:
+    print(config_help.make_page(), end='')
+  else:
+    print(*config_help.list_lines(spec, overrides, key), sep='\n')
+
+
+@_add_verb(
   'data prepare',
   ('source', ..., 'images; see above', registry.PATH),
   ('output', ..., 'a data_dir; others may share it', registry.PATH),

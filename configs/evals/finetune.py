@@ -14,6 +14,8 @@ an encoder of `cifar10:cpu`, on CPUs: 58.9 % (docs/results.md); `paper` and
 
 from ml_collections import config_dict
 
+from configs.evals import knn
+
 VARIANTS = ('paper', 'transfer', 'cpu')
 
 
@@ -23,32 +25,30 @@ def get_config(name: str = 'paper') -> config_dict.ConfigDict:
     raise ValueError(f'unknown argument {name!r}: expected one of {VARIANTS}')
   config = config_dict.ConfigDict(
     {
-      # Default: the set of the pretraining.
-      'dataset': config_dict.placeholder(str),
-      'data_dir': config_dict.placeholder(str),
-      # Where it starts: 'online', 'target'; 'random' trains from scratch.
+      **knn.make_common(),
+      # Where it starts: the 'online' or the 'target' network, or 'random', as
+      # the pretraining began, which trains from scratch.
       'weights': 'online',
-      'calibration_batches': 50,
-      'seed': 0,
-      'batch_size': 1024,
-      # The grid: every rate with every weight decay and every length. Base
-      # rates; each is multiplied by batch_size / 256.
+      'batch_size': 1024,  # images of a step, of all devices together
+      # Base learning rates, each multiplied by batch_size / 256. The grid is
+      # every rate with every weight decay and every length; its best point on
+      # held-out images is reported.
       'rates': (0.005, 0.01, 0.02, 0.05, 0.1),
-      # Divided by the rate, so that a plain step at the peak rate shrinks each
-      # kernel by this share of itself.
+      # Weight decays, divided by the rate, so that a plain step at the peak
+      # rate shrinks each kernel by this share of itself.
       'weight_decays': (0.0,),
-      'lengths': (30.0, 50.0),
-      # Of the lengths: 'epochs' or 'steps'.
-      'length_unit': 'epochs',
-      'momentum': 0.9,
+      'lengths': (30.0, 50.0),  # lengths of the trainings, see length_unit
+      'length_unit': 'epochs',  # unit of `lengths`
+      'momentum': 0.9,  # momentum of SGD, Nesterov's
       # The encoder's rate as a multiple of the classifier's.
       'encoder_rate': 1.0,
       # Statistics of the batch of each device, 'local', or of all devices,
       # 'cross_replica'; 'frozen': moving averages, which are not updated.
       'batch_norm': 'cross_replica',
-      # Of the moving averages; 0: max(1 - 10 / steps per epoch, 0.9).
+      # Share of the old moving averages that a step keeps; 0: max(1 - 10 /
+      # steps per epoch, 0.9).
       'bn_decay': 0.9,
-      # What selects on the held-out images: 'top1' or 'mean_per_class'.
+      # The accuracy that selects on the held-out images.
       'metric': 'top1',
       # Whether the selected point is trained again, on fit and valid.
       'refit': False,

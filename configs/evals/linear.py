@@ -24,6 +24,8 @@ others were run by tests only, on tiny networks.
 
 from ml_collections import config_dict
 
+from configs.evals import knn
+
 _AUGMENTED = {'augmentation': 'pretraining'}
 _REGULARISED = {'logit_clip': 20.0, 'logit_penalty': 0.01}
 VARIANTS = {
@@ -49,21 +51,16 @@ def get_config(name: str = 'paper') -> config_dict.ConfigDict:
     )
   config = config_dict.ConfigDict(
     {
-      # Default: the set of the pretraining.
-      'dataset': config_dict.placeholder(str),
-      'data_dir': config_dict.placeholder(str),
-      # 'online', 'target', 'random' or 'random_calibrated'.
-      'weights': 'online',
-      'calibration_batches': 50,
-      'seed': 0,
-      'batch_size': 1024,
-      'epochs': 80.0,
-      # Base rates; each is multiplied by batch_size / 256.
+      **knn.make_common(),
+      'batch_size': 1024,  # images of a step, of all devices together
+      'epochs': 80.0,  # passes over the training images
+      # Base learning rates, trained side by side; each is multiplied by
+      # batch_size / 256. The best on held-out images is reported.
       'rates': (0.4, 0.3, 0.2, 0.1, 0.05),
-      'momentum': 0.9,
-      # alpha of alpha * tanh(logits / alpha); 0: the logits as they are.
+      'momentum': 0.9,  # momentum of SGD, Nesterov's
+      # Limit of the logits: alpha of alpha * tanh(logits / alpha); 0: none.
       'logit_clip': 0.0,
-      # Times the mean square of the (clipped) logits, added to the loss.
+      # This times the mean square of the (clipped) logits, added to the loss.
       'logit_penalty': 0.0,
       # 'augmented': a random crop and flip at each step; 'cached': features of
       # centre crops, computed once.

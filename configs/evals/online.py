@@ -9,18 +9,14 @@ on an encoder of `cifar10:cpu`, on CPUs: 46.4 % (docs/results.md).
 
 from ml_collections import config_dict
 
+from configs.evals import knn
+
 
 def get_config() -> config_dict.ConfigDict:
   """Returns the configuration of the verb `online`."""
   return config_dict.ConfigDict(
     {
-      # Default: the set of the pretraining, whose classes it must have.
-      'dataset': config_dict.placeholder(str),
-      'data_dir': config_dict.placeholder(str),
-      # 'online', 'target', 'random' or 'random_calibrated'.
-      'weights': 'online',
-      'calibration_batches': 50,
-      'seed': 0,
-      'batch_size': 256,
+      **knn.make_common(),
+      'batch_size': 256,  # images of a forward pass, of all devices
     }
   )

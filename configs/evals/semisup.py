@@ -25,7 +25,8 @@ def get_config(name: str = 'paper') -> config_dict.ConfigDict:
   del config.refit
   config.update(
     {
-      # Of the labels of the training images that are not held out.
+      # Shares of the training images that are not held out, whose labels are
+      # used.
       'fractions': (0.01, 0.1),
       # 'published': of ImageNet those lists of images that TFDS prepares as
       # imagenet2012_subset, without held-out images; 'own': class-balanced

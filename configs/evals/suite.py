@@ -39,16 +39,11 @@ def get_config(name: str = 'paper') -> config_dict.ConfigDict:
     {
       # Names of the sections below, with commas, in the order of the table.
       'protocols': ','.join(sections),
-      # Default: the set of the pretraining; transfer has its own.
-      'dataset': config_dict.placeholder(str),
-      'data_dir': config_dict.placeholder(str),
-      # 'online', 'target', 'random' or 'random_calibrated'.
-      'weights': 'online',
+      # Of all of them; transfer has its own `datasets`.
+      **knn.make_common(),
       # Whether the encoder before its pretraining, with estimated batch-norm
       # averages, is evaluated too, and chance shown: twice the time.
       'beside_random': False,
-      'calibration_batches': 50,
-      'seed': 0,
       # The set of the pretraining, 'imagenet2012', for the paper's numbers;
       # default: what the run, or the card of the weights, says.
       'pretrained_on': config_dict.placeholder(str),

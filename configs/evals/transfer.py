@@ -13,35 +13,33 @@ the twelve sets.
 
 from ml_collections import config_dict
 
+from configs.evals import knn
+
 
 def get_config(name: str = 'paper') -> config_dict.ConfigDict:
   """Returns the configuration of the verb `transfer`: 'paper' or 'cpu'."""
   if name not in ('paper', 'cpu'):
     raise ValueError(f"unknown argument {name!r}: expected 'paper' or 'cpu'")
+  common = knn.make_common()
+  del common['dataset']
   return config_dict.ConfigDict(
     {
-      # With commas: any of food101, cifar10, cifar100, birdsnap, sun397, cars,
-      # aircraft, voc2007, dtd, pets, caltech101 and flowers, and whatever
-      # `dataset` takes elsewhere. 'paper' is all of these.
+      # The sets, with commas: any of food101, cifar10, cifar100, birdsnap,
+      # sun397, cars, aircraft, voc2007, dtd, pets, caltech101 and flowers, and
+      # whatever `dataset` takes elsewhere. 'paper' is all of these.
       'datasets': 'paper',
-      # Default: that of the pretraining.
-      'data_dir': config_dict.placeholder(str),
-      # 'online', 'target', 'random' or 'random_calibrated'.
-      'weights': 'online',
-      'calibration_batches': 50,
-      # Of the resampled test images in the interval of a mean precision.
-      'seed': 0,
-      'batch_size': 256,
+      **common,
+      'batch_size': 256,  # images of a forward pass, of all devices
       # 'whole': the shorter side becomes the image size, bicubic; then a centre
       # crop. Or 'resize', 'crop', see `data.eval_crop` of configs/pretrain.py.
       'eval_crop': 'whole',
-      # Penalties, factors of half the squared norm of the weights against the
-      # sum of the losses: `num_lambdas` from the least to the greatest, evenly
-      # on a logarithmic scale.
+      # The least penalty: a factor of half the squared norm of the weights
+      # against the sum of the losses.
       'min_lambda': 1e-6,
-      'max_lambda': 1e5,
+      'max_lambda': 1e5,  # the greatest penalty
+      # Penalties that are tried, evenly on a logarithmic scale. The best on the
+      # set's `valid` is reported.
       'num_lambdas': 45 if name == 'paper' else 12,
-      # Of L-BFGS, for one penalty.
-      'max_iterations': 1000,
+      'max_iterations': 1000,  # most iterations of L-BFGS for one penalty
     }
   )
