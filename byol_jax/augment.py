@@ -5,7 +5,7 @@ with its own key and is vmapped over the batch. Random crops are drawn on the
 host, in `data/sampling`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import functools
 from typing import Any, NamedTuple
 
@@ -181,17 +181,97 @@ def apply_jitter(image: jax.Array, jitter: Jitter) -> jax.Array:
   return image
 
 
-def apply_sometimes(function: Augment, probability: float) -> Augment:
-  """Returns `function`, applied to an image with a probability."""
-  if probability >= 1:  # no random number is drawn
-    return function
+class Drawn(NamedTuple):
+  """What chance says of one operation on one image."""
 
-  def apply(image: jax.Array, key: jax.Array) -> jax.Array:
+  applied: Any  # bool []; True where the probability is 1
+  values: dict[str, Any]  # name -> number [], arguments of the operation
+
+
+class Operation(NamedTuple):
+  """An operation of a recipe, as a draw and what it does."""
+
+  name: str
+  draw: Callable[[jax.Array], Drawn]  # of the image's key, uint32 [2]
+  apply: Callable[[jax.Array, Drawn], jax.Array]
+
+
+def draw_sigma(key: jax.Array, sigma: tuple[float, float]) -> dict[str, Any]:
+  """Draws the blur's sigma, uniform in its range, pixels."""
+  low, high = sigma
+  return {'sigma': jax.random.uniform(key, minval=low, maxval=high)}
+
+
+# Name -> draw: (key, settings as keywords) -> values, and the function
+# (image, values as keywords) -> image. They act in this order.
+_OPERATIONS: dict[str, tuple[Callable[..., dict], Callable[..., jax.Array]]] = {
+  'flip': (lambda key: {}, lambda image: image[:, ::-1]),
+  'jitter': (
+    lambda key, **strengths: draw_jitter(key, **strengths)._asdict(),
+    lambda image, **values: apply_jitter(image, Jitter(**values)),
+  ),
+  'grayscale': (lambda key: {}, lambda image: clip(to_grayscale(image))),
+  'blur': (draw_sigma, gaussian_blur),
+  'solarize': (lambda key, **settings: settings, invert_above),
+}
+
+
+def make_operations(
+  recipe: Mapping[str, Mapping[str, Any] | None],
+) -> list[Operation]:
+  """Returns the operations of a recipe in their order.
+
+  Args:
+    recipe: the arguments of `make_augment`.
+  """
+  return [
+    _make_operation(index, name, *_OPERATIONS[name], **section)
+    for index, name in enumerate(_OPERATIONS)
+    if (section := recipe[name]) is not None and section['probability'] > 0
+  ]
+
+
+def _make_operation(
+  index: int,
+  name: str,
+  draw_values: Callable[..., dict],
+  function: Callable[..., jax.Array],
+  probability: float,
+  **settings: Any,
+) -> Operation:
+  is_certain = probability >= 1  # no random number is drawn
+
+  def draw(key: jax.Array) -> Drawn:
+    key = jax.random.fold_in(key, index)
+    if is_certain:
+      return Drawn(True, draw_values(key, **settings))
     gate, inner = jax.random.split(key)
     applied = jax.random.uniform(gate) < probability
-    return jnp.where(applied, function(image, inner), image)
+    return Drawn(applied, draw_values(inner, **settings))
 
-  return apply
+  def apply(image: jax.Array, drawn: Drawn) -> jax.Array:
+    changed = function(image, **drawn.values)
+    return changed if is_certain else jnp.where(drawn.applied, changed, image)
+
+  return Operation(name, draw, apply)
+
+
+def run_operations(
+  operations: Sequence[Operation], image: jax.Array, key: jax.Array
+) -> list[tuple[Drawn, jax.Array]]:
+  """Returns what is drawn for each operation, and the image after it.
+
+  Args:
+    operations: from `make_operations`.
+    image: float32 [H, W, 3] in [0, 1].
+    key: of the image in its view, uint32 [2].
+  """
+  stages = []
+  for operation in operations:
+    drawn = operation.draw(key)
+    image = operation.apply(image, drawn)
+    stages.append((drawn, image))
+  return stages
 
 
 def make_augment(
@@ -220,32 +300,19 @@ def make_augment(
     [B, 2]) -> float32 [B, H, W, 3] in [0, 1], without gradient.
   """
 
-  def blurred(image: jax.Array, key: jax.Array) -> jax.Array:
-    low, high = (blur or {})['sigma']
-    sigma = jax.random.uniform(key, minval=low, maxval=high)
-    return gaussian_blur(image, sigma)
-
-  def jittered(image: jax.Array, key: jax.Array) -> jax.Array:
-    strengths = {k: v for k, v in (jitter or {}).items() if k != 'probability'}
-    return apply_jitter(image, draw_jitter(key, **strengths))
-
-  operations = (
-    (flip, lambda image, _: image[:, ::-1]),
-    (jitter, jittered),
-    (grayscale, lambda image, _: clip(to_grayscale(image))),
-    (blur, blurred),
-    (solarize, lambda x, _: invert_above(x, (solarize or {})['threshold'])),
+  operations = make_operations(
+    {
+      'flip': flip,
+      'jitter': jitter,
+      'grayscale': grayscale,
+      'blur': blur,
+      'solarize': solarize,
+    }
   )
-  steps = [
-    (index, apply_sometimes(function, section['probability']))
-    for index, (section, function) in enumerate(operations)
-    if section is not None and section['probability'] > 0
-  ]
 
   def one(image: jax.Array, key: jax.Array) -> jax.Array:
-    for index, step in steps:
-      image = step(image, jax.random.fold_in(key, index))
-    return clip(image)
+    stages = run_operations(operations, image, key)
+    return clip(stages[-1][1] if stages else image)
 
   def augment(images: jax.Array, keys: jax.Array) -> jax.Array:
     return jax.lax.stop_gradient(jax.vmap(one)(to_float(images), keys))

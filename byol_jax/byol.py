@@ -94,9 +94,7 @@ def make_loss(
   ) -> tuple[jax.Array, tuple[dict[str, Any], Scalars]]:
     keys = parallel.make_image_keys(state.rng, state.step, len(batch['view1']))
     views = [
-      augment(
-        batch[f'view{i + 1}'], jax.vmap(jax.random.fold_in, (0, None))(keys, i)
-      )
+      augment(batch[f'view{i + 1}'], parallel.fold_in_view(keys, i))
       for i, augment in enumerate(augments)
     ]
     online, online_state = _apply_to_views(

@@ -272,12 +272,17 @@ def make_augments(
   config: config_dict.ConfigDict,
 ) -> tuple[augment.Augment, augment.Augment]:
   """Returns the augmentations of the two views, without their crops."""
-  view1, view2 = (
-    # The crop is the data's part of a view.
-    augment.make_augment(**{k: v for k, v in view.items() if k != 'crop'})
-    for view in (config.augment.view1, config.augment.view2)
-  )
+  view1, view2 = (augment.make_augment(**r) for r in list_recipes(config))
   return view1, view2
+
+
+def list_recipes(config: config_dict.ConfigDict) -> list[dict[str, Any]]:
+  """Returns the arguments of `augment.make_augment` of the two views."""
+  return [
+    # The crop is the data's part of a view.
+    {key: value for key, value in view.items() if key != 'crop'}
+    for view in (config.augment.view1, config.augment.view2)
+  ]
 
 
 def _describe_rates(

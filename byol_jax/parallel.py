@@ -37,6 +37,11 @@ def make_image_keys(
   return jax.vmap(lambda place: jax.random.fold_in(step_key, place))(places)
 
 
+def fold_in_view(keys: jax.Array, view: int) -> jax.Array:
+  """Returns the keys of the images in a view (0 or 1), uint32 [N, 2]."""
+  return jax.vmap(jax.random.fold_in, (0, None))(keys, view)
+
+
 def on_one_device(function: Callable) -> Callable:
   """Returns `function`, compiled, under `AXIS` with size one."""
 

@@ -118,6 +118,37 @@ def check_data(**arguments: Any) -> None:
 
 
 @_add_verb(
+  'views',
+  ('dataset', ..., 'any dataset, or the file of one image', registry.PATH),
+  ('--config', 'pretrain:1000', registry.CONFIG_HELP),
+  ('--output', 'views.png', 'a PNG file', registry.PATH),
+  (
+    '--count',
+    4,
+    'images, the first of a run',
+    parsers.make_parser(int, 1, 64),
+  ),
+  preset='pretrain',
+)
+def views(
+  dataset: str, spec: str, overrides: list[str], output: str, count: int
+) -> None:
+  """Draw both views of some images, with what chance did to each.
+
+  A PNG file with two rows an image: the crop's window, the crop, and the view
+  after each operation, with the drawn values below. They are those of the first
+  images of the first step of a run with this configuration.
+
+  example: byol-jax views ~/Pictures --config=shapes --output=views.png
+  """
+  config = configuration.load(spec, overrides, 'pretrain')
+  from byol_jax.tools import views as views_tool
+
+  drawn = views_tool.run(dataset, config, output=output, count=count)
+  print(errors.to_line(f'both views of {drawn} images: {output}'))
+
+
+@_add_verb(
   'bench input',
   registry.CONFIG,
   registry.JSON,

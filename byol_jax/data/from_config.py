@@ -26,6 +26,7 @@ def make_image_set(
   eval_crop: str | None = None,
   fraction: float | None = None,
   lists: str = 'own',
+  source: base.Source | None = None,
 ) -> Any:
   """Returns a split of the data set of a configuration, for this process.
 
@@ -39,6 +40,7 @@ def make_image_set(
     eval_crop: another one than `data.eval_crop`.
     fraction: of the labelled images of 'fit' to keep, in (0, 1]; see `subsets`.
     lists: 'published' takes the part of ImageNet that is; else an own one.
+    source: the images; None opens the split.
 
   Raises:
     ConfigError: a value of data or input cannot be used.
@@ -46,7 +48,7 @@ def make_image_set(
   """
   from byol_jax.data.loading import image_set
 
-  source = open_split(config, split, dataset)
+  source = source or open_split(config, split, dataset)
   source = _with_cache(config, source) if held else source
   source = _keep_labelled(source, split) if labelled else source
   source = _take_fraction(config, source, fraction, lists)

@@ -108,6 +108,14 @@ class ImageSet:
     """Returns the name of the image with an id."""
     return self._source.file_name(index)
 
+  def read_image(self, index: int) -> np.ndarray:
+    """Returns the image with an id, or the next usable one, uint8 [H, W, 3].
+
+    Raises:
+      DataError: no image can be used, or too many are bad.
+    """
+    return self._fallback.read_next_usable(index)[0]
+
   def read_targets(self) -> np.ndarray | None:
     """Returns which classes each image has; see `base.read_targets`.
 
