@@ -12,15 +12,18 @@ from pathlib import Path
 import statistics
 import sys
 
-CURVE = ('step', 'loss', 'repr_loss', 'top1_accuracy', 'projection_std')
+from byol_jax.training import scalars
+
+CURVE = (
+  *('step', 'total_loss', 'byol_loss', 'top1_accuracy', 'projection_std'),
+)
 POINTS = 20
 
 
 def collect(workdir: Path) -> dict:
   """Reads a workdir."""
   read = lambda name: json.loads((workdir / name).read_text())
-  lines = (workdir / 'scalars.jsonl').read_text().splitlines()
-  records = [json.loads(line) for line in lines]
+  records = [line for line in scalars.read(workdir) if 'byol_loss' in line]
   kept = records[:: max(1, len(records) // POINTS)]
   if kept[-1] is not records[-1]:
     kept.append(records[-1])

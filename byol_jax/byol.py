@@ -103,9 +103,9 @@ def make_loss(
     target, target_state = _apply_to_views(
       forward, state.target_params, state.target_state, views
     )
-    repr_loss = jnp.mean(objective(online, jax.lax.stop_gradient(target)))
+    byol_loss = jnp.mean(objective(online, jax.lax.stop_gradient(target)))
     scalars = {
-      'repr_loss': repr_loss,
+      'byol_loss': byol_loss,
       'projection_std': metrics.projection_std(
         online[0].projection, parallel.mean
       ),
@@ -113,9 +113,9 @@ def make_loss(
     if online[0].logits is not None:
       # The classifier is trained on view 1 only (method.md 1.4).
       scalars |= _score_classifier(online[0].logits, batch)
-    scalars['loss'] = repr_loss + scalars.get('classif_loss', 0.0)
+    scalars['total_loss'] = byol_loss + scalars.get('classifier_loss', 0.0)
     states = {'online_state': online_state, 'target_state': target_state}
-    return scalars['loss'], (states, scalars)
+    return scalars['total_loss'], (states, scalars)
 
   return loss_fn
 
@@ -149,7 +149,7 @@ def _score_classifier(logits: jax.Array, batch: Batch) -> Scalars:
     labels, scalars = jnp.where(is_labelled, labels, 0), {'labelled': share}
     mean = functools.partial(_mean_of_labelled, is_labelled, share)
   return scalars | {
-    'classif_loss': mean(losses.cross_entropy(logits, labels)),
+    'classifier_loss': mean(losses.cross_entropy(logits, labels)),
     'top1_accuracy': mean(metrics.in_top_k(logits, labels, 1)),
     'top5_accuracy': mean(metrics.in_top_k(logits, labels, 5)),
   }

@@ -174,7 +174,7 @@ def test_scalars_are_those_of_separate_passes():
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return (a * b).sum(axis=1) / norms
 
-  repr_loss = 4 - 2 * np.mean(
+  byol_loss = 4 - 2 * np.mean(
     cosine(online[0].prediction, target[1].projection)
     + cosine(online[1].prediction, target[0].projection)
   )
@@ -185,13 +185,13 @@ def test_scalars_are_those_of_separate_passes():
   labels = np.argsort(-logits, axis=1)[rows, ranks].astype(np.int32)
   _, scalars = step(1, batch() | {'labels': labels})
   chosen = logits[rows, labels]
-  classif_loss = np.mean(np.log(np.exp(logits).sum(axis=1)) - chosen)
+  classifier_loss = np.mean(np.log(np.exp(logits).sum(axis=1)) - chosen)
   unit = np.float64(online[0].projection)
   unit /= np.linalg.norm(unit, axis=1, keepdims=True)
   expected = {
-    'repr_loss': repr_loss,
-    'classif_loss': classif_loss,
-    'loss': repr_loss + classif_loss,
+    'byol_loss': byol_loss,
+    'classifier_loss': classifier_loss,
+    'total_loss': byol_loss + classifier_loss,
     'top1_accuracy': 2 / 6,
     'top5_accuracy': 4 / 6,
     'projection_std': np.sqrt(unit.var(axis=0).sum()),
@@ -224,8 +224,10 @@ def test_images_without_a_label_train_no_classifier():
   assert not differing(step(1, partly), step(1, other))
   none = data | {'is_labelled': np.zeros(BATCH_SIZE, bool)}
   state, scalars = step(1, none)
-  assert scalars['labelled'] == scalars['classif_loss'] == 0
-  assert scalars['loss'] == scalars['repr_loss'] and not scalars['skipped']
+  assert scalars['labelled'] == scalars['classifier_loss'] == 0
+  assert (
+    scalars['total_loss'] == scalars['byol_loss'] and not scalars['skipped']
+  )
   trace = optax.tree_utils.tree_get(state.opt_state, 'trace')
   assert not np.any(trace['classifier']['b'])
 
@@ -243,7 +245,7 @@ def test_each_labelled_image_counts_once_whatever_device_has_it():
   found = jax.vmap(score, axis_name=parallel.AXIS)(logits, labels, is_labelled)
   rows = logits[is_labelled], labels[is_labelled]
   expected = {
-    'classif_loss': losses.cross_entropy(*rows).mean(),
+    'classifier_loss': losses.cross_entropy(*rows).mean(),
     'top1_accuracy': metrics.in_top_k(*rows, 1).mean(),
     'top5_accuracy': metrics.in_top_k(*rows, 5).mean(),
     'labelled': 5 / 12,
@@ -266,7 +268,8 @@ def test_without_labels_there_is_no_classifier():
   assert jax.tree.structure(new) == jax.tree.structure(state)
   assert not any('classifier' in module for module in new.online_params)
   assert scalars.keys() == {
-    'loss', 'repr_loss', 'projection_std', 'tau', 'learning_rate', 'skipped',
+    'total_loss', 'byol_loss', 'projection_std', 'tau', 'learning_rate',
+    'skipped',
   }  # fmt: skip
 
 
@@ -274,7 +277,7 @@ def test_the_loss_falls():
   state, seen = None, []
   for _ in range(12):
     state, scalars = step(4, state=state)
-    seen.append(scalars['repr_loss'])
+    seen.append(scalars['byol_loss'])
   assert seen[-1] < seen[0] - 0.5
 
 

@@ -119,7 +119,7 @@ def test_a_broken_file_is_replaced_in_training_and_left_out_of_knn(
   shutil.copytree(labelled[0], folder)
   next(folder.glob('ant/*.png')).write_text('no image')
   code, output, _ = run(*pretrain(folder, workdir))
-  assert code == 0 and re.search(r'^done: step 2, loss \d', output, re.M)
+  assert code == 0 and re.search(r'^done: step 2, byol_loss \d', output, re.M)
   code, output, _ = run('knn', f'--workdir={workdir}', '--json')
   assert code == 0
   results = json.loads(output.splitlines()[-1])

@@ -63,8 +63,8 @@ def pretrain(workdir: str, **job: Any) -> None:
   if last['unusable_images']:
     log(f'{last["unusable_images"]} images could not be used; see above')
   done = 'done before: step {step}'
-  if 'loss' in last:
-    done = 'done: step {step}, loss {loss:.4f}, {seconds:.0f} s'
+  if 'byol_loss' in last:
+    done = 'done: step {step}, byol_loss {byol_loss:.4f}, {seconds:.0f} s'
   log(f'{done.format(**last)}; {workdir}')
 
 

@@ -28,6 +28,7 @@ from byol_jax import (
 from byol_jax.conformance import compare, primitives
 from byol_jax.convert import deepmind
 from byol_jax.distributed import placement
+from byol_jax.training import scalars as scalars_lib
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -81,7 +82,10 @@ def compare_run(
   peak = config.schedule.base_rate * config.batch_size / 256
   for key, theirs in arrays.items():
     name = key.removeprefix('logs/')
-    if name != key and name in logs:
+    name = scalars_lib.OLD_NAMES.get(
+      name, name
+    )  # as the official code names it
+    if key.startswith('logs/') and name in logs:
       floor = primitives.RATE_FLOOR * peak if name == 'learning_rate' else 0.0
       yield compare.compare_scalars(
         f'{tag}: {key}', key, logs[name], theirs, floor

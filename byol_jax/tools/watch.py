@@ -14,14 +14,13 @@ import time
 from typing import Any
 
 from ml_collections import config_dict
-import tensorboardX
 
 from byol_jax import configuration, errors, files, pretrained
 from byol_jax.checkpoints import checkpointer
 from byol_jax.data import from_config
 from byol_jax.evals import features, knn, online, splits
 from byol_jax.evaluation import origins, protocols
-from byol_jax.training import logs, workdir as workdir_lib
+from byol_jax.training import events, workdir as workdir_lib
 
 Log = Callable[[str], None]
 # What a line of evaluations.jsonl may raise that is none of ours.
@@ -150,11 +149,11 @@ class Watcher:
       )
       del self._configs['online']
     self.done = self._read_done()
-    self._events: tensorboardX.SummaryWriter | None = None
+    self._events: events.Events | None = None
     if run.config.log.tensorboard:
       # TensorBoard reads one file of a folder at a time: not that of the run.
       folder = run.path / 'tensorboard' / 'watch'
-      self._events = logs.open_events(folder, max(self.done, default=-1))
+      self._events = events.Events(folder, max(self.done, default=-1))
 
   def list_new_steps(self) -> list[int]:
     """Returns the steps that are to be evaluated, the oldest first."""
@@ -229,11 +228,12 @@ class Watcher:
     if self._events is None:
       return
     try:
-      for key, value in results.items():
-        if isinstance(value, float):
-          tag = key if key.startswith(name) else f'{name}_{key}'
-          self._events.add_scalar(tag, value, encoder.step)
-      self._events.flush()
+      values = {
+        key if key.startswith(name) else f'{name}_{key}': value
+        for key, value in results.items()
+        if isinstance(value, float)
+      }
+      self._events.write(encoder.step or 0, values)
     except OSError as error:
       self._log(f'warning: tensorboard cannot be written: {error.strerror}')
       self._events = None

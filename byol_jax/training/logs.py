@@ -19,10 +19,10 @@ import sys
 import time
 from typing import Any, TextIO
 
-import tensorboardX
 import tqdm
 
 from byol_jax import errors, files
+from byol_jax.training import events, scalars as scalars_lib
 
 # The input is the bottleneck if waiting for it takes more of the time.
 _MAX_DATA_WAIT = 0.5
@@ -66,7 +66,7 @@ class Logs:
     self._pace_start = (start_step, clock())
     self._is_first_line = True
     self._lines: io.FileIO | None = None
-    self._events: tensorboardX.SummaryWriter | None = None
+    self._events: events.Events | None = None
     self._bar = tqdm.tqdm(
       total=num_steps,
       initial=start_step,
@@ -82,7 +82,7 @@ class Logs:
       self._lines = _open_lines(folder / 'scalars.jsonl', start_step)
     if tensorboard:
       with self._warn_on_failure('tensorboard'):
-        self._events = open_events(folder / 'tensorboard', start_step)
+        self._events = events.Events(folder / 'tensorboard', start_step)
 
   def tick(self, step: int) -> None:
     """Moves a terminal's progress bar to `step`; cheap enough for each step."""
@@ -93,7 +93,7 @@ class Logs:
     """Logs scalars, those of `Meter` too, after `step` completed steps."""
     if self._silent:
       return
-    values = {name: float(value) for name, value in scalars.items()}
+    values = scalars_lib.order({k: float(x) for k, x in scalars.items()})
     now = self._clock()
     self._write_files(step, now, values)
     self._show(step, now, values)
@@ -122,9 +122,7 @@ class Logs:
         _append_line(self._lines, step, now, values)
     if self._events is not None:
       with self._warn_on_failure('tensorboard'):
-        for name, value in values.items():
-          self._events.add_scalar(name, value, step, now)
-        self._events.flush()
+        self._events.write(step, values, now)
 
   def note(self, text: str) -> None:
     """Prints one line of text."""
@@ -229,25 +227,6 @@ def _format_scalars(values: Mapping[str, float]) -> list[str]:
     fields.append(f'{values["images_per_second"]:.4g} images/s')
     fields.append(f'data wait {100 * values["data_wait"]:.0f} %')
   return fields
-
-
-def open_events(
-  folder: pathlib.Path, start_step: int
-) -> tensorboardX.SummaryWriter:
-  """Opens TensorBoard events that hide those of steps after `start_step`.
-
-  The writer's thread ends silently when it meets a full disk, and a bounded
-  queue would then block the run. So the queue has no bound, and the thread
-  itself writes once a day: the error is raised to the caller of `flush`.
-  """
-  return tensorboardX.SummaryWriter(
-    str(folder),
-    purge_step=start_step + 1,
-    max_queue=0,
-    flush_secs=86_400,
-    # File names contain whole seconds: two quick starts must differ.
-    filename_suffix=f'.{os.getpid()}.{start_step}',
-  )
 
 
 def _open_lines(path: pathlib.Path, start_step: int) -> io.FileIO:

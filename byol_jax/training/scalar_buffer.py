@@ -19,7 +19,7 @@ MAX_CALLS_IN_FLIGHT = 2
 SCHEDULES = ('tau', 'learning_rate')
 # Scalars whose mean over steps has the weight `LABELLED`, where it is given: a
 # batch without a label says nothing of them.
-OF_LABELLED = ('classif_loss', 'top1_accuracy', 'top5_accuracy')
+OF_LABELLED = ('classifier_loss', 'top1_accuracy', 'top5_accuracy')
 LABELLED = 'labelled'
 
 

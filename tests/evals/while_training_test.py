@@ -33,7 +33,7 @@ def read_lines(workdir):
   lines = (workdir / 'scalars.jsonl').read_text().splitlines()
   found = [json.loads(line) for line in lines]
   kept = [{k: v for k, v in x.items() if k not in MEASURED} for x in found]
-  is_log = ['loss' in line for line in kept]
+  is_log = ['byol_loss' in line for line in kept]
   return (
     [line for line, yes in zip(kept, is_log) if yes],
     [line for line, yes in zip(kept, is_log) if not yes],

@@ -11,7 +11,7 @@ import pytest
 import tensorboardX
 from tensorboardX.proto import event_pb2
 
-from byol_jax.training import logs
+from byol_jax.training import logs, scalars as scalars_lib
 from tests.helpers import full_disk
 
 
@@ -71,16 +71,18 @@ def test_scalars_reach_all_three_places(tmp_path, monkeypatch):
   seen, add = [], tensorboardX.SummaryWriter.add_scalar
   monkeypatch.setattr(
     *(tensorboardX.SummaryWriter, 'add_scalar'),
-    lambda self, *arguments: seen.append(arguments) or add(self, *arguments),
+    lambda self, *x, **more: seen.append(x) or add(self, *x, **more),
   )
-  scalars = {'loss': np.float32(1.5), 'accuracy': 1}
+  scalars = {'accuracy': 1, 'byol_loss': np.float32(1.5)}
   for kind in (io.StringIO, Terminal):
     options = {'silent': True, 'kind': kind}
     assert write_steps(tmp_path, [10], scalars, **options) == ''
   assert not seen and not list(tmp_path.iterdir())
   output = write_steps(tmp_path, [10], scalars, clock=Clock())
   (line,) = read_lines(tmp_path)
-  assert line == {'accuracy': 1.0, 'loss': 1.5, 'step': 10, 'time': 1000.0}
+  assert line == {
+    **{'accuracy': 1.0, 'byol_loss': 1.5, 'step': 10, 'time': 1000.0}
+  }
   assert list(line) == sorted(line)
   events = [
     (value.tag, value.simple_value, event.step, event.wall_time)
@@ -88,8 +90,26 @@ def test_scalars_reach_all_three_places(tmp_path, monkeypatch):
     for value in event.summary.value
   ]
   assert events == seen
-  assert seen == [('loss', 1.5, 10, 1000.0), ('accuracy', 1.0, 10, 1000.0)]
-  assert output.startswith('step 10/100  loss 1.5  accuracy 1')
+  assert seen == [
+    ('byol_loss', 1.5, 10, 1000.0),
+    ('accuracy', 1.0, 10, 1000.0),
+  ]
+  assert output.startswith('step 10/100  byol_loss 1.5  accuracy 1')
+
+
+def test_tensorboard_says_once_what_a_scalar_means(tmp_path):
+  write_steps(tmp_path, [10, 20], {'byol_loss': 1, 'x': 2})
+  found = [
+    (event.step, value.tag, value.metadata.summary_description)
+    for event in read_events(tmp_path)
+    for value in event.summary.value
+  ]
+  assert found == [
+    (10, 'byol_loss', scalars_lib.describe('byol_loss')),
+    (10, 'x', ''),
+    (20, 'byol_loss', ''),
+    (20, 'x', ''),
+  ]
 
 
 def test_numbers_that_are_not_finite_are_valid_json(tmp_path):
@@ -106,7 +126,7 @@ def test_a_console_line_has_units_and_the_time_left(tmp_path):
   clock = Clock()
   writer, stream = open_logs(tmp_path, steps=2000, clock=clock)
   scalars = {
-    'loss': 3.2149,
+    'byol_loss': 3.2149,
     'images_per_second': 812.3,
     'learning_rate': 0.0012,
     'data_wait': 0.03,
@@ -120,7 +140,7 @@ def test_a_console_line_has_units_and_the_time_left(tmp_path):
   writer.close()
   first, second, _, warning, *rest = stream.getvalue().splitlines()
   assert second == (
-    'step 200/2000  loss 3.215  learning_rate 0.0012  812.3 images/s'
+    'step 200/2000  byol_loss 3.215  learning_rate 0.0012  812.3 images/s'
     '  data wait 3 %  eta 01:12'
   )
   assert first.endswith('eta 19:00')
@@ -190,9 +210,9 @@ def test_a_full_disk_warns_once_and_leaves_whole_lines(tmp_path, monkeypatch):
   """A limit on the size of files stands for the disk: root has it too."""
   add, added = tensorboardX.SummaryWriter.add_scalar, []
 
-  def count(self, *arguments):
+  def count(self, *arguments, **more):
     added.append(arguments)
-    add(self, *arguments)
+    add(self, *arguments, **more)
 
   monkeypatch.setattr(tensorboardX.SummaryWriter, 'add_scalar', count)
   writer, stream = open_logs(tmp_path)

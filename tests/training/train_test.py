@@ -29,6 +29,7 @@ from byol_jax.training import (
   loop,
   multi_step,
   recovery,
+  scalars,
   train as train_lib,
   watchdog,
 )
@@ -95,12 +96,15 @@ def test_a_run_leaves_its_state_scalars_config_and_versions(unbroken):
   assert logged_steps(unbroken) == [2, 4, 6, 8, 10]
   record = lines(unbroken)[-1]
   assert record.keys() >= {
-    *('loss', 'repr_loss', 'classif_loss', 'top1_accuracy', 'top5_accuracy'),
+    *('total_loss', 'byol_loss', 'classifier_loss', 'top1_accuracy'),
+    'top5_accuracy',
     *('tau', 'learning_rate', 'projection_std'),
     *('images_per_second', 'data_wait'),
   }
-  assert record['loss'] == pytest.approx(
-    record['repr_loss'] + record['classif_loss'], rel=1e-5
+  for name in record.keys() - {'step', 'time'}:
+    assert scalars.describe(name), name
+  assert record['total_loss'] == pytest.approx(
+    record['byol_loss'] + record['classifier_loss'], rel=1e-5
   )
   config = json.loads((unbroken / 'config.json').read_text())
   assert config['batch_size'] == 8
@@ -317,7 +321,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_named(tmp_path, capsys):
   train(tmp_path, ArraySet(poison={5}))
   assert 'warning: steps 5 were not finite' in capsys.readouterr().out
   assert [line.get('skipped', 0) for line in lines(tmp_path)] == [0, 0, 1, 0, 0]
-  assert all(np.isfinite(line['loss']) for line in lines(tmp_path))
+  assert all(np.isfinite(line['total_loss']) for line in lines(tmp_path))
   assert_finite(tmp_path)
 
 
@@ -375,7 +379,7 @@ def test_a_run_that_does_not_recover_ends_and_keeps_its_checkpoint(
 def test_unlabelled_data_train_without_a_classifier(tmp_path):
   flips = {key.replace('.', '__'): x for key, x in FLIP_ONLY.items()}
   result = train(tmp_path, ArraySet(num_classes=None), **flips)
-  assert 'classif_loss' not in result
+  assert 'classifier_loss' not in result
   assert not any('classifier' in name for name in arrays_of(tmp_path))
 
 
@@ -494,7 +498,7 @@ def test_calls_end_where_something_is_logged_or_saved(
   # Means over the interval of each line make up the mean of all.
   lengths = np.diff([0, *logged_steps(tmp_path)])
   (whole,) = lines(resident_unbroken)
-  for key in ('loss', 'top1_accuracy'):
+  for key in ('total_loss', 'top1_accuracy'):
     found = np.average([line[key] for line in lines(tmp_path)], weights=lengths)
     assert found == pytest.approx(whole[key], rel=1e-5)
   for key in ('tau', 'learning_rate'):
@@ -535,7 +539,7 @@ def test_a_resident_set_trains_as_the_streamed_one(resident_unbroken, tmp_path):
   assert expected['step'] == 2 and len(rest) == 4
   for name in ('many', 'one'):
     found = lines(tmp_path / name)[0]
-    for key in ('loss', 'projection_std'):
+    for key in ('byol_loss', 'projection_std'):
       assert found[key] == pytest.approx(expected[key], rel=1e-5), (name, key)
 
 
