@@ -7,6 +7,7 @@ from ml_collections import config_dict
 
 from byol_jax import errors, files, parallel, pretrained
 from byol_jax.convert import from_file, shapes
+from byol_jax.data import from_config
 from byol_jax.evals import features
 
 
@@ -90,3 +91,25 @@ def make_data_config(
     data.data_dir = config.data_dir
   data.seed = config.seed
   return data
+
+
+def list_fingerprints(
+  origin: Origin, config: config_dict.ConfigDict, dataset: str | None = None
+) -> list[str | None]:
+  """Returns what changes when the images of an evaluation do.
+
+  Args:
+    origin, config: see `make_data_config`.
+    dataset: another set than that of `config`.
+
+  Returns:
+    The fingerprint of each split; None of one that cannot be opened.
+  """
+  found: list[str | None] = []
+  for split in ('train', 'valid', 'test'):
+    try:
+      data = from_config.resolve_paths(make_data_config(origin, config))
+      found.append(from_config.open_split(data, split, dataset).fingerprint)
+    except errors.UserError:
+      found.append(None)
+  return found

@@ -18,17 +18,8 @@ from byol_jax.checkpoints import digests
 from byol_jax.convert import from_file
 from byol_jax.data import catalog
 from byol_jax.distributed import processes
-from byol_jax.evals import (
-  features,
-  paper_results,
-  transfer as transfer_lib,
-)
-from byol_jax.evaluation import (
-  comparison,
-  origins,
-  protocols,
-  table,
-)
+from byol_jax.evals import features, paper_results, transfer as transfer_lib
+from byol_jax.evaluation import comparison, origins, protocols, table
 
 JSON, MARKDOWN = 'suite.json', 'suite.md'
 RANDOM = 'random_calibrated'
@@ -116,14 +107,17 @@ def suite(
   found: dict[tuple[str, str], dict[str, Any]] = {}
   result: dict[str, Any] = {}
   origin = subjects[0].open()[0]
+  fingerprints: dict[str | None, Any] = {}  # by the set
   for subject, task in itertools.product(subjects, tasks):
     if task.protocol == 'online' and subject is not subjects[0]:
       continue  # its classifier was not trained
     key = _make_key(task, subject, origin)
-    if 'results' in entries.get(key, {}):
+    images = _find_images(task, origin, fingerprints)
+    if _is_done(entries.get(key, {}), images):
       log(f'suite: {task.title}, {subject.weights}: measured before')
     else:
-      entries[key] = _run_task(task, subject, folder, log)
+      entry = _run_task(task, subject, folder, log)
+      entries[key] = entry | {'images': images}
     found[task.title, subject.weights] = entries[key]
     result = _tabulate(config, origin, tasks, found)
     if jax.process_index() == 0:
@@ -229,6 +223,24 @@ def _make_key(task: Task, subject: Subject, origin: origins.Origin) -> str:
     *(task.config.to_dict(), origin.config.to_dict()),
   ]
   return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _find_images(
+  task: Task, origin: origins.Origin, known: dict[str | None, Any]
+) -> Any:
+  """Returns the fingerprints of an evaluation's images; `known` keeps them."""
+  dataset = None
+  if task.protocol == 'transfer' and task.dataset is not None:
+    dataset = catalog.TRANSFER_SETS.get(task.dataset, task.dataset)
+  if dataset not in known:
+    found = origins.list_fingerprints(origin, task.config, dataset)
+    known[dataset] = processes.broadcast_json('suite/images', found)
+  return known[dataset]
+
+
+def _is_done(entry: Mapping[str, Any], images: Any) -> bool:
+  # One without `images` is of a version that did not keep them.
+  return 'results' in entry and entry.get('images', images) == images
 
 
 def _run_task(

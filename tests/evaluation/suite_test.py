@@ -1,6 +1,7 @@
 """A suite measures each evaluation once, whatever happens to the others."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -78,6 +79,20 @@ def test_images_are_encoded_once_and_done_evaluations_are_not_repeated(
   # Both files are made anew of what is there.
   (tmp_path / 'out/suite.json').write_text('{"entries"')
   assert measure(protocols='knn')[0]['rows'] == found['rows'][:2]
+
+
+def test_images_that_changed_are_measured_again(measure, tmp_path, monkeypatch):
+  for name in ('one', 'two'):
+    tiny_folder.write(tmp_path / name / 'images')
+    monkeypatch.chdir(tmp_path / name)
+    options = {'protocols': 'knn', 'dataset': 'images'}
+    assert started(measure(**options)[1])[0] == 'knn'
+    assert started(measure(**options)[1]) == []
+    # The same set in another folder is the same.
+    pathlib.Path('images/ant/00.jpg').write_bytes(
+      pathlib.Path('images/bee/00.jpg').read_bytes()
+    )
+    assert started(measure(**options)[1])[0] == 'knn'
 
 
 def test_the_random_encoder_and_chance_stand_beside(measure):
