@@ -105,12 +105,12 @@ def _pretrain(
   if config.init.checkpoint and '://' not in config.init.checkpoint:
     # So that the same command resumes from any folder.
     path = os.path.abspath(os.path.expanduser(config.init.checkpoint))
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-      config.init.checkpoint = path
+    config = _replace(config, {'init.checkpoint': path})
   placement.check_batch_size('batch_size', config.batch_size)
   train.require_same_dataset(dataset)
   method = experiment.build(config, dataset.num_examples, dataset.num_classes)
+  if config.steps == 'auto':  # a run that resumes has this number of steps
+    config = _replace(config, {'steps': method.num_steps})
   method = _start_from_weights(method, config, record)
   evaluate = None
   if config.eval.knn_every_steps:
@@ -132,6 +132,16 @@ def _pretrain(
     origin=_find_origin(method, record, workdir),
     evaluate=evaluate,
   )
+
+
+def _replace(
+  config: config_dict.ConfigDict, values: dict[str, Any]
+) -> config_dict.ConfigDict:
+  """Returns a locked copy of a configuration with some values."""
+  config = config.copy_and_resolve_references()
+  with config.ignore_type():
+    config.update_from_flattened_dict(values)
+  return config.lock()
 
 
 def _find_origin(
@@ -194,11 +204,8 @@ def _read_record(
   record, old = processes.raise_on_all(
     'old values', read if is_first else lambda: (None, {})
   )
-  kept = config.copy_and_resolve_references()
-  kept.update_from_flattened_dict(
-    processes.broadcast_json('old values/values', old)
-  )
-  return kept.lock(), record
+  old = processes.broadcast_json('old values/values', old)
+  return _replace(config, old), record
 
 
 def load(

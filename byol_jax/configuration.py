@@ -49,7 +49,8 @@ def load(
       `section.key` to values. Values keep the type of their key: an int may
       stand for a float, a list for a tuple, a path for text. The last of a key
       counts. Another `optimizer.name` first replaces the section by the
-      settings of that optimizer in configs/pretrain.py.
+      settings of that optimizer in configs/pretrain.py; `steps` without
+      `epochs` sets these to 0, and the reverse.
     kind: one of `KINDS`; None for the one with the most keys of the file.
 
   Raises:
@@ -57,11 +58,10 @@ def load(
       or missing; a value of another type or out of its range.
   """
   config = read_preset(spec)
-  prefix = '' if isinstance(overrides, Mapping) else PREFIX
   if isinstance(overrides, Mapping):
-    values = [*overrides.items()]
+    prefix, values = '', [*overrides.items()]
   else:
-    values = [_split_argument(argument) for argument in overrides]
+    prefix, values = PREFIX, [*map(_split_argument, overrides)]
   kind = _conform(config, kind, f'--config={errors.quote(spec)}: ')
   optimizer = dict(values).get('optimizer.name')
   settings = _read_kind(kind)[1].get(str(optimizer))
@@ -69,6 +69,9 @@ def load(
     with config.unlocked():
       config.optimizer = config_dict.ConfigDict({'name': optimizer, **settings})
   defaults = _read_defaults(kind, flatten(config).get('optimizer.name'))
+  for key, value in ranges.list_excluded(dict(values)).items():
+    if key in defaults:
+      _set_value(config, defaults, key, value)
   for key, value in values:
     _set_value(config, defaults, key, value, prefix=prefix)
   check_ranges(config)
@@ -264,13 +267,15 @@ def _set_value(
     known = [other for other in flatten(config) if other in defaults]
     raise errors.ConfigError(source + describe_unknown(key, known, prefix))
   kind = str if defaults[key] is None else type(defaults[key])
+  words = ranges.WORDS.get(key, ())
   try:
     parsed = _parse_text(value, kind) if prefix else value
-    new = _convert(parsed, kind, defaults[key])
+    new = parsed if parsed in words else _convert(parsed, kind, defaults[key])
   except TypeError:
+    likes = ' or '.join(map(repr, (defaults[key], *words)))
     raise errors.ConfigError(
-      f'{source}{prefix}{key}: expected {kind.__name__} like'
-      f' {defaults[key]!r}, found {errors.quote(value)}'
+      f'{source}{prefix}{key}: expected {kind.__name__} like {likes}, found'
+      f' {errors.quote(value)}'
     ) from None
   if repr(new) != repr(section[name]):  # else a reference stays one
     with section.unlocked(), section.ignore_type():
@@ -285,32 +290,15 @@ def describe_unknown(key: str, known: Sequence[str], prefix: str) -> str:
   beside = [name for name in known if name.startswith(f'{section}.')]
   if inside:
     problem, names = 'is a section; keys', inside
-  elif near := _find_near(key, known):
+  elif near := ranges.find_near_keys(key, known):
     problem, names = 'no such key; nearest', near
   elif beside:
     problem, names = f'no such key; keys of {section}', beside
   else:
-    tops = dict.fromkeys(name.partition('.')[0] for name in known)
-    listed = ', '.join(tops)
+    listed = ', '.join(dict.fromkeys(name.partition('.')[0] for name in known))
     return f'{prefix}{shown}: no such key; keys and sections: {listed}'
   listed = ', '.join(f'{prefix}{name}' for name in names)
   return f'{prefix}{shown}: {problem}: {listed}'
-
-
-def _find_near(key: str, known: Sequence[str]) -> list[str]:
-  """Returns at most three keys or sections that may have been meant."""
-  last = key.rpartition('.')[2]
-  near = difflib.get_close_matches(key, known, cutoff=0.85)
-  parts = [name.split('.') for name in known]
-  names = ['.'.join(x[:i]) for i in range(1, 5) for x in parts]
-  last_parts = {name: name.rpartition('.')[2] for name in names}
-  for part in difflib.get_close_matches(
-    last, dict.fromkeys(last_parts.values()), cutoff=0.7
-  ):
-    near += [name for name in last_parts if last_parts[name] == part]
-  if len(last) > 3:
-    near += [name for name in last_parts if last in last_parts[name]]
-  return [*dict.fromkeys(near)][:3]
 
 
 def _parse_text(text: str, kind: type) -> Any:
@@ -344,8 +332,7 @@ def _convert(value: Any, kind: type, default: Any) -> Any:
     value = os.fspath(value)
   if kind is float and type(value) is int and abs(value) < 2**63:
     value = float(value)
-  is_kind = isinstance(value, kind)
-  if not is_kind or isinstance(value, bool) != (kind is bool):
+  if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
     raise TypeError
   if kind is int and abs(value) >= 2**63:  # its text may have no end
     raise TypeError

@@ -32,6 +32,7 @@ from byol_jax import (
 OLD_VALUES: dict[str, Any] = {
   'network.padding': 'same',
   'optimizer.clip_trust_ratio': False,
+  'steps': 0,
   'schedule.max_warmup_share': 1.0,
   'data.eval_crop': 'resize',
   'data.decoding': 'once',
@@ -46,6 +47,9 @@ OLD_VALUES: dict[str, Any] = {
   'init.checkpoint': '',
   'eval.knn_every_steps': 0,
 }
+
+# Shorter runs were worse than no training (docs/results.md).
+SHORT_RUN = 1000
 
 Update = Callable[
   [byol.ByolState, byol.Batch], tuple[byol.ByolState, byol.Scalars]
@@ -203,7 +207,7 @@ def find_old_values(
 
   They are the `OLD_VALUES` of the keys that the record lacks and
   that have their default in `config`: so the same command resumes a run of an
-  earlier version.
+  earlier version. `steps='auto'` is the number that the run began with.
   """
   if 'config' not in record:
     return {}
@@ -215,6 +219,8 @@ def find_old_values(
     for key, value in OLD_VALUES.items()
     if key not in saved and now.get(key) == defaults[key] != value
   }
+  if config.steps == 'auto' and saved.get('steps'):
+    old['steps'] = saved['steps']
   for key, value in old.items():
     logging.warning('%s: %r, as when this run began', key, value)
   return old
@@ -235,16 +241,12 @@ def build(
   """
   configuration.check_ranges(config)
   batch_size = config.batch_size
-  num_steps = schedules.count_steps(config.epochs, num_examples, batch_size)
-  if num_steps < 1:
-    raise errors.ConfigError(
-      f'epochs: {config.epochs:g} of {num_examples} images make no step of'
-      f' batch_size {batch_size}; raise epochs or lower batch_size'
-    )
+  num_steps = _count_steps(config, num_examples)
   rate = schedules.make_learning_rate(
     num_examples=num_examples,
     batch_size=batch_size,
     total_steps=num_steps,
+    in_epochs=not config.steps,
     **config.schedule,
   )
   tau = schedules.tau_schedule(total_steps=num_steps, **config.target)
@@ -264,8 +266,32 @@ def build(
     batch_size=batch_size,
     num_steps=num_steps,
     seed=config.seed,
-    derived=_describe_rates(config, rate, num_examples, num_steps),
+    derived=(
+      *_describe_rates(config, rate, num_examples, num_steps),
+      *_list_warnings(num_examples, num_steps),
+    ),
   )
+
+
+def _count_steps(config: config_dict.ConfigDict, num_examples: int) -> int:
+  """Returns the length of a run; ConfigError if there is none."""
+  batch_size = config.batch_size
+  if config.steps:
+    if batch_size > num_examples:
+      largest = 1 << max(1, num_examples.bit_length() - 1)
+      raise errors.ConfigError(
+        f'batch_size: expected at most {num_examples}, the number of images,'
+        f' found {batch_size}; add images or give --config.batch_size={largest}'
+      )
+    is_auto = config.steps == 'auto'
+    return schedules.choose_steps(num_examples) if is_auto else config.steps
+  num_steps = schedules.count_steps(config.epochs, num_examples, batch_size)
+  if num_steps < 1:
+    raise errors.ConfigError(
+      f'epochs: {config.epochs:g} of {num_examples} images make no step of'
+      f' batch_size {batch_size}; raise epochs or lower batch_size'
+    )
+  return num_steps
 
 
 def make_augments(
@@ -299,19 +325,33 @@ def _describe_rates(
   )
   epochs, batch_size = config.preset_epochs, config.preset_batch_size
   if (config.epochs, config.batch_size) != (epochs, batch_size):
+    length = f'{epochs:g} epochs' if epochs else 'a length in steps'
     preset += (
-      f'; that preset is for {epochs:g} epochs at batch {batch_size:,}: base'
+      f'; that preset is for {length} at batch {batch_size:,}: base'
       ' values kept, steps and peak rate derived'
     )
+  length = config.epochs or num_steps * config.batch_size / num_examples
+  auto = ' (auto)' if config.steps == 'auto' else ''
   numbers = (
-    f'{num_examples:,} images, {config.epochs:g} epochs, batch'
-    f' {config.batch_size:,}: {num_steps:,} steps, {rate.warmup_steps:,} of'
-    f' warm-up, peak learning rate {rate.peak:g}'
+    f'{num_examples:,} images, {length:g} epochs, batch'
+    f' {config.batch_size:,}: {num_steps:,} steps{auto}, {rate.warmup_steps:,}'
+    f' of warm-up, peak learning rate {rate.peak:g}'
   )
   warmup_epochs = config.schedule.warmup_epochs
-  if rate.warmup_steps < schedules.count_steps(
+  if not config.steps and rate.warmup_steps < schedules.count_steps(
     warmup_epochs, num_examples, config.batch_size
   ):
     share = config.schedule.max_warmup_share
     numbers += f' ({share:g} of the run, not the {warmup_epochs:g} epochs set)'
   return preset, numbers
+
+
+def _list_warnings(num_examples: int, num_steps: int) -> list[str]:
+  """Returns what to expect of a run that is short or has few images."""
+  lines = []
+  if num_steps < SHORT_RUN:
+    lines.append(
+      f'warning: {num_steps:,} steps: below about {SHORT_RUN:,} an encoder may'
+      ' be worse than a random one; --config.steps=auto sets a length'
+    )
+  return lines

@@ -4,7 +4,8 @@ Only light packages are imported: names of encoders, objectives and optimizers
 are repeated here, and a test compares them with the tables of the method.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+import difflib
 import re
 from typing import Any
 
@@ -29,8 +30,9 @@ _RANGES = {
   '[0.125, 16]': 'network.width',
   '[0, 10]': 'optimizer.weight_decay encoder_rate logit_penalty',
   '[0, 1e4]': 'logit_clip',
-  '(0, 1e5]': 'epochs preset_epochs rates',
-  '[0, 1e5]': 'schedule.base_rate schedule.warmup_epochs',
+  '(0, 1e5]': 'rates',
+  '[0, 1e5]': """
+    epochs preset_epochs schedule.base_rate schedule.warmup_epochs""",
   '(0, 1e6]': 'input.resident_gib',
   '(0, 1e9]': 'min_lambda max_lambda lengths',
   '[1, 1e5]': 'num_lambdas max_iterations',
@@ -38,7 +40,7 @@ _RANGES = {
     input.cache_gib faults.max_skips faults.max_rollbacks faults.stall_seconds
     checkpoint.every_minutes""",
   '[0, 4096]': 'input.threads input.steps_per_call',
-  '[0, 1e9]': 'checkpoint.every_steps eval.knn_every_steps',
+  '[0, 1e9]': 'steps checkpoint.every_steps eval.knn_every_steps',
   '[1, 1e9]': 'log.every_steps',
   '[1, 1e6]': 'checkpoint.keep ks calibration_batches',
   '[1, 65536]': 'network.projector network.predictor',
@@ -59,6 +61,10 @@ _LENGTHS = {
   **{'network.projector': (1, 3), 'network.predictor': (0, 3)},
   **dict.fromkeys(_DISTINCT, (1, 64)),
 }
+# A key of numbers -> the words that it takes too.
+WORDS: dict[str, tuple[str, ...]] = {'steps': ('auto',)}
+# A key -> another one, and its value while the key counts.
+EXCLUSIVE = {'epochs': ('steps', 0), 'steps': ('epochs', 0.0)}
 CHOICES = {
   'network.encoder': (
     *('ResNet18', 'ResNet34', 'ResNet50', 'ResNet101', 'ResNet152'),
@@ -110,12 +116,37 @@ def check_values(values: Mapping[str, Any]) -> None:
     ConfigError: names the key, what it expects and the value.
   """
   for key, value in values.items():
-    if not _fits(get_rule(key), value):
+    if value not in WORDS.get(key, ()) and not _fits(get_rule(key), value):
       expected = describe_values(key)
       raise errors.ConfigError(
         f'{key}: expected {expected}, found {errors.quote(value)}'
       )
   _check_combinations(values)
+
+
+def find_near_keys(key: str, known: Sequence[str]) -> list[str]:
+  """Returns at most three keys or sections that may have been meant."""
+  last = key.rpartition('.')[2]
+  near = difflib.get_close_matches(key, known, cutoff=0.85)
+  parts = [name.split('.') for name in known]
+  names = ['.'.join(x[:i]) for i in range(1, 5) for x in parts]
+  last_parts = {name: name.rpartition('.')[2] for name in names}
+  for part in difflib.get_close_matches(
+    last, dict.fromkeys(last_parts.values()), cutoff=0.7
+  ):
+    near += [name for name in last_parts if last_parts[name] == part]
+  if len(last) > 3:
+    near += [name for name in last_parts if last in last_parts[name]]
+  return [*dict.fromkeys(near)][:3]
+
+
+def list_excluded(given: Collection[str]) -> dict[str, Any]:
+  """Returns {key: value that turns it off}, for keys that others replace."""
+  return {
+    other: off
+    for key, (other, off) in EXCLUSIVE.items()
+    if key in given and other not in given
+  }
 
 
 def get_rule(key: str) -> str:
@@ -129,7 +160,7 @@ def describe_values(key: str) -> str:
   if rule in CHOICES:
     return f'one of {[*CHOICES[rule]]}'
   if rule in RANGE_OF:
-    return _describe_range(rule)
+    return ' or '.join((_describe_range(rule), *WORDS.get(key, ())))
   if rule in _PATHS:
     return files.EXPECTED_PATH
   return 'at most 100 printable characters' if rule in _TEXTS else ''
@@ -147,6 +178,11 @@ def _fits(rule: str, value: Any) -> bool:
 
 def _check_combinations(values: Mapping[str, Any]) -> None:
   """Raises ConfigError for values that do not go together."""
+  if 'steps' in values and bool(values['steps']) == bool(values['epochs']):
+    raise errors.ConfigError(
+      'epochs, steps: expected one of them and 0 for the other, found epochs'
+      f' {values["epochs"]:g} and steps {values["steps"]}'
+    )
   if predictor := values.get('network.predictor'):
     last = values['network.projector'][-1]
     if predictor[-1] != last:

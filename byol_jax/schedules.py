@@ -12,6 +12,7 @@ import optax
 
 from byol_jax import errors
 
+MIN_AUTO_STEPS = 4000
 _MAX_STEPS = 2**31 - 1  # the step of a state is an int32
 
 
@@ -28,6 +29,15 @@ def count_steps(epochs: float, num_examples: int, batch_size: int) -> int:
       f' batch_size {batch_size}, expected at most {_MAX_STEPS:,}'
     )
   return steps
+
+
+def choose_steps(num_examples: int) -> int:
+  """Returns the length of a run with `steps='auto'`.
+
+  Half as many steps as images, so half of batch_size epochs, and at least
+  `MIN_AUTO_STEPS`: shorter runs gain little, however few the images are.
+  """
+  return max(MIN_AUTO_STEPS, num_examples // 2)
 
 
 class LearningRate(NamedTuple):
@@ -47,23 +57,26 @@ def make_learning_rate(
   num_examples: int,
   batch_size: int,
   total_steps: int,
+  in_epochs: bool = True,
 ) -> LearningRate:
   """Returns the learning rate of the config section `schedule`.
 
   Args:
     base_rate: the peak at batch size 256.
-    warmup_epochs: length of the linear rise.
+    warmup_epochs: length of the linear rise of a run in epochs.
     max_warmup_share: of the run that the rise may take, in [0, 1].
     scale_with_batch: the peak is base_rate * batch_size / 256, else base_rate.
     num_examples: images of the training set.
     batch_size: of all devices.
     total_steps: length of the run.
+    in_epochs: whether `warmup_epochs` counts; else the rise takes
+      `max_warmup_share`.
   """
   peak = base_rate * (batch_size / 256 if scale_with_batch else 1)
-  warmup_steps = min(
-    count_steps(warmup_epochs, num_examples, batch_size),
-    math.floor(max_warmup_share * total_steps),
-  )
+  warmup_steps = math.floor(max_warmup_share * total_steps)
+  if in_epochs:
+    asked = count_steps(warmup_epochs, num_examples, batch_size)
+    warmup_steps = min(asked, warmup_steps)
   schedule = warmup_cosine_schedule(peak, warmup_steps, total_steps)
   return LearningRate(schedule, peak, warmup_steps)
 

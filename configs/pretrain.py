@@ -123,7 +123,11 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
       # ~/tensorflow_datasets.
       'data_dir': config_dict.placeholder(str),
       'image_size': 224,  # side of the square views, in pixels
-      'epochs': float(epochs),  # length, in passes over the training images
+      # Length, in passes over the training images; 0 if `steps` is given.
+      'epochs': float(epochs),
+      # Length, in steps; 0 if `epochs` is given. 'auto' is half the number of
+      # training images, at least 4000.
+      'steps': 0,
       'batch_size': batch_size,  # images of a step, of all devices together
       'network': {
         'encoder': 'ResNet50',  # the two smallest ones are for CPUs
@@ -179,9 +183,11 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
       # The learning rate rises from 0 and falls to 0 by a cosine.
       'schedule': {
         'base_rate': base_rate,  # the highest learning rate, for batches of 256
-        'warmup_epochs': 10.0,  # length of the rise, in epochs
+        # Length of the rise, in epochs, of a run whose length is in epochs.
+        'warmup_epochs': 10.0,
         # Greatest share of the run that the rise may take, as in the shortest
-        # published preset, 10 of 40 epochs; a longer one is cut.
+        # published preset, 10 of 40 epochs; a longer one is cut. With `steps`
+        # the rise is this share.
         'max_warmup_share': 0.25,
         'scale_with_batch': True,  # whether the rate is times batch_size / 256
       },

@@ -43,7 +43,7 @@ def flat_keys(kind):
   (
     *configuration.list_presets(),
     *('pretrain:40', 'pretrain:1000_batch512', 'pretrain:7', 'cifar10:cpu'),
-    *('imagenette:cpu', 'evals/linear:cpu'),
+    *('imagenette:cpu', 'folder:cpu', 'evals/linear:cpu'),
   ),
 )
 def test_every_preset_is_valid_and_locked(spec):
@@ -74,6 +74,38 @@ def test_a_package_configs_of_the_user_stays_what_it_is(monkeypatch):
   assert [m for n, m in sys.modules.items() if n.startswith('configs')] == [
     users
   ]
+
+
+@pytest.mark.parametrize(
+  'preset, given, expected',
+  (
+    ('folder', [], (0.0, 'auto')),
+    ('folder', ['epochs=5'], (5.0, 0)),
+    ('folder:cpu', ['steps=70'], (0.0, 70)),
+    ('shapes', ['steps=70'], (0.0, 70)),
+    ('shapes', ['steps=auto'], (0.0, 'auto')),
+    ('shapes', ['steps=0', 'epochs=5'], (5.0, 0)),
+  ),
+)
+def test_a_run_has_epochs_or_steps(preset, given, expected):
+  texts = [f'--config.{text}' for text in given]
+  config = configuration.load(preset, texts)
+  assert (config.epochs, config.steps) == expected
+  assert isinstance(config.epochs, float)
+
+
+@pytest.mark.parametrize(
+  'values',
+  (
+    {'epochs': 5, 'steps': 70},
+    {'epochs': 5, 'steps': 'auto'},
+    {'epochs': 0},
+    {'steps': 0},
+  ),
+)
+@pytest.mark.parametrize('preset', ('folder', 'shapes'))
+def test_both_lengths_or_none_are_refused(preset, values):
+  assert refused(preset, values).startswith('epochs, steps: expected one of')
 
 
 @pytest.mark.parametrize(
@@ -204,7 +236,7 @@ def test_a_broken_file_is_one_line(tmp_path, text, reason):
   'spec, reason',
   (
     ('shape', "'shape'; nearest: configs/small/shapes.py"),
-    ('no/such/file.py', "no file or preset 'no/such/file.py'; presets: "),
+    ('no/such/thing.py', "no file or preset 'no/such/thing.py'; presets: "),
     (
       'resnet50',
       "'resnet50'; presets: configs/evals/finetune.py, configs/ev",

@@ -51,6 +51,11 @@ def test_every_value_of_the_method_arrives(monkeypatch):
       *((resnet, 'ResNet'), (networks, 'MLP'), (hk, 'BatchNorm')),
     )
   }
+  in_epochs = experiment.build(
+    wiring.load(monkeypatch, steps=0), NUM_EXAMPLES, NUM_CLASSES
+  )
+  for calls in seen.values():
+    calls.clear()
   config = wiring.load(monkeypatch)
   built = experiment.build(config, NUM_EXAMPLES, NUM_CLASSES)
   state = jax.eval_shape(built.initial_state)
@@ -94,7 +99,8 @@ def test_every_value_of_the_method_arrives(monkeypatch):
     'preset_batch_size': int(preset[3]),
     'seed': built.seed,
     'image_size': built.image_size,
-    'epochs': built.num_steps * built.batch_size / NUM_EXAMPLES,
+    'epochs': in_epochs.num_steps * in_epochs.batch_size / NUM_EXAMPLES,
+    'steps': built.num_steps,
     'batch_size': built.batch_size,
     'network': {
       'encoder': encoder['encoder'],
@@ -125,7 +131,7 @@ def test_rates_and_tau_are_those_of_the_configuration(
   """15 steps, 2 of warm-up; the peak is 3.0, times 96 / 256 if it is scaled."""
   updates = wiring.spy(monkeypatch, byol, 'make_update')
   tau = 'cosine' if scale_with_batch else 'constant'
-  changes = {'schedule.scale_with_batch': scale_with_batch}
+  changes = {'schedule.scale_with_batch': scale_with_batch, 'steps': 0}
   config = wiring.load(monkeypatch, **changes, target__schedule=tau)
   experiment.build(config, NUM_EXAMPLES, None)
   found = updates[0].arguments
@@ -152,6 +158,41 @@ def test_the_state_before_step_0_is_that_of_the_seed(monkeypatch):
 
 
 def test_a_run_without_a_step_is_refused(monkeypatch):
-  config = wiring.load(monkeypatch)
+  config = wiring.load(monkeypatch, steps=0)
   with pytest.raises(errors.ConfigError, match=r'^epochs: 7\.5 of 12 images'):
     experiment.build(config, 12, None)
+
+
+@pytest.mark.parametrize('num_examples', [300, 7_999, 8_000, 8_002, 100_001])
+def test_auto_is_half_the_number_of_images_and_at_least_4000(num_examples):
+  config = configuration.load('folder:cpu')
+  built = experiment.build(config, num_examples, None)
+  assert built.num_steps == max(4_000, num_examples // 2)
+  assert f': {built.num_steps:,} steps (auto), ' in built.derived[1]
+
+
+@pytest.mark.parametrize('steps', [101, 4_000])
+@pytest.mark.parametrize('share', [0.1, 0.25])
+def test_a_run_in_steps_warms_up_for_a_share_of_them(monkeypatch, steps, share):
+  rates = wiring.spy(monkeypatch, schedules, 'make_learning_rate')
+  values = {'steps': steps, 'schedule.max_warmup_share': share}
+  built = experiment.build(configuration.load('cifar10:cpu', values), 300, None)
+  assert built.num_steps == steps
+  assert rates[0].result.warmup_steps == int(share * steps)
+
+
+def test_a_run_in_steps_has_at_least_one_batch_of_images():
+  config = configuration.load('folder:cpu')
+  with pytest.raises(errors.ConfigError, match=r'^batch_size: .* 40,.*=32$'):
+    experiment.build(config, 40, None)
+  config = configuration.load('folder:cpu', {'batch_size': 32})
+  assert experiment.build(config, 40, None).num_steps == 4_000
+
+
+@pytest.mark.parametrize(
+  'length, warns',
+  [({'epochs': 3.0}, True), ({'steps': 999}, True), ({'steps': 1_000}, False)],
+)
+def test_a_short_run_is_warned_of(length, warns):
+  built = experiment.build(configuration.load('shapes', length), 9_000, 10)
+  assert any('worse than a random one' in x for x in built.derived) == warns

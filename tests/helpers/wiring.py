@@ -38,6 +38,7 @@ CHANGED = {
   'data_dir': 'no/folder',
   'image_size': 24,
   'epochs': 7.5,
+  'steps': 17,
   'batch_size': 96,
   'network.encoder': 'TinyResNet',
   'network.width': 0.5,
