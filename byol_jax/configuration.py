@@ -332,7 +332,8 @@ def _convert(value: Any, kind: type, default: Any) -> Any:
     value = os.fspath(value)
   if kind is float and type(value) is int and abs(value) < 2**63:
     value = float(value)
-  if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
+  is_kind = isinstance(value, kind)
+  if not is_kind or isinstance(value, bool) != (kind is bool):
     raise TypeError
   if kind is int and abs(value) >= 2**63:  # its text may have no end
     raise TypeError

@@ -145,7 +145,7 @@ def test_every_value_of_the_training_arrives(monkeypatch, tmp_path):
   """What the method and the input take is in the tests of their modules."""
   config = wiring.load(monkeypatch)
   sets = wiring.spy(monkeypatch, from_config, 'make_image_set', stub_set)
-  runs = wiring.spy(monkeypatch, train, 'train', lambda *a, **k: {'step': 15})
+  runs = wiring.spy(monkeypatch, train, 'train', lambda *a, **k: {'step': 17})
   evaluations = wiring.spy(
     monkeypatch, while_training, 'make_knn', lambda *a: lambda state: None
   )
@@ -154,7 +154,7 @@ def test_every_value_of_the_training_arrives(monkeypatch, tmp_path):
     monkeypatch, pretrained, 'read_weights', lambda path: weights
   )
   monkeypatch.chdir(tmp_path)
-  assert api.pretrain(config, tmp_path) == {'step': 15, 'unusable_images': 3}
+  assert api.pretrain(config, tmp_path) == {'step': 17, 'unusable_images': 3}
   run = runs[0].arguments
   assert sets[0].arguments.pop('config') == config
   assert sets[0].arguments == {'split': 'train', 'held': True}
@@ -164,7 +164,7 @@ def test_every_value_of_the_training_arrives(monkeypatch, tmp_path):
   assert sets[1].arguments == {'split': 'test', 'labelled': True}
   assert run['evaluate'] is evaluations[0].result
   assert run['dataset'] is sets[0].result and run['path'] == str(tmp_path)
-  assert run['method'].num_steps == 15
+  assert run['method'].num_steps == 17
   assert run['method'].weights.params is weights.params
   assert run['origin'] == weights.card
   path = str(tmp_path / 'no/weights')
@@ -178,6 +178,29 @@ def test_every_value_of_the_training_arrives(monkeypatch, tmp_path):
   }
   expected = {key: wiring.CHANGED[key] for key in wiring.TRAINING}
   assert configuration.flatten(config_dict.ConfigDict(arrived)) == expected
+
+
+def test_a_run_goes_on_with_the_steps_that_auto_was(monkeypatch, tmp_path):
+  runs = wiring.spy(monkeypatch, train, 'train', lambda *a, **k: {'step': 1})
+  config = configuration.load('folder:cpu', {'dataset': 'here'})
+  dataset = types.SimpleNamespace(
+    num_examples=9_000, num_classes=None, fingerprint='0'
+  )
+  api.pretrain_on(dataset, config, tmp_path)
+  recorded = runs[0].arguments['config']
+  assert recorded['steps'] == 4_500 and config.steps == 'auto'
+  # A later version may have another rule.
+  record = {'config': recorded | {'steps': 4_321}}
+  monkeypatch.setattr(checkpointer, 'read_record', lambda folder: record)
+  api.pretrain_on(dataset, config, tmp_path)
+  again = runs[1].arguments
+  assert again['method'].num_steps == again['config']['steps'] == 4_321
+  api.pretrain_on(
+    dataset,
+    configuration.load('folder:cpu', {'dataset': 'here', 'steps': 99}),
+    tmp_path,
+  )
+  assert runs[2].arguments['config']['steps'] == 99
 
 
 def read_arrays(workdir):

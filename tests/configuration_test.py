@@ -348,7 +348,7 @@ def test_an_optimizer_is_chosen_by_its_name(preset, name):
 @pytest.mark.parametrize(
   'preset, key, value',
   (
-    *(('pretrain', 'epochs', x) for x in (0.0, math.inf, math.nan)),
+    *(('pretrain', 'epochs', x) for x in (-1.0, math.inf, math.nan)),
     *(('pretrain', 'batch_size', 0), ('pretrain', 'image_size', 4)),
     *(('pretrain', 'seed', x) for x in (-1, 2**32)),
     ('pretrain', 'network.bn_decay', 1.0),

@@ -44,13 +44,13 @@ def pretrain(workdir: str, **job: Any) -> None:
   """Pretrain BYOL into a workdir, or resume what it holds.
 
   presets: pretrain:{40,100,300,1000,1000_batch512,EPOCHS} for ImageNet,
-  places365; imagenette, cifar10 (for a GPU), imagenette:cpu, cifar10:cpu,
-  shapes (for two CPU cores). --config.dataset is 'shapes', a folder of images
-  or a .tar of it, an .npz of arrays, a prepared TFDS directory, or a TFDS name
-  (with --config.data_dir).
+  places365; folder (your own images), imagenette, cifar10, for a GPU, and
+  folder:cpu, imagenette:cpu, cifar10:cpu, shapes for two CPU cores.
+  --config.dataset is 'shapes', a folder of images or a .tar of it, an .npz of
+  arrays, a prepared TFDS directory, or a TFDS name (with --config.data_dir).
 
   examples: byol-jax pretrain --config=shapes --workdir=runs/demo
-            byol-jax pretrain --config=imagenette:cpu
+            byol-jax pretrain --config=folder:cpu
                 --config.dataset=~/Pictures --workdir=runs/pictures
 
   exit codes: 0 done, 1 the devices disagree, 2 configuration, 3 data or
