@@ -197,7 +197,7 @@ def test_an_unknown_key_near_to_none_names_the_sections():
   tops = {key.partition('.')[0] for key in flat_keys('pretrain')}
   assert {*message.rpartition(': ')[2].split(', ')} == tops
   message = refused('pretrain', ['--config.optimizer.wd=1'])
-  assert 'keys of optimizer: --config.optimizer.momentum, ' in message
+  assert 'keys of optimizer: --config.optimizer.clip_trust_ratio, ' in message
   assert 'optimizer.momentum' in message and 'schedule' not in message
 
 
