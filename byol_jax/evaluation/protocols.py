@@ -134,12 +134,13 @@ def make_record(
   results: dict[str, Any],
 ) -> dict[str, Any]:
   """Returns a line of the file of results; arguments as of `evaluate`."""
+  data = origins.make_data_config(origin, config)
   return {
     'protocol': name,
     'origin': origins.get_path(origin),
     'weights': encoder.name,
     'step': encoder.step,
-    'dataset': origins.make_data_config(origin, config).dataset,
+    'dataset': from_config.resolve_paths(data).dataset,
     'headlines': describe_results(name, results),
     'results': results,
     'config': config.to_dict(),
@@ -187,7 +188,7 @@ def find_results_file(
 def open_results(path: pathlib.Path | None) -> Iterator[None]:
   """Opens the file of the results before the work; only process 0 does.
 
-  A file that was made for it goes again if nothing was written.
+  A file and folders that were made for it go again if nothing was written.
 
   Raises:
     DataError: it cannot be written.
@@ -196,6 +197,7 @@ def open_results(path: pathlib.Path | None) -> Iterator[None]:
     yield
     return
   is_new = not os.path.lexists(path)
+  new_folders = [folder for folder in path.parents if not folder.exists()]
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     os.close(files.open_own(path))
@@ -210,3 +212,5 @@ def open_results(path: pathlib.Path | None) -> Iterator[None]:
     with contextlib.suppress(OSError):
       if is_new and not path.stat().st_size:
         path.unlink()
+        for folder in new_folders:
+          folder.rmdir()

@@ -144,7 +144,7 @@ def test_results_that_cannot_be_written_are_refused_before_the_work(
   for output in (tmp_path, tmp_path / 'file' / 'results.jsonl'):
     with pytest.raises(errors.DataError, match='results cannot be written'):
       byol_jax.knn(run, overrides=KNN, output=output, log=said.append)
-  output = tmp_path / 'results.jsonl'
+  output = tmp_path / 'new' / 'folder' / 'results.jsonl'
   with pytest.raises(errors.ConfigError, match=r'^ks: '):
     byol_jax.knn(run, overrides=KNN | {'ks': (999,)}, output=output)
-  assert said == [] and not output.exists()
+  assert said == [] and not (tmp_path / 'new').exists()
