@@ -14,24 +14,41 @@ from typing import Any
 
 from byol_jax import errors
 
+MAX_BYTES = 2**31  # of a file that is read at once
+NOT_REGULAR = 'expected a regular file, found a pipe or a device'
+
+
+def read_regular(path: str | os.PathLike[str], limit: int = MAX_BYTES) -> bytes:
+  """Returns the content of a regular file; waits for no pipe and no device.
+
+  Args:
+    path: of this machine.
+    limit: bytes that are read at most; a file may claim any length.
+
+  Raises:
+    OSError: it is missing, no regular file, longer, or cannot be read.
+    ValueError: there is a NUL in the name.
+  """
+  # Without O_NONBLOCK, opening a named pipe waits for its writer.
+  opener = lambda path, flags: os.open(path, flags | os.O_NONBLOCK)
+  with open(path, 'rb', buffering=0, opener=opener) as file:
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
+      raise OSError(errno.EINVAL, NOT_REGULAR)
+    if status.st_size > limit:
+      raise OSError(errno.EFBIG, f'has more than {limit:,} bytes')
+    return file.read()
+
 
 def read_file(path: str | pathlib.Path) -> bytes:
-  """Returns the content of a regular file; waits for no pipe and no device.
+  """Returns the content of a regular file; see `read_regular`.
 
   Raises:
     DataError: it is missing, no regular file, or cannot be read.
   """
-  # Without O_NONBLOCK, opening a named pipe waits for its writer.
-  opener = lambda path, flags: os.open(path, flags | os.O_NONBLOCK)
   try:
-    with open(path, 'rb', opener=opener) as file:
-      if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        raise errors.DataError(
-          f'{errors.quote(path)}: expected a regular file, found a pipe or a'
-          ' device'
-        )
-      return file.read()
-  except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+    return read_regular(path)
+  except (OSError, ValueError) as error:
     reason = error.strerror if isinstance(error, OSError) else error
     raise errors.DataError(
       f'{errors.quote(path)}: cannot be read: {reason}'

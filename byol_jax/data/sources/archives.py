@@ -6,6 +6,8 @@ of the tar are listed: no links, no devices, no paths with '..' or from '/'. A
 tar inside the tar is not opened.
 """
 
+import errno
+import io
 import os
 import pathlib
 import posixpath
@@ -13,10 +15,24 @@ import tarfile
 
 import numpy as np
 
-from byol_jax import errors
+from byol_jax import errors, files
 from byol_jax.data.sources import index_cache, paths
 
 _BLOCK = tarfile.BLOCKSIZE
+_LONGEST = 2**20  # bytes of a header
+
+
+class _ShortReads(io.FileIO):
+  """A file whose headers are read in parts of at most `_LONGEST` bytes.
+
+  A header may claim any length, and tarfile would read that much.
+  """
+
+  def read(self, size: int | None = -1) -> bytes:
+    """Returns bytes, or raises ReadError."""
+    if size is None or not 0 <= size <= _LONGEST:
+      raise tarfile.ReadError(f'a header of {size} bytes')
+    return super().read(size) or b''
 
 
 class Archive:
@@ -30,6 +46,8 @@ class Archive:
     self.root = pathlib.Path(path)
     try:
       stamp = paths.stat_file(self.root)
+      if not self.root.is_file():
+        raise OSError(errno.EINVAL, files.NOT_REGULAR)
       index = index_cache.load_or_build(
         'tar-2', self.root, stamp, lambda: _list_members(self.root, stamp.size)
       )
@@ -48,6 +66,9 @@ class Archive:
 
   def read(self, name: str) -> bytes:
     """Returns the content of a file; safe from any thread."""
+    if self.size(name) > files.MAX_BYTES:
+      reason = f'has more than {files.MAX_BYTES:,} bytes'
+      raise OSError(errno.EFBIG, reason)
     offset = int(self._offsets[self._rows[name]])
     return paths.read_range(self.root, self.size(name), offset)
 
@@ -57,7 +78,10 @@ def _list_members(path: pathlib.Path, size: int) -> index_cache.Arrays:
   members: dict[str, tuple[int, int]] = {}  # of equal names the last counts
   end = 0  # of the members found so far, in bytes
   try:
-    with tarfile.open(path, 'r:') as tar:
+    with (
+      _ShortReads(path) as file,
+      tarfile.open(fileobj=file, mode='r:') as tar,
+    ):
       while (member := tar.next()) is not None:
         # tarfile would keep all members, 1 GB for ImageNet.
         tar.members.clear()  # type: ignore[attr-defined]
@@ -72,15 +96,19 @@ def _list_members(path: pathlib.Path, size: int) -> index_cache.Arrays:
     mark = paths.read_range(path, _BLOCK, end)
     if len(mark) < _BLOCK or any(mark):
       raise tarfile.ReadError('expected a member or the end mark')
-  except tarfile.TarError as error:
+  # tarfile raises many kinds on broken headers, but for the disk's OSError.
+  except OSError:
+    raise
+  except Exception as error:
     if not end:
       raise errors.DataError(
         f'{path}: is a file, but no tar file without compression, which would'
         ' allow no random access; unpack it and give the folder of images'
       ) from error
+    reason = errors.to_line(str(error))[:200]
     raise errors.DataError(
       f'{path}: truncated or damaged: read to byte {end:,}, the file has'
-      f' {size:,}: {error}; copy or download it again'
+      f' {size:,}: {reason}; copy or download it again'
     ) from error
   names = '\0'.join(members).encode('utf-8', 'surrogateescape')
   spans = np.array(list(members.values()), np.int64).reshape(-1, 2)

@@ -8,11 +8,10 @@ The file holds `images`, uint8 [N, H, W, 3], `labels`, [N] whole numbers from 0,
 from collections.abc import Sequence
 import hashlib
 import pathlib
-import zipfile
 
 import numpy as np
 
-from byol_jax import errors
+from byol_jax import errors, files
 from byol_jax.data.sources import labels as labels_lib
 
 
@@ -36,8 +35,11 @@ class ArraySource:
         f'{name}: expected images uint8 [N, H, W, 3], found {images.dtype}'
         f' {list(images.shape)}'
       )
-    if not len(images):
-      raise errors.DataError(f'{name}: no images')
+    if not images.size:
+      raise errors.DataError(
+        f'{name}: expected images of at least one pixel, found'
+        f' {list(images.shape)}'
+      )
     self._images = images
     self.name = name
     self.class_names = None if class_names is None else tuple(class_names)
@@ -75,9 +77,11 @@ def read_npz(path: pathlib.Path) -> dict[str, ArraySource]:
     DataError: no .npz file, or an array is missing or of another type.
   """
   try:
+    if not path.is_file():
+      raise ValueError(files.NOT_REGULAR)
     with np.load(path, allow_pickle=False) as file:
       found = dict(file)
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+  except Exception as error:  # numpy and zipfile raise many kinds
     raise errors.DataError(
       f'{path}: no readable .npz file: {errors.first_line(error)}'
     ) from error

@@ -184,4 +184,4 @@ class Directory:
 
   def read(self, name: str) -> bytes:
     """Returns the content of a file."""
-    return (self.root / name).read_bytes()
+    return files.read_regular(self.root / name)

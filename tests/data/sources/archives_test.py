@@ -1,4 +1,5 @@
 import io
+import os
 import pathlib
 import tarfile
 
@@ -120,6 +121,49 @@ def test_a_damaged_header_does_not_end_the_list(tmp_path):
   data[1024:1536] = member.tobuf(tarfile.GNU_FORMAT)
   path.write_bytes(data)
   assert 'a member of -1024 bytes' in refusal(path)
+
+
+def pax(**records):
+  """A header of records for the next member."""
+  member = tarfile.TarInfo('next.jpg')
+  member.size, member.pax_headers = 4, records
+  data = member.tobuf(tarfile.PAX_FORMAT, 'utf-8', 'surrogateescape')
+  return data + b'data'.ljust(512, b'\0')
+
+
+def claim(kind):
+  """A header that says that 8 GiB of header follow."""
+  member = tarfile.TarInfo('long')
+  member.type, member.size = kind, 8**11 - 1
+  return member.tobuf(tarfile.USTAR_FORMAT)
+
+
+HOSTILE = {
+  'a size that no file has': pax(size='9' * 40),
+  'a size below zero': pax(size='-600'),
+  'a size that is no number': pax(size='abc'),
+  'a sparse file of text': pax(**{'GNU.sparse.map': '0,x,5'}),
+  'a sparse file without a map': pax(
+    **{'GNU.sparse.major': '1', 'GNU.sparse.minor': '0'}
+  ),
+  'a pax header of 8 GiB': claim(tarfile.XHDTYPE),
+  'a name of 8 GiB': claim(tarfile.GNUTYPE_LONGNAME),
+}
+
+
+@pytest.mark.parametrize('members', HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_member_ends_in_one_line(tmp_path, members):
+  path = tar(tmp_path / 'x.tar', {'a.jpg': b'first'})
+  data = path.read_bytes()[:1024]
+  path.write_bytes(data + members + bytes(1024))
+  with path.open('r+b') as file:  # sparse: as much as a header claims
+    file.truncate(2**33 + 4096)
+  assert 'truncated or damaged: read to byte' in refusal(path)
+
+
+def test_a_pipe_is_no_tar(tmp_path):
+  os.mkfifo(tmp_path / 'x.tar')
+  assert 'expected a regular file' in refusal(tmp_path / 'x.tar')
 
 
 def test_what_is_no_plain_tar_is_refused(tmp_path):

@@ -1,3 +1,6 @@
+import io
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -42,6 +45,16 @@ def test_a_file_of_arrays_is_a_set(tmp_path):
     assert label == labels[index]
 
 
+def member(header):
+  """An .npz whose array of images has a header of these bytes."""
+  buffer = io.BytesIO()
+  with zipfile.ZipFile(buffer, 'w') as file:
+    header = header.ljust(117) + b'\n'
+    size = len(header).to_bytes(2, 'little')
+    file.writestr('images.npy', b'\x93NUMPY\x01\x00' + size + header)
+  return buffer.getvalue()
+
+
 IMAGES = np.zeros((4, 5, 5, 3), np.uint8)
 
 
@@ -53,6 +66,22 @@ IMAGES = np.zeros((4, 5, 5, 3), np.uint8)
     ({'images': IMAGES}, 'test', 'test_images'),
     ({'images': np.array([{}], object)}, 'train', 'no readable .npz file'),
     (b'junk', 'train', 'no readable .npz file'),
+    ({'images': IMAGES[:, :0]}, 'train', 'at least one pixel'),
+    ({'images': IMAGES[:0]}, 'train', 'at least one pixel'),
+    (member(b'{'), 'train', 'no readable .npz file'),
+    (
+      member(b"{'descr': '|u1', 'fortran_order': 0, 'shape': (9" + b'9' * 40),
+      'train',
+      'no readable .npz file',
+    ),
+    (
+      member(
+        b"{'descr': '|u1', 'fortran_order': False, 'shape': "
+        b'(1000000, 1000000, 99, 3)}'
+      ),
+      'train',
+      'no readable .npz file',
+    ),
   ],
 )
 def test_a_file_that_is_no_set_is_refused(tmp_path, content, split, words):

@@ -1,3 +1,4 @@
+import os
 import pathlib
 import threading
 
@@ -58,6 +59,18 @@ def test_a_directory_lists_its_files_and_skips_hidden_folders(write, tmp_path):
   assert found == ['a/1.jpg', 'a/b/2.jpg', 'link.jpg', 'top.txt']
   assert directory.read('a/b/2.jpg') == b'four'
   assert [directory.size(name) for name in found] == [4, 4, -1, 4]
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / 'pipe.jpg')
+  (tmp_path / 'endless.jpg').symlink_to('/dev/zero')
+  with (tmp_path / 'long.jpg').open('wb') as file:
+    file.truncate(2**40)  # takes no room on the disk
+  folder = paths.Directory(tmp_path)
+  for name in folder.names:
+    reason = 'more than' if name == 'long.jpg' else 'regular file'
+    with pytest.raises(OSError, match=reason):
+      folder.read(name)
 
 
 def test_the_first_answer_of_a_bucket_has_a_timeout(monkeypatch):
