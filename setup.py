@@ -69,7 +69,7 @@ setup(
     'numpy>=2.0,<3',
     'scipy>=1.15,<2',
     'numba>=0.61,<1',
-    'pillow>=11,<14',
+    'pillow>=11.3,<14',
     'google-crc32c>=1.5,<2',
     'etils[epath]>=1.9.1,<2',
     'array_record>=0.5,<1; platform_system == "Linux"',
@@ -83,6 +83,7 @@ setup(
     'plan': ['libtpu>=0.0.42'],  # the compiler; the host of a TPU has it
     'tensorboard': ['tensorboard>=2.20,<3'],  # shows what tensorboardX writes
     'tf': TENSORFLOW,
+    'heif': ['pillow-heif>=1,<2'],  # reads .heic
     'export': [
       'torch>=2.6,<3',
       'torchvision>=0.21,<1',

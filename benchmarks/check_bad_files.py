@@ -7,6 +7,7 @@ views) and compares which files were used and which replaced with
 tests/helpers/bad_files.json. Exit code 1 where they differ.
 """
 
+import ast
 import functools
 import json
 import logging
@@ -51,7 +52,7 @@ class Reasons(logging.Handler):
   def emit(self, record: logging.LogRecord) -> None:
     """Keeps the reason by the file's name."""
     _, name, reason = record.args
-    self.found[str(name)] = str(reason)
+    self.found[ast.literal_eval(str(name))] = str(reason)
 
 
 def outcomes(folder: pathlib.Path, decoding: str) -> dict[str, str]:

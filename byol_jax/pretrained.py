@@ -111,14 +111,17 @@ class PretrainedEncoder:
     Args:
       images: one image, a list of images, or an array [B, H, W, 3]. An image
         is an array [H, W, 3], uint8 in [0, 255] or floats in [0, 1]; an image
-        of Pillow of any mode; or the path of one. Transparent pixels show
-        white.
+        of Pillow of any mode; or the path of one. EXIF orientation,
+        transparency and 16 bits follow `config.data`, as in the pretraining.
 
     Raises:
       DataError: something is no image, or cannot be read.
     """
     return in_memory.crop_images(
-      in_memory.list_images(images), self.image_size, self.config.data.eval_crop
+      in_memory.list_images(images),
+      self.image_size,
+      self.config.data.eval_crop,
+      from_config.make_pixel_options(self.config),
     )
 
   def __call__(self, images: Any) -> np.ndarray:

@@ -35,6 +35,7 @@ _RANGES = {
     epochs preset_epochs schedule.base_rate schedule.warmup_epochs""",
   '(0, 1e6]': 'input.resident_gib',
   '(0, 1e9]': 'min_lambda max_lambda lengths',
+  '[-1e9, 1e9]': 'data.grey_range',
   '[1, 1e5]': 'num_lambdas max_iterations',
   '[0, 1e6]': """
     input.cache_gib faults.max_skips faults.max_rollbacks faults.stall_seconds
@@ -58,6 +59,7 @@ _DISTINCT = (
 # bound.
 _LENGTHS = {
   **{'crop.area': (2, 2), 'crop.ratio': (2, 2), 'blur.sigma': (2, 2)},
+  **{'data.grey_range': (2, 2)},
   **{'network.projector': (1, 3), 'network.predictor': (0, 3)},
   **dict.fromkeys(_DISTINCT, (1, 64)),
 }
@@ -80,6 +82,8 @@ CHOICES = {
   'data.holdout': ('paper', 'official'),
   **dict.fromkeys(('data.eval_crop', 'eval_crop'), ('resize', 'crop', 'whole')),
   'data.decoding': ('once', 'crops'),
+  'data.exif': ('auto', 'apply', 'ignore'),
+  'data.background': ('white', 'black', 'drop'),
   'data.transfer': ('float32', 'uint8'),
   'input.cache': ('none', 'encoded', 'decoded'),
   'features': ('augmented', 'cached'),

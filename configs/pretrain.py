@@ -206,6 +206,15 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
         # 'once': an image is decoded once for both views; 'crops': each view's
         # window on its own.
         'decoding': 'once',
+        # EXIF orientation: 'apply', 'ignore', or 'auto': applied to files,
+        # ignored in sets that TFDS prepared, as in the official code.
+        'exif': 'auto',
+        # Below transparent pixels: 'white', 'black', or 'drop': the colour
+        # that the file has there.
+        'background': 'white',
+        # What becomes black and white in grey images of more than 8 bits:
+        # (0, 4095) for 12 bits.
+        'grey_range': (0.0, 65535.0),
         # How views are sent to the devices. 'uint8' sends a quarter of the
         # bytes, rounded to 1/255.
         'transfer': 'float32',

@@ -10,6 +10,7 @@ import jax
 from ml_collections import config_dict
 
 from byol_jax import errors, files
+from byol_jax.data.loading import decode, traits
 from byol_jax.data.sources import base, lookup, subsets
 
 _LOG = logging.getLogger(__name__)
@@ -49,10 +50,13 @@ def make_image_set(
   from byol_jax.data.loading import image_set
 
   source = source or open_split(config, split, dataset)
-  source = _with_cache(config, source) if held else source
+  pixels = make_pixel_options(config, source)
+  if held and jax.process_index() == 0:
+    traits.warn_of_traits(source, pixels)
+  source = _with_cache(config, source, pixels) if held else source
   source = _keep_labelled(source, split) if labelled else source
   source = _take_fraction(config, source, fraction, lists)
-  options = _make_options(config, cropped, eval_crop)
+  options = _make_options(config, cropped, eval_crop) | {'pixels': pixels}
   if config.data.resident:
     from byol_jax.data.loading import resident
 
@@ -150,8 +154,22 @@ def open_split(
   )
 
 
+def make_pixel_options(
+  config: config_dict.ConfigDict, source: base.Source | None = None
+) -> decode.PixelOptions:
+  """Returns how images of a source, or of no set, become pixels."""
+  exif, is_prepared = config.data.exif, source and base.is_prepared(source)
+  return decode.PixelOptions(
+    exif == 'apply' or (exif == 'auto' and not is_prepared),
+    decode.BACKGROUNDS[config.data.background],
+    tuple(config.data.grey_range),
+  )
+
+
 def _with_cache(
-  config: config_dict.ConfigDict, source: base.Source
+  config: config_dict.ConfigDict,
+  source: base.Source,
+  pixels: decode.PixelOptions,
 ) -> base.Source:
   """Returns a source that is in memory if the configuration asks for it."""
   kind = config.input.cache
@@ -160,7 +178,7 @@ def _with_cache(
   from byol_jax.data.loading import cache
 
   return cache.CachedSource(
-    source, kind, config.input.cache_gib, config.input.threads
+    source, kind, config.input.cache_gib, config.input.threads, pixels
   )
 
 

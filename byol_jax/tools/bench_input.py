@@ -197,6 +197,7 @@ def make_rows(
 ) -> dict[str, Callable[[], float]]:
   """Returns the rows of the table: name -> a measurement, images/s."""
   encoded = MemorySource(images)
+  pixels = from_config.make_pixel_options(config)
   decoded = MemorySource(map(decode.decode_rgb, images))
   size, crop = config.image_size, config.augment.view1.crop
   crop_range = crops.CropRange(tuple(crop.area), tuple(crop.ratio))
@@ -215,6 +216,7 @@ def make_rows(
       transfer=transfer,
       max_bad_share=1.0,
       seed=0,
+      pixels=pixels,
       num_threads=threads,
     )
     count = min(len(source), MAX_IMAGES)
@@ -226,7 +228,7 @@ def make_rows(
 
   graph = functools.partial(_make_views, size=size, crop_range=crop_range)
   rows = {
-    DECODING: mapped(tf_engine.decode_image),
+    DECODING: mapped(_decode),
     INTERPOLATION: lambda: _time_interpolation(
       decoded, crop_range, size, config.data.transfer
     ),
@@ -293,6 +295,10 @@ def _time_interpolation(
   return len(images) / (time.perf_counter() - start)
 
 
+def _decode(image: Any) -> Any:
+  return tf_engine.decode_image(image, tf.io.is_jpeg(image))
+
+
 def _draw_window(shape: Any, crop_range: crops.CropRange) -> Any:
   """Draws a crop as the official code does (method.md 3.2), int32 [4]."""
   image = tf.cast(shape[:2], tf.float32)
@@ -312,7 +318,7 @@ def _make_views(
   if official:
     shape = tf.io.extract_jpeg_shape(image)
   else:
-    pixels = tf_engine.decode_image(image)
+    pixels = _decode(image)
     shape = tf.shape(pixels)
   found = []
   for _ in range(2):

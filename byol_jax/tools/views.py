@@ -71,7 +71,7 @@ def run(
   config.dataset = dataset
   path, source = files.expand_home(dataset), None
   if path.suffix.lower() in image_folder.EXTENSIONS and not path.is_dir():
-    pixels = in_memory.read_image(path)
+    pixels = in_memory.read_image(path, from_config.make_pixel_options(config))
     source = arrays.ArraySource(pixels[None], name=path.name)
   images = from_config.make_image_set(config, 'train', source=source)
   traced = trace_views(images, config, min(count, images.num_examples))

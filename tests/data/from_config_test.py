@@ -67,7 +67,8 @@ def test_every_value_of_the_input_arrives(monkeypatch, calls):
   on_devices = open_set(monkeypatch, calls, resident=True, held=True)
   assert on_devices['source'] is SOURCE
   shared = ('crop_ranges', 'eval_crop', 'image_size', 'max_bad_share', 'seed')
-  for name in (*shared, 'num_threads'):
+  assert held.arguments['pixels'] == streamed['pixels']
+  for name in (*shared, 'num_threads', 'pixels'):
     assert on_devices[name] == streamed[name]
   arrived = {
     'dataset': opened.arguments['dataset'],
@@ -77,6 +78,9 @@ def test_every_value_of_the_input_arrives(monkeypatch, calls):
       'heldout_share': opened.arguments['heldout_share'],
       'eval_crop': streamed['eval_crop'],
       'decoding': engine.keywords['decoding'],
+      'exif': 'apply' if streamed['pixels'].exif else 'ignore',
+      'background': {(0, 0, 0): 'black'}[streamed['pixels'].background],
+      'grey_range': streamed['pixels'].grey_range,
       'transfer': streamed['transfer'],
       'resident': 'gib' in on_devices,
     },

@@ -17,7 +17,7 @@ _LOG = logging.getLogger(__name__)
 def describe_failure(error: Exception) -> str:
   """Returns in one line why an image cannot be used."""
   if isinstance(error, decode.Unusable | errors.UserError):
-    return errors.to_line(str(error))
+    return errors.to_line(str(error))[:300]
   return errors.first_line(error)
 
 
@@ -39,7 +39,7 @@ class BadImageCounter:
     max_bad_share: float,
     key: str = 'input.max_bad_share',
   ) -> None:
-    self._set = name
+    self._set = errors.quote(name)
     self._limit = max(_ALWAYS_ALLOWED, int(max_bad_share * num_examples))
     self._key = key
     self._names: dict[int, str] = {}
@@ -57,7 +57,7 @@ class BadImageCounter:
     with self._lock:
       if index in self._names:
         return
-      self._names[index] = name
+      name = self._names[index] = errors.quote(name)
       names = list(self._names.values())
     _LOG.warning('%s: %s cannot be used: %s', self._set, name, reason)
     if len(names) > self._limit:
@@ -77,9 +77,15 @@ class FallbackReader:
   the exception.
   """
 
-  def __init__(self, source: base.Source, max_bad_share: float) -> None:
+  def __init__(
+    self,
+    source: base.Source,
+    max_bad_share: float,
+    pixels: decode.PixelOptions,
+  ) -> None:
     self.bad_images = BadImageCounter(source.name, len(source), max_bad_share)
     self._source = source
+    self._pixels = pixels
 
   def read(self, index: int) -> tuple[np.ndarray, int] | None:
     """Returns pixels, uint8 [H, W, 3], and label; None for a bad image.
@@ -89,7 +95,7 @@ class FallbackReader:
     """
     try:
       image, label = self._source.read(index)
-      return decode.to_pixels(image), label
+      return decode.to_pixels(image, self._pixels), label
     except errors.UserError:
       raise
     except Exception as error:  # a source or a decoder may raise anything

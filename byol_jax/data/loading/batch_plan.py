@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 
-from byol_jax.data.loading import batch_buffer
+from byol_jax.data.loading import batch_buffer, decode
 from byol_jax.data.sampling import crops, order, resize, views as views_lib
 
 
@@ -26,6 +26,7 @@ class BatchPlan:
       evaluation: every image once, in its order, with no random crop.
     views: name in the batch -> view.
     buffer: where `write_row` writes.
+    pixels: how an encoded image becomes pixels.
   """
 
   steps: range
@@ -37,6 +38,7 @@ class BatchPlan:
   stream: int | None
   views: Mapping[str, views_lib.View]
   buffer: batch_buffer.BatchBuffer
+  pixels: decode.PixelOptions = decode.AS_FILES
 
   @property
   def rows(self) -> int:

@@ -113,14 +113,21 @@ class CachedSource:
     kind: 'encoded', as the source gives them, or 'decoded'.
     gib: see `check_budget`, whose errors are raised here.
     num_threads: for reading and decoding; 0 is one for each core.
+    pixels: how an encoded image becomes pixels.
   """
 
   def __init__(
-    self, source: base.Source, kind: str, gib: float, num_threads: int
+    self,
+    source: base.Source,
+    kind: str,
+    gib: float,
+    num_threads: int,
+    pixels: decode.PixelOptions = decode.AS_FILES,
   ) -> None:
     check_budget(source, kind, gib)
     self._source = source
     self._decoded = kind == 'decoded'
+    self._pixels = pixels
     self.name = source.name
     self.num_classes = source.num_classes
     self.class_names = source.class_names
@@ -134,7 +141,7 @@ class CachedSource:
     ids = range(len(self._source))
     bar = tqdm.tqdm(
       thread_engine.map_in_order(self._load, ids, self._threads),
-      desc=f'{self.name} into memory',
+      desc='images into memory',
       total=len(ids),
       unit='image',
       disable=None,  # a bar on a terminal, nothing elsewhere
@@ -150,7 +157,9 @@ class CachedSource:
 
   def _read_source(self, index: int) -> tuple[bytes | np.ndarray, int]:
     image, label = self._source.read(index)
-    return (decode.to_pixels(image) if self._decoded else image), label
+    if self._decoded:
+      image = decode.to_pixels(image, self._pixels)
+    return image, label
 
   def __len__(self) -> int:
     return len(self._source)

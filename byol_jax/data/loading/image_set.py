@@ -15,6 +15,7 @@ from byol_jax.data.loading import (
   bad_images,
   batch_buffer,
   batch_plan,
+  decode,
   thread_engine,
 )
 from byol_jax.data.sampling import crops, order, views
@@ -40,6 +41,7 @@ class ImageSet:
     transfer: 'float32', exact, in [0, 1]; 'uint8', rounded, 0 to 255.
     max_bad_share: in [0, 1], see `bad_images.BadImageCounter`.
     seed: of order and crops.
+    pixels: how an encoded image becomes pixels.
     num_threads: for reading and decoding; 0 is one for each core.
     local_devices: of this process; every process has as many.
     process_index, process_count: the place of this process among all.
@@ -59,6 +61,7 @@ class ImageSet:
     transfer: str,
     max_bad_share: float,
     seed: int,
+    pixels: decode.PixelOptions = decode.AS_FILES,
     num_threads: int = 0,
     local_devices: int = 1,
     process_index: int = 0,
@@ -77,7 +80,8 @@ class ImageSet:
     self.fingerprint = source.fingerprint
     self._source = source
     self._engine = engine
-    self._fallback = bad_images.FallbackReader(source, max_bad_share)
+    self._fallback = bad_images.FallbackReader(source, max_bad_share, pixels)
+    self._pixels = pixels
     self._size = image_size
     self._eval_view = views.View(image_size, eval_crop)
     self._views = [
@@ -97,7 +101,7 @@ class ImageSet:
     int64 [num_examples], are those of the images in the set.
     """
     fingerprint, rows = base.locate_in_whole(self._source)
-    return (fingerprint, self._eval_view, self._dtype), rows
+    return (fingerprint, self._eval_view, self._dtype, self._pixels), rows
 
   @property
   def num_failures(self) -> int:
@@ -210,6 +214,7 @@ class ImageSet:
         dict.fromkeys(named, (shape, self._dtype)),
         order.divide_batch(batch_size, self._local_devices, count),
       ),
+      pixels=self._pixels,
     )
 
   def _training_batches(self, plan: batch_plan.BatchPlan) -> Iterator[Batch]:

@@ -11,9 +11,6 @@ from byol_jax import errors, files
 from byol_jax.data.loading import decode
 from byol_jax.data.sampling import resize
 
-BACKGROUND = (255, 255, 255)  # white, below transparent pixels
-
-
 _EXPECTED = (
   'images: expected [H, W, 3], [B, H, W, 3], paths or images of Pillow'
 )
@@ -55,7 +52,10 @@ def _require_array(image: Any) -> np.ndarray:
 
 
 def crop_images(
-  images: Sequence[Any], image_size: int, eval_crop: str
+  images: Sequence[Any],
+  image_size: int,
+  eval_crop: str,
+  options: decode.PixelOptions = decode.AS_FILES,
 ) -> np.ndarray:
   """Returns evaluation crops, float32 [B, image_size, image_size, 3] in [0, 1].
 
@@ -64,6 +64,7 @@ def crop_images(
       floats in [0, 1].
     image_size: of the crops, pixels.
     eval_crop: see `resize.make_evaluation_window`.
+    options: how a path or an image of Pillow becomes pixels.
 
   Raises:
     DataError: something is no image, or cannot be read.
@@ -71,22 +72,24 @@ def crop_images(
   crops = np.empty((len(images), image_size, image_size, 3), np.float32)
   for crop, image in zip(crops, images, strict=True):
     if isinstance(image, str | os.PathLike):
-      image = read_image(image)
+      image = read_image(image, options)
     elif isinstance(image, Image.Image):
-      image = _flatten_image(image)
+      image = _flatten_image(image, options)
     pixels = resize.convert_image(_require_array(image))
     crop[:] = resize.crop_for_evaluation(pixels, image_size, eval_crop)
   return crops
 
 
-def _flatten_image(image: Image.Image) -> np.ndarray:
+def _flatten_image(
+  image: Image.Image, options: decode.PixelOptions
+) -> np.ndarray:
   """Returns uint8 [H, W, 3] of an image of Pillow, which may be read only now.
 
   Raises:
     DataError: it cannot be read or decoded.
   """
   try:
-    return decode.flatten_image(image, BACKGROUND)
+    return decode.flatten_image(image, options)
   except Exception as error:  # Pillow raises many types
     raise errors.DataError(
       f'images: {errors.quote(image)} cannot be decoded:'
@@ -94,14 +97,16 @@ def _flatten_image(image: Image.Image) -> np.ndarray:
     ) from error
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
-  """Returns the image in a file, uint8 [H, W, 3], alpha over `BACKGROUND`.
+def read_image(
+  path: str | os.PathLike, options: decode.PixelOptions = decode.AS_FILES
+) -> np.ndarray:
+  """Returns the image in a file, uint8 [H, W, 3].
 
   Raises:
     DataError: it cannot be read or decoded.
   """
   data = files.read_file(files.expand_home(path))
   try:
-    return decode.decode_rgb(data, BACKGROUND)
+    return decode.decode_rgb(data, options)
   except decode.Unusable as error:
     raise errors.DataError(f'{errors.quote(path)}: {error}') from error

@@ -170,7 +170,7 @@ class ResidentImageSet(image_set.ImageSet):
 
   def _read_sides(self, index: int) -> tuple[int, int]:
     try:
-      return decode.read_sides(self._source.read(index)[0])
+      return decode.read_sides(self._source.read(index)[0], self._pixels)
     except Exception:  # counted and named when it is decoded
       return 0, 0
 

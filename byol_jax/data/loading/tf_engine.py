@@ -7,8 +7,8 @@ pipeline: each image is cropped and resized into its row of the batch
 batch in TensorFlow's memory was new pages each time, and their first touch
 cost a quarter of the rate.
 
-JPEG images are decoded by TensorFlow: three channels, the EXIF orientation
-ignored, as in the official code. All others go through `decode`, whose JPEG
+JPEG images that EXIF does not turn are decoded by TensorFlow, with three
+channels, as in the official code. All others go through `decode`, whose JPEG
 pixels are the same: TensorFlow reads some palettes, frames and damaged files
 another way, and a set must not change with what decodes it.
 
@@ -63,7 +63,7 @@ class _Stream:
 
   def __init__(self, plan: batch_plan.BatchPlan, source: base.Source) -> None:
     self._held: tuple[batch_plan.BatchPlan, base.Source] | None = (plan, source)
-    self._num_views = len(plan.views)
+    self._num_views, self._pixels = len(plan.views), plan.pixels
 
   def close(self) -> None:
     """Makes every later call raise, which ends the threads."""
@@ -86,23 +86,34 @@ class _Stream:
   def read(
     self, positions: Tensor, ids: Tensor, drawn: Tensor
   ) -> tuple[Tensor, ...]:
-    """Returns encoded images [N] and labels, and the other columns."""
+    """Returns encoded images [N] and labels, and the other columns.
 
-    def read_many(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    The second column, bool [N], says which images TensorFlow decodes.
+    """
+
+    def read_many(ids: np.ndarray) -> tuple[np.ndarray, ...]:
       source = self._get()[1]
       # Empty bytes, which no decoder accepts, where an image cannot be read.
       images: list[Any] = [b''] * len(ids)
+      are_plain = np.zeros(len(ids), bool)
       labels = np.full(len(ids), -1, np.int32)
       for i, index in enumerate(ids):
         with contextlib.suppress(Exception):  # FallbackReader names it
           images[i], labels[i] = source.read(int(index))
-      return np.array(images, object), labels
+          are_plain[i] = decode.is_plain_jpeg(images[i], self._pixels)
+      return np.array(images, object), are_plain, labels
 
-    columns = _call(read_many, [ids], (tf.string, [None]), (tf.int32, [None]))
+    kinds = (tf.string, tf.bool, tf.int32)
+    columns = _call(read_many, [ids], *((kind, [None]) for kind in kinds))
     return *columns, positions, drawn
 
   def write_image(
-    self, image: Tensor, label: Tensor, position: Tensor, drawn: Tensor
+    self,
+    image: Tensor,
+    is_plain: Tensor,
+    label: Tensor,
+    position: Tensor,
+    drawn: Tensor,
   ) -> dict[str, Tensor]:
     """Decodes an image and writes its row."""
 
@@ -110,12 +121,18 @@ class _Stream:
       self._get()[0].write_row(int(position), [pixels], drawn)
       return position
 
-    arguments = [position, drawn, decode_image(image)]
+    pixels = decode_image(image, is_plain, self._pixels)
+    arguments = [position, drawn, pixels]
     (done,) = _call(write, arguments, (tf.int64, []))
     return {'position': done, 'labels': label}
 
   def write_windows(
-    self, image: Tensor, label: Tensor, position: Tensor, drawn: Tensor
+    self,
+    image: Tensor,
+    is_plain: Tensor,
+    label: Tensor,
+    position: Tensor,
+    drawn: Tensor,
   ) -> dict[str, Tensor]:
     """Decodes the window of each view and writes the row."""
 
@@ -126,10 +143,13 @@ class _Stream:
       self._get()[0].write_row(int(position), pixels, drawn, sides)
       return position
 
-    sides = read_sides(image)
+    sides = read_sides(image, is_plain, self._pixels)
     shape = [self._num_views, 4]
     (windows,) = _call(crop, [sides, drawn], (tf.int32, shape))
-    pixels = [decode_window(image, window) for window in tf.unstack(windows)]
+    pixels = [
+      decode_window(image, window, is_plain, self._pixels)
+      for window in tf.unstack(windows)
+    ]
     arguments = [position, drawn, sides, *pixels]
     (done,) = _call(write, arguments, (tf.int64, []))
     return {'position': done, 'labels': label}
@@ -146,7 +166,9 @@ class _Stream:
         # A source may raise anything; FallbackReader names it.
         with contextlib.suppress(Exception):
           image, label = source.read(int(index))
-          plan.write_row(int(position), [decode.to_pixels(image)], numbers)
+          plan.write_row(
+            int(position), [decode.to_pixels(image, self._pixels)], numbers
+          )
           done.append(position)
           labels.append(label)
       return np.array(done, np.int64), np.array(labels, np.int32)
@@ -212,27 +234,46 @@ def make_pipeline_options(threads: int) -> Tensor:
   return result
 
 
-def decode_image(image: Tensor) -> Tensor:
-  """Returns the pixels of an encoded image, uint8 [H, W, 3]."""
+def decode_image(
+  image: Tensor,
+  is_plain: Tensor,
+  options: decode.PixelOptions = decode.AS_FILES,
+) -> Tensor:
+  """Returns the pixels of an encoded image, uint8 [H, W, 3].
+
+  Args:
+    image: encoded.
+    is_plain: bool, `decode.is_plain_jpeg` of it.
+    options: how another image becomes pixels.
+  """
   return tf.cond(
-    tf.io.is_jpeg(image), lambda: _decode_jpeg(image), lambda: _decode(image)
+    is_plain, lambda: _decode_jpeg(image), lambda: _decode(image, options)
   )
 
 
-def read_sides(image: Tensor) -> Tensor:
-  """Returns height and width of an encoded image, int32 [2]."""
+def read_sides(
+  image: Tensor,
+  is_plain: Tensor,
+  options: decode.PixelOptions = decode.AS_FILES,
+) -> Tensor:
+  """Returns height and width of an image, int32 [2]; see `decode_image`."""
 
   def read_header(data: Any) -> np.ndarray:
-    return np.array(decode.read_header(_as_bytes(data))[1:], np.int32)
+    return np.array(decode.read_sides(_as_bytes(data), options), np.int32)
 
   return tf.cond(
-    tf.io.is_jpeg(image),
+    is_plain,
     lambda: _jpeg_sides(image),
     lambda: _call(read_header, [image], (tf.int32, [2]))[0],
   )
 
 
-def decode_window(image: Tensor, window: Tensor) -> Tensor:
+def decode_window(
+  image: Tensor,
+  window: Tensor,
+  is_plain: Tensor,
+  options: decode.PixelOptions = decode.AS_FILES,
+) -> Tensor:
   """Returns the pixels of a window, of a JPEG decoding no more than that.
 
   The pixels of its first and last column differ from those of the whole image
@@ -241,14 +282,15 @@ def decode_window(image: Tensor, window: Tensor) -> Tensor:
   Args:
     image: encoded.
     window: int32 [4], (y, x, height, width).
+    is_plain, options: see `decode_image`.
   """
 
   def crop_decoded() -> Tensor:
     y, x, height, width = tf.unstack(window)
-    return _decode(image)[y : y + height, x : x + width]
+    return _decode(image, options)[y : y + height, x : x + width]
 
   return tf.cond(
-    tf.io.is_jpeg(image),
+    is_plain,
     lambda: tf.io.decode_and_crop_jpeg(
       image, window, channels=3, dct_method=_DCT
     ),
@@ -261,9 +303,9 @@ def _as_bytes(data: Any) -> bytes:
   return data if isinstance(data, bytes) else data.item()
 
 
-def _decode(image: Tensor) -> Tensor:
-  """Decodes what is not JPEG; raises for what is not an image."""
-  read = lambda data: decode.decode_rgb(_as_bytes(data))
+def _decode(image: Tensor, options: decode.PixelOptions) -> Tensor:
+  """Decodes by Pillow; raises for what is not an image."""
+  read = lambda data: decode.decode_rgb(_as_bytes(data), options)
   return _call(read, [image], (tf.uint8, [None, None, 3]))[0]
 
 

@@ -60,7 +60,7 @@ def decode_into(
     position, index, drawn = item
     try:
       image, label = source.read(index)
-      plan.write_row(position, [decode.to_pixels(image)], drawn)
+      plan.write_row(position, [decode.to_pixels(image, plan.pixels)], drawn)
     except Exception:  # a source may raise anything; FallbackReader names it
       return batch_buffer.make_chunk([], [])
     return batch_buffer.make_chunk([position], [label])

@@ -8,19 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import functools
 import hashlib
-import io
 import os
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 import tqdm
 
 from byol_jax import errors, files
-from byol_jax.data.loading import bad_images, decode, thread_engine
+from byol_jax.data.loading import bad_images, decode, thread_engine, traits
 from byol_jax.data.sources import base, lookup, tfds
 
-_ORIENTATION = 0x0112  # the EXIF tag
 _LISTED = 5  # bad images in the text; --output has all
 
 
@@ -33,7 +30,7 @@ class ImageReport(NamedTuple):
     num_bytes: of the encoded image.
     kind: 'JPEG', ... or 'pixels'; None for a broken image.
     height, width: pixels.
-    is_rotated: whether EXIF asks for another orientation.
+    traits: of `traits.TRAITS`.
     reason: why it is broken, or None.
   """
 
@@ -43,7 +40,7 @@ class ImageReport(NamedTuple):
   kind: str | None = None
   height: int = 0
   width: int = 0
-  is_rotated: bool = False
+  traits: frozenset[str] = frozenset()
   reason: str | None = None
 
 
@@ -148,6 +145,7 @@ def _inspect_splits(
 
 def inspect_image(source: base.Source, index: int) -> ImageReport:
   """Reads, verifies and decodes one image; raises nothing."""
+  options = decode.PixelOptions(exif=not base.is_prepared(source))
   label, data = -1, b''
   details: tuple[Any, ...]
   try:
@@ -155,20 +153,11 @@ def inspect_image(source: base.Source, index: int) -> ImageReport:
       source.verify(index)
     image, label = source.read(index)
     data = image if isinstance(image, bytes) else image.tobytes()
-    kind = decode.read_header(image)[0] if data is image else 'pixels'
-    height, width, _ = decode.to_pixels(image).shape
-    details = kind, height, width, _is_rotated(data), None
+    kind, sides, found = traits.find_traits(image, options)
+    details = kind, *sides, found, None
   except Exception as error:  # a source or a decoder may raise anything
-    details = None, 0, 0, False, bad_images.describe_failure(error)
+    details = None, 0, 0, frozenset(), bad_images.describe_failure(error)
   return ImageReport(label, hashlib.sha256(data).digest(), len(data), *details)
-
-
-def _is_rotated(image: bytes) -> bool:
-  """Whether EXIF asks for another orientation than that of the pixels."""
-  # Pixels of an array are no image, and a broken tag is no broken image.
-  with contextlib.suppress(Exception), Image.open(io.BytesIO(image)) as opened:
-    return opened.getexif().get(_ORIENTATION, 1) in range(2, 9)
-  return False
 
 
 def inspect_images(
@@ -198,7 +187,11 @@ def summarize_split(
     'shorter_side': _summarize_sides(sides.min(axis=1)) if good else None,
     'longer_side': _summarize_sides(sides.max(axis=1)) if good else None,
     'kinds': dict(collections.Counter(str(i.kind) for i in good).most_common()),
-    'rotated_by_exif': sum(image.is_rotated for image in good),
+    **{
+      trait: sum(trait in image.traits for image in good)
+      for trait in traits.TRAITS
+    },
+    'applies_exif': not base.is_prepared(source),
     'broken': [
       {'index': i, 'name': source.file_name(i), 'reason': image.reason}
       for i, image in enumerate(images)
@@ -224,7 +217,7 @@ def _describe_split(name: str, summary: Mapping[str, Any]) -> Iterator[str]:
   classes = ', no labels'
   if counts := summary['classes']:
     ends = min(counts, key=counts.get), max(counts, key=counts.get)
-    least, most = (f'{counts[x]:,} ({x})' for x in ends)
+    least, most = (f'{counts[x]:,} ({errors.quote(x)})' for x in ends)
     classes = f' of {len(counts):,} classes, {least} to {most} each'
   yield f'{name}: {count:,} images{classes}'
   kinds = (f'{kind} {n:,}' for kind, n in summary['kinds'].items())
@@ -232,8 +225,19 @@ def _describe_split(name: str, summary: Mapping[str, Any]) -> Iterator[str]:
     'bytes': f'{size / 1e6:,.3f} MB, {size / count / 1e3:,.3f} kB an image',
     'decoded': f'{summary["decoded_bytes"] / 1e6:,.3f} MB of pixels',
     'kinds': ', '.join(kinds) or 'none',
-    'EXIF': f'{summary["rotated_by_exif"]:,} ask for a rotation, not done',
+    'EXIF': f'{summary["rotated_by_exif"]:,} ask for a rotation, '
+    + ('applied' if summary['applies_exif'] else 'ignored in a prepared set'),
+    'transparent': f'{summary["transparent"]:,} have transparency, shown over'
+    ' data.background',
+    '16 bits': f'{summary["many_bits"]:,} grey of more than 8 bits',
+    'one colour': f'{summary["one_colour"]:,}',
   }
+  if dark := summary['dark']:
+    rows['16 bits'] += (
+      f', {dark:,} below an eighth of the range: set data.grey_range'
+    )
+  if summary['one_colour'] == count:
+    rows['one colour'] += ': all of them, so there is nothing to learn'
   if summary['shorter_side']:
     for key in ('shorter side', 'longer side'):
       rows[key] = (
@@ -243,7 +247,7 @@ def _describe_split(name: str, summary: Mapping[str, Any]) -> Iterator[str]:
   for label, text in rows.items():
     yield f'  {label:<13} {text}'
   for image in summary['broken'][:_LISTED]:
-    yield f'  {"":<13} {image["name"]} {image["reason"]}'
+    yield f'  {"":<13} {errors.quote(image["name"])} {image["reason"]}'
 
 
 def _describe_duplicates(groups: Sequence[Sequence[str]]) -> str:
@@ -252,5 +256,5 @@ def _describe_duplicates(groups: Sequence[Sequence[str]]) -> str:
   across = sum(len({name.split()[0] for name in g}) > 1 for g in groups)
   return (
     f'duplicates: {len(groups):,} images more than once, {across:,} of them in'
-    f' two splits; for example {" = ".join(groups[0][:3])}'
+    f' two splits; for example {" = ".join(map(errors.quote, groups[0][:3]))}'
   )

@@ -18,7 +18,8 @@ class Source(Protocol):
   num_classes and class_names are None where there are no labels. labels are
   int [N], -1 for an image without one; None where there are none, or where
   each image is taken to have one that is known when it is read. fingerprint is
-  a hex digest that changes when the set does. `read` returns encoded bytes or
+  a hex digest that changes when the set does. A set of TFDS has the attribute
+  is_prepared, see `is_prepared`. `read` returns encoded bytes or
   uint8 [H, W, 3], and the label, -1 if there is none; it may be called from any
   thread.
   """
@@ -50,6 +51,11 @@ def locate_part(ends: np.ndarray, index: int) -> tuple[int, int]:
 def is_partly_labelled(source: Source) -> bool:
   """Returns whether a set has labels, and images without one."""
   return source.labels is not None and bool((source.labels < 0).any())
+
+
+def is_prepared(source: Source) -> bool:
+  """Returns whether TFDS prepared a set, whose images are as it reads them."""
+  return getattr(source, 'is_prepared', False)
 
 
 def locate_in_whole(source: Source) -> tuple[str, np.ndarray]:
@@ -127,6 +133,7 @@ class Subset:
     self.name = source.name
     self.num_classes = source.num_classes
     self.class_names = source.class_names
+    self.is_prepared = is_prepared(source)
     labels = source.labels
     self.labels = None if labels is None else labels[self._ids]
     self.fingerprint = hashlib.sha256(
@@ -164,6 +171,7 @@ class Concatenation:
     self.name = parts[0].name
     self.num_classes = parts[0].num_classes
     self.class_names = parts[0].class_names
+    self.is_prepared = is_prepared(parts[0])
     labels = [part.labels for part in parts if part.labels is not None]
     is_known = len(labels) == len(parts)
     self.labels = np.concatenate(labels) if is_known else None

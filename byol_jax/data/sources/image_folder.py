@@ -26,7 +26,10 @@ from byol_jax.data.sources import archives, base, paths
 # Both give the bytes of a file from any thread.
 Files: TypeAlias = paths.Directory | archives.Archive
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif')
+EXTENSIONS = (
+  *('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.gif'),
+  *('.tif', '.tiff', '.avif', '.heic', '.heif'),
+)
 _TRAIN = 'train'
 _TEST = ('val', 'valid', 'validation', 'test')
 _LOG = logging.getLogger(__name__)

@@ -145,6 +145,8 @@ class RecordSource:
   that the catalog does not list has a -1, all labels are read.
   """
 
+  is_prepared = True
+
   def __init__(self, dataset: PreparedDataset, splits: Sequence[str]) -> None:
     self._dataset = dataset
     self._files = [file for name in splits for file in dataset.open_files(name)]

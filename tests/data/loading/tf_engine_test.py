@@ -105,11 +105,11 @@ def test_promise_4_decoding_once_changes_outer_columns(
   noise = generator.normal(0, 8, (height, width, 3))
   pixels = np.clip(smooth(4, height, width) + noise, 0, 255).astype(np.uint8)
   data = tf.constant(encode(pixels, subsampling=subsampling, quality=90))
-  whole = tf_engine.decode_image(data).numpy().astype(int)
+  whole = tf_engine.decode_image(data, True).numpy().astype(int)
   means = []
   for drawn in draws(30):
     y, x, h, w = window(height, width, drawn)
-    crop = tf_engine.decode_window(data, tf.constant([y, x, h, w]))
+    crop = tf_engine.decode_window(data, tf.constant([y, x, h, w]), True)
     difference = np.abs(whole[y : y + h, x : x + w] - crop.numpy())
     # Of DATA/imagenet_sample the first column differed by up to 7, the last
     # by up to 11, crops by 0.0001 in the mean and 0.005 at most.
@@ -123,7 +123,7 @@ def test_promise_4_decoding_once_changes_outer_columns(
 def test_a_header_that_claims_too_much_raises_before_decoding(function):
   data = claim_size(encode(smooth(0, 16, 16)), 13_400, 13_400)
   with pytest.raises(tf.errors.InvalidArgumentError, match='did not hold'):
-    getattr(tf_engine, function)(tf.constant(data))
+    getattr(tf_engine, function)(tf.constant(data), True)
 
 
 def test_tensorflow_sees_no_accelerator():

@@ -4,9 +4,10 @@ import threading
 import time
 
 import numpy as np
+from PIL import Image
 import pytest
 
-from byol_jax.data.loading import thread_engine
+from byol_jax.data.loading import decode, thread_engine
 from tests.helpers.listed import Listed
 from tests.helpers.made import CROP_RANGE, encode, image_set, smooth
 
@@ -35,6 +36,12 @@ def varied():
   images[5] = encode(smooth(5, 1, 1), 'PNG')
   images[6] = encode(smooth(6, 3, 90)[..., 0], 'PNG')
   images[7], images[8], images[22] = b'', None, images[22][:200]
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  images[9] = encode(smooth(9, 30, 20), exif=exif)
+  images[10] = encode(smooth(10, 30, 20), 'TIFF')
+  images[11] = encode(smooth(11, 30, 20), 'PNG', 'RGBA', exif=exif)
+  images[12] = encode(smooth(12, 30, 20)[..., 0].astype(np.uint16), 'PNG')
   return Listed(images)
 
 
@@ -61,6 +68,28 @@ def test_supervised_batches_are_those_of_tf_data(varied, crop_ranges):
 def test_views_are_those_of_tf_data(varied, transfer):
   mine, other = both(varied, transfer=transfer)
   same(mine.view_batches(12, 3, 4), other.view_batches(12, 3, 4))
+
+
+@pytest.mark.parametrize('decoding', ('once', 'crops'))
+def test_crops_are_drawn_on_the_turned_picture(decoding):
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  images = [encode(smooth(i, 20, 50), exif=exif) for i in range(4)]
+  images += [encode(smooth(i, 20, 50), 'PNG', exif=exif) for i in range(4)]
+  upright = [
+    np.ascontiguousarray(
+      np.rot90(decode.decode_rgb(x, decode.PixelOptions(exif=False)), -1)
+    )
+    for x in images
+  ]
+  for options in (
+    {'decoding': decoding},
+    {'engine': thread_engine.decode_into},
+  ):
+    found = image_set(Listed(images), **options)
+    expected = image_set(Listed(upright))
+    same(found.view_batches(8, 0, 2), expected.view_batches(8, 0, 2))
+    same(found.eval_batches(8), expected.eval_batches(8))
 
 
 @pytest.mark.parametrize('count', [1, 3])

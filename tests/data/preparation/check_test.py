@@ -76,9 +76,9 @@ def test_the_report_is_printed_written_and_ends_with_one(
   code, text, error = run(pictures[0], f'--output={output}', '--threads=1')
   assert code == 1 and error.count('\n') == 1
   assert '4 of 11 images are broken' in error and str(output) in error
-  assert 'train: 8 images of 2 classes, 3 (ant) to 5 (bee) each' in text
-  assert 'train/bee/empty.jpg is empty' in text
-  assert '1 ask for a rotation' in text
+  assert "train: 8 images of 2 classes, 3 ('ant') to 5 ('bee') each" in text
+  assert "'train/bee/empty.jpg' is empty" in text
+  assert '1 ask for a rotation, applied' in text
   assert 'duplicates: 1 images more than once, 1 of them in two splits' in text
   found = json.loads(output.read_text())
   assert list(found['splits']) == ['train', 'test']

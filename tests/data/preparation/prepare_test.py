@@ -90,12 +90,10 @@ def test_ten_bad_images_are_left_out_and_named(tmp_path, caplog, shorter_side):
   assert files_below(tmp_path) == before
   kept = contents(opened(path, 'all'))
   assert len(kept) == 30 and caplog.text.count('cannot be used') == 10
-  assert 'train: train/a/000.jpg cannot be used' in caplog.text
+  assert "'train: train/a/000.jpg' cannot be used" in caplog.text
   if shorter_side:
     assert path == tmp_path / 'out/toy/shorter_4/1.0.0'
-    assert all(
-      min(decode.read_header(data)[1:]) == 4 for data, _ in kept.values()
-    )
+    assert all(min(decode.read_sides(data)) == 4 for data, _ in kept.values())
 
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, MemoryError])
@@ -155,7 +153,7 @@ def test_a_full_disk_and_a_file_in_the_way_are_named(tmp_path, monkeypatch):
 def test_resizing_keeps_the_ratio_and_never_enlarges(size, side, expected):
   data = encode(smooth(0, *size), 'PNG')
   found = prepare.resize_encoded(data, side, 95)
-  assert decode.read_header(found) == ('JPEG', *expected)
+  assert decode.read_header(found)[:3] == ('JPEG', *expected)
   for larger in (min(size), 500):
     assert prepare.resize_encoded(data, larger, 95) == data
 
