@@ -2,17 +2,23 @@
 
 PYTHONPATH=. python benchmarks/own_images.py parts DATA/imagenette128/1.0.0 DIR
 PYTHONPATH=. python benchmarks/own_images.py run DIR SIZE SEED
-PYTHONPATH=. python benchmarks/own_images.py collect DIR
-  [--output=benchmarks/results/own_images.json]
+PYTHONPATH=. python benchmarks/own_images.py
+  --output=benchmarks/results/own_images.json collect DIR
+PYTHONPATH=. python benchmarks/own_images.py draw
 
 `parts` writes DIR/images/SIZE/{train,val}/CLASS/NUMBER.jpg for each of SIZES:
 random training images, the smaller parts within the larger, and all images of
 the validation split. `run` gives the two commands of a user, `pretrain` and
 `report`, and keeps the CPU and the wall seconds of each beside their results;
-`collect` puts all runs into one file.
+`collect` puts all runs into one file, `draw` makes of it the
+table and the picture of docs/own_data.md, docs/img/own_data.svg.
 """
 
+import argparse
+import collections
+from collections.abc import Callable
 import json
+import math
 import os
 from pathlib import Path
 import resource
@@ -25,6 +31,8 @@ import numpy as np
 from benchmarks import results_file
 
 SIZES = (300, 3000, 9000)
+RESULTS = Path(__file__).parent / 'results/own_images.json'
+PICTURE = Path(__file__).parents[1] / 'docs/img/own_data.svg'
 COLUMNS = ('knn_k1_t0.1', 'knn_k20_t0.1', 'knn_k200_t0.1', 'top1')
 
 
@@ -54,7 +62,6 @@ def run(root: str, size: str, seed: str) -> None:
       '--config=folder:cpu',
       f'--config.dataset={root}/images/{size}',
       f'--config.seed={seed}',
-      *sys.argv[5:],
     ],
     'report': [],
   }
@@ -115,17 +122,104 @@ def collect(root: str) -> dict:
   }
 
 
+def draw() -> None:
+  """Prints the table of docs/own_data.md and writes its picture."""
+  runs = json.loads(RESULTS.read_text())['runs']
+  by_size = collections.defaultdict(list)
+  for row in runs:
+    by_size[row['images']].append(row)
+  print('| images | steps | seed | kNN k=1 | kNN k=20 | linear | CPU, min |')
+  print('| --- | --- | --- | --- | --- | --- | --- |')
+  for row in runs:
+    cells = [
+      f'{row["accuracy"]["online"][c]:.1f} (+{row["gain"][c]:.1f})'
+      for c in ('knn_k1_t0.1', 'knn_k20_t0.1', 'top1')
+    ]
+    minutes = row['pretrain']['cpu_seconds'] / 60
+    facts = [f'{row["images"]:,}', f'{row["steps"]:,}', row['seed']]
+    print('|', *_join([*facts, *cells, f'{minutes:.1f}']), '|')
+  PICTURE.write_text(_make_picture(by_size))
+
+
+def _join(cells: list) -> list[str]:
+  return [' | '.join(map(str, cells))]
+
+
+def _make_picture(by_size: dict[int, list[dict]]) -> str:
+  """Returns an SVG: a point for each run, a line through their means."""
+  width, height, left, top, bottom = 620, 320, 50, 20, 280
+  low, high = math.log(min(by_size)), math.log(max(by_size))
+  place_x = lambda n: left + 30 + 360 * (math.log(n) - low) / (high - low)
+  place_y = lambda percent: bottom - (bottom - top) * percent / 60
+  parts = [
+    f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"'
+    ' font-family="sans-serif" font-size="13">',
+    f'<rect width="{width}" height="{height}" fill="white"/>',
+  ]
+  for percent in range(0, 61, 10):
+    y = place_y(percent)
+    parts.append(
+      f'<path d="M{left} {y:.0f}H{left + 420}" stroke="#ddd"/>'
+      f'<text x="{left - 8}" y="{y + 4:.0f}" text-anchor="end">{percent}</text>'
+    )
+  for size in by_size:
+    parts.append(
+      f'<text x="{place_x(size):.0f}" y="{bottom + 18}" text-anchor="middle">'
+      f'{size:,}</text>'
+    )
+  parts.append(
+    f'<text x="{left + 210}" y="{height - 4}" text-anchor="middle">images of'
+    f' the folder</text><text x="{left}" y="12">accuracy, %</text>'
+  )
+  for name, (find, color) in SERIES.items():
+    points = {n: [*map(find, rows)] for n, rows in by_size.items()}
+    means = {n: sum(found) / len(found) for n, found in points.items()}
+    line = ' '.join(
+      f'{place_x(n):.0f},{place_y(v):.1f}' for n, v in means.items()
+    )
+    parts.append(f'<polyline points="{line}" fill="none" stroke="{color}"/>')
+    parts += [
+      f'<circle cx="{place_x(n):.0f}" cy="{place_y(v):.1f}" r="3.5"'
+      f' fill="{color}"/>'
+      for n, found in points.items()
+      for v in found
+    ]
+    last = place_y([*means.values()][-1])
+    parts.append(
+      f'<text x="{place_x(max(by_size)) + 12:.0f}" y="{last + 4:.0f}"'
+      f' fill="{color}">{name}</text>'
+    )
+  return '\n'.join([*parts, '</svg>\n'])
+
+
+def _better_random(column: str) -> Callable[[dict], float]:
+  return lambda row: max(
+    row['accuracy'][w][column] for w in ('random', 'random_calibrated')
+  )
+
+
+SERIES: dict[str, tuple[Callable[[dict], float], str]] = {
+  'linear, BYOL': (lambda r: r['accuracy']['online']['top1'], '#1a5fb4'),
+  'kNN, BYOL': (lambda r: r['accuracy']['online']['knn_k20_t0.1'], '#c64600'),
+  'linear, random': (_better_random('top1'), '#7a9cc6'),
+  'kNN, random': (_better_random('knn_k20_t0.1'), '#d9a066'),
+}
+
+
 def main() -> None:
-  """Runs one of the three."""
-  verb, arguments = sys.argv[1], sys.argv[2:]
-  if verb == 'parts':
-    write_parts(*arguments)
-  elif verb == 'run':
-    run(*arguments[:3])
+  """Runs one of the four."""
+  parser = results_file.make_parser(__doc__)
+  parser.add_argument('verb', choices=('parts', 'run', 'collect', 'draw'))
+  parser.add_argument('arguments', nargs=argparse.REMAINDER)
+  flags = parser.parse_args()
+  if flags.verb == 'parts':
+    write_parts(*flags.arguments)
+  elif flags.verb == 'run':
+    run(*flags.arguments)
+  elif flags.verb == 'collect':
+    results_file.write_result(collect(*flags.arguments), flags.output)
   else:
-    found = collect(arguments[0])
-    output = arguments[-1].removeprefix('--output=')
-    results_file.write(output if len(arguments) > 1 else None, found)
+    draw()
 
 
 if __name__ == '__main__':

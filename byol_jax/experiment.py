@@ -53,6 +53,8 @@ OLD_VALUES: dict[str, Any] = {
 
 # Shorter runs were worse than no training (docs/results.md).
 SHORT_RUN = 1000
+# The fewest whose gain was measured (docs/own_data.md).
+FEW_IMAGES = 300
 
 Update = Callable[
   [byol.ByolState, byol.Batch], tuple[byol.ByolState, byol.Scalars]
@@ -356,5 +358,11 @@ def _list_warnings(num_examples: int, num_steps: int) -> list[str]:
     lines.append(
       f'warning: {num_steps:,} steps: below about {SHORT_RUN:,} an encoder may'
       ' be worse than a random one; --config.steps=auto sets a length'
+    )
+  if num_examples < FEW_IMAGES:
+    lines.append(
+      f'warning: {num_examples:,} images: {FEW_IMAGES} photographs were enough'
+      ' for an encoder better than a random one (docs/own_data.md), fewer were'
+      ' not tried; add images, or take an encoder that was trained on more'
     )
   return lines

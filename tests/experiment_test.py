@@ -196,3 +196,10 @@ def test_a_run_in_steps_has_at_least_one_batch_of_images():
 def test_a_short_run_is_warned_of(length, warns):
   built = experiment.build(configuration.load('shapes', length), 9_000, 10)
   assert any('worse than a random one' in x for x in built.derived) == warns
+
+
+@pytest.mark.parametrize('count, warns', [(299, True), (300, False)])
+def test_few_images_are_warned_of(count, warns):
+  built = experiment.build(configuration.load('folder:cpu'), count, None)
+  assert len(built.derived) == 2 + warns
+  assert (f'warning: {count} images: 300' in built.derived[-1]) == warns

@@ -165,4 +165,7 @@ def advice_after_divergence(saver: checkpointer.Checkpointer | None) -> str:
   """Returns which checkpoint a diverged run leaves, and what to try."""
   step = None if saver is None else saver.latest_step()
   kept = 'no checkpoint yet' if step is None else f'checkpoint {step} stays'
-  return f'{kept}; lower schedule.base_rate or lengthen schedule.warmup_epochs'
+  return (
+    f'{kept}; lower schedule.base_rate or lengthen schedule.warmup_epochs'
+    ' (of a run of steps, schedule.max_warmup_share)'
+  )
