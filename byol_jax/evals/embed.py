@@ -1,6 +1,6 @@
 """Writes the representations of an image set into one .npz file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import os
 from pathlib import Path
 
@@ -18,6 +18,7 @@ def write_embeddings(
   dataset: splits.Split,
   names: Sequence[str],
   output: str | Path,
+  log: Callable[[str], None] = lambda text: None,
 ) -> int:
   """Writes `representations`, float32 [N, D], and `names`, unicode [N].
 
@@ -30,6 +31,7 @@ def write_embeddings(
     dataset: its images, whose ids are positions in `names`.
     names: one an image.
     output: the file; written as named, replaced if it exists.
+    log: called with lines on what is done.
 
   Returns:
     N.
@@ -49,8 +51,11 @@ def write_embeddings(
       path.parent.mkdir(parents=True, exist_ok=True)
       temporary.touch()
   try:
+    total = dataset.num_examples
+    log(f'encoding {total:,} images')
+    progress = splits.make_progress(log, 'encoding', total)
     batches = dataset.eval_batches(PER_DEVICE * jax.device_count())
-    found = features.extract_features(encoder, batches)
+    found = features.extract_features(encoder, batches, progress)
     if is_writer:
       with files.refuse_unwritable(name):
         rows = np.array([names[i] for i in found.ids], dtype=np.str_)

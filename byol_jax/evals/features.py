@@ -58,11 +58,16 @@ def make_encoder(
   return Encoder(forward, params, state, shape[-1], name)
 
 
-def extract_features(encoder: Encoder, batches: Batches) -> Features:
+def extract_features(
+  encoder: Encoder,
+  batches: Batches,
+  progress: Callable[[int], None] = lambda count: None,
+) -> Features:
   """Returns the representation of every image; padding is dropped.
 
   In a job of several processes each gives its own batches, as many as the
-  others, and gets the rows of all.
+  others, and gets the rows of all. `progress` is called with the number of
+  images of this process so far.
 
   Raises:
     DataError: there is no image.
@@ -71,13 +76,17 @@ def extract_features(encoder: Encoder, batches: Batches) -> Features:
   represent = _compile_represent(encoder.forward)
   frozen = placement.replicate((encoder.params, encoder.state))
   kept: list[list[np.ndarray]] = []
+  count = 0
 
   def images() -> Iterator[Any]:
+    nonlocal count
     for batch in batches:
       # These stay on the host, where ids have 64 bits.
       columns = [np.ravel(batch[k]) for k in ('labels', 'mask', 'ids')]
       kept.append([*columns, compute_digests(batch['images'])])
       yield batch['images']
+      count += int(np.sum(batch['mask']))
+      progress(count)
 
   values = list(_encode(represent, frozen, images()))
   if not kept:

@@ -4,8 +4,10 @@ Data sets arrive through a function `load`; evaluations know no files.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+import time
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
 from byol_jax import errors
@@ -38,6 +40,7 @@ class Split(Protocol):
 # images twice, a split that is a copy of another is a mistake.
 MAX_OVERLAP = 0.1
 
+_PROGRESS_SECONDS = 10.0
 # split name -> image set; see `data.from_config.make_image_set`
 Load = Callable[..., Split]
 
@@ -100,12 +103,40 @@ def encode_split(
     log(f'{name}, {count}: encoded before')
   else:
     log(f'encoding {name}, {count}')
-    found = features.extract_features(encoder, split.eval_batches(batch_size))
+    progress = make_progress(log, f'encoding {name}', split.num_examples)
+    batches = split.eval_batches(batch_size)
+    found = features.extract_features(encoder, batches, progress)
     if store is not None:
       store.add(*split.locate_images(), found)
   if split.num_classes is not None:
     check_labels(found.labels, split.num_classes, name)
   return found
+
+
+def make_progress(
+  log: Callable[[str], None],
+  what: str,
+  total: int,
+  clock: Callable[[], float] = time.monotonic,
+) -> Callable[[int], None]:
+  """Returns a function of the images that are done, which logs every 10 s.
+
+  Args:
+    log: called with lines such as 'encoding test: 640 of 1,000 images'.
+    what: is done.
+    total: number of images, of all processes.
+    clock: returns seconds.
+  """
+  last = clock()
+
+  def progress(count: int) -> None:
+    nonlocal last
+    if clock() - last >= _PROGRESS_SECONDS:
+      last = clock()
+      done = min(count * jax.process_count(), total)
+      log(f'{what}: {done:,} of {total:,} images')
+
+  return progress
 
 
 def check_test(

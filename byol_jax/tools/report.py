@@ -38,14 +38,17 @@ def run(
   trained = pretrained.open_encoder(pretraining, step=step)
   results: dict[str, dict[str, Any]] = {}
   last: dict[str, list[str]] = {}
-  for weights in ROWS:
+  for weights, label in ROWS.items():
     encoder = trained
     if weights != trained.name:
       encoder = pretrained.open_encoder(pretraining, weights)
     results[weights] = {}
     for name, spec in (('knn', knn), ('linear', linear)):
       config = configuration.load(spec, {'weights': weights})
-      found = api.evaluate(name, config, pretraining, encoder)
+      log = lambda text, row=label: print(
+        errors.to_line(f'{row}: {text}'), flush=True
+      )
+      found = api.evaluate(name, config, pretraining, encoder, log)
       results[weights] |= found
       # What stays is that of the last row, BYOL.
       last[name] = protocols.describe_results(name, found)

@@ -21,8 +21,11 @@ def make_set():
 def test_each_readable_image_has_a_row_in_order(tmp_path, name, rows):
   dataset, output = make_set(), tmp_path / 'new' / name
   dataset.unreadable = tuple({*range(5)} - {*rows})
-  count = embed.write_embeddings(fakes.pixels(12), dataset, NAMES, output)
-  assert count == len(rows)
+  lines = []
+  count = embed.write_embeddings(
+    fakes.pixels(12), dataset, NAMES, output, lines.append
+  )
+  assert count == len(rows) and lines == ['encoding 5 images']
   with np.load(output, allow_pickle=False) as found:
     assert found['names'].tolist() == [NAMES[i] for i in rows]
     values = found['representations']

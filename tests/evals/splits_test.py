@@ -1,5 +1,7 @@
 """Splits of an evaluation: opened together, encoded, their labels checked."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,23 @@ def test_splits_without_the_same_classes_are_refused(
   setattr(sets[split], attribute, value)
   with pytest.raises(errors.DataError, match=words):
     open_both(sets)
+
+
+def test_a_long_encoding_says_every_ten_seconds_how_far_it_is(monkeypatch):
+  sets, lines, now = make_sets(), [], 0.0
+
+  def clock():  # two seconds a batch of two images
+    nonlocal now
+    now += 2
+    return now
+
+  make = functools.partial(splits.make_progress, clock=clock)
+  monkeypatch.setattr(splits, 'make_progress', make)
+  splits.encode_split(fakes.pixels(12), sets, 2, lines.append, 'train')
+  assert lines == [
+    'encoding train, 12 images',
+    'encoding train: 10 of 12 images',
+  ]
 
 
 @pytest.mark.parametrize('batch_size', [4, 9, 32])
