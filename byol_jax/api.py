@@ -38,6 +38,8 @@ def pretrain(
   config: str | config_dict.ConfigDict,
   workdir: str | Path,
   overrides: Mapping[str, Any] | None = None,
+  *,
+  on_log: Callable[[int, dict[str, float]], None] | None = None,
 ) -> dict[str, float]:
   """Pretrains BYOL, or resumes what `workdir` holds.
 
@@ -46,6 +48,8 @@ def pretrain(
       a configuration.
     workdir: where checkpoints, logs and the configuration go.
     overrides: {'section.key': value}, for a preset by name.
+    on_log: called with the step and the scalars (docs/logs.md) of each line of
+      scalars.jsonl, in process 0 only; its exceptions end the run.
 
   Returns:
     The last scalars, `step`, `seconds`, and `unusable_images`: how many images
@@ -62,7 +66,7 @@ def pretrain(
     'data', lambda: from_config.make_image_set(config, 'train', held=True)
   )
   load = functools.partial(from_config.make_image_set, config, labelled=True)
-  last = _pretrain(dataset, config, record, workdir, load)
+  last = _pretrain(dataset, config, record, workdir, load, on_log)
   return last | {'unusable_images': dataset.num_failures}
 
 
@@ -71,6 +75,8 @@ def pretrain_on(
   config: config_dict.ConfigDict,
   workdir: str | Path,
   load: Callable[[str], Any] | None = None,
+  *,
+  on_log: Callable[[int, dict[str, float]], None] | None = None,
 ) -> dict[str, float]:
   """Pretrains on a given data set, or resumes what `workdir` holds.
 
@@ -83,6 +89,7 @@ def pretrain_on(
     workdir: see `pretrain`.
     load: 'train' and 'test' -> image set (`evals.splits.Split`), for
       `eval.knn_every_steps`.
+    on_log: see `pretrain`.
 
   Returns:
     The last scalars, `step` and `seconds`.
@@ -91,7 +98,8 @@ def pretrain_on(
     UserError: see `train.train`.
   """
   config = configuration.validate(config, 'pretrain')
-  return _pretrain(dataset, *_read_record(config, workdir), workdir, load)
+  config, record = _read_record(config, workdir)
+  return _pretrain(dataset, config, record, workdir, load, on_log)
 
 
 def _pretrain(
@@ -100,6 +108,7 @@ def _pretrain(
   record: dict[str, Any] | None,
   workdir: str | Path,
   load: Callable[[str], Any] | None,
+  on_log: Callable[[int, dict[str, float]], None] | None = None,
 ) -> dict[str, float]:
   """Pretrains, or resumes the run of a checkpoint with the given record."""
   if config.init.checkpoint and '://' not in config.init.checkpoint:
@@ -131,6 +140,7 @@ def _pretrain(
     steps_per_call=config.input.steps_per_call,
     origin=_find_origin(method, record, workdir),
     evaluate=evaluate,
+    on_log=on_log,
   )
 
 
@@ -245,6 +255,7 @@ def embed(
   weights: str = 'online',
   *,
   step: int | None = None,
+  log: Callable[[str], None] = lambda text: None,
 ) -> int:
   """Writes the representations and names of all images of a set.
 
@@ -254,6 +265,7 @@ def embed(
     output: the .npz file.
     weights: see `pretrained.open_encoder`.
     step: of an older checkpoint.
+    log: called with lines on what is done.
 
   Returns:
     The number of images in the file.
@@ -268,4 +280,4 @@ def embed(
   config.dataset = images
   dataset = from_config.make_image_set(config, 'all')
   names = [dataset.file_name(i) for i in range(dataset.num_examples)]
-  return embed_lib.write_embeddings(encoder, dataset, names, output)
+  return embed_lib.write_embeddings(encoder, dataset, names, output, log)

@@ -48,6 +48,8 @@ OLD_VALUES: dict[str, Any] = {
   'input.steps_per_call': 0,
   'checkpoint.folder': '',
   'init.checkpoint': '',
+  'faults.collapse': 'warn',
+  'log.every_seconds': 10.0,
   'eval.knn_every_steps': 0,
 }
 

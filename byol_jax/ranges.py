@@ -39,6 +39,7 @@ _RANGES = {
   '[1, 1e5]': 'num_lambdas max_iterations',
   '[0, 1e6]': """
     input.cache_gib faults.max_skips faults.max_rollbacks faults.stall_seconds
+    log.every_seconds
     checkpoint.every_minutes""",
   '[0, 4096]': 'input.threads input.steps_per_call',
   '[0, 1e9]': 'steps checkpoint.every_steps eval.knn_every_steps',
@@ -79,6 +80,7 @@ CHOICES = {
   'target.schedule': ('cosine', 'constant'),
   'objective.name': ('regression',),
   'optimizer.name': ('lars', 'adamw', 'sgd'),
+  'faults.collapse': ('warn', 'stop', 'ignore'),
   'data.holdout': ('paper', 'official'),
   **dict.fromkeys(('data.eval_crop', 'eval_crop'), ('resize', 'crop', 'whole')),
   'data.decoding': ('once', 'crops'),

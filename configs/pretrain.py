@@ -257,9 +257,14 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
         # A run ends after this time, in seconds, without images, or 1.1 times
         # this time without a step; 0: never.
         'stall_seconds': 600.0,
+        # What a collapse does, when all images get almost the same projection
+        # (docs/logs.md): a warning, an end with exit code 4, or nothing.
+        'collapse': 'warn',
       },
       'log': {
-        'every_steps': 50,  # steps between two lines of the log
+        'every_steps': 50,  # steps between two points of the curves
+        # Seconds between two lines on the console; 0: one for each point.
+        'every_seconds': 10.0,
         'tensorboard': True,  # whether WORKDIR/tensorboard is written too
       },
       'eval': {

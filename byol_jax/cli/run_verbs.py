@@ -62,10 +62,6 @@ def pretrain(workdir: str, **job: Any) -> None:
   last = api.pretrain(config, workdir)
   if last['unusable_images']:
     log(f'{last["unusable_images"]} images could not be used; see above')
-  done = 'done before: step {step}'
-  if 'byol_loss' in last:
-    done = 'done: step {step}, byol_loss {byol_loss:.4f}, {seconds:.0f} s'
-  log(f'{done.format(**last)}; {workdir}')
 
 
 @_add_evaluation('knn')
@@ -231,7 +227,7 @@ def embed(
   _, log = _join_job(**job)
   from byol_jax import api
 
-  count = api.embed(workdir, images, output, weights, step=step)
+  count = api.embed(workdir, images, output, weights, step=step, log=log)
   log(f'{count} representations in {output}')
 
 
@@ -330,7 +326,7 @@ def _join_job(
     return config, lambda text: None
   if jax.process_count() > 1:
     print(description, flush=True)
-  return config, lambda text: print(errors.to_line(text))
+  return config, lambda text: print(errors.to_line(text), flush=True)
 
 
 def _evaluate(

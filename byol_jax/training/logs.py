@@ -9,21 +9,24 @@ reads back.
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import errno
+import importlib.util
 import io
 import itertools
 import json
+import logging
 import math
 import os
 import pathlib
+import shlex
 import sys
 import time
 from typing import Any, TextIO
 
-import tqdm
-
 from byol_jax import errors, files
-from byol_jax.training import events, scalars as scalars_lib
+from byol_jax.training import console_log, events, scalars as scalars_lib
 
+# (step, scalars), of each line of scalars.jsonl.
+OnLog = Callable[[int, dict[str, float]], None]
 # The input is the bottleneck if waiting for it takes more of the time.
 _MAX_DATA_WAIT = 0.5
 
@@ -42,9 +45,12 @@ class Logs:
     *,
     start_step: int = 0,
     tensorboard: bool = True,
+    every_seconds: float = 0.0,
     silent: bool = False,
+    on_log: OnLog | None = None,
     stream: TextIO | None = None,
     clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
   ):
     """Opens the log files; those of an interrupted run are continued.
 
@@ -54,49 +60,59 @@ class Logs:
       start_step: steps completed before this start. What was logged for later
         steps is dropped, since they are repeated.
       tensorboard: also write TensorBoard events to WORKDIR/tensorboard.
+      every_seconds: see `console_log.Console`.
       silent: write and print nothing; for all processes but the first.
+      on_log: called with the step and the scalars of each line of
+        scalars.jsonl.
       stream: the console; standard output by default.
       clock: returns seconds since 1970.
+      monotonic: returns seconds.
     """
-    self._num_steps = num_steps
-    self._clock = clock
-    self._stream = sys.stdout if stream is None else stream
-    self._silent = silent
+    self._clock, self._on_log = clock, on_log
     self._warned: set[str] = set()
-    self._pace_start = (start_step, clock())
-    self._is_first_line = True
     self._lines: io.FileIO | None = None
+    self._printed: io.FileIO | None = None
     self._events: events.Events | None = None
-    self._bar = tqdm.tqdm(
-      total=num_steps,
-      initial=start_step,
-      file=self._stream,
-      unit='step',
-      dynamic_ncols=True,
-      disable=True if silent else None,  # None: unless it is a terminal
-    )
+    self._console: console_log.Console | None = None
     if silent:
       return
-    folder = pathlib.Path(workdir)
+    self._folder = pathlib.Path(workdir)
+    self._console = console_log.Console(
+      *(stream or sys.stdout, num_steps, start_step, every_seconds, monotonic),
+      self.record,
+    )
+    with self._warn_on_failure('run.log'):
+      handle = files.open_own(self._folder / 'run.log', os.O_APPEND)
+      self._printed = io.FileIO(handle, 'ab')
     with self._warn_on_failure('scalars.jsonl'):
-      self._lines = _open_lines(folder / 'scalars.jsonl', start_step)
+      path = self._folder / 'scalars.jsonl'
+      self._lines = _open_lines(path, start_step)
     if tensorboard:
       with self._warn_on_failure('tensorboard'):
-        self._events = events.Events(folder / 'tensorboard', start_step)
+        folder = self._folder / 'tensorboard'
+        self._events = events.Events(folder, start_step)
+    self._handler = _Recorder(self.record)
+    logging.getLogger().addHandler(self._handler)
 
-  def tick(self, step: int) -> None:
-    """Moves a terminal's progress bar to `step`; cheap enough for each step."""
-    with contextlib.suppress(OSError):
-      self._bar.update(step - self._bar.n)
+  def start_phase(self, text: str, has_line: bool = True) -> None:
+    """See `console_log.Console.start_phase`."""
+    if self._console is not None:
+      self._console.start_phase(text, has_line)
+
+  def tick(
+    self, step: int, peek: Callable[[], Mapping[str, float]] = dict
+  ) -> None:
+    """Shows `step` on the console; see `console_log.Console.tick`."""
+    if self._console is not None:
+      self._console.tick(step, lambda: scalars_lib.order(peek()))
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     """Logs scalars, those of `Meter` too, after `step` completed steps."""
-    if self._silent:
+    if self._console is None:
       return
     values = scalars_lib.order({k: float(x) for k, x in scalars.items()})
-    now = self._clock()
-    self._write_files(step, now, values)
-    self._show(step, now, values)
+    self._write_files(step, values)
+    self._console.write(step, values)
     data_wait = values.get('data_wait', 0.0)
     if data_wait > _MAX_DATA_WAIT:
       self._note_once(
@@ -110,59 +126,63 @@ class Logs:
     self, step: int, scalars: Mapping[str, float], text: str
   ) -> None:
     """Logs scalars of an evaluation of `step`; the console shows `text`."""
-    if not self._silent:
-      self._write_files(step, self._clock(), scalars)
+    if self._console is not None:
+      self._write_files(step, scalars)
       self.note(text)
 
-  def _write_files(
-    self, step: int, now: float, values: Mapping[str, float]
-  ) -> None:
+  def _write_files(self, step: int, values: Mapping[str, float]) -> None:
+    now = self._clock()
     if self._lines is not None:
       with self._warn_on_failure('scalars.jsonl'):
         _append_line(self._lines, step, now, values)
     if self._events is not None:
       with self._warn_on_failure('tensorboard'):
         self._events.write(step, values, now)
+    if self._on_log is not None:
+      self._on_log(step, dict(values))
 
   def note(self, text: str) -> None:
-    """Prints one line of text."""
-    if self._silent:
-      return
-    with contextlib.suppress(OSError):
-      self._bar.write(errors.to_line(text), file=self._stream)
-      self._stream.flush()
+    """Prints one line of text, and adds it to run.log."""
+    if self._console is not None:
+      self._console.note(text)
+
+  def record(self, text: str) -> None:
+    """Adds a line to run.log, with its time, and prints nothing."""
+    if self._printed is not None:
+      now = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(self._clock()))
+      with self._warn_on_failure('run.log'):
+        _append(self._printed, f'{now}  {errors.to_line(text)}\n'.encode())
+
+  def note_end(self, text: str) -> None:
+    """Prints the last line of a run, and how to see its curves."""
+    self.note(text)
+    if self._events is not None:
+      folder = shlex.quote(str(self._folder / 'tensorboard'))
+      command = f'curves: tensorboard --logdir={folder}'
+      if importlib.util.find_spec('tensorboard') is None:
+        command += '  (pip install tensorboard)'
+      self.note(command)
 
   def close(self) -> None:
     """Flushes and closes the log files."""
-    with contextlib.suppress(OSError):
-      self._bar.close()
-    if self._lines is not None:
-      self._lines.close()
+    if self._console is None:
+      return
+    self._console.close()
+    logging.getLogger().removeHandler(self._handler)
+    for file in (self._lines, self._printed):
+      if file is not None:
+        file.close()
     if self._events is not None:
       with self._warn_on_failure('tensorboard'):
         self._events.close()
-
-  def _show(self, step: int, now: float, values: Mapping[str, float]) -> None:
-    fields = _format_scalars(values)
-    if not self._bar.disable:
-      self._bar.set_postfix_str('  '.join(fields), refresh=False)
-      self.tick(step)
-      return
-    line = [f'step {step}/{self._num_steps}', *fields]
-    start_step, start_time = self._pace_start
-    if step > start_step:
-      pace = (now - start_time) / (step - start_step)
-      left = tqdm.tqdm.format_interval(pace * (self._num_steps - step))
-      line.append(f'eta {left}')
-    if self._is_first_line:  # from here on without the compilation
-      self._pace_start, self._is_first_line = (step, now), False
-    self.note('  '.join(line))
 
   @contextlib.contextmanager
   def _warn_on_failure(self, name: str) -> Iterator[None]:
     try:
       yield
     except OSError as error:
+      if name == 'run.log':
+        self._printed = None  # the warning would be added to it
       reason = error.strerror or error
       warning = f'warning: {name} cannot be written ({reason}); going on'
       self._note_once(name, warning)
@@ -177,6 +197,18 @@ class Logs:
       self.note(text)
 
 
+class _Recorder(logging.Handler):
+  """Adds warnings, which the terminal gets elsewhere, to run.log."""
+
+  def __init__(self, record: Callable[[str], None]) -> None:
+    super().__init__(logging.WARNING)
+    self._record = record
+
+  def emit(self, record: logging.LogRecord) -> None:
+    """Adds the message of `record`."""
+    self._record(record.getMessage())
+
+
 class Meter:
   """Measures images per second and the share of time spent on waiting."""
 
@@ -185,10 +217,14 @@ class Meter:
     self._clock = clock
     self.restart()
 
-  def restart(self) -> None:
-    """Starts a new interval, for instance after a checkpoint."""
+  def restart(self, images: int = 0) -> None:
+    """Starts a new interval, for instance after a checkpoint.
+
+    `images` were processed before it that the next `read` is told of.
+    """
     self._start = self._clock()
     self._waited = 0.0
+    self._before = images
 
   @contextlib.contextmanager
   def waiting(self) -> Iterator[None]:
@@ -209,24 +245,24 @@ class Meter:
       self._start += self._clock() - start
 
   def read(self, images: int) -> dict[str, float]:
+    """Returns what `peek` does, and starts the next interval."""
+    found = self.peek(images)
+    self.restart()
+    return found
+
+  def peek(self, images: int) -> dict[str, float]:
     """Returns 'images_per_second' and 'data_wait', in [0, 1], of the interval.
 
-    Starts the next interval; `images` were processed in this one.
+    `images` were processed in it; {} without any.
     """
+    images -= self._before
+    if images <= 0:
+      return {}
     elapsed = max(self._clock() - self._start, 1e-9)
-    share = self._waited / elapsed
-    self.restart()
-    return {'images_per_second': images / elapsed, 'data_wait': share}
-
-
-def _format_scalars(values: Mapping[str, float]) -> list[str]:
-  """Returns 'loss 3.215', ...; rate and waiting last, with their units."""
-  last = {'images_per_second', 'data_wait'}
-  fields = [f'{k} {v:.4g}' for k, v in values.items() if k not in last]
-  if last <= values.keys():
-    fields.append(f'{values["images_per_second"]:.4g} images/s')
-    fields.append(f'data wait {100 * values["data_wait"]:.0f} %')
-  return fields
+    return {
+      'images_per_second': images / elapsed,
+      'data_wait': self._waited / elapsed,
+    }
 
 
 def _open_lines(path: pathlib.Path, start_step: int) -> io.FileIO:
@@ -258,7 +294,11 @@ def _append_line(
   record: dict[str, Any] = dict(values)
   record |= {k: str(x) for k, x in values.items() if not math.isfinite(x)}
   record |= {'step': int(step), 'time': round(now, 3)}
-  line = json.dumps(record, sort_keys=True).encode() + b'\n'
+  _append(file, json.dumps(record, sort_keys=True).encode() + b'\n')
+
+
+def _append(file: io.FileIO, line: bytes) -> None:
+  """Appends one line, or raises OSError and leaves the file as it was."""
   size = os.fstat(file.fileno()).st_size
   if file.write(line) != len(line):
     file.truncate(size)

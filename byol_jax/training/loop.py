@@ -10,6 +10,7 @@ from __future__ import annotations  # fields are named like modules
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import time
 from typing import Any
@@ -21,6 +22,7 @@ from byol_jax.checkpoints import checkpointer
 from byol_jax.distributed import packing, placement, processes
 from byol_jax.training import (
   batch_timeout,
+  health,
   logs,
   multi_step,
   preemption,
@@ -47,6 +49,7 @@ class FaultOptions:
   max_skips: int = 0
   max_rollbacks: int = 0
   stall_seconds: float = 0.0
+  collapse: str = 'ignore'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +57,7 @@ class LogOptions:
   """The config section `log`, explained in configs/pretrain.py."""
 
   every_steps: int = 50
+  every_seconds: float = 0.0
   tensorboard: bool = False
 
 
@@ -95,6 +99,7 @@ class TrainingContext:
     checkpointer: None saves nothing; in process 0 only.
     make_meta: returns what the meta of a checkpoint holds besides.
     skip_policy: what to do about steps that were skipped.
+    collapse_policy: what to do about a collapse.
     preemption: whether a signal asks the run to stop.
     watchdog: ends a process whose steps stop coming.
     evaluate: called as `options.eval` says; None: never.
@@ -111,6 +116,9 @@ class TrainingContext:
   make_meta: Callable[[], dict[str, Any]] = dict
   skip_policy: recovery.SkipPolicy = dataclasses.field(
     default_factory=lambda: recovery.SkipPolicy(0, 0)
+  )
+  collapse_policy: health.CollapsePolicy = dataclasses.field(
+    default_factory=lambda: health.CollapsePolicy('ignore', str)
   )
   preemption: preemption.PreemptionGuard = dataclasses.field(
     default_factory=preemption.PreemptionGuard
@@ -134,6 +142,7 @@ def run_loop(
   state = placement.replicate(packing.pack(start.state))
   buffer, meter = scalar_buffer.ScalarBuffer(step), logs.Meter()
   means, signal, saved_at = {}, None, time.monotonic()
+  log.start_phase('reading the first images', has_line=False)
   host_batches = _open_batches(context, start, log)
   batches = placement.prefetch(host_batches)
   with contextlib.closing(host_batches):
@@ -141,18 +150,15 @@ def run_loop(
       # Next batch.
       batch = _wait_for_batch(context, batches, meter)
 
-      # Step. Only the first call, which compiles, may transfer implicitly. We
-      # wait for its end on all processes: then the watchdog may start.
+      # Step.
       if batch is not None:
-        is_first = step == start.step
-        with jax.transfer_guard('allow' if is_first else 'disallow'):
-          state, scalars = context.update(state, batch)
-        if is_first:
-          jax.block_until_ready(scalars)
+        first = functools.partial(_run_first_call, context, call, log, meter)
+        update = first if step == start.step else context.update
+        with jax.transfer_guard('disallow'):
+          state, scalars = update(state, batch)
         step = call.stop
         context.preemption.first_step_done()
         buffer.add(scalars, len(call))
-        log.tick(step)
       context.watchdog.step_done(step)
 
       # Log. A signal may arrive at any moment: we ask once a call.
@@ -161,6 +167,8 @@ def run_loop(
       is_due = step % context.options.log.every_steps == 0
       if len(buffer) and (is_due or is_saving):
         means = _log_means(context, buffer, meter, step, log)
+      if step > start.step:
+        log.tick(step, functools.partial(_peek, context, buffer, meter))
 
       # Save.
       if is_saving:
@@ -181,6 +189,37 @@ def run_loop(
   if signal is not None:
     raise _preempted_error(context, signal, step)
   return state, means
+
+
+def _run_first_call(
+  context: TrainingContext,
+  call: range,
+  log: logs.Logs,
+  meter: logs.Meter,
+  state: packing.Packed,
+  batch: Any,
+) -> tuple[packing.Packed, Any]:
+  """Compiles and runs the first call, which alone may transfer implicitly.
+
+  All processes wait for its end: then the watchdog may start. `meter` starts
+  after it, or the rate of the first interval would be that of the compiler.
+  """
+  log.start_phase('compiling')
+  with jax.transfer_guard('allow'):
+    state, scalars = context.update(state, batch)
+  jax.block_until_ready(scalars)
+  meter.restart(context.batch_size * len(call))
+  return state, scalars
+
+
+def _peek(
+  context: TrainingContext,
+  buffer: scalar_buffer.ScalarBuffer,
+  meter: logs.Meter,
+) -> dict[str, float]:
+  """Returns what is known since the last log line, without waiting."""
+  images = context.batch_size * len(buffer)
+  return buffer.peek_means() | meter.peek(images)
 
 
 def _preempted_error(
@@ -227,7 +266,7 @@ def _log_means(
   step: int,
   log: logs.Logs,
 ) -> dict[str, float]:
-  """Writes one log line and returns its means; raises as `SkipPolicy`."""
+  """Writes one log line and returns its means; raises as the policies."""
   images = context.batch_size * len(buffer)
   fetched = buffer.fetch_means()
   log.write(step, fetched.means | meter.read(images))
@@ -237,6 +276,9 @@ def _log_means(
       ' they left the state as it was'
     )
   context.skip_policy.observe(fetched.skipped, fetched.steps)
+  warning = context.collapse_policy.observe(fetched.means)
+  if warning:
+    log.note(warning)
   context.observe(fetched.values)
   return fetched.means
 
@@ -258,6 +300,7 @@ def _evaluate_if_due(
     return
   if step % every and step < context.num_steps:
     return
+  log.start_phase('evaluating', has_line=False)
   host_state = packing.unpack(placement.fetch_first_replica(state))
   with (
     contextlib.suppress(preemption.WaitInterrupted),

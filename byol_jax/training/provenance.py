@@ -6,8 +6,12 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
+import shlex
+import subprocess
+import sys
 from typing import Any
 
 PACKAGES = (
@@ -39,6 +43,33 @@ def list_versions() -> dict[str, str]:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
       found[name] = importlib.metadata.version(name)
   return found
+
+
+@functools.cache
+def find_commit() -> dict[str, str]:
+  """Returns {'commit': ...} if this package lies in its git repository.
+
+  It ends in '-dirty' if tracked files were changed.
+  """
+  root = pathlib.Path(__file__).parents[2]
+  if not (root / '.git').exists():  # else that of a folder above, if any
+    return {}
+  command = ['git', '--no-optional-locks', '-C', str(root)]
+  command += ['describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
+  try:
+    found = subprocess.run(
+      command, capture_output=True, text=True, timeout=10, check=True
+    )
+  except (OSError, subprocess.SubprocessError):
+    return {}
+  return {'commit': found.stdout.strip()}
+
+
+def describe_command() -> str:
+  """Returns the command of this process, for a shell, with its folder."""
+  # As in sys.orig_argv, but with the whole path of Python.
+  words = [sys.executable, *sys.orig_argv[1:]]
+  return f'cd {shlex.quote(os.getcwd())}\n{shlex.join(words)}\n'
 
 
 def describe_job(config: dict[str, Any]) -> dict[str, str]:

@@ -4,6 +4,7 @@ Fetching after every step would make the host wait for each one; fetching only
 the last step would miss a step that was skipped.
 """
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,8 @@ from byol_jax.distributed import placement
 # Calls whose results the host does not wait for: bounds the batches that are
 # queued on a device.
 MAX_CALLS_IN_FLIGHT = 2
+# Calls of which a line of the console shows the mean, at most.
+_MAX_PEEKED = 20
 # Scalars of which a log line has the last value, not the mean.
 SCHEDULES = ('tau', 'learning_rate')
 # Scalars whose mean over steps has the weight `LABELLED`, where it is given: a
@@ -65,28 +68,58 @@ class ScalarBuffer:
       `means['skipped']` is the number of skipped steps, absent if there are
       none.
     """
-    fetched = placement.fetch_first_replica(self._scalars)
-    values = {
-      key: np.concatenate(
-        [np.atleast_1d(s[key])[:n] for s, n in zip(fetched, self._counts)]
-      )
-      for key in fetched[0]
-    }
-    is_skipped = values.pop(finite.SKIPPED, np.zeros(len(self))) > 0
-    kept = {key: each[~is_skipped] for key, each in values.items()}
-    means = {} if is_skipped.all() else _average(kept)
-    for key in values.keys() & set(SCHEDULES):
-      means[key] = float(values[key][-1])
-    if is_skipped.any():
-      means[finite.SKIPPED] = float(is_skipped.sum())
+    values = _fetch(self._scalars, self._counts)
+    means, is_skipped = _average(values)
+    values.pop(finite.SKIPPED, None)
     steps = range(self._first_step, self._first_step + len(self))
     self._first_step = steps.stop
     self._scalars, self._counts = [], []
     skipped = [steps[i] for i in np.flatnonzero(is_skipped)]
     return StepScalars(means, skipped, steps, values)
 
+  def peek_means(self) -> dict[str, float]:
+    """Returns means over steps that are done, of the last calls.
 
-def _average(values: dict[str, np.ndarray]) -> dict[str, float]:
+    Waits for no device and leaves the buffer as it is; {} if no step is done.
+    """
+    scalars = self._scalars[-_MAX_PEEKED:]
+    done = [*itertools.takewhile(_is_ready, scalars)]
+    counts = self._counts[-_MAX_PEEKED:][: len(done)]
+    return _average(_fetch(done, counts))[0] if done else {}
+
+
+def _is_ready(scalars: Any) -> bool:
+  return all(x.is_ready() for x in jax.tree.leaves(scalars))
+
+
+def _fetch(scalars: list[Any], counts: list[int]) -> dict[str, np.ndarray]:
+  """Returns the scalars of calls by step, [number of steps, ...]."""
+  fetched = placement.fetch_first_replica(scalars)
+  return {
+    key: np.concatenate(
+      [np.atleast_1d(s[key])[:n] for s, n in zip(fetched, counts)]
+    )
+    for key in fetched[0]
+  }
+
+
+def _average(
+  values: dict[str, np.ndarray],
+) -> tuple[dict[str, float], np.ndarray]:
+  """Returns what `ScalarBuffer.fetch_means` says, and which were skipped."""
+  (count,) = {len(each) for each in values.values()}
+  is_skipped = values.get(finite.SKIPPED, np.zeros(count)) > 0
+  values = {k: each for k, each in values.items() if k != finite.SKIPPED}
+  kept = {key: each[~is_skipped] for key, each in values.items()}
+  means = {} if is_skipped.all() else _average_kept(kept)
+  for key in values.keys() & set(SCHEDULES):
+    means[key] = float(values[key][-1])
+  if is_skipped.any():
+    means[finite.SKIPPED] = float(is_skipped.sum())
+  return means, is_skipped
+
+
+def _average_kept(values: dict[str, np.ndarray]) -> dict[str, float]:
   """Returns means of scalars [N]; without a label none of the classifier."""
   means = {key: float(np.mean(each)) for key, each in values.items()}
   if LABELLED not in values:

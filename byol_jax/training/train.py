@@ -17,6 +17,7 @@ from byol_jax import errors, experiment
 from byol_jax.checkpoints import checkpointer
 from byol_jax.distributed import packing, placement, processes
 from byol_jax.training import (
+  health,
   logs,
   loop,
   multi_step,
@@ -59,6 +60,7 @@ def train(
   steps_per_call: int,
   origin: Mapping[str, Any] | None = None,
   evaluate: loop.Evaluate | None = None,
+  on_log: logs.OnLog | None = None,
 ) -> dict[str, float]:
   """Trains in a workdir, from its last completed step if it has one.
 
@@ -71,6 +73,7 @@ def train(
     steps_per_call: see `multi_step.make_step_calls`.
     origin: see `workdir.make_record`.
     evaluate: called as `options.eval` says.
+    on_log: see `logs.Logs`; called in process 0 only.
 
   Returns:
     The scalars of the last log interval, `step` and `seconds`.
@@ -79,7 +82,8 @@ def train(
     ConfigError: a value cannot be used.
     DataError: the workdir is in use, not writable, or holds another run; too
       many images cannot be used, or none arrives in time.
-    DivergedError: too many steps in a row were not finite.
+    DivergedError: too many steps in a row were not finite, or the projections
+      have collapsed and `faults.collapse` is 'stop'.
     Preempted: Ctrl-C, SIGTERM or SIGHUP; the state is saved.
   """
   began = time.monotonic()
@@ -96,8 +100,8 @@ def train(
       notes.append(f'resumed after step {start.step} of {method.num_steps}')
     while True:
       try:
-        with _open_log(context, start, notes) as log:
-          _, means = loop.run_loop(context, start, log)
+        with _open_log(context, start, notes, on_log) as log:
+          means = _run_loop(context, start, log, began)
         break
       except recovery.RollbackRequired as error:
         start = recovery.roll_back(saver, method, start, error.step)
@@ -105,10 +109,36 @@ def train(
           f'warning: {error}; back to step {start.step}, with the images of'
           f' step {start.step + start.data_offset} on'
         ]
-      except errors.DivergedError as error:
-        text = f'{error}; {recovery.advice_after_divergence(saver)}'
-        raise processes.mark_collective(errors.DivergedError(text)) from None
   return means | {'step': method.num_steps, 'seconds': time.monotonic() - began}
+
+
+def _run_loop(
+  context: loop.TrainingContext,
+  start: recovery.StartPoint,
+  log: logs.Logs,
+  began: float,
+) -> dict[str, float]:
+  """Runs a loop, and prints how it ends; returns the last logged means."""
+  try:
+    _, means = loop.run_loop(context, start, log)
+  except errors.DivergedError as error:
+    advice = recovery.advice_after_divergence(context.checkpointer)
+    text = f'{error}; {advice}'
+    log.record(text)
+    raise processes.mark_collective(errors.DivergedError(text)) from None
+  except errors.UserError as error:
+    log.record(str(error))
+    raise
+  text = f'done before: step {context.num_steps}'
+  if 'byol_loss' in means:
+    text = (
+      f'done: step {context.num_steps}, byol_loss {means["byol_loss"]:.4f},'
+      f' {time.monotonic() - began:.0f} s'
+    )
+  if context.collapse_policy.has_collapsed:
+    text += ', collapsed: see the warning'
+  log.note_end(f'{text}; {context.workdir}')
+  return means
 
 
 @contextlib.contextmanager
@@ -148,6 +178,9 @@ def open_training(
       options=options,
       checkpointer=saver,
       skip_policy=recovery.SkipPolicy(faults.max_skips, faults.max_rollbacks),
+      collapse_policy=health.CollapsePolicy(
+        faults.collapse, functools.partial(health.find_cause, record)
+      ),
       preemption=stop_request,
       watchdog=stack.enter_context(contextlib.closing(timer)),
       evaluate=evaluate,
@@ -156,7 +189,10 @@ def open_training(
 
 @contextlib.contextmanager
 def _open_log(
-  context: loop.TrainingContext, start: recovery.StartPoint, notes: list[str]
+  context: loop.TrainingContext,
+  start: recovery.StartPoint,
+  notes: list[str],
+  on_log: logs.OnLog | None = None,
 ) -> Iterator[logs.Logs]:
   """Opens the log of a loop with its first notes, and closes it."""
   log = logs.Logs(
@@ -164,6 +200,8 @@ def _open_log(
     context.num_steps,
     start_step=start.step,
     tensorboard=context.options.log.tensorboard,
+    every_seconds=context.options.log.every_seconds,
+    on_log=on_log,
     silent=jax.process_index() != 0,
   )
   with contextlib.closing(log):

@@ -64,9 +64,14 @@ def write_record(
   config: Mapping[str, Any],
   origin: Mapping[str, Any] | None,
 ) -> None:
-  """Writes what `make_record` returns as config.json, versions.json, ORIGIN."""
+  """Writes what `make_record` returns as config.json, versions.json, ORIGIN.
+
+  And the command of this start as command.txt, the commit in versions.json.
+  """
   files.write_json(folder / 'config.json', config)
-  files.write_json(folder / 'versions.json', provenance.list_versions())
+  versions = provenance.list_versions() | provenance.find_commit()
+  files.write_json(folder / 'versions.json', versions)
+  files.write_text(folder / 'command.txt', provenance.describe_command())
   if origin:
     files.write_json(folder / ORIGIN, origin)
 

@@ -12,7 +12,8 @@ SMALL = {
   'network.width': 0.5,
   **{'network.projector': (16, 8), 'network.predictor': (16, 8)},
   **{'schedule.warmup_epochs': 0.5, 'checkpoint.every_steps': 0},
-  **{'log.every_steps': 2, 'log.tensorboard': False},
+  **{'log.every_steps': 2, 'log.every_seconds': 0.0},
+  'log.tensorboard': False,
 }
 
 

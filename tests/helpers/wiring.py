@@ -87,7 +87,9 @@ CHANGED = {
   'faults.max_skips': 4,
   'faults.max_rollbacks': 6,
   'faults.stall_seconds': 12.5,
+  'faults.collapse': 'stop',
   'log.every_steps': 9,
+  'log.every_seconds': 2.5,
   'log.tensorboard': False,
   'eval.knn_every_steps': 13,
 }

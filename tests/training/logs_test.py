@@ -3,8 +3,10 @@
 import contextlib
 import io
 import json
+import logging
 import math
 import os
+import time
 
 import numpy as np
 import pytest
@@ -60,8 +62,8 @@ def write_steps(folder, steps, scalars, **more):
   """Returns what the console shows."""
   writer, stream = open_logs(folder, **more)
   for step in steps:
-    writer.tick(step)
     writer.write(step, scalars)
+    writer.tick(step)
   writer.close()
   return stream.getvalue()
 
@@ -94,7 +96,7 @@ def test_scalars_reach_all_three_places(tmp_path, monkeypatch):
     ('byol_loss', 1.5, 10, 1000.0),
     ('accuracy', 1.0, 10, 1000.0),
   ]
-  assert output.startswith('step 10/100  byol_loss 1.5  accuracy 1')
+  assert output.startswith('step 10/100  byol_loss 1.5000  accuracy 1')
 
 
 def test_tensorboard_says_once_what_a_scalar_means(tmp_path):
@@ -122,30 +124,67 @@ def test_numbers_that_are_not_finite_are_valid_json(tmp_path):
   assert not (tmp_path / 'tensorboard').exists()
 
 
-def test_a_console_line_has_units_and_the_time_left(tmp_path):
-  clock = Clock()
-  writer, stream = open_logs(tmp_path, steps=2000, clock=clock)
-  scalars = {
-    'byol_loss': 3.2149,
-    'images_per_second': 812.3,
-    'learning_rate': 0.0012,
-    'data_wait': 0.03,
-  }
-  clock.now += 60  # the first step compiles: its pace is not the run's
-  writer.write(100, scalars)
-  clock.now += 4
-  writer.write(200, scalars)
-  writer.write(300, scalars | {'data_wait': 0.6})
-  writer.write(400, scalars | {'data_wait': 0.6})
+def test_a_slow_input_is_named_once(tmp_path):
+  writer, stream = open_logs(tmp_path)
+  writer.tick(1)
+  for step, wait in ((2, 0.03), (3, 0.6), (4, 0.6)):
+    writer.write(step, {'byol_loss': 1, 'data_wait': wait})
   writer.close()
-  first, second, _, warning, *rest = stream.getvalue().splitlines()
-  assert second == (
-    'step 200/2000  byol_loss 3.215  learning_rate 0.0012  812.3 images/s'
-    '  data wait 3 %  eta 01:12'
+  assert stream.getvalue().count('the input is the bottleneck: 60%') == 1
+
+
+def test_what_is_printed_is_in_run_log_with_its_time(tmp_path, monkeypatch):
+  """Warnings too, and whole lines; a resumed run goes on in it."""
+  monkeypatch.setenv('COLUMNS', '60')
+  others = {f'scalar_{i}': i for i in range(30)}
+  for start in (0, 20):
+    writer, stream = open_logs(tmp_path, kind=Terminal, start_step=start)
+    writer.note('a note')
+    logging.getLogger().warning('a.png: no image\n')
+    logging.getLogger().info('no warning')
+    writer.tick(start + 1, lambda: {'byol_loss': 1.0, **others})
+    writer.note_end('done')
+    writer.close()
+    assert 'scalar_29' not in stream.getvalue()
+  logging.getLogger().warning('after the end')
+  lines = (tmp_path / 'run.log').read_text().splitlines()
+  assert len(lines) == 10
+  for line in lines:
+    time.strptime(line[:19], '%Y-%m-%d %H:%M:%S')
+  texts = [line[21:] for line in lines]
+  assert texts[:2] == ['a note', 'a.png: no image\\n']
+  assert texts[2].startswith('step 1/100  byol_loss 1.0000  scalar_0 0')
+  assert texts[2].endswith('scalar_29 29') and texts[7].startswith('step 21/')
+  assert texts[3] == 'done'
+  assert texts[4].startswith(
+    f'curves: tensorboard --logdir={tmp_path}/tensorboard'
   )
-  assert first.endswith('eta 19:00')
-  assert warning.startswith('the input is the bottleneck: 60%')
-  assert len(rest) == 1
+  assert 'curves' not in write_steps(tmp_path, [1], {}, tensorboard=False)
+
+
+def test_a_caller_gets_the_scalars_of_each_line(tmp_path):
+  seen = []
+  more = {'tensorboard': False, 'on_log': lambda *x: seen.append(x)}
+  write_steps(tmp_path, [10, 20], {'b': np.float32(1), 'byol_loss': 2}, **more)
+  assert seen == [(step, {'byol_loss': 2.0, 'b': 1.0}) for step in (10, 20)]
+  write_steps(tmp_path, [30], {'b': 1}, silent=True, **more)
+  assert len(seen) == 2
+
+
+def test_tools_that_replace_the_writer_of_events_see_the_folder(
+  tmp_path, monkeypatch
+):
+  """As the synchronisation of Weights & Biases does."""
+  folders, kind = [], tensorboardX.writer.EventFileWriter
+
+  class Spy(kind):
+    def __init__(self, logdir, *arguments, **more):
+      folders.append(logdir)
+      super().__init__(logdir, *arguments, **more)
+
+  monkeypatch.setattr(tensorboardX.writer, 'EventFileWriter', Spy)
+  write_steps(tmp_path, [1], {'byol_loss': 1})
+  assert folders == [str(tmp_path / 'tensorboard')]
 
 
 def test_a_resumed_run_has_each_step_once(tmp_path):
@@ -219,6 +258,7 @@ def test_a_full_disk_warns_once_and_leaves_whole_lines(tmp_path, monkeypatch):
   with full_disk.limit_files(1000):
     for step in range(1, 101):
       writer.write(step, {'loss': step / 7})
+      time.sleep(0.002)  # for the thread that writes events
   # Room again: the lines go on.
   writer.write(101, {'loss': 0})
   writer.close()
@@ -255,24 +295,13 @@ def test_the_reader_of_a_pipe_may_leave(tmp_path):
   reader, pipe = os.pipe()
   with contextlib.suppress(BrokenPipeError), open(pipe, 'w') as stream:
     writer = logs.Logs(tmp_path, 5, stream=stream)
-    writer.write(1, {'loss': 1})
+    writer.tick(1, lambda: {'loss': 1})
     assert os.read(reader, 100).startswith(b'step 1/5')
     os.close(reader)
     for step in range(2, 6):
       writer.write(step, {'loss': 1})
     writer.close()
-  assert len(read_lines(tmp_path)) == 5
-
-
-def test_a_terminal_gets_a_bar(tmp_path):
-  writer, stream = open_logs(tmp_path, 50, Terminal, start_step=10)
-  writer.write(30, {'loss': 1.25})
-  writer.note('some \x1b[31m text')
-  for step in range(31, 41):
-    writer.tick(step)
-  writer.close()
-  for part in ('30/50', 'loss 1.25', 'some \\x1b[31m text\n', '\r', '40/50'):
-    assert part in stream.getvalue()
+  assert len(read_lines(tmp_path)) == 4
 
 
 def test_the_meter_measures_rate_and_waiting():
@@ -286,6 +315,11 @@ def test_the_meter_measures_rate_and_waiting():
       raise StopIteration
     clock.now += 3  # the step three
   assert meter.read(48) == {'images_per_second': 4.0, 'data_wait': 0.25}
+  meter.restart(images=8)  # as after the first step, which compiled
+  clock.now += 2
+  assert meter.peek(8) == {}
+  assert meter.peek(16) == {'images_per_second': 4.0, 'data_wait': 0.0}
+  assert meter.read(24)['images_per_second'] == 8.0
   # A new interval: nothing of the old one is left in it.
   clock.now += 2
   assert meter.read(10) == {'images_per_second': 5.0, 'data_wait': 0.0}

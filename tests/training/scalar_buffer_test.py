@@ -53,3 +53,26 @@ def test_the_classifier_is_averaged_over_labelled_images():
     assert means[name] == pytest.approx(0.4)
   buffer.add(steps | {'labelled': jnp.zeros((1, 3))}, 3)
   assert buffer.fetch_means().means == {'loss': 3, 'labelled': 0}
+
+
+class Running:
+  """A scalar of a step that is not done: fetching it would be an error."""
+
+  def is_ready(self):
+    return False
+
+
+def test_a_peek_gives_means_of_steps_that_are_done_and_keeps_all():
+  buffer = scalar_buffer.ScalarBuffer(first_step=0)
+  assert buffer.peek_means() == {}
+  buffer.add(call(1.0, 9.0), count=1)
+  buffer.add(call(3.0, np.nan, skipped=[0.0, 1.0]), count=2)
+  buffer._scalars.append({'loss': Running()})
+  buffer._counts.append(1)
+  expected = {'loss': 2.0, 'tau': pytest.approx(np.nan, nan_ok=True)}
+  assert buffer.peek_means() == expected | {'skipped': 1.0}
+  assert len(buffer) == 4
+  del buffer._scalars[-1], buffer._counts[-1]
+  assert buffer.fetch_means().means['loss'] == 2.0
+  buffer.add({'loss': Running()}, count=1)
+  assert buffer.peek_means() == {}

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import threading
@@ -25,6 +26,7 @@ from byol_jax.data.loading import image_set, resident, tf_engine
 from byol_jax.data.sampling import crops, order
 from byol_jax.data.sources import arrays
 from byol_jax.training import (
+  health,
   logs,
   loop,
   multi_step,
@@ -376,6 +378,36 @@ def test_a_run_that_does_not_recover_ends_and_keeps_its_checkpoint(
     train(tmp_path / 'b', ArraySet(poison=range(99)), **overrides)
 
 
+def test_a_collapse_is_told_with_its_cause_or_ends_the_run(
+  tmp_path, capsys, monkeypatch
+):
+  monkeypatch.setattr(health, 'MIN_SPREAD', 1.0)  # as if all were collapsed
+  seen, flips = [], FLIP_ONLY | {'network.predictor': ()}
+  overrides = {key.replace('.', '__'): x for key, x in flips.items()}
+  api.pretrain_on(
+    ArraySet(),
+    tiny(**overrides),
+    tmp_path / 'warned',
+    on_log=lambda step, scalars: seen.append((step, scalars['byol_loss'])),
+  )
+  output = capsys.readouterr().out
+  warning = r'warning: the projections have collapsed.*predictor is empty'
+  assert len(re.findall(warning, output)) == 1
+  assert re.search(
+    r'^done: step 10, .*collapsed: see the warning', output, re.M
+  )
+  logged = [(x['step'], x['byol_loss']) for x in lines(tmp_path / 'warned')]
+  assert seen == logged and len(seen) == 5
+  command = (tmp_path / 'warned' / 'command.txt').read_text()
+  assert command.startswith('cd /') and 'pytest' in command
+  with pytest.raises(errors.DivergedError, match='have collapsed') as caught:
+    train(tmp_path / 'ended', faults__collapse='stop', **overrides)
+  assert caught.value.exit_code == 4
+  assert logged_steps(tmp_path / 'ended') == [2, 4, 6]
+  text = (tmp_path / 'ended' / 'run.log').read_text().splitlines()[-1]
+  assert text[21:] == str(caught.value)
+
+
 def test_unlabelled_data_train_without_a_classifier(tmp_path):
   flips = {key.replace('.', '__'): x for key, x in FLIP_ONLY.items()}
   result = train(tmp_path, ArraySet(num_classes=None), **flips)
@@ -567,8 +599,9 @@ def test_every_option_of_a_run_arrives(tmp_path, monkeypatch):
   spied = (
     *((checkpointer, 'Checkpointer'), (recovery, 'SkipPolicy')),
     *((watchdog, 'Watchdog'), (logs, 'Logs'), (multi_step, 'make_step_calls')),
+    (health, 'CollapsePolicy'),
   )
-  saver, policy, timer, log, calls = (
+  saver, policy, timer, log, calls, collapse = (
     wiring.spy(monkeypatch, *names) for names in spied
   )
   options = loop.TrainingOptions(
@@ -598,7 +631,9 @@ def test_every_option_of_a_run_arrives(tmp_path, monkeypatch):
     'faults.max_rollbacks': policy[0].arguments['max_rollbacks'],
     'faults.stall_seconds': timer[0].arguments['seconds'] / 1.1,
     'log.every_steps': boundaries[0],
+    'faults.collapse': collapse[0].arguments['action'],
     'log.tensorboard': log[0].arguments['tensorboard'],
+    'log.every_seconds': log[0].arguments['every_seconds'],
     'eval.knn_every_steps': calls[0].arguments['more_boundaries'][0],
   }
   assert found == value
