@@ -2,6 +2,7 @@
 
 PYTHONPATH=. python benchmarks/own_images.py parts DATA/imagenette128/1.0.0 DIR
 PYTHONPATH=. python benchmarks/own_images.py run DIR SIZE SEED
+PYTHONPATH=. python benchmarks/own_images.py bank DIR SIZE SEED
 PYTHONPATH=. python benchmarks/own_images.py
   --output=benchmarks/results/own_images.json collect DIR
 PYTHONPATH=. python benchmarks/own_images.py draw
@@ -10,7 +11,8 @@ PYTHONPATH=. python benchmarks/own_images.py draw
 random training images, the smaller parts within the larger, and all images of
 the validation split. `run` gives the two commands of a user, `pretrain` and
 `report`, and keeps the CPU and the wall seconds of each beside their results;
-`collect` puts all runs into one file, `draw` makes of it the
+`bank` measures nearest neighbours again with the labels of the largest part, so
+that encoders of different parts can be compared; `collect` puts all runs into one file, `draw` makes of it the
 table and the picture of docs/own_data.md, docs/img/own_data.svg.
 """
 
@@ -31,6 +33,7 @@ import numpy as np
 from benchmarks import results_file
 
 SIZES = (300, 3000, 9000)
+WEIGHTS = ('random', 'random_calibrated', 'online')
 RESULTS = Path(__file__).parent / 'results/own_images.json'
 PICTURE = Path(__file__).parents[1] / 'docs/img/own_data.svg'
 COLUMNS = ('knn_k1_t0.1', 'knn_k20_t0.1', 'knn_k200_t0.1', 'top1')
@@ -80,6 +83,19 @@ def run(root: str, size: str, seed: str) -> None:
   Path(workdir, 'times.json').write_text(json.dumps(found))
 
 
+def measure_with_all_labels(root: str, size: str, seed: str) -> None:
+  """Writes bank_WEIGHTS.json of a run."""
+  workdir = f'{root}/runs/{size}_seed{seed}'
+  for weights in WEIGHTS:
+    command = [
+      *(sys.executable, '-m', 'byol_jax', 'knn', f'--workdir={workdir}'),
+      f'--config.dataset={root}/images/{SIZES[-1]}',
+      f'--config.weights={weights}',
+      f'--output={workdir}/bank_{weights}.json',
+    ]
+    subprocess.run(command, check=True)
+
+
 def _cpu_seconds() -> float:
   usage = resource.getrusage(resource.RUSAGE_CHILDREN)
   return usage.ru_utime + usage.ru_stime
@@ -111,6 +127,11 @@ def collect(root: str) -> dict:
         'steps': json.loads(last)['step'],
         'accuracy': accuracy,
         'gain': gain,
+        'knn_k20_with_labels_of_9000': {
+          w: round(100 * json.loads(file.read_text())[COLUMNS[1]], 1)
+          for w in WEIGHTS
+          if (file := path.with_name(f'bank_{w}.json')).exists()
+        },
         **json.loads(path.read_text()),
       }
     )
@@ -207,15 +228,19 @@ SERIES: dict[str, tuple[Callable[[dict], float], str]] = {
 
 
 def main() -> None:
-  """Runs one of the four."""
+  """Runs one of the five."""
   parser = results_file.make_parser(__doc__)
-  parser.add_argument('verb', choices=('parts', 'run', 'collect', 'draw'))
+  parser.add_argument(
+    'verb', choices=('parts', 'run', 'bank', 'collect', 'draw')
+  )
   parser.add_argument('arguments', nargs=argparse.REMAINDER)
   flags = parser.parse_args()
   if flags.verb == 'parts':
     write_parts(*flags.arguments)
   elif flags.verb == 'run':
     run(*flags.arguments)
+  elif flags.verb == 'bank':
+    measure_with_all_labels(*flags.arguments)
   elif flags.verb == 'collect':
     results_file.write_result(collect(*flags.arguments), flags.output)
   else:
