@@ -12,8 +12,9 @@ random training images, the smaller parts within the larger, and all images of
 the validation split. `run` gives the two commands of a user, `pretrain` and
 `report`, and keeps the CPU and the wall seconds of each beside their results;
 `bank` measures nearest neighbours again with the labels of the largest part, so
-that encoders of different parts can be compared; `collect` puts all runs into one file, `draw` makes of it the
-table and the picture of docs/own_data.md, docs/img/own_data.svg.
+that encoders of different parts can be compared; `collect` puts all runs into
+one file, `draw` makes of it the table and the picture of docs/own_data.md,
+docs/img/own_data.svg.
 """
 
 import argparse
@@ -128,7 +129,7 @@ def collect(root: str) -> dict:
         'accuracy': accuracy,
         'gain': gain,
         'knn_k20_with_labels_of_9000': {
-          w: round(100 * json.loads(file.read_text())[COLUMNS[1]], 1)
+          w: round(100 * json.loads(file.read_text())['results'][COLUMNS[1]], 1)
           for w in WEIGHTS
           if (file := path.with_name(f'bank_{w}.json')).exists()
         },
