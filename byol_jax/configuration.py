@@ -69,9 +69,9 @@ def load(
     with config.unlocked():
       config.optimizer = config_dict.ConfigDict({'name': optimizer, **settings})
   defaults = _read_defaults(kind, flatten(config).get('optimizer.name'))
-  for key, value in ranges.list_excluded(dict(values)).items():
-    if key in defaults:
-      _set_value(config, defaults, key, value)
+  for key, (other, off) in ranges.EXCLUSIVE.items():
+    if key in dict(values) and other in defaults:
+      _set_value(config, defaults, other, off)
   for key, value in values:
     _set_value(config, defaults, key, value, prefix=prefix)
   check_ranges(config)

@@ -4,7 +4,7 @@ Only light packages are imported: names of encoders, objectives and optimizers
 are repeated here, and a test compares them with the tables of the method.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import difflib
 import re
 from typing import Any
@@ -66,7 +66,7 @@ _LENGTHS = {
 }
 # A key of numbers -> the words that it takes too.
 WORDS: dict[str, tuple[str, ...]] = {'steps': ('auto',)}
-# A key -> another one, and its value while the key counts.
+# A key -> another one, and its value when only the key is given.
 EXCLUSIVE = {'epochs': ('steps', 0), 'steps': ('epochs', 0.0)}
 CHOICES = {
   'network.encoder': (
@@ -144,15 +144,6 @@ def find_near_keys(key: str, known: Sequence[str]) -> list[str]:
   if len(last) > 3:
     near += [name for name in last_parts if last in last_parts[name]]
   return [*dict.fromkeys(near)][:3]
-
-
-def list_excluded(given: Collection[str]) -> dict[str, Any]:
-  """Returns {key: value that turns it off}, for keys that others replace."""
-  return {
-    other: off
-    for key, (other, off) in EXCLUSIVE.items()
-    if key in given and other not in given
-  }
 
 
 def get_rule(key: str) -> str:
