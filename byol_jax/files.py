@@ -78,7 +78,7 @@ def write_text(path: str | pathlib.Path, text: str) -> None:
   path = pathlib.Path(path)
   temporary = path.with_name(f'.{path.stem}.{os.getpid()}{path.suffix}.tmp')
   try:
-    temporary.write_text(text)
+    temporary.write_text(text, 'utf-8', 'backslashreplace')
     flush(temporary)
     os.replace(temporary, path)
     flush(path.parent)
