@@ -56,8 +56,8 @@ class PixelOptions(NamedTuple):
   """How an encoded image becomes pixels.
 
   Attributes:
-    exif: whether images are turned as their EXIF orientation says; TIFF, AVIF
-      and HEIF images of any set are.
+    exif: whether images are turned as their EXIF orientation says; TIFF and
+      HEIF images are always, since it is a part of these formats.
     background: the colour below transparent pixels; None drops alpha.
     grey_range: what becomes black and white in grey images of more than eight
       bits a pixel; (0, 65535) keeps the upper eight of sixteen bits.
