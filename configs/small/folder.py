@@ -7,7 +7,7 @@ The length is counted in steps and follows from the number of images
 optimizer, with the stem and the blur of ImageNet. Not run here.
 
 `cpu` is `cifar10:cpu`, whose settings were chosen on other images. Was run on
-300, 3,000 and 9,000 photographs on two CPU cores, 7 to 10 minutes of CPU time
+300, 3,000 and 9,000 photographs on two CPU cores, 7 to 9 minutes of CPU time
 each: docs/own_data.md has the accuracies.
 """
 
