@@ -33,7 +33,8 @@ atexit.register(shutil.rmtree, os.environ['BYOL_JAX_CACHE'], ignore_errors=True)
 # together.
 LONG = (
   *('training/train', 'training/soak', 'main', 'conformance/steps', 'byol'),
-  *('training/multi_step', 'packaging', 'finite', 'tools/bench_input', 'api'),
+  *('training/multi_step', 'packaging', 'docs', 'finite', 'tools/bench_input'),
+  'api',
 )
 
 
