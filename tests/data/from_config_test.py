@@ -5,15 +5,16 @@ import pathlib
 import jax
 from ml_collections import config_dict
 import numpy as np
+from PIL import Image
 import pytest
 
-from byol_jax import configuration, errors
+from byol_jax import configuration, errors, pretrained
 from byol_jax.data import from_config
-from byol_jax.data.loading import cache, image_set, resident, tf_engine
-from byol_jax.data.sampling import crops
-from byol_jax.data.sources import arrays, lookup
+from byol_jax.data.loading import cache, decode, image_set, resident, tf_engine
+from byol_jax.data.sampling import crops, resize
+from byol_jax.data.sources import arrays, base, lookup, tfds
 from tests.helpers import listed, wiring
-from tests.helpers.made import encode, smooth
+from tests.helpers.made import encode, image_set as images_of, smooth
 
 SOURCE = listed.Listed([encode(smooth(i, 20, 24)) for i in range(4)])
 
@@ -184,3 +185,61 @@ def test_a_label_that_does_not_fit_ends_the_training(monkeypatch, is_resident):
   made = from_config.make_image_set(wiring.load(monkeypatch, **changes), 'fit')
   with pytest.raises(errors.DataError, match=r'labels in \[0, 3\), found 3'):
     list(made.store() if is_resident else made.view_batches(4, 0, 1))
+
+
+@pytest.mark.parametrize('background', ['black', 'drop'])
+@pytest.mark.parametrize('exif', ['apply', 'ignore'])
+def test_an_image_has_the_same_pixels_wherever_it_is_used(
+  tmp_path, exif, background
+):
+  pixels = np.dstack([smooth(0, 30, 20), np.full((30, 20), 99, np.uint8)])
+  tags = Image.Exif()
+  tags[0x0112] = 6
+  for name in 'ab':
+    data = encode(pixels, 'PNG', exif=tags)
+    (tmp_path / f'{name}.png').write_bytes(data)
+  options = decode.PixelOptions(
+    exif == 'apply', decode.BACKGROUNDS[background], (0.0, 65535.0)
+  )
+  expected = decode.decode_rgb(data, options)
+  assert expected.shape[0] == (20 if exif == 'apply' else 30)
+  values = {
+    **{'data.exif': exif, 'data.background': background},
+    **{'dataset': str(tmp_path), 'image_size': 8, 'data.resident': False},
+  }
+  config = configuration.load('shapes', values)
+  cached = configuration.load('shapes', values | {'input.cache': 'decoded'})
+  whole = configuration.load('shapes', values | {'data.resident': True})
+  stored = from_config.make_image_set(whole, 'all').decoded
+  height, width = stored.sizes[0]
+  np.testing.assert_array_equal(stored.images[0, :height, :width], expected)
+  crop = resize.crop_for_evaluation(
+    resize.convert_image(expected), 8, config.data.eval_crop
+  )
+  encoder = pretrained.PretrainedEncoder({}, {}, config, 1, None, {})
+  found = [encoder.preprocess(tmp_path / 'a.png')[0]]
+  for each, held in ((config, False), (cached, True)):
+    images = from_config.make_image_set(each, 'all', held=held)
+    batch = next(iter(images.eval_batches(jax.local_device_count())))
+    found.append(batch['images'][0, 0])
+  for image in found:
+    # Rounding of float32.
+    np.testing.assert_allclose(image, crop, atol=1e-6)
+  other = decode.PixelOptions(not options.exif)
+  places = [
+    images_of(SOURCE, pixels=x).locate_images()[0] for x in (options, other)
+  ]
+  assert places[0] != places[1]
+
+
+def test_exif_is_ignored_in_sets_that_tfds_prepared_alone():
+  files = listed.Listed([b''] * 3)
+  stored = listed.Listed([b''] * 3)
+  stored.is_prepared = tfds.RecordSource.is_prepared
+  config = configuration.load('pretrain')
+  for source in (files, stored):
+    part = base.Subset(source, np.arange(2))
+    for each in (source, part, base.Concatenation([part, part])):
+      found = from_config.make_pixel_options(config, each)
+      assert found.exif == (source is files)
+  assert from_config.make_pixel_options(config).exif  # single files
