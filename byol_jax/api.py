@@ -21,7 +21,7 @@ from byol_jax.evaluation import (
   protocols,
   suite as suite_lib,
 )
-from byol_jax.training import loop, train, workdir as workdir_lib
+from byol_jax.training import hardware, loop, train, workdir as workdir_lib
 
 PROTOCOLS = protocols.PROTOCOLS
 evaluate = protocols.evaluate
@@ -61,7 +61,7 @@ def pretrain(
   files.check_path('workdir', workdir)
   config = configuration.load_or_validate(config, overrides, 'pretrain')
   config, record = _read_record(config, workdir)
-  config = from_config.resolve_paths(config)
+  config = from_config.resolve_engine(from_config.resolve_paths(config))
   dataset = processes.raise_on_all(
     'data', lambda: from_config.make_image_set(config, 'train', held=True)
   )
@@ -126,22 +126,24 @@ def _pretrain(
     evaluate = processes.raise_on_all(
       'eval', lambda: while_training.make_knn(method.forward, load)
     )
-  return train.train(
-    method,
-    dataset,
-    str(workdir),
-    loop.TrainingOptions(
-      loop.CheckpointOptions(**config.checkpoint),
-      loop.FaultOptions(**config.faults),
-      loop.LogOptions(**config.log),
-      loop.EvalOptions(**config.eval),
-    ),
-    config=config.to_dict(),
-    steps_per_call=config.input.steps_per_call,
-    origin=_find_origin(method, record, workdir),
-    evaluate=evaluate,
-    on_log=on_log,
-  )
+  origin = _find_origin(method, record, workdir)
+  with hardware.explain_out_of_memory(config.batch_size):
+    return train.train(
+      method,
+      dataset,
+      str(workdir),
+      loop.TrainingOptions(
+        loop.CheckpointOptions(**config.checkpoint),
+        loop.FaultOptions(**config.faults),
+        loop.LogOptions(**config.log),
+        loop.EvalOptions(**config.eval),
+      ),
+      config=config.to_dict(),
+      steps_per_call=config.input.steps_per_call,
+      origin=origin,
+      evaluate=evaluate,
+      on_log=on_log,
+    )
 
 
 def _replace(

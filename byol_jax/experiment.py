@@ -41,6 +41,7 @@ OLD_VALUES: dict[str, Any] = {
   'data.background': 'drop',
   'data.grey_range': (0.0, 65535.0),
   'data.resident': False,
+  'input.engine': 'auto',
   'input.cache': 'none',
   'input.cache_gib': 0.0,
   'input.max_bad_share': 0.001,
@@ -214,7 +215,8 @@ def find_old_values(
 
   They are the `OLD_VALUES` of the keys that the record lacks and
   that have their default in `config`: so the same command resumes a run of an
-  earlier version. `steps='auto'` is the number that the run began with.
+  earlier version. `steps` and `input.engine` of 'auto' are those that the run
+  began with.
   """
   if 'config' not in record:
     return {}
@@ -230,6 +232,15 @@ def find_old_values(
     old['steps'] = saved['steps']
   for key, value in old.items():
     logging.warning('%s: %r, as when this run began', key, value)
+  engine, before = now['input.engine'], saved.get('input.engine', 'auto')
+  if engine == 'auto' != before:
+    old['input.engine'] = before
+  elif before not in ('auto', engine):
+    logging.warning(
+      'input.engine: %r decodes from here on, %r did before; the pixels are the'
+      ' same',
+      *(engine, before),
+    )
   return old
 
 

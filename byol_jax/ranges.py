@@ -87,6 +87,7 @@ CHOICES = {
   'data.exif': ('auto', 'apply', 'ignore'),
   'data.background': ('white', 'black', 'drop'),
   'data.transfer': ('float32', 'uint8'),
+  'input.engine': ('auto', 'tensorflow', 'threads'),
   'input.cache': ('none', 'encoded', 'decoded'),
   'features': ('augmented', 'cached'),
   'augmentation': ('crop_flip', 'pretraining'),
@@ -197,6 +198,12 @@ def _check_combinations(values: Mapping[str, Any]) -> None:
       raise errors.ConfigError(
         f'{key}: expected a random crop with data.resident, found none'
       )
+  engine = values.get('input.engine', 'auto')
+  if engine == 'threads' and values['data.decoding'] != 'once':
+    raise errors.ConfigError(
+      "input.engine: 'threads' needs data.decoding='once', found"
+      f' {values["data.decoding"]!r}'
+    )
   cache = values.get('input.cache', 'none')
   if cache != 'none' and values['data.resident']:
     raise errors.ConfigError(

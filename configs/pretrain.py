@@ -227,6 +227,10 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
       # resumes. They do not change the result, except input.steps_per_call and
       # what follows a step that is not finite.
       'input': {
+        # What decodes images, to the same pixels. 'auto': what a run that
+        # resumes began with, else TensorFlow where it is installed; the run
+        # records which.
+        'engine': 'auto',
         'threads': 0,  # threads that decode images; 0: one per core
         # Whether the whole set stays in memory, up to input.cache_gib: as the
         # encoded files, or as decoded pixels.

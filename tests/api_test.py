@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 import types
 
 import jax
@@ -407,6 +408,22 @@ def test_what_is_no_path_is_refused(path, monkeypatch, tmp_path):
   ):
     with pytest.raises(errors.ConfigError, match='expected a local path'):
       call()
+
+
+def test_a_run_goes_on_with_the_engine_that_it_began_with(
+  labelled, tmp_path, monkeypatch, caplog
+):
+  folder, workdir = labelled
+  copied = shutil.copytree(workdir, tmp_path / 'run')
+  read = lambda: json.loads((copied / 'config.json').read_text())['input']
+  assert read()['engine'] == 'tensorflow'  # which the tests have installed
+  values = tiny_folder.VALUES | {'dataset': str(folder)}
+  monkeypatch.setattr(from_config, '_has_tensorflow', lambda: False)
+  with pytest.raises(errors.ConfigError, match=r'found none: .*=threads'):
+    api.pretrain('shapes', copied, values)
+  api.pretrain('shapes', copied, values | {'input.engine': 'threads'})
+  assert "'threads' decodes from here on, 'tensorflow' did" in caplog.text
+  assert read()['engine'] == 'threads'
 
 
 def test_the_package_names_what_it_offers():

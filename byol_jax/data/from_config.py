@@ -35,7 +35,8 @@ def make_image_set(
     config: as in `configs/pretrain.py`.
     split: see `lookup.open_source`.
     cropped: whether training batches hold random crops; else evaluation crops.
-    held: whether to follow `input.cache`, as pretraining does.
+    held: whether to follow `input.cache` and to insist on `input.engine`, as
+      pretraining does.
     labelled: whether to leave out images without a label, as evaluations do.
     dataset: another set than that of the configuration.
     eval_crop: another one than `data.eval_crop`.
@@ -66,7 +67,7 @@ def make_image_set(
     )
   return image_set.ImageSet(
     source,
-    engine=_find_engine(config.data.decoding),
+    engine=_find_engine(config, is_strict=held),
     transfer=config.data.transfer,
     **options,
   )
@@ -123,18 +124,51 @@ def _take_fraction(
   return subsets.draw_balanced(source, fraction, config.seed)
 
 
-def _find_engine(decoding: str) -> Callable:
-  """Returns TensorFlow's engine, or without TensorFlow that of threads.
+def resolve_engine(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
+  """Returns a copy with the engine that `input.engine='auto'` stands for.
+
+  A resident set has none.
+  """
+  config = config.copy_and_resolve_references()
+  if config.input.engine == 'auto' and not config.data.resident:
+    needs_it = _has_tensorflow() or config.data.decoding != 'once'
+    config.input.engine = 'tensorflow' if needs_it else 'threads'
+  return config
+
+
+def _has_tensorflow() -> bool:
+  return importlib.util.find_spec('tensorflow') is not None
+
+
+def _find_engine(config: config_dict.ConfigDict, is_strict: bool) -> Callable:
+  """Returns the engine that decodes the images.
 
   Both make the same batches; `data.decoding=crops` needs TensorFlow.
+
+  Args:
+    config: of a run.
+    is_strict: whether threads must not stand in for a TensorFlow that is not
+      installed.
+
+  Raises:
+    ConfigError: TensorFlow is needed and not installed.
   """
-  if decoding == 'once' and importlib.util.find_spec('tensorflow') is None:
+  name, decoding = config.input.engine, config.data.decoding
+  is_missing = not _has_tensorflow()
+  if is_strict and is_missing and name == 'tensorflow' and decoding == 'once':
+    raise errors.ConfigError(
+      'input.engine: expected TensorFlow, with which this run began or that the'
+      " command asks for, found none: pip install 'byol_jax[tf]', or give"
+      ' --config.input.engine=threads, which makes the same batches'
+    )
+  if decoding == 'once' and (is_missing or name == 'threads'):
     from byol_jax.data.loading import thread_engine
 
-    _LOG.warning(
-      'images are decoded in Python threads; TensorFlow, which is not'
-      " installed, is faster: pip install 'byol_jax[tf]'"
-    )
+    if is_missing:
+      _LOG.warning(
+        'images are decoded in Python threads; TensorFlow, which is not'
+        " installed, is faster: pip install 'byol_jax[tf]'"
+      )
     return thread_engine.decode_into
   # TensorFlow takes seconds to import; only what streams images needs it.
   from byol_jax.data.loading import tf_engine

@@ -180,7 +180,8 @@ def _make_call(run: PlannedRun, per_device: int) -> tuple[Any, tuple[Any, ...]]:
 
 
 def _read_cost(compiled: Any) -> cost.Cost:
-  memory, found = compiled.memory_analysis(), compiled.cost_analysis()
+  # A compiler may know of no cost, as that for GPUs.
+  memory, found = compiled.memory_analysis(), compiled.cost_analysis() or {}
   return cost.Cost(
     flops=found.get('flops', 0.0),
     bytes_accessed=found.get('bytes accessed', 0.0),

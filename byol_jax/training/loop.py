@@ -103,6 +103,7 @@ class TrainingContext:
     preemption: whether a signal asks the run to stop.
     watchdog: ends a process whose steps stop coming.
     evaluate: called as `options.eval` says; None: never.
+    after_call: called with the scalars of each call, on the devices.
   """
 
   update: Callable
@@ -127,6 +128,7 @@ class TrainingContext:
     default_factory=lambda: watchdog.Watchdog(0)
   )
   evaluate: Evaluate | None = None
+  after_call: Callable[[Any], None] = lambda scalars: None
 
 
 def run_loop(
@@ -143,9 +145,8 @@ def run_loop(
   buffer, meter = scalar_buffer.ScalarBuffer(step), logs.Meter()
   means, signal, saved_at = {}, None, time.monotonic()
   log.start_phase('reading the first images', has_line=False)
-  host_batches = _open_batches(context, start, log)
-  batches = placement.prefetch(host_batches)
-  with contextlib.closing(host_batches):
+  with contextlib.closing(_open_batches(context, start, log)) as host_batches:
+    batches = placement.prefetch(host_batches)
     for call in context.step_calls.split(range(step, last)):
       # Next batch.
       batch = _wait_for_batch(context, batches, meter)
@@ -156,6 +157,7 @@ def run_loop(
         update = first if step == start.step else context.update
         with jax.transfer_guard('disallow'):
           state, scalars = update(state, batch)
+        context.after_call(scalars)
         step = call.stop
         context.preemption.first_step_done()
         buffer.add(scalars, len(call))

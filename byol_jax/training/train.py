@@ -6,6 +6,7 @@ checkpoints. Only process 0 writes files.
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import dataclasses
 import functools
 import pathlib
 import time
@@ -17,6 +18,7 @@ from byol_jax import errors, experiment
 from byol_jax.checkpoints import checkpointer
 from byol_jax.distributed import packing, placement, processes
 from byol_jax.training import (
+  hardware,
   health,
   logs,
   loop,
@@ -95,13 +97,13 @@ def train(
     # A configuration binds a workdir from its first checkpoint on.
     write = lambda: workdir.write_record(context.workdir, record, origin)
     processes.raise_on_all('config.json', write if saver else lambda: None)
-    notes = list(method.derived)
+    notes = [*hardware.describe_run(config), *method.derived]
     if start.is_resumed:
       notes.append(f'resumed after step {start.step} of {method.num_steps}')
     while True:
       try:
         with _open_log(context, start, notes, on_log) as log:
-          means = _run_loop(context, start, log, began)
+          means = _run_loop(context, start, log, began, config)
         break
       except recovery.RollbackRequired as error:
         start = recovery.roll_back(saver, method, start, error.step)
@@ -117,8 +119,12 @@ def _run_loop(
   start: recovery.StartPoint,
   log: logs.Logs,
   began: float,
+  config: Mapping[str, Any],
 ) -> dict[str, float]:
   """Runs a loop, and prints how it ends; returns the last logged means."""
+  num_steps = context.num_steps - start.step
+  observe = hardware.observe_first_calls(config, num_steps, log.note)
+  context = dataclasses.replace(context, after_call=observe)
   try:
     _, means = loop.run_loop(context, start, log)
   except errors.DivergedError as error:

@@ -10,7 +10,14 @@ import pytest
 
 from byol_jax import configuration, errors, pretrained
 from byol_jax.data import from_config
-from byol_jax.data.loading import cache, decode, image_set, resident, tf_engine
+from byol_jax.data.loading import (
+  cache,
+  decode,
+  image_set,
+  resident,
+  tf_engine,
+  thread_engine,
+)
 from byol_jax.data.sampling import crops, resize
 from byol_jax.data.sources import arrays, base, lookup, tfds
 from tests.helpers import listed, wiring
@@ -86,6 +93,7 @@ def test_every_value_of_the_input_arrives(monkeypatch, calls):
       'resident': 'gib' in on_devices,
     },
     'input': {
+      'engine': {tf_engine.decode_into: 'tensorflow'}[engine.func],
       'threads': streamed['num_threads'],
       'cache': held.arguments['kind'],
       'cache_gib': held.arguments['gib'],
@@ -103,6 +111,37 @@ def test_every_value_of_the_input_arrives(monkeypatch, calls):
   assert (streamed['seed'], streamed['image_size']) == (5, 24)
   place = ('local_devices', 'process_index', 'process_count')
   assert [streamed[k] for k in place] == [jax.local_device_count(), 0, 1]
+
+
+@pytest.mark.parametrize('is_installed', (True, False))
+def test_the_engine_is_that_of_the_run(monkeypatch, calls, is_installed):
+  monkeypatch.setattr(from_config, '_has_tensorflow', lambda: is_installed)
+  load = lambda **more: wiring.load(monkeypatch, input__cache='none', **more)
+  once = {'data__decoding': 'once', 'data__resident': False}
+
+  def open_with(config, **options):
+    from_config.make_image_set(config, 'train', **options)
+    engine = calls['ImageSet'][-1].arguments['engine']
+    return getattr(engine, 'func', engine)
+
+  auto = load(**once, input__engine='auto')
+  resolved = from_config.resolve_engine(auto)
+  assert resolved.input.engine == ('threads', 'tensorflow')[is_installed]
+  assert auto.input.engine == 'auto'
+  threads = load(**once, input__engine='threads')
+  assert from_config.resolve_engine(threads) == threads
+  resident = load(data__resident=True, input__engine='auto')
+  assert from_config.resolve_engine(resident) == resident
+  crops = load(data__decoding='crops', data__resident=False)
+  assert from_config.resolve_engine(crops).input.engine == 'tensorflow'
+  assert open_with(threads, held=True) is thread_engine.decode_into
+  began = load(**once, input__engine='tensorflow')
+  if is_installed:
+    assert open_with(began, held=True) is tf_engine.decode_into
+  else:  # an evaluation needs no more than the pixels
+    assert open_with(began) is thread_engine.decode_into
+    with pytest.raises(errors.ConfigError, match='engine=threads'):
+      open_with(began, held=True)
 
 
 def test_an_evaluation_has_no_random_crop_and_no_cache(monkeypatch, calls):

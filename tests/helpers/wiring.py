@@ -74,6 +74,7 @@ CHANGED = {
   'data.grey_range': (1.0, 4095.0),
   'data.transfer': 'uint8',
   'data.resident': True,
+  'input.engine': 'tensorflow',
   'input.threads': 3,
   'input.cache': 'encoded',
   'input.cache_gib': 2.5,

@@ -1,0 +1,135 @@
+"""Says where a run runs, and what goes wrong there: too slow, out of memory."""
+
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import os
+import time
+from typing import Any
+
+import jax
+
+from byol_jax import errors
+
+# Networks that two CPU cores train in minutes.
+_FOR_CPUS = ('MiniResNet', 'TinyResNet')
+_CPU_PRESETS = 'presets for a CPU: shapes, and those that end in :cpu'
+_LONG_SECONDS = 12 * 3600
+# The speed is measured over this many calls after the first one, which
+# compiles, or over fewer that take this long.
+_CALLS = 9
+_SECONDS = 20.0
+
+
+def describe_run(config: Mapping[str, Any]) -> list[str]:
+  """Returns a line of devices, processes, precision and the batch of a run.
+
+  And a second one if a network made for an accelerator starts on a CPU.
+  """
+  device, count = jax.devices()[0], jax.device_count()
+  batch_size, encoder = config['batch_size'], config['network']['encoder']
+  kind = device.device_kind
+  if device.platform == 'cpu':
+    kind += f', {os.cpu_count()} cores'
+  options: Any = jax.config
+  precision = options.jax_default_matmul_precision or 'default'
+  lines = [
+    f'{_count(count, "device")} ({kind}), {_count(jax.process_count())};'
+    f' float32, matrix products in {precision} precision; batch {batch_size:,},'
+    f' {batch_size / count:g} a device'
+  ]
+  if jax.default_backend() == 'cpu' and encoder not in _FOR_CPUS:
+    lines.append(
+      f'warning: {encoder} is a network for an accelerator, on a CPU; how long'
+      f' it takes follows after the first steps; {_CPU_PRESETS}'
+    )
+  return lines
+
+
+def _count(number: int, noun: str = 'process') -> str:
+  plural = 'es' if noun.endswith('s') else 's'
+  return f'{number:,} {noun}{plural if number != 1 else ""}'
+
+
+def observe_first_calls(
+  config: Mapping[str, Any],
+  num_steps: int,
+  note: Callable[[str], None],
+  clock: Callable[[], float] = time.monotonic,
+) -> Callable[[Any], None]:
+  """Returns what measures how long a run will take, and what memory it needs.
+
+  The time on a CPU, the memory on an accelerator.
+
+  Args:
+    config: of the run.
+    num_steps: that are left of it.
+    note: gets a line about the memory; or, on a CPU, if the rest takes long
+      or the network is none for CPUs.
+    clock: returns seconds.
+
+  Returns:
+    To be called after each call of the devices with its scalars, [L] or
+    [L, steps].
+  """
+  began: float | None = None
+  calls, is_done = 0, False
+
+  def after_call(scalars: Any) -> None:
+    nonlocal began, calls, is_done
+    if is_done:
+      return
+    jax.block_until_ready(scalars)
+    if began is None:
+      began = clock()
+      stats = jax.local_devices()[0].memory_stats() or {}  # a CPU has none
+      if {'peak_bytes_in_use', 'bytes_limit'} <= stats.keys():
+        peak, limit = stats['peak_bytes_in_use'], stats['bytes_limit']
+        note(
+          f'memory after the first step: at most {peak / 2**30:.1f} GiB used of'
+          f' {limit / 2**30:.1f} GiB that a device gives'
+        )
+      is_done = jax.default_backend() != 'cpu'
+      return
+    calls, seconds = calls + 1, clock() - began
+    is_done = calls == _CALLS or seconds >= _SECONDS
+    if is_done:
+      shape = jax.tree.leaves(scalars)[0].shape
+      pace = seconds / calls / (shape[1] if len(shape) > 1 else 1)
+      left = pace * num_steps
+      if left > _LONG_SECONDS or config['network']['encoder'] not in _FOR_CPUS:
+        note(
+          f'warning: at {config["batch_size"] / pace:.3g} images/s on this CPU'
+          f' the run takes {format_duration(left)}; {_CPU_PRESETS}'
+        )
+
+  return after_call
+
+
+def format_duration(seconds: float) -> str:
+  """Returns '212 days', '3 hours', '1 minute'."""
+  units = (('day', 86_400), ('hour', 3600), ('minute', 60))
+  name, size = next((x for x in units if seconds >= 2 * x[1]), units[-1])
+  return _count(max(1, round(seconds / size)), name)
+
+
+@contextlib.contextmanager
+def explain_out_of_memory(batch_size: int) -> Iterator[None]:
+  """Turns an error about memory into a ConfigError of one line.
+
+  Args:
+    batch_size: of all devices.
+  """
+  try:
+    yield
+  except (jax.errors.JaxRuntimeError, MemoryError) as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error) and not isinstance(
+      error, MemoryError
+    ):
+      raise
+    count = jax.device_count()
+    raise errors.ConfigError(
+      f'batch_size: out of memory with {batch_size / count:g} images a device'
+      f' ({jax.devices()[0].device_kind}), {errors.first_line(error)}; give a'
+      f' smaller multiple of {count}, or a smaller image_size or network; on a'
+      ' GPU also end other programs that use it (docs/one_gpu.md)'
+    ) from error

@@ -1,0 +1,88 @@
+"""What a run says of its devices, of their speed and of their memory."""
+
+import itertools
+import os
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from byol_jax import api, errors
+from byol_jax.training import hardware, multi_step
+from tests.helpers.tiny_config import ArraySet, tiny
+
+HOURS = 3600.0
+
+
+def config_of(encoder):
+  return {'network': {'encoder': encoder}, 'batch_size': 8}
+
+
+def measure(encoder, seconds_per_call, num_steps, calls=30):
+  """Returns the notes of a run, and after which of its calls they came."""
+  notes, now = [], itertools.count(0.0, seconds_per_call)
+  after_call = hardware.observe_first_calls(
+    *(config_of(encoder), num_steps, notes.append), clock=lambda: next(now)
+  )
+  counts = []
+  for _ in range(calls):
+    after_call({'loss': jnp.zeros(1)})
+    counts.append(len(notes))
+  return notes, counts.index(1) + 1 if notes else None
+
+
+def test_a_run_says_where_it_runs_and_that_memory_is_short(
+  tmp_path, monkeypatch, capsys
+):
+  def compile_update(update):
+    return lambda state, batch: jnp.zeros(2**44)  # more than there is
+
+  monkeypatch.setattr(multi_step, '_compile_update', compile_update)
+  with pytest.raises(errors.ConfigError) as caught:
+    api.pretrain_on(ArraySet(), tiny(), tmp_path)
+  first, *others = capsys.readouterr().out.splitlines()
+  count = jax.device_count()
+  assert first == (
+    f'{count} device{"s" * (count > 1)} (cpu, {os.cpu_count()} cores),'
+    ' 1 process; float32, matrix products in default precision; batch 8,'
+    f' {8 // count} a device'
+  )
+  assert not any('on a CPU' in line or 'this CPU' in line for line in others)
+  text = str(caught.value)
+  assert text.startswith(f'batch_size: out of memory with {8 // count} images')
+  assert 'RESOURCE_EXHAUSTED' in text and 'smaller multiple of' in text
+
+
+def test_a_long_run_on_a_cpu_warns_after_its_first_steps():
+  (text,), call = measure('MiniResNet', 2.5, num_steps=40_000)
+  assert 'at 3.2 images/s on this CPU the run takes 28 hours;' in text
+  assert call == 9  # eight calls after the first one are 20 s
+  (text,), call = measure('MiniResNet', 0.5, num_steps=400_000)
+  assert 'at 16 images/s' in text and 'takes 2 days;' in text
+  assert call == 10
+  assert measure('MiniResNet', 0.5, num_steps=2_000) == ([], None)
+
+
+def test_a_network_for_an_accelerator_always_warns(monkeypatch):
+  (_, start) = hardware.describe_run(config_of('ResNet50'))
+  assert 'warning: ResNet50' in start and ':cpu' in start
+  (text,), _ = measure('ResNet50', 0.5, num_steps=2_000)
+  assert 'takes 17 minutes; presets for a CPU: shapes' in text
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert len(hardware.describe_run(config_of('ResNet50'))) == 1
+  assert measure('ResNet50', 1e9, num_steps=2_000) == ([], None)
+  stats = {'peak_bytes_in_use': 3 * 2**30, 'bytes_limit': 12 * 2**30}
+  device = types.SimpleNamespace(memory_stats=lambda: stats)
+  monkeypatch.setattr(jax, 'local_devices', lambda: [device])
+  (text,), call = measure('ResNet50', 1e9, num_steps=2_000)
+  assert 'at most 3.0 GiB used of 12.0 GiB' in text and call == 1
+
+
+def test_only_errors_of_memory_are_explained():
+  explain = hardware.explain_out_of_memory
+  with pytest.raises(errors.ConfigError, match='Unable to allo'), explain(8):
+    np.empty(2**60, np.uint8)
+  with pytest.raises(jax.errors.JaxRuntimeError, match='INTERN'), explain(8):
+    raise jax.errors.JaxRuntimeError('INTERNAL: broken')
