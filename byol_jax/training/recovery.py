@@ -161,10 +161,17 @@ def roll_back(
   return restored._replace(data_offset=offset)
 
 
-def advice_after_divergence(saver: checkpointer.Checkpointer | None) -> str:
-  """Returns which checkpoint a diverged run leaves, and what to try."""
+def advice_after_divergence(
+  saver: checkpointer.Checkpointer | None, has_collapsed: bool
+) -> str:
+  """Returns which checkpoint a diverged run leaves, and what to try.
+
+  The message of a collapse has its likely cause already.
+  """
   step = None if saver is None else saver.latest_step()
   kept = 'no checkpoint yet' if step is None else f'checkpoint {step} stays'
+  if has_collapsed:
+    return kept
   return (
     f'{kept}; lower schedule.base_rate or lengthen schedule.warmup_epochs'
     ' (of a run of steps, schedule.max_warmup_share)'

@@ -128,7 +128,9 @@ def _run_loop(
   try:
     _, means = loop.run_loop(context, start, log)
   except errors.DivergedError as error:
-    advice = recovery.advice_after_divergence(context.checkpointer)
+    advice = recovery.advice_after_divergence(
+      context.checkpointer, context.collapse_policy.has_collapsed
+    )
     text = f'{error}; {advice}'
     log.record(text)
     raise processes.mark_collective(errors.DivergedError(text)) from None
