@@ -49,6 +49,10 @@ test-wheel: .venv/development
 test-export: .venv-export/export
 	.venv-export/bin/python -m pytest -q -m export
 
+# Opens a report in Chromium, as Debian has it; says so and skips without it.
+test-report: .venv/development
+	$(BIN)/python -m pytest -q -rs -m report
+
 # Two hundred random kills, stops and damages of one run; minutes.
 soak: .venv/development
 	rm -rf runs/soak

@@ -68,6 +68,7 @@ setup(
     'importlib_resources>=6',  # TFDS imports it without asking for it
     'numpy>=2.0,<3',
     'scipy>=1.15,<2',
+    'scikit-learn>=1.6,<2',  # the map of a report
     'numba>=0.61,<1',
     'pillow>=11.3,<14',
     'google-crc32c>=1.5,<2',
@@ -98,7 +99,6 @@ setup(
       *TENSORFLOW,
       'pytest>=9,<10',
       'pytest-xdist>=3.8,<4',
-      'scikit-learn>=1.6,<2',
       'ruff==0.17.5',
       'mypy>=2,<3',
       'build>=1.2',

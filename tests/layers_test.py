@@ -67,6 +67,7 @@ PLACES = {
   ],
   'numba': ['data.sampling.resize'],
   'scipy': ['evals.logistic'],
+  'sklearn': ['tools.gallery'],
   'argparse': ['cli.*', '__main__'],
   'configs': [],
   'absl': [],

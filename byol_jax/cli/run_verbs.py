@@ -239,10 +239,13 @@ def embed(
   ('--linear', 'evals/linear:cpu', registry.CONFIG_HELP),
 )
 def report(workdir: str, step: int | None, knn: str, linear: str) -> None:
-  """Print kNN and linear accuracy of a run beside its random encoders.
+  """Report a run: accuracies beside its random encoders, and pictures.
 
-  Rows: the encoder as initialised, the same with its batch-norm averages
-  estimated on training images, and BYOL. Also written to WORKDIR/report.json.
+  Prints kNN and linear accuracy of the encoder as initialised, the same with
+  its batch-norm averages estimated on training images, and BYOL, and writes
+  them to WORKDIR/report.json. WORKDIR/report.html, one file for any browser,
+  adds the configuration, curves, views, nearest neighbours, a map of the
+  representations and where the time went; images need no labels for it.
 
   example: byol-jax report --workdir=runs/demo
   """

@@ -6,6 +6,7 @@ import pytest
 
 from byol_jax import errors
 from byol_jax.tools import report
+from tests.tools import page_test
 
 K1, K20 = 'knn_k1_t0.1', 'knn_k20_t0.1'
 RESULTS = {
@@ -42,6 +43,9 @@ def test_it_prints_the_table_and_keeps_the_numbers(labelled, capsys):
     assert label in output
   assert str(workdir) in output
   assert json.loads((workdir / 'report.json').read_text()) == results
+  shown = page_test.check_page(workdir / 'report.html')
+  for text in ('BYOL above the better random', 'Outlined', str(workdir)):
+    assert text in shown.text
   records = [
     json.loads(line)
     for line in (workdir / 'evaluations.jsonl').read_text().splitlines()
