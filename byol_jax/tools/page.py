@@ -285,7 +285,8 @@ def _show_time(
   seconds: Mapping[str, float],
 ) -> str:
   # Written at each start; of a run that was resumed, later than the first line.
-  began = (run.path / 'config.json').stat().st_mtime
+  path = run.path / 'config.json'
+  began = path.stat().st_mtime if path.exists() else math.inf
   parts = divide_time(lines, run.config.batch_size, began)
   shown = ''
   if parts:
