@@ -29,6 +29,7 @@ _INTRO = """\
 ```
 byol-jax config                            # all keys of a pretraining
 byol-jax config optimizer --config=shapes  # a section, in a preset
+byol-jax config memory                     # keys whose explanation has a word
 byol-jax config --config=evals/linear:cpu  # the keys of an evaluation
 ```
 
@@ -137,7 +138,8 @@ def list_lines(
   Args:
     spec: see `configuration.load`.
     overrides: see `configuration.load`.
-    wanted: a key, a section, or the last part of a key; None for all.
+    wanted: a key, a section, or the last part of a key; None for all. Of any
+      other word the keys whose explanation has it.
 
   Raises:
     ConfigError: see `configuration.load`; no such key.
@@ -151,6 +153,11 @@ def list_lines(
     if wanted is None
     or f'{key}.'.startswith(f'{wanted}.')
     or key.endswith(f'.{wanted}')
+  ]
+  keys = keys or [
+    key
+    for key, value in flat.items()
+    if f'{wanted}'.lower() in explain_key(kind, key, value).lower()
   ]
   if not keys:
     raise errors.ConfigError(

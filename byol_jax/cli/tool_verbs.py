@@ -29,7 +29,11 @@ def conformance(dir: str) -> None:
 
 @_add_verb(
   'config',
-  ('key', None, 'a key, a section, or the last part of a key; all without it'),
+  (
+    'key',
+    None,
+    'a key, a section, the last part of a key, or a word; all without it',
+  ),
   ('--config', 'pretrain', registry.CONFIG_HELP),
   ('--markdown', False, 'print docs/configuration.md instead'),
   preset='pretrain',

@@ -45,6 +45,7 @@ def test_the_page_is_what_the_comments_say():
     ('optimizer --config.optimizer.name=adamw', 'weight_decay=0.0001\n'),
     ('ks --config=evals/suite:cpu', '--config.knn.ks=(1, 20, 200)\n    Num'),
     ('--config=evals/linear:cpu', 'features=cached\n'),
+    ('GiB', '--config.input.cache_gib='),  # a word of the explanation
   ),
 )
 def test_the_verb_explains_a_key_or_a_section(words, expected, capsys):
