@@ -172,8 +172,8 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
       # The settings are those of the optimizer of this name; another name
       # brings its own, see OPTIMIZERS of configs/pretrain.py.
       'optimizer': {
-        # Another one needs another schedule.base_rate: 0.002 suits AdamW at
-        # batch 64.
+        # Another one needs another schedule.base_rate: 0.002 suits AdamW, with
+        # schedule.scale_with_batch=False.
         'name': 'lars',
         **OPTIMIZERS['lars'],
         # Share of each kernel: added to its gradient, or with AdamW, times the
