@@ -1,6 +1,6 @@
 """The functions of byol_jax: what Python callers and the command line share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import os
 from pathlib import Path
@@ -62,11 +62,13 @@ def pretrain(
   config = configuration.load_or_validate(config, overrides, 'pretrain')
   config, record = _read_record(config, workdir)
   config = from_config.resolve_engine(from_config.resolve_paths(config))
-  dataset = processes.raise_on_all(
-    'data', lambda: from_config.make_image_set(config, 'train', held=True)
+  notes: list[str] = []  # about the images
+  open_set = functools.partial(
+    from_config.make_image_set, config, 'train', held=True, log=notes.append
   )
+  dataset = processes.raise_on_all('data', open_set)
   load = functools.partial(from_config.make_image_set, config, labelled=True)
-  last = _pretrain(dataset, config, record, workdir, load, on_log)
+  last = _pretrain(dataset, config, record, workdir, load, on_log, notes)
   return last | {'unusable_images': dataset.num_failures}
 
 
@@ -109,8 +111,12 @@ def _pretrain(
   workdir: str | Path,
   load: Callable[[str], Any] | None,
   on_log: Callable[[int, dict[str, float]], None] | None = None,
+  notes: Sequence[str] = (),
 ) -> dict[str, float]:
-  """Pretrains, or resumes the run of a checkpoint with the given record."""
+  """Pretrains, or resumes the run of a checkpoint with the given record.
+
+  The log begins with `notes`.
+  """
   if config.init.checkpoint and '://' not in config.init.checkpoint:
     # So that the same command resumes from any folder.
     path = os.path.abspath(os.path.expanduser(config.init.checkpoint))
@@ -121,6 +127,7 @@ def _pretrain(
   if config.steps == 'auto':  # a run that resumes has this number of steps
     config = _replace(config, {'steps': method.num_steps})
   method = _start_from_weights(method, config, record)
+  method = method._replace(derived=(*notes, *method.derived))
   evaluate = None
   if config.eval.knn_every_steps:
     evaluate = processes.raise_on_all(
@@ -280,6 +287,7 @@ def embed(
   origin, encoder = origins.open_origin(workdir, weights, step=step)
   config = config_dict.ConfigDict(origin.config)
   config.dataset = images
+  config.data.labels = 'auto'  # of other images
   dataset = from_config.make_image_set(config, 'all')
   names = [dataset.file_name(i) for i in range(dataset.num_examples)]
   return embed_lib.write_embeddings(encoder, dataset, names, output, log)

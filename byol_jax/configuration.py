@@ -328,14 +328,14 @@ def _convert(value: Any, kind: type, default: Any) -> Any:
     return tuple(_convert(x, element, 0) for x in value)
   if value is default is None:
     return None
-  if isinstance(value, os.PathLike):
-    value = os.fspath(value)
+  if kind is str:  # a text, a path, or several
+    listed = value if isinstance(value, tuple | list) else [value]
+    value = ','.join(map(os.fspath, listed))
   if kind is float and type(value) is int and abs(value) < 2**63:
     value = float(value)
-  is_kind = isinstance(value, kind)
-  if not is_kind or isinstance(value, bool) != (kind is bool):
+  if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
     raise TypeError
-  if kind is int and abs(value) >= 2**63:  # its text may have no end
+  if isinstance(value, int) and abs(value) >= 2**63:  # its text may have no end
     raise TypeError
   if value == '' != default:  # would mean the current folder
     raise TypeError

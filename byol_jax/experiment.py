@@ -34,6 +34,7 @@ OLD_VALUES: dict[str, Any] = {
   'optimizer.clip_trust_ratio': False,
   'steps': 0,
   'schedule.max_warmup_share': 1.0,
+  'data.labels': 'auto',
   'data.eval_crop': 'resize',
   'data.decoding': 'once',
   'data.transfer': 'float32',

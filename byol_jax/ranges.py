@@ -83,6 +83,7 @@ CHOICES = {
   'faults.collapse': ('warn', 'stop', 'ignore'),
   'data.holdout': ('paper', 'official'),
   **dict.fromkeys(('data.eval_crop', 'eval_crop'), ('resize', 'crop', 'whole')),
+  'data.labels': ('auto', 'folders', 'none'),
   'data.decoding': ('once', 'crops'),
   'data.exif': ('auto', 'apply', 'ignore'),
   'data.background': ('white', 'black', 'drop'),

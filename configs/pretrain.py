@@ -116,8 +116,9 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
       'preset_batch_size': batch_size,  # batch size that its rates are for
       # Seed of all random numbers: weights, order, crops, augmentations.
       'seed': 0,
-      # The images: 'shapes', which are generated, a folder, a .tar of one, an
-      # .npz of arrays, a prepared TFDS directory or the name of a TFDS set.
+      # The images: 'shapes', which are generated; a folder, a .tar of one, a
+      # .txt with a path a line, or several of these with commas between them;
+      # an .npz of arrays, a prepared TFDS directory, the name of a TFDS set.
       'dataset': 'imagenet2012',
       # The folder with the prepared sets of TFDS. Without a value: TFDS's own,
       # ~/tensorflow_datasets.
@@ -196,8 +197,12 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
         # as in the paper, or the first 10,000 as in the official code.
         'holdout': 'paper',
         # Share of train that is held out of any other set, to choose rates; and
-        # another one as test images where a folder or .npz has none.
+        # another one as test images where a folder has none.
         'heldout_share': 0.1,
+        # Of a folder of images. 'auto': its folders are classes if every image
+        # lies in one and there are several; 'folders': they are, images beside
+        # them have none; 'none': they are not. All images pretrain.
+        'labels': 'auto',
         # Crop of images in evaluations. 'resize': the shorter side becomes
         # 256/224 of image_size, then the centre (paper). 'crop': the centre
         # square of 0.875 of the shorter side (official code). 'whole': the

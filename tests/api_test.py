@@ -129,7 +129,8 @@ def test_weights_differ(labelled, encode):
     byol_jax.load_encoder(labelled[1], 'best')
 
 
-def stub_set(*arguments, **options):
+def stub_set(*arguments, log, **options):
+  log('images: 192')
   return types.SimpleNamespace(
     num_examples=192, num_classes=4, fingerprint='x', num_failures=3
   )
@@ -158,7 +159,9 @@ def test_every_value_of_the_training_arrives(monkeypatch, tmp_path):
   assert api.pretrain(config, tmp_path) == {'step': 17, 'unusable_images': 3}
   run = runs[0].arguments
   assert sets[0].arguments.pop('config') == config
+  del sets[0].arguments['log']
   assert sets[0].arguments == {'split': 'train', 'held': True}
+  assert run['method'].derived[0] == 'images: 192'
   assert evaluations[0].arguments['forward'] is run['method'].forward
   evaluations[0].arguments['load']('test')
   assert sets[1].arguments.pop('config') == config

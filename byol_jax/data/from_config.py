@@ -11,7 +11,7 @@ from ml_collections import config_dict
 
 from byol_jax import errors, files
 from byol_jax.data.loading import decode, traits
-from byol_jax.data.sources import base, lookup, subsets
+from byol_jax.data.sources import base, lookup, path_lists, subsets
 
 _LOG = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ def make_image_set(
   fraction: float | None = None,
   lists: str = 'own',
   source: base.Source | None = None,
+  log: Callable[[str], None] = lambda line: None,
 ) -> Any:
   """Returns a split of the data set of a configuration, for this process.
 
@@ -43,6 +44,7 @@ def make_image_set(
     fraction: of the labelled images of 'fit' to keep, in (0, 1]; see `subsets`.
     lists: 'published' takes the part of ImageNet that is; else an own one.
     source: the images; None opens the split.
+    log: called with a line about the whole set.
 
   Raises:
     ConfigError: a value of data or input cannot be used.
@@ -50,7 +52,7 @@ def make_image_set(
   """
   from byol_jax.data.loading import image_set
 
-  source = source or open_split(config, split, dataset)
+  source = source or open_split(config, split, dataset, log)
   pixels = make_pixel_options(config, source)
   if held and jax.process_index() == 0:
     traits.warn_of_traits(source, pixels)
@@ -177,13 +179,17 @@ def _find_engine(config: config_dict.ConfigDict, is_strict: bool) -> Callable:
 
 
 def open_split(
-  config: config_dict.ConfigDict, split: str, dataset: str | None = None
+  config: config_dict.ConfigDict,
+  split: str,
+  dataset: str | None = None,
+  log: Callable[[str], None] = lambda line: None,
 ) -> base.Source:
   """Returns random access to the encoded images of a split."""
   return lookup.open_source(
     dataset or config.dataset,
     split,
     data_dir=config.data_dir,
+    log=log,
     **get_holdout(config),
   )
 
@@ -218,15 +224,35 @@ def _with_cache(
 
 def get_holdout(config: config_dict.ConfigDict) -> dict[str, Any]:
   """Returns the keys of the section `data` that divide a set into splits."""
-  return {key: config.data[key] for key in ('holdout', 'heldout_share')}
+  keys = ('holdout', 'heldout_share', 'labels')
+  return {key: config.data[key] for key in keys}
 
 
 def resolve_paths(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
   """Returns a copy with absolute paths: a run is evaluated from anywhere."""
   config = config.copy_and_resolve_references()
   for key in ('dataset', 'data_dir'):
-    folder = files.expand_home(config[key] or '')
     # 'shapes' is the embedded set, even if a folder of that name exists.
-    if config[key] not in (None, 'shapes') and folder.exists():
-      config[key] = str(folder.resolve())
+    if config[key] in (None, 'shapes'):
+      continue
+    found = path_lists.split_paths(config[key])
+    folders = map(files.expand_home, found)
+    config[key] = ','.join(
+      str(folder.resolve()) if folder.exists() else name
+      for folder, name in zip(folders, found)
+    )
   return config
+
+
+def make_load(
+  config: config_dict.ConfigDict, log: Callable[[str], None]
+) -> Callable[..., Any]:
+  """Returns `make_image_set` of images with labels, for an evaluation.
+
+  It opens each split once, and logs a line about each data set.
+  """
+  config = resolve_paths(config)
+  log_once = functools.cache(log)
+  return functools.cache(
+    functools.partial(make_image_set, config, labelled=True, log=log_once)
+  )

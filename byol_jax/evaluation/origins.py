@@ -82,6 +82,8 @@ def make_data_config(
   elif config.dataset is not None:
     data.dataset = config.dataset
     data.data_dir = config.data_dir
+    if data.data.labels == 'none':  # of other images
+      data.data.labels = 'auto'
   elif isinstance(origin, Export) and not origin.has_dataset:
     raise errors.ConfigError(
       f'dataset: {errors.quote(origin.name)} does not say of which images it'

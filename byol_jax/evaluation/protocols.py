@@ -88,10 +88,7 @@ def evaluate(
   protocol = PROTOCOLS[name]
   config = configuration.validate(config, f'evals/{name}')
   data = origins.make_data_config(origin, config)
-  absolute = from_config.resolve_paths(data)
-  load = functools.cache(
-    functools.partial(from_config.make_image_set, absolute, labelled=True)
-  )
+  load = from_config.make_load(data, log)
   fields = dataclasses.fields(protocol.make_options)
   options = protocol.make_options(**{x.name: config[x.name] for x in fields})
   given: dict[str, Any] = {'log': log}

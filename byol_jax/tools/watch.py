@@ -133,8 +133,7 @@ class Watcher:
     self._run, self._log = run, log
     self._log_once = functools.cache(log)  # what is so at each step
     self._configs = {'online': of_online, 'knn': config}
-    data = from_config.resolve_paths(origins.make_data_config(run, config))
-    load = functools.partial(from_config.make_image_set, data, labelled=True)
+    load = from_config.make_load(origins.make_data_config(run, config), log)
     self._splits, self._num_classes = splits.open_splits(
       load, ('train', 'test')
     )

@@ -84,6 +84,7 @@ def test_every_value_of_the_input_arrives(monkeypatch, calls):
     'data': {
       'holdout': opened.arguments['holdout'],
       'heldout_share': opened.arguments['heldout_share'],
+      'labels': opened.arguments['labels'],
       'eval_crop': streamed['eval_crop'],
       'decoding': engine.keywords['decoding'],
       'exif': 'apply' if streamed['pixels'].exif else 'ignore',
@@ -174,6 +175,35 @@ def test_paths_become_absolute_and_names_stay(monkeypatch, tmp_path):
       *(expected, str(pathlib.Path('mine').resolve())),
     )
     assert config.dataset == dataset
+
+
+def test_several_folders_become_absolute_and_a_set_is_described_once(
+  monkeypatch, tmp_path
+):
+  """`dataset` of Python may be a list, of paths that have commas."""
+  monkeypatch.chdir(tmp_path)
+  pixels = encode(smooth(0, 20, 24))
+  for name in ('a, b/x', 'a, b/y', 'c/x', 'c/y'):
+    for i in range(8):
+      path = pathlib.Path(name, f'{i}.jpg')
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_bytes(pixels)
+  config = wiring.load(
+    monkeypatch,
+    dataset=['a, b', pathlib.Path('c')],
+    data__resident=False,
+    input__cache='none',
+  )
+  found = from_config.resolve_paths(config).dataset
+  assert found == f'{tmp_path}/a, b,{tmp_path}/c'
+  lines = []
+  load = from_config.make_load(config, lines.append)
+  train, test = load('train'), load('test')
+  assert train.num_examples + test.num_examples == 32
+  assert lines == [
+    f'images: {train.num_examples} for training; classes: 2 (x ... y);'
+    f' test: a share of 0.3 held out, {test.num_examples} images'
+  ]
 
 
 def test_the_batches_are_those_of_the_configuration(monkeypatch):

@@ -37,6 +37,14 @@ def opened(dataset, split='train', **options):
   return lookup.open_source(str(dataset), split, **{**STANDARD, **options})
 
 
+def describe(dataset, **options):
+  """Returns the line about a set that each run prints."""
+  lines = []
+  opened(dataset, 'all', log=lines.append, **options)
+  (line,) = lines
+  return line
+
+
 def image_set(source, *, decoding='once', engine=None, **options):
   """Batches of a source at 16 pixels, with the paper's crops."""
   from byol_jax.data.loading import (

@@ -67,6 +67,7 @@ CHANGED = {
   'schedule.scale_with_batch': False,
   'data.holdout': 'official',
   'data.heldout_share': 0.3,
+  'data.labels': 'folders',
   'data.eval_crop': 'whole',
   'data.decoding': 'crops',
   'data.exif': 'ignore',

@@ -58,7 +58,8 @@ def open_disjoint_splits(dataset: str, **where: Any) -> dict[str, base.Source]:
     DataError: the set is missing, or one of its files is.
   """
   # Opens every file: what fails below is a split that the set has not.
-  lookup.open_source(dataset, 'all', **where)
+  print_line = lambda line: print(errors.to_line(line))
+  lookup.open_source(dataset, 'all', log=print_line, **where)
   found = {}
   for split in ('train', 'fit', 'valid', 'test'):
     with contextlib.suppress(errors.DataError):

@@ -37,6 +37,33 @@ class Source(Protocol):
   def file_name(self, index: int) -> str: ...
 
 
+def describe_set(
+  num_train: int, classes: str, test: str, left_out: Sequence[str] = ()
+) -> str:
+  """Returns the line about a set with which each run starts."""
+  line = f'images: {num_train:,} for training; classes: {classes}; test: {test}'
+  return f'{line}; not read: {", ".join(left_out)}' if left_out else line
+
+
+def describe_classes(
+  names: Sequence[str] | None, count: int | None, unlabelled: int = 0
+) -> str:
+  """Returns '10 (ant ... wasp)', or '' of a set without classes."""
+  count = len(names) if names else count
+  if not count:
+    return ''
+  ends = (names[0], names[-1]) if names else ('0', str(count - 1))
+  shown = ' ... '.join(dict.fromkeys(map(show_name, ends)))
+  without = f', {unlabelled:,} images without' if unlabelled else ''
+  return f'{count:,} ({shown}){without}'
+
+
+def show_name(name: str) -> str:
+  """Returns a name from outside, quoted if it is long or not printable."""
+  is_plain = name.isprintable() and len(name) <= 60
+  return name if is_plain else errors.quote(name)
+
+
 def locate_part(ends: np.ndarray, index: int) -> tuple[int, int]:
   """Returns the part that holds an index, and the row in it, or IndexError.
 

@@ -13,11 +13,10 @@ any thread, without TensorFlow. Splits of every set:
 Prepared TFDS sets may lie in a bucket, gs://; folders and tar files may not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 import os
 import pathlib
 import re
-from typing import Any
 
 import numpy as np
 
@@ -28,11 +27,13 @@ from byol_jax.data.sources import (
   arrays,
   base,
   image_folder,
+  path_lists,
   paths,
   shapes,
   tfds,
 )
 
+Log = Callable[[str], None]
 SPLITS = ('train', 'fit', 'valid', 'fit+valid', 'test', 'all')
 _INFO = 'dataset_info.json'
 _NAME = re.compile(r'\w+(/[\w.+-]+)?(:[\w.*]+)?')
@@ -45,20 +46,28 @@ def open_source(
   data_dir: str | None,
   holdout: str,
   heldout_share: float,
+  labels: str = 'auto',
+  log: Log = lambda line: None,
 ) -> base.Source:
   """Opens a split of a data set; nothing is ever downloaded.
 
   Args:
-    dataset: 'shapes' (generated), a folder of images or a tar file of it, an
-      .npz of arrays, a prepared TFDS directory (also gs://), or the name of a
-      set below data_dir: prepared by TFDS, or, for a set of the catalog, a
-      folder of images of that name.
+    dataset: 'shapes' (generated), a folder of images, a tar file of it, a .txt
+      of paths, or several of these with commas between them; an .npz of arrays,
+      a prepared TFDS directory (also gs://), or the name of a set below
+      data_dir: prepared by TFDS, or, for a set of the catalog, a folder of
+      images of that name.
     split: one of SPLITS.
     data_dir: where TFDS prepared its sets (also gs://); None is
       $TFDS_DATA_DIR, else ~/tensorflow_datasets.
     holdout: 'paper' or 'official', which images imagenet2012 holds out.
     heldout_share: share held out of any other set, in [0, 1): as valid, and as
       test of a folder that has none.
+    labels: of a folder: 'auto', its folders are classes if each image lies in
+      one of several; 'folders', they are in any case, whatever their names;
+      'none', they are not.
+    log: called with a line about the whole set: images, classes, test set, what
+      is not read.
 
   Returns:
     A source of at least one image.
@@ -69,24 +78,42 @@ def open_source(
   """
   if split not in SPLITS:
     raise errors.ConfigError(f'split: {split!r} is none of {SPLITS}')
-  if '+' in split:
-    where: Any = {'data_dir': data_dir, 'heldout_share': heldout_share}
-    return base.Concatenation(
-      [
-        open_source(dataset, part, holdout=holdout, **where)
-        for part in split.split('+')
-      ]
-    )
+  options = data_dir, holdout, heldout_share, labels, log
+  parts = [_open_split(dataset, x, *options) for x in split.split('+')]
+  return base.Concatenation(parts) if len(parts) > 1 else parts[0]
+
+
+def _open_split(
+  dataset: str,
+  split: str,
+  data_dir: str | None,
+  holdout: str,
+  share: float,
+  labels: str,
+  log: Log,
+) -> base.Source:
   if dataset == 'shapes':
     parts = {name: shapes.ShapesSource(name) for name in shapes.COUNTS}
-    return _open_part(dataset, parts, split, heldout_share)
-  root = locate_dataset(dataset, data_dir)
-  if is_prepared(root):
-    return _open_prepared(root, split, holdout, heldout_share)
-  root = pathlib.Path(root)  # only a prepared set may be in a bucket
-  if root.suffix == '.npz':
-    return _open_part(str(root), arrays.read_npz(root), split, heldout_share)
-  return _open_folder(root, split, heldout_share, catalog.find_facts(dataset))
+    return _open_part(dataset, parts, split, share, log)
+  names = path_lists.split_paths(dataset)
+  roots = [locate_dataset(name, data_dir) for name in names]
+  for root in roots:
+    is_npz = root.suffix == '.npz'
+    if (is_npz or is_prepared(root)) and len(roots) > 1:
+      raise errors.DataError(
+        'dataset: expected folders, tar files or .txt files of paths between'
+        f' commas, found {errors.quote(str(root))}; give it alone'
+      )
+    if is_npz:
+      arrays_of = arrays.read_npz(pathlib.Path(root))
+      return _open_part(str(root), arrays_of, split, share, log)
+    if is_prepared(root):
+      return _open_prepared(root, split, holdout, share, log)
+  # Only a prepared set may be in a bucket.
+  layouts = _find_layouts([pathlib.Path(root) for root in roots], share, labels)
+  log(image_folder.describe_layouts(layouts))
+  facts = catalog.find_facts(dataset)
+  return _open_folders(layouts, dataset, split, share, facts)
 
 
 def locate_dataset(dataset: str, data_dir: str | None) -> paths.Path:
@@ -187,30 +214,64 @@ def _locate_by_name(dataset: str, data_dir: paths.Path) -> paths.Path:
   )
 
 
-def _open_folder(
-  path: pathlib.Path, split: str, share: float, facts: catalog.Facts | None
+def _find_layouts(
+  roots: Sequence[pathlib.Path], share: float, labels: str
+) -> list[image_folder.Layout]:
+  found: list[image_folder.Files] = []
+  for root in roots:
+    if root.is_dir():
+      found.append(paths.Directory(root))
+    elif root.suffix.lower() == '.txt':
+      found += path_lists.read_list(root)
+    else:
+      found.append(archives.Archive(root))
+  path_lists.refuse_overlap(
+    [x.root for x in found if isinstance(x, paths.Directory) and x.is_whole]
+  )
+  return image_folder.find_layouts(found, share, labels)
+
+
+def _open_folders(
+  layouts: Sequence[image_folder.Layout],
+  dataset: str,
+  split: str,
+  share: float,
+  facts: catalog.Facts | None,
 ) -> base.Source:
-  files = paths.Directory(path) if path.is_dir() else archives.Archive(path)
-  layout = image_folder.find_splits(files, share)
   if split in ('fit', 'valid') and facts and facts.valid_per_class:
-    train = image_folder.FolderSource(layout, 'train')
+    train = image_folder.FolderSource(layouts[0], 'train')
     return _hold_out_per_class(train, split, facts.valid_per_class)
-  if not layout.splits.get(split):
+  found = [layout for layout in layouts if layout.splits.get(split)]
+  if not found:
+    count = sum(len(layout.splits['all']) for layout in layouts)
     raise errors.DataError(
-      f'{path}: no image for {split!r}; a folder without class folders has no'
-      f' labels and no test set, else {share} of {len(layout.splits["all"])}'
-      ' images are held out: add train/ and val/, or raise'
-      ' data.heldout_share of the pretraining'
+      f'{dataset}: no image for {split!r}; a folder without class folders has'
+      f' no labels and no test set, else {share} of {count} images are held'
+      ' out: add train/ and val/, or raise data.heldout_share of the'
+      ' pretraining'
     )
-  if split in ('fit', 'valid'):
-    return image_folder.open_heldout(layout, split)
-  return image_folder.FolderSource(layout, split)
+  sources = [image_folder.open_split(layout, split) for layout in found]
+  return base.Concatenation(sources) if len(layouts) > 1 else sources[0]
 
 
 def _open_part(
-  name: str, parts: Mapping[str, base.Source], split: str, share: float
+  name: str,
+  parts: Mapping[str, base.Source],
+  split: str,
+  share: float,
+  log: Log,
 ) -> base.Source:
   """Opens a split of a set that consists of 'train' and perhaps 'test'."""
+  train, test = parts['train'], parts.get('test')
+  unlabelled = 0 if train.labels is None else int((train.labels < 0).sum())
+  classes = train.class_names, train.num_classes, unlabelled
+  log(
+    base.describe_set(
+      len(train),
+      base.describe_classes(*classes) or 'none, there are no labels',
+      f'{len(test):,} images' if test else 'none',
+    )
+  )
   if split == 'all':
     return base.Concatenation(list(parts.values()))
   if split in ('train', 'test'):
@@ -223,7 +284,11 @@ def _open_part(
 
 
 def _open_prepared(
-  root: paths.Path, split: str, holdout: str, share: float
+  root: paths.Path,
+  split: str,
+  holdout: str,
+  share: float,
+  log: Log,
 ) -> base.Source:
   prepared = tfds.PreparedDataset(root)
   facts = catalog.find_facts(prepared.name)
@@ -243,6 +308,14 @@ def _open_prepared(
       raise errors.DataError(
         f'{root}: no split {name!r}, found {list(names)}; {split!r} needs it'
       )
+  classes, count = prepared.num_classes, prepared.count_images
+  log(
+    base.describe_set(
+      count('train'),
+      base.describe_classes(prepared.class_names, classes) or 'none',
+      ', '.join(f'{x}, {count(x):,} images' for x in tests[:1]) or 'none',
+    )
+  )
   source = tfds.RecordSource(prepared, chosen)
   if valid or split not in ('fit', 'valid'):
     return source
@@ -250,8 +323,8 @@ def _open_prepared(
     return _hold_out_imagenet(source, split, holdout)
   if facts and facts.valid_per_class:
     return _hold_out_per_class(source, split, facts.valid_per_class)
-  count = facts.num_valid if facts else None
-  return _hold_out(source, split, count or round(share * len(source)))
+  number = facts.num_valid if facts else None
+  return _hold_out(source, split, number or round(share * len(source)))
 
 
 def _hold_out_imagenet(

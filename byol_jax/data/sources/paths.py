@@ -4,7 +4,7 @@ A local path is a `pathlib.Path`; a path that starts with gs:// is an
 `epath.Path` of etils, the library through which TFDS reads buckets.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 import contextlib
 import functools
@@ -156,14 +156,29 @@ def call_with_timeout(path: Path, action: str, call: Callable[[], T]) -> T:
 
 
 class Directory:
-  """The files below a local folder, by posix path relative to it."""
+  """The files below a local folder, by posix path relative to it.
 
-  def __init__(self, root: pathlib.Path) -> None:
+  Args:
+    root: the folder.
+    names: the files, if not all of it.
+  """
+
+  def __init__(
+    self, root: pathlib.Path, names: Sequence[str] | None = None
+  ) -> None:
     self.root = root
+    self.is_whole = names is None
+    self._names = names
 
   @property
   def names(self) -> Iterator[str]:
-    """Follows links, enters each real folder once, skips hidden folders."""
+    """Follows links, enters each real folder once, skips hidden folders.
+
+    Of a hidden folder it has the name, with a slash at the end.
+    """
+    if self._names is not None:
+      yield from self._names
+      return
     seen = set()
     for folder, folders, names in os.walk(self.root, followlinks=True):
       status = os.stat(folder)
@@ -171,6 +186,7 @@ class Directory:
         folders.clear()
         continue
       seen.add((status.st_dev, status.st_ino))
+      names += (f'{f}/' for f in folders if f.startswith('.'))
       folders[:] = sorted(f for f in folders if not f.startswith('.'))
       base = pathlib.Path(folder).relative_to(self.root).as_posix()
       yield from (f'{base}/{name}'.removeprefix('./') for name in names)

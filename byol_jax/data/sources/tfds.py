@@ -88,6 +88,10 @@ class PreparedDataset:
       and isinstance(self._features[key].feature, tfds.features.ClassLabel)
     ]
 
+  def count_images(self, split: str) -> int:
+    """Returns the images of a split; 0 if there is none of that name."""
+    return self._splits[split].num_examples if split in self._splits else 0
+
   def parse_example(self, record: bytes) -> Any:
     """Returns the features of a record by name; the image stays encoded."""
     return self._features.deserialize_example_np(

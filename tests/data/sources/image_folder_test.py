@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 
 from byol_jax.data.sources import image_folder
-from tests.helpers.made import encode, names, opened, refused, smooth
+from tests.helpers.made import (
+  describe,
+  encode,
+  names,
+  opened,
+  refused,
+  smooth,
+)
 
 SPLITS = ('train', 'fit', 'valid', 'test', 'all')
 
@@ -113,7 +120,11 @@ def test_one_folder_around_the_set_is_looked_through(write, tmp_path):
   # A class is no folder around the set.
   write('u/only/1.jpg', 'u/only/2.jpg', 'v/only/a/1.jpg', 'v/only/2.jpg')
   for folder in 'uv':
-    assert opened(tmp_path / folder, 'all').class_names == ('only',)
+    found = [
+      opened(tmp_path / folder, 'all', labels=labels).class_names
+      for labels in ('auto', 'folders')
+    ]
+    assert found == [None, ('only',)]
 
 
 @pytest.mark.parametrize(
@@ -121,11 +132,15 @@ def test_one_folder_around_the_set_is_looked_through(write, tmp_path):
   [
     ((), {}, ': 0 image files found, expected at least 2'),
     (('a/1.jpg', 'b/2.txt'), {}, ': 1 image files found, expected at least 2'),
-    (('val/a/1.jpg', 'val/b/1.jpg'), {}, 'val/ found without train/'),
+    (
+      ('val/a/1.jpg', 'val/b/1.jpg'),
+      {},
+      'expected train/ beside val/, found none; give one',
+    ),
     (
       ('train/a/1.jpg', 'train/b/2.jpg', 'val/a/3.jpg', 'val/z/4.jpg'),
       {},
-      'val: 1 class folders that ROOT/train does not have: z; expected',
+      'ROOT: 1 class folders of val that train/ does not have: z; expected',
     ),
     (
       ('a/1.jpg', 'b/2.jpg'),
@@ -139,12 +154,12 @@ def test_a_folder_that_is_no_set_is_refused(write, files, options, words):
   assert words.replace('ROOT', root) in refused(root, **options)
 
 
-def test_a_test_folder_beside_val_is_the_test_set_if_it_has_labels(
-  write, caplog
-):
+def test_a_test_folder_beside_val_is_the_test_set_if_it_has_labels(write):
   root = write('train/a/1.jpg', 'train/b/2.jpg', 'val/a/3.jpg', 'test/4.jpg')
   assert names(opened(root, 'test')) == ['val/a/3.jpg']
-  assert '1 images in no class folder' in caplog.text
+  assert describe(root).endswith(
+    'test: val/, 1 images; not read: 1 images of test/ in no class folder'
+  )
   found = split_names(write('test/b/5.jpg'))
   assert (found['valid'], found['test']) == (['val/a/3.jpg'], ['test/b/5.jpg'])
   assert found['fit'] == found['train']
@@ -176,3 +191,58 @@ def test_the_fingerprint_covers_names_and_sizes(write):
     write(name, data=encode(smooth(5, 40, 40)))
     prints.append(opened(root, 'all').fingerprint)
   assert prints[0] == prints[1] and len(set(prints)) == 3
+
+
+def test_loose_images_pretrain_and_leave_no_classes(write):
+  """Unless the folders are said to be classes."""
+  albums = [f'{c}/{i}.jpg' for c in ('lake', 'sea') for i in range(9)]
+  root = write(*albums, 'loose.jpg')
+  everything = sorted([*albums, 'loose.jpg'])
+  assert describe(root) == (
+    'images: 19 for training; classes: none, 1 of 19 images lie in no folder'
+    " ('loose.jpg'); data.labels=folders takes folders for classes; test: none"
+  )
+  for labels in ('auto', 'none'):
+    source = opened(root, labels=labels)
+    assert names(source) == everything and source.num_classes is None
+    assert 'no labels' in refused(root, 'test', labels=labels)
+  train, test = (opened(root, x, labels='folders') for x in ('train', 'test'))
+  assert train.class_names == ('lake', 'sea')
+  assert sorted(names(train) + names(test)) == everything
+  assert train.labels[names(train).index('loose.jpg')] == -1
+  assert test.labels.min() >= 0
+  assert ', 1 images without; test: a share' in describe(root, labels='folders')
+
+
+def test_what_is_not_read_is_counted_by_extension(write):
+  root = write('a/1.jpg', 'a/2.JPE', 'b/3.jfif', 'b/c/4.png')
+  write('a/x.mp4', 'b/y.MP4', 'a/.DS_Store', 'README', data=b'x')
+  write('.thumbnails/5.jpg', 'b/.cache/6.jpg', 'b/._7.jpg', data=b'x')
+  write('b/odd.\x1b[31m', 'b/new.\nline', data=b'x')
+  line = describe(root, heldout_share=0.0)
+  assert line == (
+    'images: 4 for training; classes: 2 (a ... b); test: none; not read:'
+    ' 2 .mp4, 2 hidden files, 2 hidden folders, 1 without extension,'
+    " 1 '.\\x1b[31m', 1 '.\\nline'"
+  )
+
+
+def test_a_val_folder_without_classes_is_said(write):
+  """As ImageNet's, before it is sorted: its images are not the test set."""
+  files = [f'train/{c}/{i}.jpg' for c in 'ab' for i in range(9)]
+  root = write(*files, *(f'val/{i}.jpg' for i in range(5)))
+  held = len(opened(root, 'test'))
+  assert names(opened(root, 'test')) == [
+    file for file in files if image_folder.is_heldout(file, 0.2, 'test')
+  ]
+  assert describe(root).endswith(
+    f'test: a share of 0.2 held out, {held} images; not read: 5 images of val/'
+    ' in no class folder'
+  )
+
+
+def test_names_of_classes_cannot_write_to_a_terminal(write):
+  root = write('\x1b[31mred/1.jpg', 'z\n/2.jpg')
+  line = describe(root, heldout_share=0.0)
+  assert "classes: 2 ('\\x1b[31mred' ... 'z\\n')" in line
+  assert line.isprintable()

@@ -14,7 +14,7 @@ from byol_jax import errors
 from byol_jax.data.loading import thread_engine
 from byol_jax.data.sources import base, image_folder, lookup, shapes
 from tests.helpers import listed
-from tests.helpers.made import image_set, names, opened, refused
+from tests.helpers.made import describe, image_set, names, opened, refused
 
 
 @pytest.mark.parametrize('dataset', ['toy', 'toy:1.0.0', 'toy:1.*.*'])
@@ -273,7 +273,11 @@ def test_imagenet_holds_out_its_first_or_last_images(
 ):
   (tmp_path / 'dataset_info.json').write_text('{}')
   described = types.SimpleNamespace(
-    name='imagenet2012', split_names=('train', 'validation')
+    name='imagenet2012',
+    split_names=('train', 'validation'),
+    class_names=None,
+    num_classes=1000,
+    count_images={'train': 1_281_167, 'validation': 50_000}.get,
   )
   images = listed.Listed(range(1_281_167), num_classes=1000)
   monkeypatch.setattr(lookup.tfds, 'PreparedDataset', lambda folder: described)
@@ -354,3 +358,19 @@ def test_a_known_set_holds_out_images_of_each_class(tmp_path, write):
 )
 def test_a_missing_set_is_named_with_how_to_get_it(tmp_path, name, words):
   assert re.search(words, refused(name, data_dir=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+  'kind, line',
+  [
+    ('shapes', '40 for training; classes: 10 (0 ... 9); test: 10 images'),
+    ('npz', '17 for training; classes: 3 (0 ... 2); test: 7 images'),
+    ('splits', '30 for training; classes: 2 (a ... b); test: val/, 8 images'),
+    (
+      'tfrecord',
+      '30 for training; classes: 3 (a ... c); test: validation, 10 images',
+    ),
+  ],
+)
+def test_every_kind_of_set_is_described(of_kind, kind, line):
+  assert describe(of_kind(kind)) == f'images: {line}'
