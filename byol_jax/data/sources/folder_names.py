@@ -121,7 +121,8 @@ def refuse_lookalikes(
 
   Raises:
     DataError: at least half of the folders are called like parts of a set; or
-      each has a `train`; or one is called like a mask of the pictures.
+      each has a `train`; or one is called like a mask, beside a folder called
+      like pictures, or beside one or two others with the same names of files.
   """
   masks = [name for name in folders if _MODALITY.fullmatch(name.casefold())]
   inner: dict[str, set[str]] = {name: set() for name in folders}
@@ -134,11 +135,10 @@ def refuse_lookalikes(
         stems[top].add(_get_stem(rest))
   for mask in masks:
     for name in folders:
-      shared = stems[mask] & stems[name]
-      is_picture = bool(_PICTURES.fullmatch(name.casefold()))
-      if name in masks or not (
-        is_picture or 2 * len(shared) > len(stems[mask])
-      ):
+      shared = len(stems[mask] & stems[name]) / len(stems[mask])
+      is_pair = len(folders) <= 3 and shared > 0.5
+      is_picture = _PICTURES.fullmatch(name.casefold())
+      if name in masks or not (is_pair or is_picture):
         continue
       raise errors.DataError(
         f'{root}: {_show((name, mask))} look like pictures and what belongs to'

@@ -320,7 +320,7 @@ def _count_unread(listed: Sequence[str]) -> dict[str, int]:
 
 
 def _list_counts(counts: Mapping[str, int]) -> list[str]:
-  found = collections.Counter(counts).most_common()
+  found = sorted(counts.items(), key=lambda x: (-x[1], x[0]))
   shown = [f'{number:,} {what}' for what, number in found[:_SHOWN]]
   others = sum(number for _, number in found[_SHOWN:])
   return shown + ([f'{others:,} others'] if others else [])

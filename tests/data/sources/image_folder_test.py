@@ -222,8 +222,8 @@ def test_what_is_not_read_is_counted_by_extension(write):
   line = describe(root, heldout_share=0.0)
   assert line == (
     'images: 4 for training; classes: 2 (a ... b); test: none; not read:'
-    ' 2 .mp4, 2 hidden files, 2 hidden folders, 1 without extension,'
-    " 1 '.\\x1b[31m', 1 '.\\nline'"
+    " 2 .mp4, 2 hidden files, 2 hidden folders, 1 '.\\nline',"
+    " 1 '.\\x1b[31m', 1 without extension"
   )
 
 
