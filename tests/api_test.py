@@ -129,7 +129,7 @@ def test_weights_differ(labelled, encode):
     byol_jax.load_encoder(labelled[1], 'best')
 
 
-def stub_set(*arguments, log, **options):
+def stub_set(*arguments, log=print, **options):
   log('images: 192')
   return types.SimpleNamespace(
     num_examples=192, num_classes=4, fingerprint='x', num_failures=3

@@ -8,6 +8,7 @@ from byol_jax.cli import parsers, registry
 
 VERBS: dict[str, registry.Verb] = {}
 _add_verb = functools.partial(registry.add_verb, VERBS)
+_LABELS = ('--labels', 'auto', 'or folders, none: as data.labels of a training')
 
 
 @_add_verb(
@@ -72,9 +73,10 @@ def explain_config(
     'of images that may be left out, beyond ten',
     parsers.make_parser(float, 0, 1),
   ),
+  _LABELS,
   registry.THREADS,
 )
-def prepare_data(**arguments: Any) -> None:
+def prepare_data(labels: str, **arguments: Any) -> None:
   """Write a folder of images, or a .tar of one, as ArrayRecord files.
 
   SOURCE is a folder, a .tar of one, or a prepared TFDS directory. Written
@@ -90,7 +92,7 @@ def prepare_data(**arguments: Any) -> None:
   """
   from byol_jax.data.preparation import prepare
 
-  path = prepare.prepare_images(**arguments, **_get_holdout())
+  path = prepare.prepare_images(**arguments, **_get_holdout(labels))
   command = prepare.make_training_command(path)
   print(f'{errors.to_line(str(path))}\n\n{errors.to_line(command)}')
 
@@ -106,9 +108,10 @@ def prepare_data(**arguments: Any) -> None:
   ('--data_dir', None, 'where TFDS prepared its sets', registry.PATH),
   ('--split', 'all', 'or train, test, ...'),
   ('--output', None, 'a JSON file for the whole report', registry.PATH),
+  _LABELS,
   registry.THREADS,
 )
-def check_data(**arguments: Any) -> None:
+def check_data(labels: str, **arguments: Any) -> None:
   """Read and decode every image of a set, and report what it holds.
 
   Prints counts, sizes, kinds, duplicates and what is broken; exit code 1 if
@@ -118,7 +121,7 @@ def check_data(**arguments: Any) -> None:
   """
   from byol_jax.data.preparation import check
 
-  check.check_images(**arguments, **_get_holdout())
+  check.check_images(**arguments, **_get_holdout(labels))
 
 
 @_add_verb(
@@ -222,8 +225,10 @@ def plan(
   plan_tool.run(spec, overrides, topology=topology, **options)
 
 
-def _get_holdout() -> dict[str, Any]:
+def _get_holdout(labels: str) -> dict[str, Any]:
   """Returns how the presets divide a set into splits."""
   from byol_jax.data import from_config
 
-  return from_config.get_holdout(configuration.load('pretrain'))
+  return from_config.get_holdout(
+    configuration.load('pretrain', {'data.labels': labels})
+  )

@@ -25,7 +25,7 @@ import numpy as np
 from byol_jax import errors
 from byol_jax.data.sources import archives, base, folder_names, paths
 
-_SHOWN = 8  # kinds of files that are not read, the others are summed up
+_SHOWN = 12  # kinds of files that are not read, the others are summed up
 
 # Both give the bytes of a file from any thread.
 Files: TypeAlias = paths.Directory | archives.Archive
@@ -156,7 +156,8 @@ def describe_layouts(layouts: Sequence[Layout]) -> str:
   for layout in layouts:
     left_out.update(layout.left_out)
   places = dict.fromkeys(x.test_place for x in layouts if x.test_place)
-  no_classes = ', '.join(dict.fromkeys(x.no_classes for x in layouts))
+  reasons = {layout.no_classes for layout in layouts}
+  no_classes = reasons.pop() if len(reasons) == 1 else 'none'
   names = layouts[0].class_names
   unlabelled = sum(
     not x.classes[image] for x in layouts for image in x.splits['train']
@@ -289,7 +290,7 @@ def _find_classes(
     )
   if len(names) == 1:
     return None, f'none, all images lie in {errors.quote(names[0])}'
-  return tuple(names) or None, 'none'
+  return tuple(names) or None, 'none, there are no folders'
 
 
 def _check_test_classes(
