@@ -363,7 +363,10 @@ def test_a_missing_set_is_named_with_how_to_get_it(tmp_path, name, words):
 @pytest.mark.parametrize(
   'kind, line',
   [
-    ('shapes', '40 for training; classes: 10 (0 ... 9); test: 10 images'),
+    (
+      'shapes',
+      '40 for training; classes: 10 (arrow ... triangle); test: 10 images',
+    ),
     ('npz', '17 for training; classes: 3 (0 ... 2); test: 7 images'),
     ('splits', '30 for training; classes: 2 (a ... b); test: val/, 8 images'),
     (
