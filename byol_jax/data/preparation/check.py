@@ -97,6 +97,12 @@ def check_images(
     DataError: the set cannot be opened, or the output not be written.
     CheckFailed: an image is broken; the report is written before.
   """
+  path = files.expand_home(output) if output else None
+  # Before the work: to read all of ImageNet takes long.
+  if path and not os.access(path.parent, os.W_OK):
+    raise errors.DataError(
+      f'{path}: expected a folder that can be written; choose another --output'
+    )
   splits = open_disjoint_splits(dataset, data_dir=data_dir, **holdout)
   if split != 'all':
     if split not in splits:
@@ -105,12 +111,6 @@ def check_images(
         ' held out of train is checked with train'
       )
     splits = {split: splits[split]}
-  path = files.expand_home(output) if output else None
-  # Before the work: to read all of ImageNet takes long.
-  if path and not os.access(path.parent, os.W_OK):
-    raise errors.DataError(
-      f'{path}: expected a folder that can be written; choose another --output'
-    )
   report = {'dataset': dataset, **_inspect_splits(splits, num_threads)}
   if path is not None:
     files.write_json(path, report)
