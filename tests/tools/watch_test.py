@@ -72,7 +72,8 @@ def test_each_checkpoint_is_evaluated_once(followed):
   shown = [f'step {x["step"]}: {y}' for x in records for y in x['headlines']]
   facts = 'test has no image of 1 of 3 classes'  # once, not at each step
   last = 'step 2 is the last of this run: all is evaluated'
-  assert lines == [facts, *shown, last]
+  assert lines[0].startswith('images: ') and 'classes: 3' in lines[0]
+  assert lines[1:] == [facts, *shown, last]
   assert 'step 1: online top-1 ' in shown[0] and ' knn k=1, T=0.07 ' in shown[1]
   # They are what the verbs measure.
   run = pretrained.open_run(followed)
@@ -105,7 +106,7 @@ def test_a_deleted_checkpoint_is_skipped_and_a_damaged_one_is_not(
   monkeypatch.setattr(checkpointer, 'read_arrays', delete_first)
   monkeypatch.setattr(watch.Watcher, '_measure', lambda self, encoder: {})
   watch.run(followed, CONFIG, log=lines.append)
-  assert 'step 1 was deleted while it was read: skipped' in lines[0]
+  assert 'step 1 was deleted while it was read: skipped' in lines[1]
   manifest = followed / 'checkpoints' / '2' / 'manifest'
   shutil.rmtree(manifest)
   with pytest.raises(errors.DataError, match='damaged'):
@@ -133,7 +134,7 @@ def test_it_waits_for_a_workdir_and_for_its_first_checkpoint(
   monkeypatch.setattr(watch.Watcher, '_measure', lambda self, encoder: {})
   watch.run(late, CONFIG, log=lines.append)
   assert lines[0] == f"waiting for the pretraining in '{late}'"
-  assert 'first checkpoint' in lines[1] and 'step 2' in lines[2]
+  assert 'first checkpoint' in lines[1] and 'step 2' in lines[3]
   shutil.rmtree(late / 'checkpoints')
   with pytest.raises(errors.DataError, match='no checkpoint yet'):
     watch.run(late, CONFIG, once=True)
@@ -187,7 +188,7 @@ def test_random_weights_are_refused_and_another_set_has_no_online_classifier(
     run, configuration.load('evals/knn', values), lines.append
   )
   assert list(watcher._configs) == ['knn']
-  (line,) = lines
+  _, line = lines
   assert '3 classes, these images have 2: kNN only' in line
 
 
