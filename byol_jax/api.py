@@ -288,6 +288,6 @@ def embed(
   config = config_dict.ConfigDict(origin.config)
   config.dataset = images
   config.data.labels = 'auto'  # of other images
-  dataset = from_config.make_image_set(config, 'all')
+  dataset = from_config.make_image_set(config, 'all', log=log)
   names = [dataset.file_name(i) for i in range(dataset.num_examples)]
   return embed_lib.write_embeddings(encoder, dataset, names, output, log)
