@@ -26,7 +26,9 @@ from byol_jax import errors
 from byol_jax.data.loading import batch_buffer, batch_plan, decode
 from byol_jax.data.sources import base
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+# 1 is JAX's default: TensorFlow would print a traceback for each bad image.
+if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':
+  os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # logs on every start
 
 errors.require_package('tensorflow', extra='tf')
