@@ -1,8 +1,9 @@
 """Serves images from arrays in memory, or from an .npz file.
 
-The file holds `images`, uint8 [N, H, W, 3], `labels`, [N] whole numbers from 0,
--1 for an image without one, if there are any, and `test_images` and
-`test_labels` if there is a test set. Its classes are those of `labels`.
+The file holds `images`, uint8 [N, H, W, 3] or grey [N, H, W], `labels`, [N]
+whole numbers from 0, -1 for an image without one, if there are any, and
+`test_images` and `test_labels` if there is a test set. Its classes are those of
+`labels`.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from byol_jax.data.sources import labels as labels_lib
 class ArraySource:
   """Images held in memory, uint8 [N, H, W, 3], labels [N] or None.
 
+  Grey images, [N, H, W] or [N, H, W, 1], are read with three equal channels.
+
   Without `class_names` and `num_classes` the highest label is the last class.
   """
 
@@ -30,10 +33,15 @@ class ArraySource:
     class_names: Sequence[str] | None = None,
     num_classes: int | None = None,
   ) -> None:
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+    found = f'{images.dtype} {list(images.shape)}'
+    # But [H, W, 3] is one image.
+    if images.ndim == 3 and images.shape[-1] != 3:
+      images = images[..., None]
+    is_shaped = images.ndim == 4 and images.shape[-1] in (1, 3)
+    if images.dtype != np.uint8 or not is_shaped:
       raise errors.DataError(
-        f'{name}: expected images uint8 [N, H, W, 3], found {images.dtype}'
-        f' {list(images.shape)}'
+        f'{name}: expected images uint8 [N, H, W, 3] or grey [N, H, W], found'
+        f' {found}'
       )
     if not images.size:
       raise errors.DataError(
@@ -63,7 +71,10 @@ class ArraySource:
   def read(self, index: int) -> tuple[np.ndarray, int]:
     """Returns pixels, uint8 [H, W, 3], and the label, -1 if there is none."""
     label = -1 if self.labels is None else int(self.labels[index])
-    return self._images[index], label
+    image = self._images[index]
+    if image.shape[-1] == 1:
+      image = np.repeat(image, 3, axis=-1)
+    return image, label
 
   def file_name(self, index: int) -> str:
     """Returns a name for reports; no such file exists."""
@@ -87,8 +98,8 @@ def read_npz(path: pathlib.Path) -> dict[str, ArraySource]:
     ) from error
   if 'images' not in found:
     raise errors.DataError(
-      f'{path}: expected the array images, uint8 [N, H, W, 3], found'
-      f' {sorted(found)}'
+      f'{path}: expected the array images, uint8 [N, H, W, 3] or grey'
+      f' [N, H, W], found {sorted(found)}; save it as images, and labels'
     )
   prefixes = {'train': '', 'test': 'test_'}
   if 'test_images' not in found:

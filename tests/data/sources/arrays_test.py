@@ -25,6 +25,18 @@ def test_arrays_are_a_source():
       arrays.ArraySource(*bad)
 
 
+@pytest.mark.parametrize('shape', [(4, 5, 6), (4, 5, 6, 1)])
+def test_grey_images_have_three_equal_channels(shape):
+  images = np.arange(120, dtype=np.uint8).reshape(shape)
+  source = arrays.ArraySource(images)
+  pixels, _ = source.read(2)
+  assert pixels.shape == (5, 6, 3) and pixels.flags.c_contiguous
+  for channel in range(3):
+    np.testing.assert_array_equal(
+      pixels[..., channel].ravel(), np.arange(60, 90)
+    )
+
+
 def test_a_file_of_arrays_is_a_set(tmp_path):
   images = np.arange(30 * 48, dtype=np.uint8).reshape(30, 4, 4, 3)
   labels = np.arange(30) % 3
