@@ -166,7 +166,7 @@ def _find_engine(config: config_dict.ConfigDict, is_strict: bool) -> Callable:
   if decoding == 'once' and (is_missing or name == 'threads'):
     from byol_jax.data.loading import thread_engine
 
-    if is_missing:
+    if is_missing and not is_strict:  # a run says it after its first line
       _LOG.warning(
         'images are decoded in Python threads; TensorFlow, which is not'
         " installed, is faster: pip install 'byol_jax[tf]'"

@@ -23,7 +23,8 @@ _SECONDS = 20.0
 def describe_run(config: Mapping[str, Any]) -> list[str]:
   """Returns a line of devices, processes, precision and the batch of a run.
 
-  And a second one if a network made for an accelerator starts on a CPU.
+  And one if a network made for an accelerator starts on a CPU, and one if
+  images are decoded by the slower engine.
   """
   device, count = jax.devices()[0], jax.device_count()
   batch_size, encoder = config['batch_size'], config['network']['encoder']
@@ -41,6 +42,11 @@ def describe_run(config: Mapping[str, Any]) -> list[str]:
     lines.append(
       f'warning: {encoder} is a network for an accelerator, on a CPU; how long'
       f' it takes follows after the first steps; {_CPU_PRESETS}'
+    )
+  if config['input']['engine'] == 'threads':
+    lines.append(
+      'images are decoded in Python threads; TensorFlow decodes faster: pip'
+      " install 'byol_jax[tf]'"
     )
   return lines
 

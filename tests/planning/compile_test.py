@@ -1,5 +1,7 @@
 """What a plan compiles is what training compiles."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -60,3 +62,19 @@ def test_what_is_compiled_is_what_training_compiles(
   # With a resident set each call wraps the update in its own loop.
   if not resident:
     assert planned.__wrapped__ is update and trained.__wrapped__ is update
+
+
+def test_a_compiler_may_know_the_memory_and_no_cost():
+  """As that for GPUs without one."""
+  sizes = ('argument', 'output', 'temp', 'alias', 'generated_code')
+  memory = types.SimpleNamespace(
+    **{f'{name}_size_in_bytes': 2**i for i, name in enumerate(sizes)}
+  )
+  compiled = types.SimpleNamespace(
+    memory_analysis=lambda: memory,
+    cost_analysis=lambda: None,
+    as_text=lambda: '',
+  )
+  found = compile._read_cost(compiled)
+  assert (found.flops, found.temp_bytes) == (0.0, 4)
+  assert found.memory_bytes == 1 + 2 - 8 + 4 + 16

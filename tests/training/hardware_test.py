@@ -17,7 +17,8 @@ HOURS = 3600.0
 
 
 def config_of(encoder):
-  return {'network': {'encoder': encoder}, 'batch_size': 8}
+  network, images = {'encoder': encoder}, {'engine': 'auto'}
+  return {'network': network, 'batch_size': 8, 'input': images}
 
 
 def measure(encoder, seconds_per_call, num_steps, calls=30):
