@@ -135,7 +135,7 @@ def test_broken_images_are_replaced_without_shifting_the_others(
   said = [r.message for r in caplog.records]
   assert len(said) == 3  # four epochs, each named once
   for name in ('file3', 'file4', 'file11'):
-    assert sum(f' {name} ' in line for line in said) == 1
+    assert sum(f" '{name}' " in line for line in said) == 1
 
 
 def test_a_broken_image_is_as_if_its_file_were_the_next(varied):

@@ -108,7 +108,7 @@ def test_a_broken_image_is_replaced_as_by_tf_data(caplog):
   assert data.num_failures == 3
   messages = [record.message for record in caplog.records]
   for name in ('file3', 'file4', 'file11'):
-    assert sum(f' {name} ' in line for line in messages) == 1
+    assert sum(f" '{name}' " in line for line in messages) == 1
   check_views(data, image_set(source, **STANDARD), 0, 2)
 
 
