@@ -160,11 +160,13 @@ def draw() -> None:
     minutes = row['pretrain']['cpu_seconds'] / 60
     facts = [f'{row["images"]:,}', f'{row["steps"]:,}', row['seed']]
     print('|', *_join([*facts, *cells, f'{minutes:.1f}']), '|')
-  print('\n| images | better random encoder | BYOL |\n| --- | --- | --- |')
+  print('\n| images | seed | better random encoder | BYOL |')
+  print('| --- | --- | --- | --- |')
   for row in runs:
     if found := row['knn_k20_with_labels_of_9000']:
       random = max(found[w] for w in WEIGHTS[:2])
-      print('|', *_join([f'{row["images"]:,}', random, found['online']]), '|')
+      facts = [f'{row["images"]:,}', row['seed']]
+      print('|', *_join([*facts, random, found['online']]), '|')
   PICTURE.write_text(_make_picture(by_size))
 
 
