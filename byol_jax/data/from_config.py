@@ -11,7 +11,13 @@ from ml_collections import config_dict
 
 from byol_jax import errors, files
 from byol_jax.data.loading import decode, traits
-from byol_jax.data.sources import base, lookup, path_lists, subsets
+from byol_jax.data.sources import (
+  base,
+  lookup,
+  path_lists,
+  subsets,
+  webdataset,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -238,7 +244,9 @@ def resolve_paths(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
     found = path_lists.split_paths(config[key])
     folders = map(files.expand_home, found)
     config[key] = ','.join(
-      str(folder.resolve()) if folder.exists() else name
+      str(folder.resolve())
+      if folder.exists() or webdataset.is_pattern(name)
+      else name
       for folder, name in zip(folders, found)
     )
   return config

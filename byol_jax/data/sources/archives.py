@@ -6,6 +6,7 @@ of the tar are listed: no links, no devices, no paths with '..' or from '/'. A
 tar inside the tar is not opened.
 """
 
+from collections.abc import Iterator, Sequence
 import errno
 import io
 import os
@@ -16,7 +17,7 @@ import tarfile
 import numpy as np
 
 from byol_jax import errors, files
-from byol_jax.data.sources import index_cache, paths
+from byol_jax.data.sources import base, index_cache, paths
 
 _BLOCK = tarfile.BLOCKSIZE
 _LONGEST = 2**20  # bytes of a header
@@ -127,3 +128,42 @@ def _plain_name(member: tarfile.TarInfo) -> str | None:
   if name.startswith('/') or '\0' in name or '..' in name.split('/'):
     return None
   return posixpath.normpath(name)
+
+
+class Shards:
+  """The plain files of several tars, as 'PATH/OF/SHARD.tar/MEMBER'.
+
+  Args:
+    root: a folder around them.
+    tars: their paths.
+
+  Raises:
+    DataError: see `Archive`.
+  """
+
+  def __init__(self, root: pathlib.Path, tars: Sequence[pathlib.Path]) -> None:
+    self.root = root
+    self.parts = {
+      os.path.relpath(path, root): archive
+      for path, archive in zip(tars, base.call_in_threads(Archive, tars))
+    }
+
+  @property
+  def names(self) -> Iterator[str]:
+    """The shards in their order, the members in that of each shard."""
+    for shard, archive in self.parts.items():
+      yield from (f'{shard}/{name}' for name in archive.names)
+
+  def size(self, name: str) -> int:
+    """Returns the bytes of a member."""
+    archive, member = self._locate(name)
+    return archive.size(member)
+
+  def read(self, name: str) -> bytes:
+    """Returns the content of a member; safe from any thread."""
+    archive, member = self._locate(name)
+    return archive.read(member)
+
+  def _locate(self, name: str) -> tuple[Archive, str]:
+    shard, _, member = name.partition('.tar/')
+    return self.parts[f'{shard}.tar'], member

@@ -52,12 +52,12 @@ class Splits(NamedTuple):
 
 def is_train(name: str) -> bool:
   """Returns whether a folder is called like the training images of a set."""
-  return _get_kind(name) == 'train'
+  return get_kind(name) == 'train'
 
 
 def is_split(name: str) -> bool:
   """Returns whether a folder is called like a split of a set."""
-  return bool(_get_kind(name))
+  return bool(get_kind(name))
 
 
 def find_splits(
@@ -82,7 +82,7 @@ def find_splits(
   """
   kinds: dict[str, list[str]] = {kind: [] for kind in _SPLITS}
   for top in sorted(tops):
-    if kind := _get_kind(top):
+    if kind := get_kind(top):
       kinds[kind].append(top)
   trains = kinds.pop('train')
   tests = [top for found in kinds.values() for top in found]
@@ -161,7 +161,8 @@ def refuse_lookalikes(
     )
 
 
-def _get_kind(name: str) -> str | None:
+def get_kind(name: str) -> str | None:
+  """Returns 'train', 'valid', 'eval' or 'test', None of any other name."""
   folded = name.casefold()
   return next((k for k, x in _SPLITS.items() if x.fullmatch(folded)), None)
 

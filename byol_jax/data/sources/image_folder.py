@@ -28,7 +28,7 @@ from byol_jax.data.sources import archives, base, folder_names, paths
 _SHOWN = 12  # kinds of files that are not read, the others are summed up
 
 # Both give the bytes of a file from any thread.
-Files: TypeAlias = paths.Directory | archives.Archive
+Files: TypeAlias = paths.Directory | archives.Archive | archives.Shards
 
 EXTENSIONS = (
   *('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.gif'),
@@ -117,17 +117,17 @@ def open_split(layout: Layout, split: str) -> base.Source:
 
 
 def find_layouts(
-  roots: Sequence[Files], heldout_share: float, labels: str
+  roots: Sequence[Files], heldout_share: float, labels: str, least: int = 2
 ) -> list[Layout]:
   """Returns the layouts of folders that are one set together.
 
   They have classes only if each has some; these are those of all.
 
   Raises:
-    DataError: see `find_splits`; or fewer than two images.
+    DataError: see `find_splits`; or fewer than `least` images.
   """
   found = [find_splits(files, heldout_share, labels) for files in roots]
-  if sum(len(x.splits['all']) for x in found) < 2:
+  if sum(len(x.splits['all']) for x in found) < least:
     raise errors.DataError(_describe_too_few(found[0].files))
   if len(found) == 1:
     return found
@@ -184,7 +184,7 @@ def find_splits(
     DataError: no image, or folders that contradict each other.
   """
   listed = list(files.names)
-  images = sorted(filter(_is_image, listed))
+  images = sorted(filter(is_image, listed))
   if not images:
     raise errors.DataError(_describe_too_few(files))
   prefix = _outer_folder(images)
@@ -218,10 +218,10 @@ def find_splits(
       left_out[f'images of {name}/ in no class folder'] = len(found) - len(kept)
       found = kept
     if found:
-      tests[name] = found
+      tests[f'{name}/'] = found
   splits = {'all': images, 'train': train}
   labelled = classes if class_names else None
-  place = _divide(splits, tests, labelled, heldout_share)
+  place = divide(splits, tests, labelled, heldout_share)
   left_out = {what: number for what, number in left_out.items() if number}
   return Layout(
     *(files, prefix, class_names, classes, splits),
@@ -229,20 +229,19 @@ def find_splits(
   )
 
 
-def _divide(
+def divide(
   splits: dict[str, list[str]],
   tests: Mapping[str, list[str]],
   classes: Mapping[str, str] | None,
   share: float,
 ) -> str:
-  """Adds 'test', 'fit' and 'valid' to 'train'; returns where the test set is.
+  """Adds 'test', 'fit' and 'valid' to 'train'; returns the key of the test set.
 
   An image in no class folder is not held out of a set with classes.
   """
   place = ''
   if tests:
     place, splits['test'] = [*tests.items()][-1]
-    place += '/'
     if len(tests) > 1:
       splits['fit'], splits['valid'] = (
         splits['train'],
@@ -311,7 +310,7 @@ def _count_unread(listed: Sequence[str]) -> dict[str, int]:
   """Returns how many files are no image, by extension, and how many hidden."""
   found: collections.Counter[str] = collections.Counter()
   for name in listed:
-    if _is_image(name):
+    if is_image(name):
       continue
     ending = os.path.splitext(name)[1].lower()
     if name.startswith('.') or '/.' in name:
@@ -331,13 +330,14 @@ def _describe_too_few(files: Files) -> str:
   names = list(files.names)
   unread = _list_counts(_count_unread(names))
   return (
-    f'{files.root}: {sum(map(_is_image, names))} image files'
+    f'{files.root}: {sum(map(is_image, names))} image files'
     ' found, expected at least 2 with one of the extensions'
     f' {" ".join(EXTENSIONS)}; not read: {", ".join(unread) or "nothing"}'
   )
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+  """Returns whether a path is that of an image, and not hidden."""
   hidden = name.startswith('.') or '/.' in name
   return not hidden and name.lower().endswith(EXTENSIONS)
 

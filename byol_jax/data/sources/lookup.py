@@ -23,14 +23,15 @@ import numpy as np
 from byol_jax import errors
 from byol_jax.data import catalog
 from byol_jax.data.sources import (
-  archives,
   arrays,
   base,
   image_folder,
+  layouts,
   path_lists,
   paths,
   shapes,
   tfds,
+  webdataset,
 )
 
 Log = Callable[[str], None]
@@ -110,10 +111,12 @@ def _open_split(
     if is_prepared(root):
       return _open_prepared(root, split, holdout, share, log)
   # Only a prepared set may be in a bucket.
-  layouts = _find_layouts([pathlib.Path(root) for root in roots], share, labels)
-  log(image_folder.describe_layouts(layouts))
+  local = [pathlib.Path(root) for root in roots]
+  least = 1 if split == 'all' else 2  # one picture has an embedding
+  found = layouts.find_layouts(local, share, labels, least)
+  log(image_folder.describe_layouts(found))
   facts = catalog.find_facts(dataset)
-  return _open_folders(layouts, dataset, split, share, facts)
+  return _open_folders(found, dataset, split, share, facts)
 
 
 def locate_dataset(dataset: str, data_dir: str | None) -> paths.Path:
@@ -139,11 +142,13 @@ def locate_dataset(dataset: str, data_dir: str | None) -> paths.Path:
         ' copy it to a local path'
       )
     return found
+  if webdataset.is_pattern(dataset):
+    return path
   if not _NAME.fullmatch(dataset):
     raise errors.DataError(
       f'{path}: no such folder; dataset is a folder of images, a tar file of'
-      ' them, an .npz of arrays, a prepared TFDS directory, the name of a TFDS'
-      " set, or 'shapes'"
+      ' them, WebDataset shards, an .npz of arrays, a prepared TFDS directory,'
+      " the name of a TFDS set, or 'shapes'"
     )
   folder = paths.parse_path(
     data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
@@ -214,44 +219,27 @@ def _locate_by_name(dataset: str, data_dir: paths.Path) -> paths.Path:
   )
 
 
-def _find_layouts(
-  roots: Sequence[pathlib.Path], share: float, labels: str
-) -> list[image_folder.Layout]:
-  found: list[image_folder.Files] = []
-  for root in roots:
-    if root.is_dir():
-      found.append(paths.Directory(root))
-    elif root.suffix.lower() == '.txt':
-      found += path_lists.read_list(root)
-    else:
-      found.append(archives.Archive(root))
-  path_lists.refuse_overlap(
-    [x.root for x in found if isinstance(x, paths.Directory) and x.is_whole]
-  )
-  return image_folder.find_layouts(found, share, labels)
-
-
 def _open_folders(
-  layouts: Sequence[image_folder.Layout],
+  found: Sequence[image_folder.Layout],
   dataset: str,
   split: str,
   share: float,
   facts: catalog.Facts | None,
 ) -> base.Source:
   if split in ('fit', 'valid') and facts and facts.valid_per_class:
-    train = image_folder.FolderSource(layouts[0], 'train')
+    train = image_folder.FolderSource(found[0], 'train')
     return _hold_out_per_class(train, split, facts.valid_per_class)
-  found = [layout for layout in layouts if layout.splits.get(split)]
-  if not found:
-    count = sum(len(layout.splits['all']) for layout in layouts)
+  holding = [layout for layout in found if layout.splits.get(split)]
+  if not holding:
+    count = sum(len(layout.splits['all']) for layout in found)
     raise errors.DataError(
       f'{dataset}: no image for {split!r}; a folder without class folders has'
       f' no labels and no test set, else {share} of {count} images are held'
       ' out: add train/ and val/, or raise data.heldout_share of the'
       ' pretraining'
     )
-  sources = [image_folder.open_split(layout, split) for layout in found]
-  return base.Concatenation(sources) if len(layouts) > 1 else sources[0]
+  sources = [image_folder.open_split(layout, split) for layout in holding]
+  return base.Concatenation(sources) if len(found) > 1 else sources[0]
 
 
 def _open_part(
