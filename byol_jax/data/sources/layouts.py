@@ -1,6 +1,7 @@
 """Finds out what a local path holds: images in folders, in tar files, ..."""
 
 from collections.abc import Sequence
+import os
 import pathlib
 
 from byol_jax import errors
@@ -8,6 +9,7 @@ from byol_jax.data.sources import (
   annotations,
   archives,
   image_folder,
+  label_tables,
   path_lists,
   paths,
   webdataset,
@@ -55,15 +57,40 @@ def _find_annotated(
 ) -> image_folder.Layout | None:
   """Returns the layout of a set with labels of its own, if it is one."""
   files: archives.Archive | archives.Shards | None = None
+  if root.suffix.lower() == '.csv':
+    return _read_table(paths.Directory(root.parent), root.name, share, labels)
   if webdataset.is_pattern(str(root)) and not root.exists():
     files = webdataset.open_pattern(root)
   elif root.is_dir():
     files = webdataset.open_folder(root)
+    has_table = (root / label_tables.NAME).exists() and labels == 'auto'
+    if not files and has_table:
+      return _read_table(
+        paths.Directory(root), label_tables.NAME, share, labels
+      )
   elif root.suffix.lower() == '.tar' and labels == 'auto':
-    files = archives.Archive(root)
-    if not webdataset.has_labels(files):
-      return None
-  if files is None:
+    tar = archives.Archive(root)
+    if table := label_tables.find_table(tar):
+      return _read_table(tar, table, share, labels)
+    files = tar if webdataset.has_labels(tar) else None
+  if not files:
     return None
   found = webdataset.read_annotations(files, labels)
+  return annotations.make_layout(files, found, share)
+
+
+def _read_table(
+  files: paths.Directory | archives.Archive,
+  table: str,
+  share: float,
+  labels: str,
+) -> image_folder.Layout:
+  found = label_tables.read_annotations(
+    files, table, only_listed=os.path.basename(table) != label_tables.NAME
+  )
+  if labels == 'none':
+    found = found._replace(
+      classes=dict.fromkeys(found.classes, ''),
+      no_classes='none, by data.labels=none',
+    )
   return annotations.make_layout(files, found, share)

@@ -1,0 +1,210 @@
+"""Reads the labels of images from a table, `labels.csv` in their folder.
+
+  filename,label,split      the header; split may be missing
+  photos/1.jpg,cat,train    paths from the table
+
+The first column may also be called file, file_name, image or path, the second
+class. Quotes are those of a spreadsheet, between the columns are commas,
+semicolons or tabs. A name that is no path of an image is that of the only image
+which is called so.
+"""
+
+from collections.abc import Iterator, Sequence
+import csv
+import io
+import posixpath
+from typing import Any, NamedTuple
+
+from byol_jax import errors, files
+from byol_jax.data.sources import (
+  annotations,
+  archives,
+  folder_names,
+  image_folder,
+  paths,
+)
+
+NAME = 'labels.csv'
+_COLUMNS = {
+  'file': ('filename', 'file', 'file_name', 'image', 'path'),
+  'label': ('label', 'class'),
+  'split': ('split',),
+}
+
+
+class _Row(NamedTuple):
+  line: int
+  file: str
+  label: str
+  split: str | None
+
+
+def find_table(found: archives.Archive) -> str | None:
+  """Returns the table of a tar file, at its root or in the folder there."""
+  places = [x for x in found.names if posixpath.basename(x) == NAME]
+  return min(places, default=None, key=lambda x: x.count('/'))
+
+
+def read_annotations(
+  found: image_folder.Files, table: str, only_listed: bool
+) -> annotations.Annotations:
+  """Returns the labels and splits of images that a table lists.
+
+  Without a column `split` folders called `train`, `val` or `test` are the
+  splits. Other images have no label, and are in train.
+
+  Args:
+    found: the table and the images.
+    table: its name.
+    only_listed: leaves out images that the table does not have.
+
+  Raises:
+    DataError: no such table, a broken row, two labels of an image, or no image.
+  """
+  where = errors.quote(found.root / table)
+  below = posixpath.dirname(table)
+  listed = list(found.names)
+  images = [x for x in listed if image_folder.is_image(x)]
+  by_base: dict[str, str | None] = {}  # None: of several images
+  for image in images:
+    base = posixpath.basename(image)
+    by_base[base] = None if base in by_base else image
+  known = set(images)
+  data = (
+    files.read_file(found.root / table)
+    if isinstance(found, paths.Directory)
+    else found.read(table)
+  )
+  rows, num_others = _read_rows(data, where)
+  chosen: dict[str, _Row] = {}
+  missing: list[str] = []
+  num_twice = 0
+  for row in rows:
+    path = posixpath.normpath(posixpath.join(below, row.file))
+    image = path if path in known else by_base.get(row.file)
+    if image is None:
+      missing.append(row.file)
+      continue
+    if image in chosen:
+      first = chosen[image]
+      num_twice += 1
+      if first[2:] != row[2:]:
+        raise errors.DataError(
+          f'{where}: lines {first.line} and {row.line}: {errors.quote(image)}'
+          f' has {_describe(first)} and {_describe(row)}; keep one'
+        )
+    chosen.setdefault(image, row)
+  if not chosen:
+    example = f', as {errors.quote(missing[0])}' if missing else ''
+    raise errors.DataError(
+      f'{where}: none of {len(missing):,} files is an image here{example};'
+      ' expected paths from the folder of the table'
+    )
+  if only_listed:
+    images = list(chosen)
+  classes = {x: chosen[x].label if x in chosen else '' for x in images}
+  splits = {x: row.split for x, row in chosen.items() if row.split}
+  if not splits:
+    splits = _find_folder_splits(found, below, images)
+  first_one = f' ({errors.quote(missing[0])})' if missing else ''
+  left_out = {
+    f'files of {table} that are missing or no images{first_one}': len(missing),
+    f'rows of {table} that repeat one': num_twice,
+    f'other columns of {table}': num_others,
+  }
+  why = f'none, {table} has no labels'
+  return annotations.Annotations(classes, splits, why, left_out)
+
+
+def _find_folder_splits(
+  found: image_folder.Files, below: str, images: Sequence[str]
+) -> dict[str, str]:
+  start = f'{below}/' if below else ''
+  tops = {x: x.removeprefix(start).partition('/')[0] for x in images}
+  names = {top for x, top in tops.items() if x != start + top}
+  where = str(found.root)
+  folders = folder_names.find_splits(where, names, lambda _: True, 'none')
+  kinds = {x: annotations.read_split(x) or '' for x in folders.folders}
+  return {x: kinds[top] for x, top in tops.items() if top in kinds}
+
+
+def _describe(row: _Row) -> str:
+  split = f' in {row.split}' if row.split else ''
+  return f'the label {errors.quote(row.label)}{split}'
+
+
+def _read_rows(data: bytes, where: str) -> tuple[list[_Row], int]:
+  """Returns the rows, and the number of columns that are not read."""
+  try:
+    text = data.decode('utf-8-sig')
+  except UnicodeDecodeError as error:
+    raise errors.DataError(
+      f'{where}: expected text in UTF-8, found {errors.quote(error)}; save it'
+      ' as UTF-8'
+    ) from error
+  header = text.partition('\n')[0]
+  reader = csv.reader(
+    io.StringIO(text, newline=''),
+    delimiter=max(',;\t', key=header.count),
+    strict=True,
+  )
+  try:
+    columns, num_columns = _find_columns(next(reader, []), where)
+    rows = list(_parse_rows(reader, columns, num_columns, where))
+  except csv.Error as error:
+    raise errors.DataError(
+      f'{where}: line {reader.line_num}: expected columns of a table, found:'
+      f' {error}'
+    ) from error
+  return rows, num_columns - len(columns)
+
+
+def _find_columns(
+  header: Sequence[str], where: str
+) -> tuple[dict[str, int], int]:
+  names = [x.strip().casefold() for x in header]
+  found: dict[str, int] = {}
+  for key, choices in _COLUMNS.items():
+    at = [i for i, name in enumerate(names) if name in choices]
+    if len(at) > 1 or (not at and key != 'split'):
+      raise errors.DataError(
+        f'{where}: line 1: expected one column {" or ".join(choices)}, found'
+        f' {len(at)} in {errors.quote(header)}; name the columns'
+        ' filename,label in its first line'
+      )
+    if at:
+      found[key] = at[0]
+  return found, len(names)
+
+
+def _parse_rows(
+  reader: Any,
+  columns: dict[str, int],
+  num_columns: int,
+  where: str,
+) -> Iterator[_Row]:
+  for fields in reader:
+    place = f'{where}: line {reader.line_num}'
+    if not any(fields) and len(fields) in (0, num_columns):
+      continue
+    if len(fields) != num_columns:
+      raise errors.DataError(
+        f'{place}: expected {num_columns} columns, found {len(fields):,} in'
+        f' {errors.quote(fields[:3])}; put a text with a comma into quotes'
+      )
+    file = fields[columns['file']].strip()
+    if not file or '\0' in file:
+      raise errors.DataError(
+        f'{place}: expected a file name, found {errors.quote(file)}'
+      )
+    split = None
+    if 'split' in columns:
+      text = fields[columns['split']]
+      split = annotations.read_split(text)
+      if split is None:
+        raise errors.DataError(
+          f'{place}: expected train, val or test as split, found'
+          f' {errors.quote(text)}'
+        )
+    label = annotations.read_class(fields[columns['label']], place)
+    yield _Row(reader.line_num, file, label, split)
