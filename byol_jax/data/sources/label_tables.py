@@ -65,20 +65,40 @@ def read_annotations(
   below = posixpath.dirname(table)
   listed = list(found.names)
   images = [x for x in listed if image_folder.is_image(x)]
-  by_base: dict[str, str | None] = {}  # None: of several images
-  for image in images:
-    base = posixpath.basename(image)
-    by_base[base] = None if base in by_base else image
-  known = set(images)
   data = (
     files.read_file(found.root / table)
     if isinstance(found, paths.Directory)
     else found.read(table)
   )
   rows, num_others = _read_rows(data, where)
+  chosen, missing = _match_rows(rows, images, below, where)
+  if only_listed:
+    images = list(chosen)
+  classes = {x: chosen[x].label if x in chosen else '' for x in images}
+  splits = {x: row.split for x, row in chosen.items() if row.split}
+  if not splits:
+    splits = _find_folder_splits(found, below, images)
+  first_one = f' ({errors.quote(missing[0])})' if missing else ''
+  left_out = {
+    f'files of {table} that are missing or no images{first_one}': len(missing),
+    f'rows of {table} that repeat one': len(rows) - len(chosen) - len(missing),
+    f'other columns of {table}': num_others,
+  }
+  why = f'none, {table} has no labels'
+  return annotations.Annotations(classes, splits, why, left_out)
+
+
+def _match_rows(
+  rows: Sequence[_Row], images: Sequence[str], below: str, where: str
+) -> tuple[dict[str, _Row], list[str]]:
+  """Returns the first row of each image, and files that are no images here."""
+  by_base: dict[str, str | None] = {}  # None: of several images
+  for name in images:
+    own = posixpath.basename(name)
+    by_base[own] = None if own in by_base else name
+  known = set(images)
   chosen: dict[str, _Row] = {}
   missing: list[str] = []
-  num_twice = 0
   for row in rows:
     path = posixpath.normpath(posixpath.join(below, row.file))
     image = path if path in known else by_base.get(row.file)
@@ -87,7 +107,6 @@ def read_annotations(
       continue
     if image in chosen:
       first = chosen[image]
-      num_twice += 1
       if first[2:] != row[2:]:
         raise errors.DataError(
           f'{where}: lines {first.line} and {row.line}: {errors.quote(image)}'
@@ -100,20 +119,7 @@ def read_annotations(
       f'{where}: none of {len(missing):,} files is an image here{example};'
       ' expected paths from the folder of the table'
     )
-  if only_listed:
-    images = list(chosen)
-  classes = {x: chosen[x].label if x in chosen else '' for x in images}
-  splits = {x: row.split for x, row in chosen.items() if row.split}
-  if not splits:
-    splits = _find_folder_splits(found, below, images)
-  first_one = f' ({errors.quote(missing[0])})' if missing else ''
-  left_out = {
-    f'files of {table} that are missing or no images{first_one}': len(missing),
-    f'rows of {table} that repeat one': num_twice,
-    f'other columns of {table}': num_others,
-  }
-  why = f'none, {table} has no labels'
-  return annotations.Annotations(classes, splits, why, left_out)
+  return chosen, missing
 
 
 def _find_folder_splits(

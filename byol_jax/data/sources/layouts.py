@@ -1,6 +1,6 @@
 """Finds out what a local path holds: images in folders, in tar files, ..."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import os
 import pathlib
 
@@ -8,12 +8,26 @@ from byol_jax import errors
 from byol_jax.data.sources import (
   annotations,
   archives,
+  arrays,
+  base,
+  cifar_binary,
   image_folder,
   label_tables,
   path_lists,
   paths,
   webdataset,
 )
+
+
+def read_arrays(path: pathlib.Path) -> Mapping[str, base.Source] | None:
+  """Returns the parts of a set that is held in memory, None of another.
+
+  Raises:
+    DataError: the file is broken.
+  """
+  if path.suffix == '.npz':
+    return arrays.read_npz(path)
+  return cifar_binary.read_cifar(path)
 
 
 def find_layouts(

@@ -23,7 +23,6 @@ import numpy as np
 from byol_jax import errors
 from byol_jax.data import catalog
 from byol_jax.data.sources import (
-  arrays,
   base,
   image_folder,
   layouts,
@@ -94,21 +93,21 @@ def _open_split(
   log: Log,
 ) -> base.Source:
   if dataset == 'shapes':
-    parts = {name: shapes.ShapesSource(name) for name in shapes.COUNTS}
-    return _open_part(dataset, parts, split, share, log)
+    drawn = {name: shapes.ShapesSource(name) for name in shapes.COUNTS}
+    return _open_part(dataset, drawn, split, share, log)
   names = path_lists.split_paths(dataset)
   roots = [locate_dataset(name, data_dir) for name in names]
   for root in roots:
-    is_npz = root.suffix == '.npz'
-    if (is_npz or is_prepared(root)) and len(roots) > 1:
+    is_tfds = is_prepared(root)
+    parts = None if is_tfds else layouts.read_arrays(pathlib.Path(root))
+    if (parts or is_tfds) and len(roots) > 1:
       raise errors.DataError(
         'dataset: expected folders, tar files or .txt files of paths between'
         f' commas, found {errors.quote(str(root))}; give it alone'
       )
-    if is_npz:
-      arrays_of = arrays.read_npz(pathlib.Path(root))
-      return _open_part(str(root), arrays_of, split, share, log)
-    if is_prepared(root):
+    if parts:
+      return _open_part(str(root), parts, split, share, log)
+    if is_tfds:
       return _open_prepared(root, split, holdout, share, log)
   # Only a prepared set may be in a bucket.
   local = [pathlib.Path(root) for root in roots]
