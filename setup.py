@@ -74,6 +74,7 @@ setup(
     'google-crc32c>=1.5,<2',
     'etils[epath]>=1.9.1,<2',
     'array_record>=0.5,<1; platform_system == "Linux"',
+    'pyarrow>=18',  # tables of images; TFDS needs it too
     'tensorboardX>=2.6.5,<3',
     'tqdm>=4.66,<5',
   ],

@@ -22,12 +22,14 @@ class Annotations(NamedTuple):
     splits: 'train', 'valid' or 'test'; an image without one is in 'train'.
     no_classes: why there are none, if there are none.
     left_out: what is not read, and how many of it.
+    class_names: all classes in their order, None if `classes` has them.
   """
 
   classes: Mapping[str, str]
   splits: Mapping[str, str]
   no_classes: str
   left_out: Mapping[str, int] = {}
+  class_names: tuple[str, ...] | None = None
 
 
 def make_layout(
@@ -43,6 +45,7 @@ def make_layout(
   images = sorted(found.classes)
   train = [x for x in images if found.splits.get(x, 'train') == 'train']
   names = _sort_names({found.classes[x] for x in train} - {''})
+  names = found.class_names if names and found.class_names else names
   no_classes = found.no_classes
   if len(names) == 1:
     no_classes = f'none, all labels are {errors.quote(names[0])}'
@@ -75,6 +78,14 @@ def read_split(name: str) -> str | None:
   """Returns 'train', 'valid' or 'test' of a name of a split, or None."""
   kind = folder_names.get_kind(name.strip())
   return 'test' if kind == 'eval' else kind
+
+
+def find_split(path: str) -> str | None:
+  """Returns the split of a file like 'val/000.tar' or 'imagenet-val-000.tar'.
+
+  None if no word of its path below the set is the name of one.
+  """
+  return next(filter(None, map(read_split, re.split(r'[-_./]', path))), None)
 
 
 def read_class(value: object, where: str) -> str:

@@ -14,21 +14,32 @@ file that cannot be read or decoded is counted and replaced when it is read.
 """
 
 import collections
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 import hashlib
 import os
 import pathlib
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from byol_jax import errors
-from byol_jax.data.sources import archives, base, folder_names, paths
+from byol_jax.data.sources import base, folder_names
 
 _SHOWN = 12  # kinds of files that are not read, the others are summed up
 
-# Both give the bytes of a file from any thread.
-Files: TypeAlias = paths.Directory | archives.Archive | archives.Shards
+
+class Files(Protocol):
+  """Files that any thread may read, by posix path below `root`."""
+
+  root: pathlib.Path
+
+  @property
+  def names(self) -> Iterable[str]: ...
+
+  def size(self, name: str) -> int: ...
+
+  def read(self, name: str) -> bytes: ...
+
 
 EXTENSIONS = (
   *('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.gif'),

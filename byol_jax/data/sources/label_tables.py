@@ -41,8 +41,9 @@ class _Row(NamedTuple):
 
 def find_table(found: archives.Archive) -> str | None:
   """Returns the table of a tar file, at its root or in the folder there."""
-  places = [x for x in found.names if posixpath.basename(x) == NAME]
-  return min(places, default=None, key=lambda x: x.count('/'))
+  places = [x for x in found.names if x.rpartition('/')[2] == NAME]
+  places = [x for x in places if x.count('/') < 2]
+  return places[0] if len(places) == 1 else None
 
 
 def read_annotations(
@@ -176,7 +177,8 @@ def _find_columns(
       raise errors.DataError(
         f'{where}: line 1: expected one column {" or ".join(choices)}, found'
         f' {len(at)} in {errors.quote(header)}; name the columns'
-        ' filename,label in its first line'
+        ' filename,label in its first line, or take folders for classes by'
+        ' data.labels=folders'
       )
     if at:
       found[key] = at[0]

@@ -1,7 +1,6 @@
 """Finds out what a local path holds: images in folders, in tar files, ..."""
 
 from collections.abc import Mapping, Sequence
-import os
 import pathlib
 
 from byol_jax import errors
@@ -13,6 +12,7 @@ from byol_jax.data.sources import (
   cifar_binary,
   image_folder,
   label_tables,
+  parquet,
   path_lists,
   paths,
   webdataset,
@@ -45,13 +45,19 @@ def find_layouts(
   """
   found: list[image_folder.Files] = []
   for root in roots:
-    if layout := _find_annotated(root, share, labels):
+    if annotated := _read_annotated(root, labels):
       if len(roots) > 1:
         raise errors.DataError(
           f'dataset: {errors.quote(root)} has labels beside its images, so it'
           ' cannot be one of several sets; give it alone'
         )
-      return [layout]
+      files, known = annotated
+      if labels == 'none':
+        known = known._replace(
+          classes=dict.fromkeys(known.classes, ''),
+          no_classes='none, by data.labels=none',
+        )
+      return [annotations.make_layout(files, known, share)]
     if root.is_dir():
       found.append(paths.Directory(root))
     elif root.suffix.lower() == '.txt':
@@ -66,45 +72,31 @@ def find_layouts(
   return image_folder.find_layouts(found, share, labels, least)
 
 
-def _find_annotated(
-  root: pathlib.Path, share: float, labels: str
-) -> image_folder.Layout | None:
-  """Returns the layout of a set with labels of its own, if it is one."""
+def _read_annotated(
+  root: pathlib.Path, labels: str
+) -> tuple[image_folder.Files, annotations.Annotations] | None:
+  """Returns images and labels of a set with labels of its own, if it is one."""
   files: archives.Archive | archives.Shards | None = None
   if root.suffix.lower() == '.csv':
-    return _read_table(paths.Directory(root.parent), root.name, share, labels)
+    return _read_table(paths.Directory(root.parent), root.name, True)
+  if tables := parquet.find_tables(root):
+    return parquet.open_tables(root, tables)
   if webdataset.is_pattern(str(root)) and not root.exists():
     files = webdataset.open_pattern(root)
   elif root.is_dir():
     files = webdataset.open_folder(root)
     has_table = (root / label_tables.NAME).exists() and labels == 'auto'
     if not files and has_table:
-      return _read_table(
-        paths.Directory(root), label_tables.NAME, share, labels
-      )
+      return _read_table(paths.Directory(root), label_tables.NAME)
   elif root.suffix.lower() == '.tar' and labels == 'auto':
     tar = archives.Archive(root)
     if table := label_tables.find_table(tar):
-      return _read_table(tar, table, share, labels)
+      return _read_table(tar, table)
     files = tar if webdataset.has_labels(tar) else None
-  if not files:
-    return None
-  found = webdataset.read_annotations(files, labels)
-  return annotations.make_layout(files, found, share)
+  return (files, webdataset.read_annotations(files, labels)) if files else None
 
 
 def _read_table(
-  files: paths.Directory | archives.Archive,
-  table: str,
-  share: float,
-  labels: str,
-) -> image_folder.Layout:
-  found = label_tables.read_annotations(
-    files, table, only_listed=os.path.basename(table) != label_tables.NAME
-  )
-  if labels == 'none':
-    found = found._replace(
-      classes=dict.fromkeys(found.classes, ''),
-      no_classes='none, by data.labels=none',
-    )
-  return annotations.make_layout(files, found, share)
+  files: image_folder.Files, table: str, only_listed: bool = False
+) -> tuple[image_folder.Files, annotations.Annotations]:
+  return files, label_tables.read_annotations(files, table, only_listed)

@@ -159,9 +159,11 @@ def locate_dataset(dataset: str, data_dir: str | None) -> paths.Path:
 
 def is_prepared(folder: paths.Path) -> bool:
   """Returns whether a folder is what TFDS writes for one version of a set."""
-  return paths.call_with_timeout(
-    folder, f'looking for {_INFO}', (folder / _INFO).exists
+  # `datasets` of Hugging Face has a file of the same name, and state.json.
+  exists = lambda: (
+    (folder / _INFO).exists() and not (folder / 'state.json').exists()
   )
+  return paths.call_with_timeout(folder, f'looking for {_INFO}', exists)
 
 
 def _newest_version(path: paths.Path, version: str = '*') -> paths.Path | None:

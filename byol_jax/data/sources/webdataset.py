@@ -118,7 +118,7 @@ def read_annotations(
     else:
       found = _load_classes(archive, images)
     classes.update((start + x, y) for x, y in zip(images, found))
-    if split := _find_split(shard):
+    if split := annotations.find_split(shard):
       splits.update((start + x, split) for x in images)
   if not classes:
     raise errors.DataError(
@@ -138,12 +138,6 @@ def _is_image_of_sample(name: str) -> bool:
   """Whether a member is 'KEY.jpg'; 'KEY.mask.png' is something else."""
   is_plain = posixpath.basename(name).count('.') == 1
   return is_plain and image_folder.is_image(name)
-
-
-def _find_split(shard: str) -> str | None:
-  """The split of 'val/000.tar' or 'imagenet-val-000.tar'."""
-  words = re.split(r'[-_./]', shard)
-  return next(filter(None, map(annotations.read_split, words)), None)
 
 
 def _load_classes(archive: archives.Archive, images: list[str]) -> list[str]:

@@ -1,0 +1,208 @@
+"""Reads tables of images: parquet files, or what `datasets` saved to a disk.
+
+The image column is that of Hugging Face's `Image`, {bytes, path}, or of bytes;
+a label column has numbers or names. Files with `train`, `validation` or `test`
+in their names, or in folders of such names, are the splits.
+
+Parquet allows no random access, so a file is copied once to the index cache as
+Arrow, without compression. Files that are saved as Arrow are read where they
+are. PyArrow does both; TFDS needs it too.
+"""
+
+from collections.abc import Iterator
+import hashlib
+import json
+import logging
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+from byol_jax import errors, files
+from byol_jax.data.sources import annotations, image_folder, index_cache, paths
+
+_IMAGES = ('image', 'img')
+_LABELS = ('label', 'labels', 'class', 'fine_label', 'cls')
+_STAMP = b'byol_jax'  # the key of a copy's origin, in its schema
+_BATCH = 100  # rows that are in memory while a file is copied
+_LOG = logging.getLogger(__name__)
+
+
+class _Table(NamedTuple):
+  images: Any  # a chunked array of bytes
+  sizes: list[int | None]
+  labels: list[Any] | None
+  class_names: tuple[str, ...] | None
+
+
+class Rows:
+  """The images of tables, as 'PATH/OF/TABLE/00000012'."""
+
+  def __init__(self, root: pathlib.Path, tables: dict[str, _Table]) -> None:
+    self.root, self._tables = root, tables
+
+  @property
+  def names(self) -> Iterator[str]:
+    """The tables in their order, each from its first row on."""
+    for name, table in self._tables.items():
+      yield from (f'{name}/{row:08d}' for row in range(len(table.sizes)))
+
+  def size(self, name: str) -> int:
+    """Returns the bytes of an image, -1 if there is none."""
+    table, row = self._locate(name)
+    size = table.sizes[row]
+    return -1 if size is None else size
+
+  def read(self, name: str) -> bytes:
+    """Returns the encoded image; safe from any thread."""
+    table, row = self._locate(name)
+    data = table.images[row].as_py()
+    if data is None:
+      raise OSError('the row has no bytes of an image')
+    return data
+
+  def _locate(self, name: str) -> tuple[_Table, int]:
+    table, _, row = name.rpartition('/')
+    return self._tables[table], int(row)
+
+
+def find_tables(path: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the files of a set of tables, none of another set."""
+  if path.suffix == '.parquet' and not path.is_dir():
+    return [path]
+  if not path.is_dir():
+    return []
+  if (path / 'state.json').exists() or (path / 'dataset_dict.json').exists():
+    return sorted([*path.glob('*.arrow'), *path.glob('*/*.arrow')])
+  found = [*path.glob('*.parquet'), *path.glob('*/*.parquet')]
+  if found and any(map(image_folder.is_image, paths.Directory(path).names)):
+    return []
+  return sorted(found)
+
+
+def open_tables(
+  root: pathlib.Path, tables: list[pathlib.Path]
+) -> tuple[Rows, annotations.Annotations]:
+  """Returns the images of tables, with their labels and splits.
+
+  Raises:
+    DataError: a file cannot be read, or its columns are others.
+  """
+  folder = root if root.is_dir() else root.parent
+  found = {os.path.relpath(x, folder): _open_table(x) for x in tables}
+  rows = Rows(root, found)
+  classes: dict[str, str] = {}
+  splits: dict[str, str] = {}
+  class_names = next(iter(found.values())).class_names
+  for name, table in found.items():
+    if table.class_names != class_names:
+      raise errors.DataError(
+        f'{errors.quote(folder / name)}: expected the names of classes of'
+        f' {errors.quote(tables[0])}, found others; give one of the files'
+      )
+    where = errors.quote(folder / name)
+    split = annotations.find_split(name)
+    for row in range(len(table.sizes)):
+      image = f'{name}/{row:08d}'
+      value = table.labels[row] if table.labels else None
+      classes[image] = annotations.read_class(value, f'{where}: row {row}')
+      if class_names and classes[image]:
+        if not (isinstance(value, int) and 0 <= value < len(class_names)):
+          raise errors.DataError(
+            f'{where}: row {row}: expected a label below {len(class_names)},'
+            f' found {errors.quote(value)}'
+          )
+        classes[image] = class_names[value]
+      if split:
+        splits[image] = split
+  if not any(splits.get(x, 'train') == 'train' for x in classes):
+    splits = {}  # a test set that was given alone
+  why = f'none, there is no column {" or ".join(_LABELS)}'
+  return rows, annotations.Annotations(
+    classes, splits, why, class_names=class_names
+  )
+
+
+def _open_table(path: pathlib.Path) -> _Table:
+  import pyarrow as pa
+  import pyarrow.compute
+
+  where = errors.quote(path)
+  try:
+    if not path.is_file():
+      raise OSError(files.NOT_REGULAR)
+    if path.suffix == '.parquet':
+      path = _copy_as_arrow(path)
+    table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+    images = table.column(_find_column(table.schema, where))
+    if pa.types.is_struct(images.type):
+      images = pa.chunked_array([x.field('bytes') for x in images.chunks])
+    sizes = pyarrow.compute.binary_length(images).to_pylist()
+    label = next((x for x in _LABELS if x in table.column_names), None)
+    labels = table.column(label).to_pylist() if label else None
+  except (OSError, pa.ArrowException) as error:
+    raise errors.DataError(
+      f'{where}: no readable table of images: {errors.first_line(error)}'
+    ) from error
+  return _Table(images, sizes, labels, _find_class_names(table.schema, label))
+
+
+def _find_column(schema: Any, where: str) -> str:
+  """Returns the column of images: `image`, or the only one that can be."""
+  import pyarrow as pa
+
+  def holds_bytes(kind: Any) -> bool:
+    if pa.types.is_struct(kind):
+      at = kind.get_field_index('bytes')
+      return at >= 0 and holds_bytes(kind.field(at).type)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+  found = [field.name for field in schema if holds_bytes(field.type)]
+  named = [name for name in found if name in _IMAGES]
+  if len(named or found) != 1:
+    raise errors.DataError(
+      f'{where}: expected a column image of bytes or {{bytes, path}}, found'
+      f' {errors.quote(found or schema.names)}; name it `image`'
+    )
+  return (named or found)[0]
+
+
+def _find_class_names(schema: Any, label: str | None) -> tuple[str, ...] | None:
+  """Returns the names of `ClassLabel`, which `datasets` adds to a schema."""
+  try:
+    text = (schema.metadata or {})[b'huggingface']
+    names = json.loads(text)['info']['features'][label]['names']
+  except (KeyError, TypeError, ValueError, RecursionError):
+    return None
+  is_list = isinstance(names, list) and all(isinstance(x, str) for x in names)
+  return tuple(names) if is_list and len({*names}) == len(names) else None
+
+
+def _copy_as_arrow(path: pathlib.Path) -> pathlib.Path:
+  """Returns the copy of a parquet file, which is made if it is outdated."""
+  import pyarrow as pa
+  from pyarrow import parquet
+
+  stamp = repr(paths.stat_file(path)).encode()
+  name = hashlib.sha256(os.path.abspath(path).encode(errors='replace'))
+  target = index_cache.find_cache_folder() / f'{name.hexdigest()[:40]}.arrow'
+  if target.exists():
+    schema = pa.ipc.open_stream(pa.memory_map(str(target))).schema
+    if (schema.metadata or {}).get(_STAMP) == stamp:
+      return target
+  with parquet.ParquetFile(path) as file:
+    schema = file.schema_arrow
+    label = [x for x in _LABELS if x in schema.names][:1]
+    columns = [_find_column(schema, errors.quote(path)), *label]
+    kept = pa.schema([schema.field(x) for x in columns])
+    kept = kept.with_metadata({**(schema.metadata or {}), _STAMP: stamp})
+    _LOG.warning('%s: copied once to %s, for random access', path, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_suffix(f'.{os.getpid()}.tmp')
+    try:
+      with pa.ipc.new_stream(str(temporary), kept) as stream:
+        for batch in file.iter_batches(_BATCH, columns=columns):
+          stream.write_batch(batch.select(columns).cast(kept))
+      os.replace(temporary, target)
+    finally:
+      temporary.unlink(missing_ok=True)
+  return target
