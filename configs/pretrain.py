@@ -118,7 +118,9 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
       'seed': 0,
       # The images: 'shapes', which are generated; a folder, a .tar of one, a
       # .txt with a path a line, or several of these with commas between them;
-      # an .npz of arrays, a prepared TFDS directory, the name of a TFDS set.
+      # WebDataset shards, a .csv of files and labels, a .parquet, an .npz of
+      # arrays, CIFAR's binary archive, a prepared TFDS directory, the name of
+      # a TFDS set; docs/own_data.md describes each.
       'dataset': 'imagenet2012',
       # The folder with the prepared sets of TFDS. Without a value: TFDS's own,
       # ~/tensorflow_datasets.

@@ -46,8 +46,9 @@ def pretrain(workdir: str, **job: Any) -> None:
   presets: pretrain:{40,100,300,1000,1000_batch512,EPOCHS} for ImageNet,
   places365; folder (your own images), imagenette, cifar10, for a GPU, and
   folder:cpu, imagenette:cpu, cifar10:cpu, shapes for two CPU cores.
-  --config.dataset is 'shapes', a folder of images or a .tar of it, an .npz of
-  arrays, a prepared TFDS directory, or a TFDS name (with --config.data_dir).
+  --config.dataset is 'shapes', a folder of images or a .tar of it, WebDataset
+  shards, a .csv, .parquet or .npz, CIFAR's archive, a prepared TFDS directory,
+  or a TFDS name (with --config.data_dir); docs/own_data.md lists them.
 
   examples: byol-jax pretrain --config=shapes --workdir=runs/demo
             byol-jax pretrain --config=folder:cpu
@@ -202,7 +203,7 @@ def suite(
   'embed',
   registry.ORIGIN,
   registry.STEP,
-  ('--images', ..., 'a folder, or any dataset', registry.PATH),
+  ('--images', ..., 'a folder, an image, or any dataset', registry.PATH),
   ('--output', ..., 'an .npz file', registry.PATH),
   ('--weights', 'online', 'or target, random, random_calibrated'),
   *registry.PROCESSES,

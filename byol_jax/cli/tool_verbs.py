@@ -102,7 +102,7 @@ def prepare_data(labels: str, **arguments: Any) -> None:
   (
     'dataset',
     ...,
-    'a folder, a .tar of one, a TFDS directory or name',
+    'a folder, a .tar of one, or anything that --config.dataset takes',
     registry.PATH,
   ),
   ('--data_dir', None, 'where TFDS prepared its sets', registry.PATH),

@@ -53,10 +53,10 @@ def open_source(
 
   Args:
     dataset: 'shapes' (generated), a folder of images, a tar file of it, a .txt
-      of paths, or several of these with commas between them; an .npz of arrays,
-      a prepared TFDS directory (also gs://), or the name of a set below
-      data_dir: prepared by TFDS, or, for a set of the catalog, a folder of
-      images of that name.
+      of paths, or several of these with commas between them; WebDataset shards,
+      a .csv or .parquet, an .npz of arrays, CIFAR's binary version, a prepared
+      TFDS directory (also gs://), or the name of a set below data_dir: prepared
+      by TFDS, or, for a set of the catalog, a folder of images of that name.
     split: one of SPLITS.
     data_dir: where TFDS prepared its sets (also gs://); None is
       $TFDS_DATA_DIR, else ~/tensorflow_datasets.
@@ -146,8 +146,8 @@ def locate_dataset(dataset: str, data_dir: str | None) -> paths.Path:
   if not _NAME.fullmatch(dataset):
     raise errors.DataError(
       f'{path}: no such folder; dataset is a folder of images, a tar file of'
-      ' them, WebDataset shards, an .npz of arrays, a prepared TFDS directory,'
-      " the name of a TFDS set, or 'shapes'"
+      ' them, WebDataset shards, a .csv, .parquet or .npz, a prepared TFDS'
+      " directory, the name of a TFDS set, or 'shapes'"
     )
   folder = paths.parse_path(
     data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'

@@ -1,8 +1,9 @@
 """Reads tables of images: parquet files, or what `datasets` saved to a disk.
 
 The image column is that of Hugging Face's `Image`, {bytes, path}, or of bytes;
-a label column has numbers or names. Files with `train`, `validation` or `test`
-in their names, or in folders of such names, are the splits.
+without bytes the file at `path` is read, absolute or from the folder of the
+set. A label column has numbers or names. Files with `train`, `validation` or
+`test` in their names, or in folders of such names, are the splits.
 
 Parquet allows no random access, so a file is copied once to the index cache as
 Arrow, without compression. Files that are saved as Arrow are read where they
@@ -10,6 +11,7 @@ are. PyArrow does both; TFDS needs it too.
 """
 
 from collections.abc import Iterator
+import errno
 import hashlib
 import json
 import logging
@@ -29,6 +31,7 @@ _LOG = logging.getLogger(__name__)
 
 class _Table(NamedTuple):
   images: Any  # a chunked array of bytes
+  paths: Any  # of their files, where the bytes are none; None without paths
   sizes: list[int | None]
   labels: list[Any] | None
   class_names: tuple[str, ...] | None
@@ -50,15 +53,28 @@ class Rows:
     """Returns the bytes of an image, -1 if there is none."""
     table, row = self._locate(name)
     size = table.sizes[row]
-    return -1 if size is None else size
+    if size is not None:
+      return size
+    try:
+      return os.stat(self._find_file(table, row)).st_size
+    except (OSError, ValueError):
+      return -1
 
   def read(self, name: str) -> bytes:
     """Returns the encoded image; safe from any thread."""
     table, row = self._locate(name)
     data = table.images[row].as_py()
     if data is None:
-      raise OSError('the row has no bytes of an image')
+      return files.read_regular(self._find_file(table, row))
     return data
+
+  def _find_file(self, table: _Table, row: int) -> pathlib.Path:
+    """The file that a row names instead of the bytes of an image."""
+    path = table.paths[row].as_py() if table.paths else None
+    if not path:
+      raise OSError(errno.ENOENT, 'the row has no bytes of an image')
+    folder = self.root if self.root.is_dir() else self.root.parent
+    return folder / path
 
   def _locate(self, name: str) -> tuple[_Table, int]:
     table, _, row = name.rpartition('/')
@@ -134,8 +150,11 @@ def _open_table(path: pathlib.Path) -> _Table:
       path = _copy_as_arrow(path)
     table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
     images = table.column(_find_column(table.schema, where))
-    if pa.types.is_struct(images.type):
-      images = pa.chunked_array([x.field('bytes') for x in images.chunks])
+    places = None
+    if pa.types.is_struct(kind := images.type):
+      if kind.get_field_index('path') >= 0:
+        places = pyarrow.compute.struct_field(images, 'path')
+      images = pyarrow.compute.struct_field(images, 'bytes')
     sizes = pyarrow.compute.binary_length(images).to_pylist()
     label = next((x for x in _LABELS if x in table.column_names), None)
     labels = table.column(label).to_pylist() if label else None
@@ -143,7 +162,8 @@ def _open_table(path: pathlib.Path) -> _Table:
     raise errors.DataError(
       f'{where}: no readable table of images: {errors.first_line(error)}'
     ) from error
-  return _Table(images, sizes, labels, _find_class_names(table.schema, label))
+  names = _find_class_names(table.schema, label)
+  return _Table(images, places, sizes, labels, names)
 
 
 def _find_column(schema: Any, where: str) -> str:

@@ -101,12 +101,16 @@ def test_what_is_no_table_of_images_is_refused(tmp_path):
   assert 'expected a regular file' in refused(path)
 
 
-def test_a_row_without_an_image_is_one_that_cannot_be_read(tmp_path):
-  images = [{'bytes': b'x', 'path': 'a'}, {'bytes': None, 'path': 'b'}, None]
+def test_a_row_may_name_a_file_instead(tmp_path):
+  found = [(b'x', 'a'), (None, 'b.png'), (None, str(tmp_path / 'b.png'))]
+  found += [(None, None), (None, 'missing.png')]
+  images = [dict(zip(('bytes', 'path'), x)) for x in found]
   path = tmp_path / 'x.parquet'
-  parquet.write_table(pa.table({'image': images}), path)
+  parquet.write_table(pa.table({'image': [*images, None]}), path)
+  (tmp_path / 'b.png').write_bytes(b'file')
   source = opened(path, **ALL)
-  assert source.read(0) == (b'x', -1)
-  for row in (1, 2):
-    with pytest.raises(OSError, match='no bytes of an image'):
+  read = [source.read(row)[0] for row in range(3)]
+  assert read == [b'x', b'file', b'file']
+  for row in range(3, 6):  # named and replaced in a run
+    with pytest.raises(OSError, match=r'no bytes of an image|No such file'):
       source.read(row)
