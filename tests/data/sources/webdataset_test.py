@@ -123,10 +123,3 @@ def test_links_and_pipes_in_a_shard_are_no_images(tmp_path):
         member.size = len(data) if kind == tarfile.REGTYPE else 0
         file.addfile(member, io.BytesIO(data))
   assert names(opened(tmp_path, **ALL)) == ['x.tar/0.png', 'x.tar/1.png']
-
-
-def test_a_single_image_can_be_opened_whole(tmp_path):
-  (tmp_path / 'one.png').write_bytes(b'image 1')
-  (tmp_path / 'two.png').write_bytes(b'image 2')
-  assert names(opened(tmp_path / 'one.png', 'all')) == ['one.png']
-  assert 'expected at least 2' in refused(tmp_path / 'one.png', 'train')
