@@ -44,6 +44,8 @@ def make_layout(
   """
   images = sorted(found.classes)
   train = [x for x in images if found.splits.get(x, 'train') == 'train']
+  if not train:  # a test set was given alone
+    return make_layout(files, found._replace(splits={}), heldout_share)
   names = _sort_names({found.classes[x] for x in train} - {''})
   names = found.class_names if names and found.class_names else names
   no_classes = found.no_classes

@@ -130,8 +130,6 @@ def open_tables(
         classes[image] = class_names[value]
       if split:
         splits[image] = split
-  if not any(splits.get(x, 'train') == 'train' for x in classes):
-    splits = {}  # a test set that was given alone
   why = f'none, there is no column {" or ".join(_LABELS)}'
   return rows, annotations.Annotations(
     classes, splits, why, class_names=class_names

@@ -126,8 +126,6 @@ def read_annotations(
       f' expected names with one of the extensions'
       f' {" ".join(image_folder.EXTENSIONS)} after their first dot'
     )
-  if not any(splits.get(x, 'train') == 'train' for x in classes):
-    splits = {}  # a test set that was given alone
   why = 'none, there is no .cls, and no label in a .json'
   why = {'none': 'none, by data.labels=none'}.get(labels, why)
   left_out = {'images with a second dot in their names': others}

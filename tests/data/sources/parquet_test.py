@@ -56,6 +56,9 @@ def test_a_folder_has_splits_and_names_of_classes(tmp_path):
   assert list(source.labels) == [1, 0, 2, 1]
   assert list(opened(tmp_path, 'valid').labels) == [0]
   assert opened(tmp_path, 'test').read(2) == (b'image 32', 0)
+  other = make_table([0], names=['x', 'y', 'z'])
+  parquet.write_table(other, tmp_path / 'data/test-1.parquet')
+  assert 'expected the names of classes of' in refused(tmp_path)
 
 
 def test_what_datasets_saves_is_read_where_it_is(tmp_path):

@@ -73,6 +73,8 @@ def test_splits_are_those_in_the_names(tmp_path, name):
   assert len(opened(tmp_path, log=lines.append)) == 6
   assert len(opened(tmp_path, 'valid')) == 4
   assert len(opened(tmp_path, 'test')) == 2
+  alone = tmp_path / name.format('val').replace('0.tar', '{0..0}.tar')
+  assert len(opened(alone, heldout_share=0)) == 4
   assert lines == [
     'images: 6 for training; classes: 2 (0 ... 1); test: test, 2 images'
   ]
@@ -101,6 +103,7 @@ def test_what_cannot_be_read_is_named(shards):
     '{"label": [1]}': "x-0020.json': expected a number or a name as label, one"
     ' class an image, found [1]; give the set without labels',
     '{"label"': 'expected JSON in UTF-8, found b\'{"label"\'',
+    ' ' * 2**21: 'expected a label, found 2,097,152 bytes',
     '[' * 10**5: 'expected JSON in UTF-8',
   }.items():
     shard(path, [label], 'json')
