@@ -240,7 +240,11 @@ def _open_folders(
       ' pretraining'
     )
   sources = [image_folder.open_split(layout, split) for layout in holding]
-  return base.Concatenation(sources) if len(found) > 1 else sources[0]
+  if len(found) == 1:
+    return sources[0]
+  joined = base.Concatenation(sources)
+  joined.name = f'{found[0].root.name} and {len(found) - 1:,} more'
+  return joined
 
 
 def _open_part(

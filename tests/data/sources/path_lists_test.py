@@ -25,6 +25,7 @@ def test_several_folders_are_one_set_with_the_classes_of_all(write, tmp_path):
   fit = names(opened(dataset, 'fit'))
   assert valid and sorted(fit + valid) == sorted(names(parts['train']))
   assert 'held out, val/, ' in describe(dataset)
+  assert {source.name for source in parts.values()} == {'one and 1 more'}
 
 
 def test_a_folder_without_classes_leaves_none_to_the_others(write, tmp_path):
