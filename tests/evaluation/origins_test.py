@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 import byol_jax
-from byol_jax import __main__ as command, api, errors, pretrained
+from byol_jax import (
+  __main__ as command,
+  api,
+  configuration,
+  errors,
+  pretrained,
+)
 from byol_jax.checkpoints import checkpointer
 from byol_jax.convert import npz
 from byol_jax.evaluation import origins
@@ -14,6 +20,19 @@ from tests.helpers import tiny_folder
 
 KNN = {'ks': (1, 20), 'batch_size': 8}
 WORDS = ('--config.ks=(1,20)', '--config.batch_size=8')
+
+
+@pytest.mark.parametrize('labels, other', [('none', 'auto'), ('folders',) * 2])
+def test_another_set_has_labels_if_those_of_the_training_were_unused(
+  labels, other
+):
+  """The run's own images stay divided as they were in its training."""
+  config = configuration.load('shapes', {'data.labels': labels})
+  origin = origins.Export('x', config, has_dataset=True)
+  for dataset, expected in ((None, labels), ('images', other)):
+    given = {} if dataset is None else {'dataset': dataset}
+    knn = configuration.load('evals/knn', given)
+    assert origins.make_data_config(origin, knn).data.labels == expected
 
 
 @pytest.fixture(scope='module')
