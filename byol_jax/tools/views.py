@@ -75,6 +75,8 @@ def run(
     source = arrays.ArraySource(pixels[None], name=path.name)
   images = from_config.make_image_set(config, 'train', source=source)
   traced = trace_views(images, config, min(count, images.num_examples))
+  if source is not None:
+    traced = [one._replace(name=path.name) for one in traced]
   target = files.expand_home(output)
   with files.refuse_unwritable(f'output {errors.quote(output)}'):
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -235,7 +237,8 @@ def _draw_cell(
   sheet.paste(fit_picture(picture, _CELL), place)
   draw, font = ImageDraw.Draw(sheet), _load_font()
   wrapped = [part for line in lines for part in textwrap.wrap(line, 24)]
-  title = errors.to_line(title)
+  # The font has no other letters.
+  title = errors.to_line(title).encode('cp1252', 'replace').decode('cp1252')
   title = title if len(title) <= 22 else f'...{title[-19:]}'
   for row, line in enumerate([title, *wrapped]):
     where = left, top + _CELL + 2 + row * _LINE
