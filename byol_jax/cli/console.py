@@ -63,7 +63,7 @@ class _Parser(argparse.ArgumentParser):
     text = super().format_help()
     if self.preset:
       text += (
-        f'\nvalues, as in {self.preset}; explained by byol-jax config'
+        f'\nvalues, as in {self.preset}; explained by\nbyol-jax config'
         f' --config={self.preset} [KEY]:\n'
       )
       config = configuration.read_preset(self.preset)

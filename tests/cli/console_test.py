@@ -125,7 +125,8 @@ def test_output_is_escaped_where_its_encoding_lacks_a_character(tmp_path):
     *('-m', 'byol_jax', 'data', 'check', tmp_path), PYTHONIOENCODING='ascii'
   )
   output, _ = process.communicate()
-  assert process.returncode == 1 and 'ant/b\\xe4d.jpg is none of' in output
+  assert process.returncode == 1
+  assert "ant/b\\xe4d.jpg' is none of" in output
 
 
 def test_windows_is_refused_by_name():
@@ -155,6 +156,7 @@ def test_arguments_have_the_types_of_their_defaults():
   assert found == {
     **{'source': 'in', 'output': 'out', 'name': None, 'shorter_side': 9},
     **{'quality': 95, 'max_bad_share': 0.5, 'num_threads': 0},
+    'labels': 'auto',
   }
   found = parse('bench input --config=shapes --json --config.seed=3')
   overrides = ['--config.seed=3']
