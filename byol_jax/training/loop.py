@@ -153,13 +153,13 @@ def run_loop(
 
       # Step.
       if batch is not None:
-        first = functools.partial(_run_first_call, context, call, log, meter)
-        update = first if step == start.step else context.update
-        with jax.transfer_guard('disallow'):
-          state, scalars = update(state, batch)
+        is_first = step == start.step
+        with _compiling(log) if is_first else jax.transfer_guard('disallow'):
+          state, scalars = context.update(state, batch)
+        if is_first:
+          _finish_first_call(context, call, scalars, meter)
         context.after_call(scalars)
         step = call.stop
-        context.preemption.first_step_done()
         buffer.add(scalars, len(call))
       context.watchdog.step_done(step)
 
@@ -193,25 +193,25 @@ def run_loop(
   return state, means
 
 
-def _run_first_call(
-  context: TrainingContext,
-  call: range,
-  log: logs.Logs,
-  meter: logs.Meter,
-  state: packing.Packed,
-  batch: Any,
-) -> tuple[packing.Packed, Any]:
-  """Compiles and runs the first call, which alone may transfer implicitly.
-
-  All processes wait for its end: then the watchdog may start. `meter` starts
-  after it, or the rate of the first interval would be that of the compiler.
-  """
+@contextlib.contextmanager
+def _compiling(log: logs.Logs) -> Iterator[None]:
+  """Says that the first call compiles; it alone may transfer implicitly."""
   log.start_phase('compiling')
   with jax.transfer_guard('allow'):
-    state, scalars = context.update(state, batch)
+    yield
+
+
+def _finish_first_call(
+  context: TrainingContext, call: range, scalars: Any, meter: logs.Meter
+) -> None:
+  """Waits for the first call, in all processes: then the watchdog may start.
+
+  `meter` starts after it, or the rate of the first interval would be that of
+  the compiler.
+  """
   jax.block_until_ready(scalars)
   meter.restart(context.batch_size * len(call))
-  return state, scalars
+  context.preemption.first_step_done()
 
 
 def _peek(

@@ -67,8 +67,7 @@ def train(
   """Trains in a workdir, from its last completed step if it has one.
 
   Args:
-    method: what is trained.
-    dataset: the training set.
+    method, dataset: what is trained, and its training set.
     path: the workdir, made if it is missing; or a URL (gs://BUCKET/RUN).
     options: when and where to save and to log, limits on faults.
     config: plain dict, which the workdir records.
@@ -84,8 +83,7 @@ def train(
     ConfigError: a value cannot be used.
     DataError: the workdir is in use, not writable, or holds another run; too
       many images cannot be used, or none arrives in time.
-    DivergedError: too many steps in a row were not finite, or the projections
-      have collapsed and `faults.collapse` is 'stop'.
+    DivergedError: too many steps in a row were not finite, or it collapsed.
     Preempted: Ctrl-C, SIGTERM or SIGHUP; the state is saved.
   """
   began = time.monotonic()
@@ -103,7 +101,9 @@ def train(
     while True:
       try:
         with _open_log(context, start, notes, on_log) as log:
-          means = _run_loop(context, start, log, began, config)
+          observed = _observe_first_calls(context, start, config, log)
+          _, means = loop.run_loop(observed, start, log)
+          log.note_end(_describe_end(context, means, time.monotonic() - began))
         break
       except recovery.RollbackRequired as error:
         start = recovery.roll_back(saver, method, start, error.step)
@@ -114,39 +114,31 @@ def train(
   return means | {'step': method.num_steps, 'seconds': time.monotonic() - began}
 
 
-def _run_loop(
+def _observe_first_calls(
   context: loop.TrainingContext,
   start: recovery.StartPoint,
-  log: logs.Logs,
-  began: float,
   config: Mapping[str, Any],
-) -> dict[str, float]:
-  """Runs a loop, and prints how it ends; returns the last logged means."""
-  num_steps = context.num_steps - start.step
-  observe = hardware.observe_first_calls(config, num_steps, log.note)
-  context = dataclasses.replace(context, after_call=observe)
-  try:
-    _, means = loop.run_loop(context, start, log)
-  except errors.DivergedError as error:
-    advice = recovery.advice_after_divergence(
-      context.checkpointer, context.collapse_policy.has_collapsed
-    )
-    text = f'{error}; {advice}'
-    log.record(text)
-    raise processes.mark_collective(errors.DivergedError(text)) from None
-  except errors.UserError as error:
-    log.record(str(error))
-    raise
+  log: logs.Logs,
+) -> loop.TrainingContext:
+  """Returns a context that notes what the first calls show of the hardware."""
+  count = context.num_steps - start.step
+  observe = hardware.observe_first_calls(config, count, log.note)
+  return dataclasses.replace(context, after_call=observe)
+
+
+def _describe_end(
+  context: loop.TrainingContext, means: Mapping[str, float], seconds: float
+) -> str:
+  """Returns the last line of a run; `means` are empty if it was done before."""
   text = f'done before: step {context.num_steps}'
   if 'byol_loss' in means:
     text = (
       f'done: step {context.num_steps}, byol_loss {means["byol_loss"]:.4f},'
-      f' {time.monotonic() - began:.0f} s'
+      f' {seconds:.0f} s'
     )
   if context.collapse_policy.has_collapsed:
     text += ', collapsed: see the warning'
-  log.note_end(f'{text}; {context.workdir}')
-  return means
+  return f'{text}; {context.workdir}'
 
 
 @contextlib.contextmanager
@@ -202,7 +194,10 @@ def _open_log(
   notes: list[str],
   on_log: logs.OnLog | None = None,
 ) -> Iterator[logs.Logs]:
-  """Opens the log of a loop with its first notes, and closes it."""
+  """Opens the log of a loop with its first notes, and closes it.
+
+  The error that ends the loop is recorded; after divergence it has advice.
+  """
   log = logs.Logs(
     context.workdir,
     context.num_steps,
@@ -215,7 +210,18 @@ def _open_log(
   with contextlib.closing(log):
     for note in notes:
       log.note(note)
-    yield log
+    try:
+      yield log
+    except errors.DivergedError as error:
+      advice = recovery.advice_after_divergence(
+        context.checkpointer, context.collapse_policy.has_collapsed
+      )
+      text = f'{error}; {advice}'
+      log.record(text)
+      raise processes.mark_collective(errors.DivergedError(text)) from None
+    except errors.UserError as error:
+      log.record(str(error))
+      raise
 
 
 def train_in_memory(
