@@ -4,6 +4,7 @@ import atexit
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 
 import pytest
@@ -51,6 +52,21 @@ def pytest_runtest_setup(item):
 
     pytest.importorskip('torch', reason='run by make test-export')
     torchvision_operators.define()
+
+
+@pytest.fixture(scope='module', autouse=True)
+def drop_compiled_programs():
+  """Drops them between files, long before Linux refuses a process more maps.
+
+  XLA maps memory for each of thousands of programs; the limit is 65,530.
+  """
+  yield
+  maps = pathlib.Path('/proc/self/maps')
+  if 'jax' in sys.modules and maps.exists():
+    with maps.open('rb') as lines:
+      count = sum(1 for _ in lines)
+    if count > 20_000:
+      sys.modules['jax'].clear_caches()
 
 
 @pytest.fixture(scope='session')
