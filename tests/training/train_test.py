@@ -10,6 +10,7 @@ import pathlib
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -382,6 +383,7 @@ def test_a_collapse_is_told_with_its_cause_or_ends_the_run(
   tmp_path, capsys, monkeypatch
 ):
   monkeypatch.setattr(health, 'MIN_SPREAD', 1.0)  # as if all were collapsed
+  monkeypatch.setattr(sys, 'orig_argv', ['python', '-m', 'byol_jax', 'a b'])
   seen = []
   api.pretrain_on(
     ArraySet(),
@@ -398,7 +400,7 @@ def test_a_collapse_is_told_with_its_cause_or_ends_the_run(
   logged = [(x['step'], x['byol_loss']) for x in lines(tmp_path / 'warned')]
   assert seen == logged and len(seen) == 5
   command = (tmp_path / 'warned' / 'command.txt').read_text()
-  assert command.startswith('cd /') and 'pytest' in command
+  assert command.startswith('cd /') and "-m byol_jax 'a b'" in command
   with pytest.raises(errors.DivergedError, match='have collapsed') as caught:
     train(tmp_path / 'ended', faults__collapse='stop')
   assert caught.value.exit_code == 4
