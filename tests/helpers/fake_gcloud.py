@@ -99,7 +99,10 @@ def main(argv):
   script = json.loads(path.read_text())
   flags = dict(w[2:].split('=', 1) for w in argv if w[:2] == '--' and '=' in w)
   code = execute(script, argv[3], flags, argv)
-  path.write_text(json.dumps(script))
+  # At once: another call may read it meanwhile.
+  new = FOLDER / f'script.{os.getpid()}'
+  new.write_text(json.dumps(script))
+  new.replace(path)
   return code
 
 
