@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import re
 import shlex
 import sys
 import time
@@ -30,6 +31,11 @@ def make_parser(
   return parser
 
 
+def _shorten(word: str) -> str:
+  """Returns an argument without the folders of this machine."""
+  return re.sub('(^|=)/.*/', r'\1', word)
+
+
 def write_result(
   result: dict[str, Any],
   output: pathlib.Path | None,
@@ -45,7 +51,7 @@ def write_result(
   """
   versions = {name: importlib.metadata.version(name) for name in packages}
   result = result | {
-    'command': shlex.join(['PYTHONPATH=.', 'python', *sys.argv]),
+    'command': shlex.join(['PYTHONPATH=.', 'python', *map(_shorten, sys.argv)]),
     'date': time.strftime('%Y-%m-%d'),
     'cores': os.cpu_count(),
     'load_average': round(os.getloadavg()[0], 2),
