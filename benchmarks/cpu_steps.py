@@ -52,7 +52,7 @@ def build(encoder, stem, size, batch_size):
 
 def make_step(built, batch):
   """A function that takes one step and returns its scalars."""
-  # A function of its own, so that JAX traces it again.
+  # A new function, so that JAX traces it again.
   update = placement.pmap(
     lambda *args: built.update(*args), donate_argnums=(0,)
   )

@@ -17,7 +17,7 @@ from byol_jax.convert import graph, weights as weights_lib
 
 FILE = 'model.onnx'
 OPSET, IR_VERSION = 18, 9
-# Above it the parameters get a file of their own: protobuf ends at 2 GiB.
+# Above it the parameters are in a second file: protobuf ends at 2 GiB.
 MAX_FILE_BYTES = 2**30
 _LOWEST = float(np.finfo(np.float32).min)  # never the maximum
 

@@ -106,7 +106,7 @@ def write_files(
 ) -> None:
   """Writes the state dict, with facts in its header, and the loader.
 
-  Heads, where they are kept, have a file of their own: keys and shapes are
+  Heads, where they are kept, are written to a second file: keys and shapes are
   those of an `nn.Sequential` of linear, batch norm, ReLU, linear ...
 
   Args:

@@ -6,9 +6,9 @@ from typing import Any
 
 from byol_jax import errors
 
-# A run has collapsed if `projection_std` is below this in so many log lines in
-# a row. 8 healthy runs had at least 0.76, one without a predictor 0.23 after 50
-# steps, 0.09 after 90 and 0.03 after 250 (docs/logs.md).
+# A run has collapsed if `projection_std` is below MIN_SPREAD in NUM_LINES
+# consecutive log lines. 8 healthy runs had at least 0.76, one without a
+# predictor 0.23 after 50 steps, 0.09 after 90, 0.03 after 250 (docs/logs.md).
 MIN_SPREAD = 0.2
 NUM_LINES = 3
 

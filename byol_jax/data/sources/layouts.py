@@ -75,7 +75,7 @@ def find_layouts(
 def _read_annotated(
   root: pathlib.Path, labels: str
 ) -> tuple[image_folder.Files, annotations.Annotations] | None:
-  """Returns images and labels of a set with labels of its own, if it is one."""
+  """Returns images and labels of a table, shards or parquet; None of others."""
   files: archives.Archive | archives.Shards | None = None
   if root.suffix.lower() == '.csv':
     return _read_table(paths.Directory(root.parent), root.name, True)

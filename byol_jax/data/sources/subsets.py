@@ -1,7 +1,7 @@
 """Parts of a labelled training set, for evaluations with few labels.
 
 Own parts are class-balanced. ImageNet's 1 % and 10 % are published as lists of
-files, which TFDS prepares as sets of their own (method.md 5.2).
+files, which TFDS prepares as separate sets (method.md 5.2).
 """
 
 import numpy as np
