@@ -124,7 +124,8 @@ import jax
 from jax.experimental import multihost_utils
 _, line = processes.join_job(sys.argv[2].partition('=')[2], lambda: (None, {}))
 print(jax.process_index(), jax.process_count(), jax.device_count())
-print(multihost_utils.process_allgather(jax.numpy.ones(1)).sum())
+total = multihost_utils.process_allgather(jax.numpy.ones(1)).sum()
+print(f'\\n{total}')  # Gloo may have written a line without its end
 """
 
 
