@@ -4,6 +4,8 @@ The message is one line: the key or file, what was expected, what was found and
 what to do. The command line prints it without a traceback.
 """
 
+from collections.abc import Iterator
+import contextlib
 import importlib.util
 import os
 import re
@@ -80,6 +82,25 @@ class DataError(UserError):
   """Images, labels, a checkpoint or a working directory cannot be used."""
 
   exit_code = 3
+
+
+@contextlib.contextmanager
+def as_data_error(what: str, advice: str = '') -> Iterator[None]:
+  """Makes a DataError of whatever a library raises, in one line.
+
+  Args:
+    what: the file, and what it is not; the library's reason follows.
+    advice: what to do, at the end.
+
+  Raises:
+    DataError: something was raised; a UserError passes.
+  """
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:
+    raise DataError(f'{what}: {first_line(error)}{advice}') from error
 
 
 class DivergedError(UserError):

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from byol_jax import augment, errors, experiment, files, parallel
 from byol_jax.data import from_config
 from byol_jax.data.loading import image_set, in_memory
-from byol_jax.data.sources import arrays, image_folder
+from byol_jax.data.sources import annotations, arrays
 
 _CELL, _GAP, _LINE = 128, 16, 13  # pixels
 _COLOURS = ('#d62728', '#1f77b4')  # of the two views
@@ -70,7 +70,7 @@ def run(
   config = config_dict.ConfigDict(config)
   config.dataset = dataset
   path, source = files.expand_home(dataset), None
-  if path.suffix.lower() in image_folder.EXTENSIONS and not path.is_dir():
+  if path.suffix.lower() in annotations.EXTENSIONS and not path.is_dir():
     pixels = in_memory.read_image(path, from_config.make_pixel_options(config))
     source = arrays.ArraySource(pixels[None], name=path.name)
   images = from_config.make_image_set(config, 'train', source=source)

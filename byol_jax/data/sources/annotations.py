@@ -1,17 +1,34 @@
-"""Image sets whose labels do not come from folders.
+"""What is known of the images of a set before one of them is read.
 
-A reader of such labels makes `Annotations`; from them the set gets classes and
-splits by the same rules as a folder.
+Readers of folders, tables, shards and parquet files make `Annotations`; from
+them `layouts` makes classes and splits, by the same rules for all.
 """
 
 from collections.abc import Iterable, Mapping
+import pathlib
 import re
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from byol_jax import errors
-from byol_jax.data.sources import base, folder_names, image_folder
+from byol_jax.data.sources import folder_names
 
-_NUMBER = re.compile(r'\d{1,9}')
+EXTENSIONS = (
+  *('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.gif'),
+  *('.tif', '.tiff', '.avif', '.heic', '.heif'),
+)
+
+
+class Files(Protocol):
+  """Files that any thread may read, by posix path below `root`."""
+
+  root: pathlib.Path
+
+  @property
+  def names(self) -> Iterable[str]: ...
+
+  def size(self, name: str) -> int: ...
+
+  def read(self, name: str) -> bytes: ...
 
 
 class Annotations(NamedTuple):
@@ -19,10 +36,15 @@ class Annotations(NamedTuple):
 
   Attributes:
     classes: of each image, '' without one.
-    splits: 'train', 'valid' or 'test'; an image without one is in 'train'.
+    splits: 'train', one of `tests`, or '' for an image in no split; an image
+      that is missing here is in 'train'.
     no_classes: why there are none, if there are none.
     left_out: what is not read, and how many of it.
-    class_names: all classes in their order, None if `classes` has them.
+    class_names: all classes in their order; None: those of the training
+      images, if these have several.
+    tests: the test sets, for choosing rates before the one for the end.
+    prefix: '', or the one folder around the set with its slash; names are
+      below it.
   """
 
   classes: Mapping[str, str]
@@ -30,50 +52,19 @@ class Annotations(NamedTuple):
   no_classes: str
   left_out: Mapping[str, int] = {}
   class_names: tuple[str, ...] | None = None
+  tests: tuple[str, ...] = ('valid', 'test')
+  prefix: str = ''
+
+  def drop_classes(self, why: str) -> 'Annotations':
+    """Returns the same images without classes."""
+    classes = dict.fromkeys(self.classes, '')
+    return self._replace(classes=classes, class_names=None, no_classes=why)
 
 
-def make_layout(
-  files: image_folder.Files, found: Annotations, heldout_share: float
-) -> image_folder.Layout:
-  """Returns classes and splits of annotated images.
-
-  Classes are sorted by name, or by value if all are whole numbers.
-
-  Raises:
-    DataError: a test set has a class that no image for training has.
-  """
-  images = sorted(found.classes)
-  train = [x for x in images if found.splits.get(x, 'train') == 'train']
-  if not train:  # a test set was given alone
-    return make_layout(files, found._replace(splits={}), heldout_share)
-  names = _sort_names({found.classes[x] for x in train} - {''})
-  names = found.class_names if names and found.class_names else names
-  no_classes = found.no_classes
-  if len(names) == 1:
-    no_classes = f'none, all labels are {errors.quote(names[0])}'
-  class_names = names if len(names) > 1 else None
-  tests = {
-    split: [x for x in images if found.splits.get(x) == split]
-    for split in ('valid', 'test')
-  }
-  tests = {split: members for split, members in tests.items() if members}
-  unknown = {found.classes[x] for ids in tests.values() for x in ids}
-  if class_names and (unknown := unknown - {'', *class_names}):
-    shown = ', '.join(map(base.show_name, _sort_names(unknown)[:3]))
-    raise errors.DataError(
-      f'{errors.quote(files.root)}: {len(unknown)} classes of'
-      f' {" and ".join(tests)} that no image for training has: {shown};'
-      ' expected the same classes'
-    )
-  classes = dict(found.classes)
-  splits = {'all': images, 'train': train}
-  place = image_folder.divide(
-    splits, tests, classes if class_names else None, heldout_share
-  )
-  left_out = {what: n for what, n in found.left_out.items() if n}
-  return image_folder.Layout(
-    *(files, '', class_names, classes, splits, place, no_classes, left_out)
-  )
+def is_image(name: str) -> bool:
+  """Returns whether a path is that of an image, and not hidden."""
+  hidden = name.startswith('.') or '/.' in name
+  return not hidden and name.lower().endswith(EXTENSIONS)
 
 
 def read_split(name: str) -> str | None:
@@ -82,12 +73,13 @@ def read_split(name: str) -> str | None:
   return 'test' if kind == 'eval' else kind
 
 
-def find_split(path: str) -> str | None:
+def find_split(path: str) -> str:
   """Returns the split of a file like 'val/000.tar' or 'imagenet-val-000.tar'.
 
-  None if no word of its path below the set is the name of one.
+  'train' if no word of its path below the set is the name of one.
   """
-  return next(filter(None, map(read_split, re.split(r'[-_./]', path))), None)
+  words = map(read_split, re.split(r'[-_./]', path))
+  return next(filter(None, words), 'train')
 
 
 def read_class(value: object, where: str) -> str:
@@ -104,23 +96,12 @@ def read_class(value: object, where: str) -> str:
     return ''
   if isinstance(value, float) and value.is_integer():
     value = int(value)
-  if isinstance(value, bool) or not isinstance(value, (str, int)):
+  is_class = isinstance(value, str | int) and not isinstance(value, bool)
+  text = str(value).strip()
+  if not is_class or '\0' in text or len(text) > 1000:
     raise errors.DataError(
       f'{where}: expected a number or a name as label, one class an image,'
       f' found {errors.quote(value)}; give the set without labels by'
       ' data.labels=none'
     )
-  text = str(value).strip()
-  if '\0' in text or len(text) > 1000:
-    raise errors.DataError(
-      f'{where}: expected a number or a name as label, found'
-      f' {errors.quote(text)}; give the set without labels by data.labels=none'
-    )
   return '' if text == '-1' else text
-
-
-def _sort_names(names: Iterable[str]) -> tuple[str, ...]:
-  names = sorted(names)
-  if all(map(_NUMBER.fullmatch, names)):
-    names.sort(key=int)
-  return tuple(names)

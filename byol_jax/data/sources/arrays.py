@@ -38,15 +38,10 @@ class ArraySource:
     if images.ndim == 3 and images.shape[-1] != 3:
       images = images[..., None]
     is_shaped = images.ndim == 4 and images.shape[-1] in (1, 3)
-    if images.dtype != np.uint8 or not is_shaped:
+    if images.dtype != np.uint8 or not is_shaped or not images.size:
       raise errors.DataError(
-        f'{name}: expected images uint8 [N, H, W, 3] or grey [N, H, W], found'
-        f' {found}'
-      )
-    if not images.size:
-      raise errors.DataError(
-        f'{name}: expected images of at least one pixel, found'
-        f' {list(images.shape)}'
+        f'{name}: expected images uint8 [N, H, W, 3] or grey [N, H, W], of at'
+        f' least one pixel, found {found}'
       )
     self._images = images
     self.name = name
@@ -87,44 +82,33 @@ def read_npz(path: pathlib.Path) -> dict[str, ArraySource]:
   Raises:
     DataError: no .npz file, or an array is missing or of another type.
   """
-  try:
+  with errors.as_data_error(f'{path}: no readable .npz file'):
     if not path.is_file():
       raise ValueError(files.NOT_REGULAR)
     with np.load(path, allow_pickle=False) as file:
       found = dict(file)
-  except Exception as error:  # numpy and zipfile raise many kinds
-    raise errors.DataError(
-      f'{path}: no readable .npz file: {errors.first_line(error)}'
-    ) from error
   if 'images' not in found:
     raise errors.DataError(
       f'{path}: expected the array images, uint8 [N, H, W, 3] or grey'
       f' [N, H, W], found {sorted(found)}; save it as images, and labels'
     )
-  prefixes = {'train': '', 'test': 'test_'}
-  if 'test_images' not in found:
-    del prefixes['test']
-  labels = {
-    split: labels_lib.check_labels(
-      found[f'{prefix}labels'],
-      np.atleast_1d(found[f'{prefix}images']).shape[0],
-      f'{path}: {prefix}labels',
-    )
-    for split, prefix in prefixes.items()
-    if f'{prefix}labels' in found
-  }
+  sources: dict[str, ArraySource] = {}
   num_classes = None
-  if 'train' in labels:
-    num_classes = labels_lib.count_classes(labels['train'])
-    if num_classes and 'test' in labels:
-      where = f'{path}: test_labels'
-      labels_lib.check_same_classes(labels['train'], labels['test'], where)
-  return {
-    split: ArraySource(
-      found[f'{prefix}images'],
-      labels.get(split),
-      name=f'{path.stem} ({split})',
-      num_classes=num_classes,
+  for split, prefix in {'train': '', 'test': 'test_'}.items():
+    images, labels = found.get(f'{prefix}images'), found.get(f'{prefix}labels')
+    if images is None:
+      continue
+    if labels is not None:
+      where = f'{path}: {prefix}labels'
+      count = np.atleast_1d(images).shape[0]
+      labels = labels_lib.check_labels(labels, count, where)
+      if split == 'train':
+        train_labels = labels
+        num_classes = labels_lib.count_classes(labels)
+      elif num_classes:
+        labels_lib.check_same_classes(train_labels, labels, where)
+    name = f'{path.stem} ({split})'
+    sources[split] = ArraySource(
+      images, labels, name=name, num_classes=num_classes
     )
-    for split, prefix in prefixes.items()
-  }
+  return sources

@@ -1,8 +1,9 @@
 """The interface of a source of images, and sources composed of others."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
 import hashlib
+import re
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from byol_jax import errors
 
 _THREADS = 16  # reading is bound by the latency of the disk
+_SHOWN = 12  # kinds of what is not read, the others are summed up
+_PLURAL = re.compile(r'\b(class|image|file|folder|row|column)e?s\b')
 
 
 class Source(Protocol):
@@ -38,11 +41,12 @@ class Source(Protocol):
 
 
 def describe_set(
-  num_train: int, classes: str, test: str, left_out: Sequence[str] = ()
+  num_train: int, classes: str, test: str, left_out: Mapping[str, int] = {}
 ) -> str:
   """Returns the line about a set with which each run starts."""
   line = f'images: {num_train:,} for training; classes: {classes}; test: {test}'
-  return f'{line}; not read: {", ".join(left_out)}' if left_out else line
+  unread = ', '.join(list_counts(left_out))
+  return f'{line}; not read: {unread}' if unread else line
 
 
 def describe_classes(
@@ -54,8 +58,22 @@ def describe_classes(
     return ''
   ends = (names[0], names[-1]) if names else ('0', str(count - 1))
   shown = ' ... '.join(dict.fromkeys(map(show_name, ends)))
-  without = f', {unlabelled:,} images without' if unlabelled else ''
-  return f'{count:,} ({shown}){without}'
+  without = f', {show_count(unlabelled, "images")} without'
+  return f'{count:,} ({shown}){without if unlabelled else ""}'
+
+
+def show_count(number: int, what: str) -> str:
+  """Returns '2 images of val/', and '1 image of val/' for the same `what`."""
+  what = _PLURAL.sub(r'\1', what, count=1) if number == 1 else what
+  return f'{number:,} {what}'
+
+
+def list_counts(counts: Mapping[str, int]) -> list[str]:
+  """Returns `show_count` of each kind that there is, most first."""
+  found = sorted(counts.items(), key=lambda x: (-x[1], x[0]))
+  shown = [show_count(n, what) for what, n in found[:_SHOWN] if n]
+  others = sum(number for _, number in found[_SHOWN:])
+  return shown + ([f'{others:,} others'] if others else [])
 
 
 def show_name(name: str) -> str:

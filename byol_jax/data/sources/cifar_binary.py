@@ -6,7 +6,7 @@ the red ones first. The Python version consists of pickles, which can execute
 code; it is not read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import gzip
 import pathlib
 import tarfile
@@ -19,7 +19,6 @@ from byol_jax import errors, files
 from byol_jax.data.sources import arrays
 
 _SHAPE = 3, 32, 32
-_PIXELS = 3 * 32 * 32
 _MAX_BYTES = 2**29  # of an archive without compression, 185 MB are usual
 _SUFFIXES = ('.tar.gz', '.tgz', '.tar')
 _PICKLES = ('cifar-10-batches-py', 'cifar-100-python')  # their folders
@@ -67,29 +66,19 @@ def read_cifar(path: pathlib.Path) -> dict[str, arrays.ArraySource] | None:
   Raises:
     DataError: it is the Python version, or a file is missing or broken.
   """
-  for kind in _KINDS:
-    folders = path, path / kind.folder
-    folder = next((x for x in folders if (x / kind.train[0]).exists()), None)
-    if folder:
-      names = [*kind.train, kind.test, kind.class_names]
-      found = {
-        name: files.read_file(folder / name)
-        for name in names
-        if (folder / name).exists()
-      }
-      return _parse(folder, kind, found)
-  if path.is_dir():
-    if path.name in _PICKLES or any((path / x).is_dir() for x in _PICKLES):
-      raise _refuse_pickles(path)
-    return None
-  if not path.name.lower().endswith(_SUFFIXES) or not path.is_file():
-    return None
-  members = _read_members(path)
+  is_archive = path.name.lower().endswith(_SUFFIXES) and path.is_file()
+  members = _read_members(path) if is_archive else {}
   for kind in _KINDS:
     if f'{kind.folder}/{kind.train[0]}' in members:
-      start = f'{kind.folder}/'
-      found = {x.removeprefix(start): data for x, data in members.items()}
-      return _parse(path, kind, found)
+      return _parse(path, f'{kind.folder}/', kind, members)
+    for folder in (path, path / kind.folder):
+      if (folder / kind.train[0]).exists():
+        names = (*kind.train, kind.test, kind.class_names)
+        places = {name: folder / name for name in names}
+        found = {x: files.read_file(y) for x, y in places.items() if y.exists()}
+        return _parse(folder, '', kind, found)
+  if any((path / x).is_dir() or path.name == x for x in _PICKLES):
+    raise _refuse_pickles(path)
   return None
 
 
@@ -132,8 +121,7 @@ def _read_members(path: pathlib.Path) -> dict[str, bytes]:
       return {}  # whoever opens it next says why
     raise errors.DataError(
       f'{errors.quote(path)}: truncated or damaged, read to'
-      f' {errors.quote(name)}: {errors.first_line(error)}; download'
-      ' it again'
+      f' {errors.quote(name)}: {errors.first_line(error)}; download it again'
     ) from error
   return found
 
@@ -147,12 +135,12 @@ def _refuse_pickles(path: pathlib.Path) -> errors.DataError:
 
 
 def _parse(
-  path: pathlib.Path, kind: _Kind, found: Mapping[str, bytes]
+  path: pathlib.Path, start: str, kind: _Kind, found: Mapping[str, bytes]
 ) -> dict[str, arrays.ArraySource]:
-  class_names: list[str] | None = None
-  if kind.class_names in found:
-    text = found[kind.class_names].decode(errors='replace')
-    class_names = text.split()
+  """Returns the parts of a set from its files, whose names begin with start."""
+  class_names: Sequence[str] | None = None
+  if (text := found.get(start + kind.class_names)) is not None:
+    class_names = text.decode(errors='replace').split()
     if len(class_names) != kind.num_classes:
       raise errors.DataError(
         f'{errors.quote(path / kind.class_names)}: expected the names of'
@@ -161,7 +149,7 @@ def _parse(
   sources = {}
   for split, names in {'train': kind.train, 'test': (kind.test,)}.items():
     records = np.concatenate(
-      [_read_records(path, kind, found, x) for x in names]
+      [_parse_records(path / x, kind, found.get(start + x)) for x in names]
     )
     pixels = records[:, kind.label_bytes :].reshape(-1, *_SHAPE)
     sources[split] = arrays.ArraySource(
@@ -174,24 +162,22 @@ def _parse(
   return sources
 
 
-def _read_records(
-  path: pathlib.Path, kind: _Kind, found: Mapping[str, bytes], name: str
+def _parse_records(
+  path: pathlib.Path, kind: _Kind, data: bytes | None
 ) -> np.ndarray:
   """Returns the records of a file, uint8 [N, label_bytes + 3072]."""
-  where = errors.quote(path / name)
-  size = kind.label_bytes + _PIXELS
-  data = found.get(name, b'')
+  size = kind.label_bytes + np.prod(_SHAPE)
   if not data or len(data) % size:
-    bytes_found = f'{len(data):,} bytes' if name in found else 'no such file'
+    found = 'no such file' if data is None else f'{len(data):,} bytes'
     raise errors.DataError(
-      f'{where}: expected records of {size:,} bytes, found'
-      f' {bytes_found}; download the binary version of {kind.name} again'
+      f'{errors.quote(path)}: expected records of {size:,} bytes, found'
+      f' {found}; download the binary version of {kind.name} again'
     )
   records = np.frombuffer(data, np.uint8).reshape(-1, size)
   highest = records[:, kind.label_bytes - 1].max()
   if highest >= kind.num_classes:
     raise errors.DataError(
-      f'{where}: expected classes below {kind.num_classes}, found {highest}; it'
-      f' is no file of the binary version of {kind.name}'
+      f'{errors.quote(path)}: expected classes below {kind.num_classes}, found'
+      f' {highest}; it is no file of the binary version of {kind.name}'
     )
   return records

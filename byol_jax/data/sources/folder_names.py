@@ -4,7 +4,7 @@ Case does not matter. A folder is never taken for a class silently if its name
 is usual for something else: `data.labels=folders` permits that.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 import re
 from typing import NamedTuple
 
@@ -50,22 +50,7 @@ class Splits(NamedTuple):
     return (self.train, *self.tests) if self.train else ()
 
 
-def is_train(name: str) -> bool:
-  """Returns whether a folder is called like the training images of a set."""
-  return get_kind(name) == 'train'
-
-
-def is_split(name: str) -> bool:
-  """Returns whether a folder is called like a split of a set."""
-  return bool(get_kind(name))
-
-
-def find_splits(
-  root: str,
-  tops: Collection[str],
-  is_nested: Callable[[str], bool],
-  labels: str,
-) -> Splits:
+def find_splits(root: str, images: Collection[str], labels: str) -> Splits:
   """Returns which folders of a set are its splits.
 
   A folder `train` among others that are no splits is a class, the vehicle,
@@ -73,14 +58,14 @@ def find_splits(
 
   Args:
     root: of the set, for messages.
-    tops: its folders that hold images.
-    is_nested: whether the images of a folder lie in folders of it.
+    images: paths below it.
     labels: 'auto', 'folders' or 'none'.
 
   Raises:
     DataError: two folders for one split, or a test split alone.
   """
   kinds: dict[str, list[str]] = {kind: [] for kind in _SPLITS}
+  tops = {image.partition('/')[0] for image in images if '/' in image}
   for top in sorted(tops):
     if kind := get_kind(top):
       kinds[kind].append(top)
@@ -95,9 +80,10 @@ def find_splits(
         f' {_show(tests)} for a class'
       )
     return Splits()
-  others = set(tops) - {*trains, *tests}
-  if others and not tests and not any(map(is_nested, trains)):
-    return Splits()
+  if not tests and tops != {*trains}:
+    starts = tuple(f'{train}/' for train in trains)
+    if not any(x.startswith(starts) and x.count('/') > 1 for x in images):
+      return Splits()
   if len(trains) > 1 or len(tests) > 2 or max(map(len, kinds.values())) > 1:
     raise errors.DataError(
       f'{root}: expected one folder for training, and at most one for'
@@ -150,7 +136,7 @@ def refuse_lookalikes(
   parts = [name for name in folders if _PART.fullmatch(name.casefold())]
   if 2 * len(parts) < len(folders):
     parts = []
-  if all(any(map(is_train, names)) for names in inner.values()):
+  if all('train' in map(get_kind, names) for names in inner.values()):
     parts = [*folders]
   if len(parts) > 1:
     names = ','.join(_join(root, name) for name in parts[:2])

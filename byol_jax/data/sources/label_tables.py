@@ -13,16 +13,10 @@ from collections.abc import Iterator, Sequence
 import csv
 import io
 import posixpath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from byol_jax import errors, files
-from byol_jax.data.sources import (
-  annotations,
-  archives,
-  folder_names,
-  image_folder,
-  paths,
-)
+from byol_jax.data.sources import annotations, archives, paths
 
 NAME = 'labels.csv'
 _COLUMNS = {
@@ -46,10 +40,10 @@ def find_table(found: archives.Archive) -> str | None:
   return places[0] if len(places) == 1 else None
 
 
-def read_annotations(
-  found: image_folder.Files, table: str, only_listed: bool
-) -> annotations.Annotations:
-  """Returns the labels and splits of images that a table lists.
+def read_table(
+  found: annotations.Files, table: str, only_listed: bool = False
+) -> tuple[annotations.Files, annotations.Annotations]:
+  """Returns files, and the labels and splits of images that a table lists.
 
   Without a column `split` folders called `train`, `val` or `test` are the
   splits. Other images have no label, and are in train.
@@ -64,29 +58,29 @@ def read_annotations(
   """
   where = errors.quote(found.root / table)
   below = posixpath.dirname(table)
-  listed = list(found.names)
-  images = [x for x in listed if image_folder.is_image(x)]
-  data = (
-    files.read_file(found.root / table)
-    if isinstance(found, paths.Directory)
-    else found.read(table)
-  )
-  rows, num_others = _read_rows(data, where)
+  is_folder = isinstance(found, paths.Directory)
+  data = files.read_file(found.root / table) if is_folder else found.read(table)
+  images = list(filter(annotations.is_image, found.names))
+  header, *lines = _read_lines(data, where)
+  columns = _find_columns(header[1], where)
+  rows = list(_parse_rows(lines, columns, len(header[1]), where))
   chosen, missing = _match_rows(rows, images, below, where)
-  if only_listed:
-    images = list(chosen)
-  classes = {x: chosen[x].label if x in chosen else '' for x in images}
+  images = list(chosen) if only_listed else images
   splits = {x: row.split for x, row in chosen.items() if row.split}
-  if not splits:
-    splits = _find_folder_splits(found, below, images)
+  if 'split' not in columns:
+    start = f'{below}/' if below else ''
+    tops = {x: x.removeprefix(start).partition('/')[0] for x in images}
+    splits = {x: annotations.read_split(y) or 'train' for x, y in tops.items()}
   first_one = f' ({errors.quote(missing[0])})' if missing else ''
   left_out = {
-    f'files of {table} that are missing or no images{first_one}': len(missing),
-    f'rows of {table} that repeat one': len(rows) - len(chosen) - len(missing),
-    f'other columns of {table}': num_others,
+    f'missing files of {table}{first_one}': len(missing),
+    f'repeated rows of {table}': len(rows) - len(chosen) - len(missing),
+    f'other columns of {table}': len(header[1]) - len(columns),
   }
-  why = f'none, {table} has no labels'
-  return annotations.Annotations(classes, splits, why, left_out)
+  return found, annotations.Annotations(
+    {x: chosen[x].label if x in chosen else '' for x in images},
+    *(splits, f'none, {table} has no labels', left_out),
+  )
 
 
 def _match_rows(
@@ -106,14 +100,12 @@ def _match_rows(
     if image is None:
       missing.append(row.file)
       continue
-    if image in chosen:
-      first = chosen[image]
-      if first[2:] != row[2:]:
-        raise errors.DataError(
-          f'{where}: lines {first.line} and {row.line}: {errors.quote(image)}'
-          f' has {_describe(first)} and {_describe(row)}; keep one'
-        )
-    chosen.setdefault(image, row)
+    first = chosen.setdefault(image, row)
+    if (first.label, first.split) != (row.label, row.split):
+      raise errors.DataError(
+        f'{where}: lines {first.line} and {row.line}: {errors.quote(image)}'
+        f' has {_describe(first)} and {_describe(row)}; keep one'
+      )
   if not chosen:
     example = f', as {errors.quote(missing[0])}' if missing else ''
     raise errors.DataError(
@@ -123,25 +115,13 @@ def _match_rows(
   return chosen, missing
 
 
-def _find_folder_splits(
-  found: image_folder.Files, below: str, images: Sequence[str]
-) -> dict[str, str]:
-  start = f'{below}/' if below else ''
-  tops = {x: x.removeprefix(start).partition('/')[0] for x in images}
-  names = {top for x, top in tops.items() if x != start + top}
-  where = str(found.root)
-  folders = folder_names.find_splits(where, names, lambda _: True, 'none')
-  kinds = {x: annotations.read_split(x) or '' for x in folders.folders}
-  return {x: kinds[top] for x, top in tops.items() if top in kinds}
-
-
 def _describe(row: _Row) -> str:
   split = f' in {row.split}' if row.split else ''
   return f'the label {errors.quote(row.label)}{split}'
 
 
-def _read_rows(data: bytes, where: str) -> tuple[list[_Row], int]:
-  """Returns the rows, and the number of columns that are not read."""
+def _read_lines(data: bytes, where: str) -> list[tuple[int, list[str]]]:
+  """Returns numbers and fields of the lines, of which the first is there."""
   try:
     text = data.decode('utf-8-sig')
   except UnicodeDecodeError as error:
@@ -149,26 +129,20 @@ def _read_rows(data: bytes, where: str) -> tuple[list[_Row], int]:
       f'{where}: expected text in UTF-8, found {errors.quote(error)}; save it'
       ' as UTF-8'
     ) from error
-  header = text.partition('\n')[0]
-  reader = csv.reader(
-    io.StringIO(text, newline=''),
-    delimiter=max(',;\t', key=header.count),
-    strict=True,
-  )
+  delimiter = max(',;\t', key=text.partition('\n')[0].count)
+  stream = io.StringIO(text, newline='')
+  reader = csv.reader(stream, delimiter=delimiter, strict=True)
   try:
-    columns, num_columns = _find_columns(next(reader, []), where)
-    rows = list(_parse_rows(reader, columns, num_columns, where))
+    return [(reader.line_num, fields) for fields in reader] or [(1, [])]
   except csv.Error as error:
     raise errors.DataError(
       f'{where}: line {reader.line_num}: expected columns of a table, found:'
       f' {error}'
     ) from error
-  return rows, num_columns - len(columns)
 
 
-def _find_columns(
-  header: Sequence[str], where: str
-) -> tuple[dict[str, int], int]:
+def _find_columns(header: Sequence[str], where: str) -> dict[str, int]:
+  """Returns the positions of the columns in `_COLUMNS`."""
   names = [x.strip().casefold() for x in header]
   found: dict[str, int] = {}
   for key, choices in _COLUMNS.items():
@@ -182,17 +156,17 @@ def _find_columns(
       )
     if at:
       found[key] = at[0]
-  return found, len(names)
+  return found
 
 
 def _parse_rows(
-  reader: Any,
+  lines: Sequence[tuple[int, Sequence[str]]],
   columns: dict[str, int],
   num_columns: int,
   where: str,
 ) -> Iterator[_Row]:
-  for fields in reader:
-    place = f'{where}: line {reader.line_num}'
+  for number, fields in lines:
+    place = f'{where}: line {number}'
     if not any(fields) and len(fields) in (0, num_columns):
       continue
     if len(fields) != num_columns:
@@ -215,4 +189,4 @@ def _parse_rows(
           f' {errors.quote(text)}'
         )
     label = annotations.read_class(fields[columns['label']], place)
-    yield _Row(reader.line_num, file, label, split)
+    yield _Row(number, file, label, split)

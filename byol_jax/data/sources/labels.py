@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from byol_jax import errors
+from byol_jax.data.sources import base
 
 MAX_CLASSES = 1_000_000  # a classifier has a column for each
 
@@ -64,7 +65,7 @@ def check_same_classes(train: np.ndarray, test: np.ndarray, where: str) -> None:
   unknown = np.setdiff1d(test[test >= 0], train)
   if len(unknown):
     raise errors.DataError(
-      f'{where}: {len(unknown)} classes that no image of the training set has:'
-      f' {", ".join(map(str, unknown[:3]))}; expected classes of it, which'
-      f' has {count_classes(train) or 0}'
+      f'{where}: {base.show_count(len(unknown), "classes")} that no image of'
+      f' the training set has: {", ".join(map(str, unknown[:3]))}; expected'
+      f' classes of it, which has {count_classes(train) or 0}'
     )

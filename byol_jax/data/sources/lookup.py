@@ -14,6 +14,7 @@ Prepared TFDS sets may lie in a bucket, gs://; folders and tar files may not.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import functools
 import os
 import pathlib
 import re
@@ -23,8 +24,9 @@ import numpy as np
 from byol_jax import errors
 from byol_jax.data import catalog
 from byol_jax.data.sources import (
+  arrays,
   base,
-  image_folder,
+  cifar_binary,
   layouts,
   path_lists,
   paths,
@@ -34,6 +36,7 @@ from byol_jax.data.sources import (
 )
 
 Log = Callable[[str], None]
+_Found = tuple[str, Callable[[str], base.Source]]
 SPLITS = ('train', 'fit', 'valid', 'fit+valid', 'test', 'all')
 _INFO = 'dataset_info.json'
 _NAME = re.compile(r'\w+(/[\w.+-]+)?(:[\w.*]+)?')
@@ -78,44 +81,53 @@ def open_source(
   """
   if split not in SPLITS:
     raise errors.ConfigError(f'split: {split!r} is none of {SPLITS}')
-  options = data_dir, holdout, heldout_share, labels, log
-  parts = [_open_split(dataset, x, *options) for x in split.split('+')]
+  least = 1 if split == 'all' else 2  # one picture has an embedding
+  line, open_split = _find_set(
+    dataset, data_dir, holdout, heldout_share, labels, least
+  )
+  log(line)
+  parts = [open_split(part) for part in split.split('+')]
   return base.Concatenation(parts) if len(parts) > 1 else parts[0]
 
 
-def _open_split(
+def _find_set(
   dataset: str,
-  split: str,
   data_dir: str | None,
   holdout: str,
   share: float,
   labels: str,
-  log: Log,
-) -> base.Source:
+  least: int,
+) -> _Found:
+  """Returns the line about a set, and a function that opens a split of it."""
   if dataset == 'shapes':
     drawn = {name: shapes.ShapesSource(name) for name in shapes.COUNTS}
-    return _open_part(dataset, drawn, split, share, log)
+    return _find_parts(dataset, drawn, share)
   names = path_lists.split_paths(dataset)
   roots = [locate_dataset(name, data_dir) for name in names]
   for root in roots:
-    is_tfds = is_prepared(root)
-    parts = None if is_tfds else layouts.read_arrays(pathlib.Path(root))
+    parts, is_tfds = None, is_prepared(root)
+    if not is_tfds:  # only a prepared set may be in a bucket
+      parts = _read_arrays(pathlib.Path(root))
     if (parts or is_tfds) and len(roots) > 1:
       raise errors.DataError(
         'dataset: expected folders, tar files or .txt files of paths between'
         f' commas, found {errors.quote(str(root))}; give it alone'
       )
     if parts:
-      return _open_part(str(root), parts, split, share, log)
+      return _find_parts(str(root), parts, share)
     if is_tfds:
-      return _open_prepared(root, split, holdout, share, log)
-  # Only a prepared set may be in a bucket.
+      return _find_prepared(root, holdout, share)
   local = [pathlib.Path(root) for root in roots]
-  least = 1 if split == 'all' else 2  # one picture has an embedding
   found = layouts.find_layouts(local, share, labels, least)
-  log(image_folder.describe_layouts(found))
-  facts = catalog.find_facts(dataset)
-  return _open_folders(found, dataset, split, share, facts)
+  opened = functools.partial(_open_folders, found, dataset, share)
+  return layouts.describe_layouts(found), opened
+
+
+def _read_arrays(path: pathlib.Path) -> Mapping[str, base.Source] | None:
+  """Returns the parts of a set that is held in memory, None of another."""
+  if path.suffix == '.npz':
+    return arrays.read_npz(path)
+  return cifar_binary.read_cifar(path)
 
 
 def locate_dataset(dataset: str, data_dir: str | None) -> paths.Path:
@@ -221,14 +233,11 @@ def _locate_by_name(dataset: str, data_dir: paths.Path) -> paths.Path:
 
 
 def _open_folders(
-  found: Sequence[image_folder.Layout],
-  dataset: str,
-  split: str,
-  share: float,
-  facts: catalog.Facts | None,
+  found: Sequence[layouts.Layout], dataset: str, share: float, split: str
 ) -> base.Source:
+  facts = catalog.find_facts(dataset)
   if split in ('fit', 'valid') and facts and facts.valid_per_class:
-    train = image_folder.FolderSource(found[0], 'train')
+    train = layouts.FolderSource(found[0], 'train')
     return _hold_out_per_class(train, split, facts.valid_per_class)
   holding = [layout for layout in found if layout.splits.get(split)]
   if not holding:
@@ -239,7 +248,7 @@ def _open_folders(
       ' out: add train/ and val/, or raise data.heldout_share of the'
       ' pretraining'
     )
-  sources = [image_folder.open_split(layout, split) for layout in holding]
+  sources = [layouts.open_split(layout, split) for layout in holding]
   if len(found) == 1:
     return sources[0]
   joined = base.Concatenation(sources)
@@ -247,42 +256,35 @@ def _open_folders(
   return joined
 
 
-def _open_part(
-  name: str,
-  parts: Mapping[str, base.Source],
-  split: str,
-  share: float,
-  log: Log,
-) -> base.Source:
-  """Opens a split of a set that consists of 'train' and perhaps 'test'."""
+def _find_parts(
+  name: str, parts: Mapping[str, base.Source], share: float
+) -> _Found:
+  """Returns `_find_set` of a set of 'train' and perhaps 'test' in memory."""
   train, test = parts['train'], parts.get('test')
   unlabelled = 0 if train.labels is None else int((train.labels < 0).sum())
   classes = train.class_names, train.num_classes, unlabelled
-  log(
-    base.describe_set(
-      len(train),
-      base.describe_classes(*classes) or 'none, there are no labels',
-      f'{len(test):,} images' if test else 'none',
-    )
+  line = base.describe_set(
+    len(train),
+    base.describe_classes(*classes) or 'none, there are no labels',
+    base.show_count(len(test), 'images') if test else 'none',
   )
-  if split == 'all':
-    return base.Concatenation(list(parts.values()))
-  if split in ('train', 'test'):
-    if split not in parts:
+
+  def open_split(split: str) -> base.Source:
+    if split == 'all':
+      return base.Concatenation(list(parts.values()))
+    if split in parts:
+      return parts[split]
+    if split == 'test':
       raise errors.DataError(
         f'{name}: no test set; add the arrays test_images and test_labels'
       )
-    return parts[split]
-  return _hold_out(parts['train'], split, round(share * len(parts['train'])))
+    return _hold_out(train, split, round(share * len(train)))
+
+  return line, open_split
 
 
-def _open_prepared(
-  root: paths.Path,
-  split: str,
-  holdout: str,
-  share: float,
-  log: Log,
-) -> base.Source:
+def _find_prepared(root: paths.Path, holdout: str, share: float) -> _Found:
+  """Returns `_find_set` of a set that TFDS prepared."""
   prepared = tfds.PreparedDataset(root)
   facts = catalog.find_facts(prepared.name)
   names = prepared.split_names
@@ -291,42 +293,40 @@ def _open_prepared(
   valid = 'validation' if len(tests) == 2 else None
   if facts:
     tests, valid = [facts.test_split], facts.valid_split
-  chosen = {
-    'valid': [valid or 'train'],
-    'test': tests[:1] or ['test or validation'],
-    'all': [name for name in ('train', 'validation', 'test') if name in names],
-  }.get(split, ['train'])
-  for name in chosen:
-    if name not in names:
-      raise errors.DataError(
-        f'{root}: no split {name!r}, found {list(names)}; {split!r} needs it'
-      )
   classes, count = prepared.num_classes, prepared.count_images
-  log(
-    base.describe_set(
-      count('train'),
-      base.describe_classes(prepared.class_names, classes) or 'none',
-      ', '.join(f'{x}, {count(x):,} images' for x in tests[:1]) or 'none',
-    )
+  test = [f'{x}, {base.show_count(count(x), "images")}' for x in tests[:1]]
+  line = base.describe_set(
+    count('train'),
+    base.describe_classes(prepared.class_names, classes) or 'none',
+    test[0] if test else 'none',
   )
-  source = tfds.RecordSource(prepared, chosen)
-  if valid or split not in ('fit', 'valid'):
-    return source
-  if prepared.name.startswith('imagenet2012'):
-    return _hold_out_imagenet(source, split, holdout)
-  if facts and facts.valid_per_class:
-    return _hold_out_per_class(source, split, facts.valid_per_class)
-  number = facts.num_valid if facts else None
-  return _hold_out(source, split, number or round(share * len(source)))
 
+  def open_split(split: str) -> base.Source:
+    chosen = {
+      'valid': [valid or 'train'],
+      'test': tests[:1] or ['test or validation'],
+      'all': [x for x in ('train', 'validation', 'test') if x in names],
+    }.get(split, ['train'])
+    for name in chosen:
+      if name not in names:
+        raise errors.DataError(
+          f'{root}: no split {name!r}, found {list(names)}; {split!r} needs it'
+        )
+    source = tfds.RecordSource(prepared, chosen)
+    if valid or split not in ('fit', 'valid'):
+      return source
+    if prepared.name.startswith('imagenet2012'):
+      # By position in the official order (method.md 5.1).
+      end, number = catalog.HOLDOUTS[holdout]
+      shift = number if end == 'last' else 0
+      order = np.roll(np.arange(len(source)), shift)
+      return _hold_out(source, split, number, order)
+    if facts and facts.valid_per_class:
+      return _hold_out_per_class(source, split, facts.valid_per_class)
+    number = facts.num_valid if facts and facts.num_valid else 0
+    return _hold_out(source, split, number or round(share * len(source)))
 
-def _hold_out_imagenet(
-  train: base.Source, split: str, holdout: str
-) -> base.Source:
-  """ImageNet's hold-out by position in the official order (method.md 5.1)."""
-  end, count = catalog.HOLDOUTS[holdout]
-  order = np.roll(np.arange(len(train)), count if end == 'last' else 0)
-  return _hold_out(train, split, count, order)
+  return line, open_split
 
 
 def _hold_out(

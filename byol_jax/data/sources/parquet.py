@@ -20,7 +20,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from byol_jax import errors, files
-from byol_jax.data.sources import annotations, image_folder, index_cache, paths
+from byol_jax.data.sources import annotations, index_cache, paths
 
 _IMAGES = ('image', 'img')
 _LABELS = ('label', 'labels', 'class', 'fine_label', 'cls')
@@ -90,7 +90,7 @@ def find_tables(path: pathlib.Path) -> list[pathlib.Path]:
   if (path / 'state.json').exists() or (path / 'dataset_dict.json').exists():
     return sorted([*path.glob('*.arrow'), *path.glob('*/*.arrow')])
   found = [*path.glob('*.parquet'), *path.glob('*/*.parquet')]
-  if found and any(map(image_folder.is_image, paths.Directory(path).names)):
+  if found and any(map(annotations.is_image, paths.Directory(path).names)):
     return []
   return sorted(found)
 
@@ -105,35 +105,33 @@ def open_tables(
   """
   folder = root if root.is_dir() else root.parent
   found = {os.path.relpath(x, folder): _open_table(x) for x in tables}
-  rows = Rows(root, found)
   classes: dict[str, str] = {}
   splits: dict[str, str] = {}
-  class_names = next(iter(found.values())).class_names
+  names = next(iter(found.values())).class_names
   for name, table in found.items():
-    if table.class_names != class_names:
-      raise errors.DataError(
-        f'{errors.quote(folder / name)}: expected the names of classes of'
-        f' {errors.quote(tables[0])}, found others; give one of the files'
-      )
     where = errors.quote(folder / name)
+    if table.class_names != names:
+      raise errors.DataError(
+        f'{where}: expected the names of classes of {errors.quote(tables[0])},'
+        ' found others; give one of the files'
+      )
     split = annotations.find_split(name)
-    for row in range(len(table.sizes)):
+    labels = table.labels or [None] * len(table.sizes)
+    for row, label in enumerate(labels):
       image = f'{name}/{row:08d}'
-      value = table.labels[row] if table.labels else None
-      classes[image] = annotations.read_class(value, f'{where}: row {row}')
-      if class_names and classes[image]:
-        if not (isinstance(value, int) and 0 <= value < len(class_names)):
+      found_class = annotations.read_class(label, f'{where}: row {row}')
+      if names and found_class:
+        if not (isinstance(label, int) and 0 <= label < len(names)):
           raise errors.DataError(
-            f'{where}: row {row}: expected a label below {len(class_names)},'
-            f' found {errors.quote(value)}'
+            f'{where}: row {row}: expected a label below {len(names)},'
+            f' found {errors.quote(label)}'
           )
-        classes[image] = class_names[value]
-      if split:
-        splits[image] = split
+        found_class = names[label]
+      classes[image] = found_class
+      splits[image] = split
   why = f'none, there is no column {" or ".join(_LABELS)}'
-  return rows, annotations.Annotations(
-    classes, splits, why, class_names=class_names
-  )
+  known = annotations.Annotations(classes, splits, why, class_names=names)
+  return Rows(root, found), known
 
 
 def _open_table(path: pathlib.Path) -> _Table:
@@ -141,7 +139,7 @@ def _open_table(path: pathlib.Path) -> _Table:
   import pyarrow.compute
 
   where = errors.quote(path)
-  try:
+  with errors.as_data_error(f'{where}: no readable table of images'):
     if not path.is_file():
       raise OSError(files.NOT_REGULAR)
     if path.suffix == '.parquet':
@@ -156,10 +154,6 @@ def _open_table(path: pathlib.Path) -> _Table:
     sizes = pyarrow.compute.binary_length(images).to_pylist()
     label = next((x for x in _LABELS if x in table.column_names), None)
     labels = table.column(label).to_pylist() if label else None
-  except (OSError, pa.ArrowException) as error:
-    raise errors.DataError(
-      f'{where}: no readable table of images: {errors.first_line(error)}'
-    ) from error
   names = _find_class_names(table.schema, label)
   return _Table(images, places, sizes, labels, names)
 
@@ -192,7 +186,8 @@ def _find_class_names(schema: Any, label: str | None) -> tuple[str, ...] | None:
   except (KeyError, TypeError, ValueError, RecursionError):
     return None
   is_list = isinstance(names, list) and all(isinstance(x, str) for x in names)
-  return tuple(names) if is_list and len({*names}) == len(names) else None
+  is_list = is_list and 1 < len(names) == len({*names})
+  return tuple(names) if is_list else None
 
 
 def _copy_as_arrow(path: pathlib.Path) -> pathlib.Path:

@@ -34,32 +34,33 @@ def read_list(path: pathlib.Path) -> list[paths.Directory]:
   Raises:
     DataError: the file cannot be read, has no path, or one that is missing.
   """
+  where = errors.quote(path)
   text = os.fsdecode(files.read_file(path)).removeprefix('\ufeff')
   folder = os.path.abspath(path.parent)
-  folders: dict[str, None] = {}
-  singles: dict[str, None] = {}
+  is_folder: dict[str, bool] = {}
   for number, line in enumerate(text.split('\n'), 1):
     line = line.rstrip('\r')
     if not line.strip():
       continue
     place = os.path.normpath(os.path.join(folder, os.path.expanduser(line)))
     try:
-      is_folder = stat.S_ISDIR(os.stat(place).st_mode)
+      is_folder[place] = stat.S_ISDIR(os.stat(place).st_mode)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the line
       raise errors.DataError(
-        f'{errors.quote(path)}, line {number}: expected the path of a folder or'
-        f' an image, absolute or from {errors.quote(pathlib.Path(folder))},'
-        f' found {errors.quote(line)}: {getattr(error, "strerror", error)}'
+        f'{where}, line {number}: expected the path of a folder or an image,'
+        f' absolute or from {errors.quote(pathlib.Path(folder))}, found'
+        f' {errors.quote(line)}: {getattr(error, "strerror", error)}'
       ) from error
-    (folders if is_folder else singles)[place] = None
-  if folders:  # whose files would count twice
-    for place in [*singles]:
-      if any(str(x) in folders for x in pathlib.PurePath(place).parents):
-        del singles[place]
-  if not folders and not singles:
-    raise errors.DataError(
-      f'{errors.quote(path)}: expected a path a line, found none'
-    )
+  if not is_folder:
+    raise errors.DataError(f'{where}: expected a path a line, found none')
+  folders = [place for place in is_folder if is_folder[place]]
+  # A file in a listed folder would count twice.
+  singles = [
+    place
+    for place in is_folder
+    if place not in folders
+    and {*map(str, pathlib.PurePath(place).parents)}.isdisjoint(folders)
+  ]
   found = [paths.Directory(pathlib.Path(place)) for place in folders]
   if singles:
     root = os.path.commonpath([os.path.dirname(place) for place in singles])

@@ -8,7 +8,7 @@ Shards with `train`, `val` or `test` in their names, or in folders of such
 names, are the splits.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 import itertools
 import json
 import os
@@ -22,8 +22,8 @@ from byol_jax import errors
 from byol_jax.data.sources import (
   annotations,
   archives,
+  base,
   folder_names,
-  image_folder,
   index_cache,
   paths,
 )
@@ -74,13 +74,13 @@ def open_folder(root: pathlib.Path) -> archives.Shards | None:
   """
   tars = []
   folders = sorted(
-    x for x in root.iterdir() if folder_names.is_split(x.name) and x.is_dir()
+    x for x in root.iterdir() if folder_names.get_kind(x.name) and x.is_dir()
   )
   for folder in (root, *folders):
     found = (x for x in folder.glob('*.tar') if not x.name.startswith('.'))
     tars += sorted(x for x in found if not x.is_dir())
   # A tar file beside images is what they were unpacked from.
-  if not tars or any(map(image_folder.is_image, paths.Directory(root).names)):
+  if not tars or any(map(annotations.is_image, paths.Directory(root).names)):
     return None
   return archives.Shards(root, tars)
 
@@ -98,7 +98,8 @@ def read_annotations(
 
   Args:
     files: one tar or several.
-    labels: 'auto'; 'folders', classes are the folders in the tar files; 'none'.
+    labels: 'folders': classes are the folders in the tar files; else the files
+      beside the images say them, which 'none' does not read.
 
   Raises:
     DataError: there is no image, or a label is not to be read.
@@ -108,26 +109,22 @@ def read_annotations(
   splits: dict[str, str] = {}
   others = 0
   for shard, archive in parts.items():
-    start = f'{shard}/' if shard else ''
-    images = [x for x in archive.names if _is_image_of_sample(x)]
-    others += sum(map(image_folder.is_image, archive.names)) - len(images)
-    if labels == 'none':
-      found = [''] * len(images)
-    elif labels == 'folders':
-      found = [x.partition('/')[0] if '/' in x else '' for x in images]
-    else:
+    images = list(filter(_is_image_of_sample, archive.names))
+    others += sum(map(annotations.is_image, archive.names)) - len(images)
+    found = [x.partition('/')[0] if '/' in x else '' for x in images]
+    if labels == 'auto':
       found = _load_classes(archive, images)
-    classes.update((start + x, y) for x, y in zip(images, found))
-    if split := annotations.find_split(shard):
-      splits.update((start + x, split) for x in images)
+    names = [f'{shard}/{x}' if shard else x for x in images]
+    classes.update(zip(names, found))
+    splits.update(dict.fromkeys(names, annotations.find_split(shard)))
   if not classes:
     raise errors.DataError(
-      f'{errors.quote(files.root)}: no image in {len(parts)} tar files,'
-      f' expected names with one of the extensions'
-      f' {" ".join(image_folder.EXTENSIONS)} after their first dot'
+      f'{errors.quote(files.root)}: no image in'
+      f' {base.show_count(len(parts), "tar files")}, expected names with one of'
+      f' the extensions {" ".join(annotations.EXTENSIONS)} after their first'
+      ' dot'
     )
   why = 'none, there is no .cls, and no label in a .json'
-  why = {'none': 'none, by data.labels=none'}.get(labels, why)
   left_out = {'images with a second dot in their names': others}
   return annotations.Annotations(classes, splits, why, left_out)
 
@@ -135,15 +132,15 @@ def read_annotations(
 def _is_image_of_sample(name: str) -> bool:
   """Whether a member is 'KEY.jpg'; 'KEY.mask.png' is something else."""
   is_plain = posixpath.basename(name).count('.') == 1
-  return is_plain and image_folder.is_image(name)
+  return is_plain and annotations.is_image(name)
 
 
 def _load_classes(archive: archives.Archive, images: list[str]) -> list[str]:
   """Returns the class of each image; the index cache keeps them."""
 
   def build() -> index_cache.Arrays:
-    sizes = {name: archive.size(name) for name in archive.names}
-    found = '\0'.join(_read_class(archive, x, sizes) for x in images)
+    members = set(archive.names)
+    found = '\0'.join(_read_class(archive, x, members) for x in images)
     data = found.encode('utf-8', 'surrogateescape')
     return {'classes': np.frombuffer(data, np.uint8)}
 
@@ -154,27 +151,28 @@ def _load_classes(archive: archives.Archive, images: list[str]) -> list[str]:
 
 
 def _read_class(
-  archive: archives.Archive, image: str, sizes: Mapping[str, int]
+  archive: archives.Archive, image: str, members: Collection[str]
 ) -> str:
   key = image.rpartition('.')[0]
   for name in (f'{key}.cls', f'{key}.json'):
-    if name not in sizes:
+    if name not in members:
       continue
     where = f'{errors.quote(archive.root)}: {errors.quote(name)}'
-    if sizes[name] > _MAX_LABEL:
+    advice = 'give the set without labels by data.labels=none'
+    if archive.size(name) > _MAX_LABEL:
       raise errors.DataError(
-        f'{where}: expected a label, found {sizes[name]:,} bytes; give the set'
-        ' without labels by data.labels=none'
+        f'{where}: expected a label, found {archive.size(name):,} bytes;'
+        f' {advice}'
       )
     data = archive.read(name)
+    kind = 'text' if name.endswith('.cls') else 'JSON'
     try:
       text = data.decode()
-      value = text if name.endswith('.cls') else _find_label(json.loads(text))
+      value = text if kind == 'text' else _find_label(json.loads(text))
     except (ValueError, RecursionError) as error:
       raise errors.DataError(
-        f'{where}: expected {"JSON" if name.endswith(".json") else "text"} in'
-        f' UTF-8, found {errors.quote(data[:80])}; give the set without labels'
-        ' by data.labels=none'
+        f'{where}: expected {kind} in UTF-8, found {errors.quote(data[:80])};'
+        f' {advice}'
       ) from error
     if found := annotations.read_class(value, where):
       return found

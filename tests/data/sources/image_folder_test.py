@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from byol_jax.data.sources import image_folder
+from byol_jax.data.sources import layouts
 from tests.helpers.made import (
   describe,
   encode,
@@ -44,7 +44,7 @@ def test_folders_are_classes_and_a_hash_holds_out_a_test_set(write, base):
 def test_the_share_held_out_is_the_share_asked_for():
   files = [f'class/{i}.jpg' for i in range(20_000)]
   for share in (0.0, 0.1, 0.5):
-    found = [image_folder.is_heldout(file, share, 'test') for file in files]
+    found = [layouts.is_heldout(file, share, 'test') for file in files]
     # 4 standard deviations of a binomial distribution
     bound = 4 * np.sqrt(share * (1 - share) / 20_000)
     assert abs(np.mean(found) - share) <= bound
@@ -54,7 +54,7 @@ def test_what_is_held_out_never_changes():
   """Or images of a test set would enter the training of the next version."""
   files = [f'class/{i}.jpg' for i in range(40)]
   found = [
-    [i for i, x in enumerate(files) if image_folder.is_heldout(x, 0.2, salt)]
+    [i for i, x in enumerate(files) if layouts.is_heldout(x, 0.2, salt)]
     for salt in ('test', 'valid')
   ]
   assert found == [
@@ -131,7 +131,7 @@ def test_one_folder_around_the_set_is_looked_through(write, tmp_path):
   'files, options, words',
   [
     ((), {}, ': 0 image files found, expected at least 2'),
-    (('a/1.jpg', 'b/2.txt'), {}, ': 1 image files found, expected at least 2'),
+    (('a/1.jpg', 'b/2.txt'), {}, ': 1 image file found, expected at least 2'),
     (
       ('val/a/1.jpg', 'val/b/1.jpg'),
       {},
@@ -140,7 +140,7 @@ def test_one_folder_around_the_set_is_looked_through(write, tmp_path):
     (
       ('train/a/1.jpg', 'train/b/2.jpg', 'val/a/3.jpg', 'val/z/4.jpg'),
       {},
-      'ROOT: 1 class folders of val that train/ does not have: z; expected',
+      "'ROOT': 1 class of val/ that no image for training has: z; expected",
     ),
     (
       ('a/1.jpg', 'b/2.jpg'),
@@ -158,7 +158,7 @@ def test_a_test_folder_beside_val_is_the_test_set_if_it_has_labels(write):
   root = write('train/a/1.jpg', 'train/b/2.jpg', 'val/a/3.jpg', 'test/4.jpg')
   assert names(opened(root, 'test')) == ['val/a/3.jpg']
   assert describe(root).endswith(
-    'test: val/, 1 images; not read: 1 images of test/ in no class folder'
+    'test: val/, 1 image; not read: 1 image of test/ in no class folder'
   )
   found = split_names(write('test/b/5.jpg'))
   assert (found['valid'], found['test']) == (['val/a/3.jpg'], ['test/b/5.jpg'])
@@ -211,7 +211,7 @@ def test_loose_images_pretrain_and_leave_no_classes(write):
   assert sorted(names(train) + names(test)) == everything
   assert train.labels[names(train).index('loose.jpg')] == -1
   assert test.labels.min() >= 0
-  assert ', 1 images without; test: a share' in describe(root, labels='folders')
+  assert ', 1 image without; test: a share' in describe(root, labels='folders')
 
 
 def test_what_is_not_read_is_counted_by_extension(write):
@@ -233,7 +233,7 @@ def test_a_val_folder_without_classes_is_said(write):
   root = write(*files, *(f'val/{i}.jpg' for i in range(5)))
   held = len(opened(root, 'test'))
   assert names(opened(root, 'test')) == [
-    file for file in files if image_folder.is_heldout(file, 0.2, 'test')
+    file for file in files if layouts.is_heldout(file, 0.2, 'test')
   ]
   assert describe(root).endswith(
     f'test: a share of 0.2 held out, {held} images; not read: 5 images of val/'

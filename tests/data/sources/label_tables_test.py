@@ -47,9 +47,9 @@ def test_a_table_has_the_labels_instead_of_the_folders(folder):
   assert source.read(1) == (b'deep/1.jpg', 1)
   assert lines == [
     'images: 5 for training; classes: 2 (cat ... dog), 2 images without; test:'
-    ' none; not read: 1 files of labels.csv that are missing or no images'
-    " ('missing.jpg'), 1 other columns of labels.csv, 1 rows of labels.csv"
-    ' that repeat one'
+    ' none; not read: 1 missing file of labels.csv'
+    " ('missing.jpg'), 1 other column of labels.csv, 1 repeated row of"
+    ' labels.csv'
   ]
   assert opened(folder, labels='none', **ALL).labels is None
   for label in 'none', 'folders':  # without the table
@@ -92,13 +92,13 @@ def test_splits_are_those_of_the_column_or_of_the_folders(folder):
     ('file,label\n1.jpg,' + 'x' * 10**7, 'field larger than field limit'),
     ('file,label\n' + ',' * 10**6, 'line 2: expected'),
     ('file,label\n1\0.jpg,a\n', r"expected a file name, found '1\x00.jpg'"),
-    ('file,label\n1.jpg,\0\n', r"as label, found '\x00'"),
+    ('file,label\n1.jpg,\0\n', r"one class an image, found '\x00'"),
     ('file,label\n/x/1.jpg,a\n', "none of 1 files is an image here, as '/x/1"),
     ('file,label,split\n1.jpg,a,no\n', "val or test as split, found 'no'"),
     (b'file,label\n1.jpg,\xe9\n', 'save it as UTF-8'),
     (
       'file,label,split\n1.jpg,a,train\n2.jpg,b,train\n3.jpg,c,test\n',
-      '1 classes of test that no image for training has: c',
+      '1 class of test that no image for training has: c',
     ),
   ],
 )

@@ -86,4 +86,4 @@ def test_a_class_of_the_test_split_alone_is_refused(tmp_path, unknown):
   np.savez(path, labels=[0, 2] * 3, test_labels=[0, unknown], **images)
   for split in ('train', 'test'):
     text = refused(path, split)
-    assert f'{path}: test_labels: 1 classes' in text and f': {unknown};' in text
+    assert f'{path}: test_labels: 1 class ' in text and f': {unknown};' in text

@@ -12,7 +12,7 @@ import pytest
 
 from byol_jax import errors
 from byol_jax.data.loading import thread_engine
-from byol_jax.data.sources import base, image_folder, lookup, shapes
+from byol_jax.data.sources import base, layouts, lookup, shapes
 from tests.helpers import listed
 from tests.helpers.made import describe, image_set, names, opened, refused
 
@@ -310,7 +310,7 @@ def test_the_share_held_out_is_the_argument(prepared, write, tmp_path, kind):
   assert sorted(fit + valid) == sorted(train)
   if kind == 'folder':
     held = lambda salt: {
-      file for file in files if image_folder.is_heldout(file, 0.5, salt)
+      file for file in files if layouts.is_heldout(file, 0.5, salt)
     }
     assert {*train} == {*files} - held('test')
     assert {*valid} == {*train} & held('valid')

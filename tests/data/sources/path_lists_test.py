@@ -89,7 +89,7 @@ def test_a_text_file_lists_folders_and_files(write, tmp_path):
     ('', 'expected a path a line, found none'),
     ('1.jpg\nno\x1b.jpg\n', "line 2: expected .* found 'no\\x1b.jpg': No such"),
     ('a\x00b\n', 'line 1: expected'),
-    ('1.jpg\n', '1 image files found, expected at least 2'),
+    ('1.jpg\n', '1 image file found, expected at least 2'),
   ],
 )
 def test_a_list_that_names_no_images_is_refused(write, tmp_path, text, words):
