@@ -56,13 +56,15 @@ def make_image_set(
     ConfigError: a value of data or input cannot be used.
     DataError: the set cannot be opened.
   """
-  from byol_jax.data.loading import image_set
+  from byol_jax.data.loading import cache, image_set
 
   source = source or open_split(config, split, dataset, log)
   pixels = make_pixel_options(config, source)
   if held and jax.process_index() == 0:
     traits.warn_of_traits(source, pixels)
-  source = _with_cache(config, source, pixels) if held else source
+  if held and (kind := config.input.cache) != 'none':
+    gib, threads = config.input.cache_gib, config.input.threads
+    source = cache.CachedSource(source, kind, gib, threads, pixels)
   source = _keep_labelled(source, split) if labelled else source
   source = _take_fraction(config, source, fraction, lists)
   options = _make_options(config, cropped, eval_crop) | {'pixels': pixels}
@@ -209,22 +211,6 @@ def make_pixel_options(
     exif == 'apply' or (exif == 'auto' and not is_prepared),
     decode.BACKGROUNDS[config.data.background],
     tuple(config.data.grey_range),
-  )
-
-
-def _with_cache(
-  config: config_dict.ConfigDict,
-  source: base.Source,
-  pixels: decode.PixelOptions,
-) -> base.Source:
-  """Returns a source that is in memory if the configuration asks for it."""
-  kind = config.input.cache
-  if kind == 'none':
-    return source
-  from byol_jax.data.loading import cache
-
-  return cache.CachedSource(
-    source, kind, config.input.cache_gib, config.input.threads, pixels
   )
 
 

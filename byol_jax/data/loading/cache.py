@@ -105,7 +105,7 @@ class _Arena:
     return kept
 
 
-class CachedSource:
+class CachedSource(base.Derived):
   """A source whose images are all in memory, read at the first use.
 
   Args:
@@ -125,14 +125,9 @@ class CachedSource:
     pixels: decode.PixelOptions = decode.AS_FILES,
   ) -> None:
     check_budget(source, kind, gib)
-    self._source = source
+    super().__init__(source)
     self._decoded = kind == 'decoded'
     self._pixels = pixels
-    self.name = source.name
-    self.num_classes = source.num_classes
-    self.class_names = source.class_names
-    self.labels = source.labels
-    self.fingerprint = source.fingerprint
     self._threads = thread_engine.count_threads(num_threads)
     self._lock = threading.Lock()
 
@@ -161,9 +156,6 @@ class CachedSource:
       image = decode.to_pixels(image, self._pixels)
     return image, label
 
-  def __len__(self) -> int:
-    return len(self._source)
-
   def read(self, index: int) -> tuple[bytes | np.ndarray, int]:
     """Returns image and label; what could not be loaded raises again."""
     with self._lock:  # the first call reads the whole set
@@ -172,7 +164,3 @@ class CachedSource:
       return self._read_source(index)
     image, label = found
     return (image.tobytes() if image.ndim == 1 else image), label
-
-  def file_name(self, index: int) -> str:
-    """Returns the source's name of an image."""
-    return self._source.file_name(index)

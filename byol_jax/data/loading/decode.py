@@ -43,7 +43,7 @@ _TURNS = {
   8: Image.Transpose.ROTATE_90,
 }
 _SWAPPED = (5, 6, 7, 8)  # height and width
-_EXIF = b'Exif\0\0'
+_EXIF, _XMP = b'Exif\0\0', b':Orientation'
 _JPEG = b'\xff\xd8\xff'
 _HEIF_BRANDS = (b'heic', b'heix', b'heim', b'heis', b'hevc', b'mif1', b'msf1')
 
@@ -125,46 +125,32 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
       image.width and image.height
     ):
       raise Unusable(f'claims {image.width} x {image.height} pixels')
-    if data.startswith(_JPEG):
-      # As `is_plain_jpeg` reads it; Pillow joins several parts.
-      image.info['exif'] = _find_exif(data)
     yield image
 
 
-def _read_orientation(exif: bytes) -> int:
-  """Returns the orientation that EXIF bytes ask for, 1 if they are broken."""
-  if not exif:
-    return 1
+def _read_orientation(image: Image.Image) -> int:
+  """Returns the orientation by EXIF or XMP, 1 without one or if it is broken.
+
+  Pillow itself turns TIFF. Of a PNG only what lies before its pixels counts:
+  its own `getexif` would decode them.
+  """
   with contextlib.suppress(Exception):  # Pillow raises many kinds
-    found = Image.Exif()
-    found.load(exif)
-    value = found.get(_ORIENTATION, 1)
-    return value if value in _TURNS else 1
+    if image.format != 'TIFF':
+      value = Image.Image.getexif(image).get(_ORIENTATION)
+      return value if value in _TURNS else 1
   return 1
-
-
-def _find_exif(jpeg: bytes) -> bytes:
-  """Returns the EXIF of a JPEG without parsing more, b'' without any."""
-  start = 2
-  while jpeg[start : start + 1] == b'\xff':
-    marker = jpeg[start + 1 : start + 2]
-    if marker in (b'\xda', b''):  # pixels follow
-      break
-    if marker == b'\xff':  # padding
-      start += 1
-      continue
-    size = int.from_bytes(jpeg[start + 2 : start + 4], 'big')
-    if marker == b'\xe1' and jpeg.startswith(_EXIF, start + 4):
-      return jpeg[start + 4 : start + 2 + size]
-    start += 2 + size
-  return b''
 
 
 def is_plain_jpeg(data: bytes, options: PixelOptions) -> bool:
   """Returns whether an image is JPEG whose pixels are not to be turned."""
-  return data.startswith(_JPEG) and (
-    not options.exif or _read_orientation(_find_exif(data)) == 1
-  )
+  if not data.startswith(_JPEG):
+    return False
+  # Most have neither; a search is much faster than Pillow.
+  if not options.exif or not (_EXIF in data or _XMP in data):
+    return True
+  with contextlib.suppress(Unusable):
+    return read_header(data).orientation == 1
+  return False
 
 
 def read_header(data: bytes, options: PixelOptions = AS_FILES) -> Header:
@@ -178,7 +164,7 @@ def read_header(data: bytes, options: PixelOptions = AS_FILES) -> Header:
     Unusable: not an image of KINDS, or one that claims too many pixels.
   """
   with _opened(data) as image:
-    orientation = _read_orientation(image.info.get('exif', b''))
+    orientation = _read_orientation(image)
     width, height = image.size
     if options.exif and orientation in _SWAPPED:
       width, height = height, width
@@ -213,8 +199,7 @@ def flatten_image(
 ) -> np.ndarray:
   """Returns an image of Pillow, of any mode, as uint8 [H, W, 3]."""
   if options.exif:
-    # Before the pixels are read: a PNG may hold EXIF behind them.
-    turn = _TURNS.get(_read_orientation(image.info.get('exif', b'')))
+    turn = _TURNS.get(_read_orientation(image))  # before pixels are read
     image = image if turn is None else image.transpose(turn)
   if image.mode[0] in 'IF':
     grey = _scale_grey(np.asarray(image), *options.grey_range)

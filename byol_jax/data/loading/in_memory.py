@@ -88,13 +88,9 @@ def _flatten_image(
   Raises:
     DataError: it cannot be read or decoded.
   """
-  try:
+  what = f'images: {errors.quote(image)} cannot be decoded'
+  with errors.as_data_error(what):
     return decode.flatten_image(image, options)
-  except Exception as error:  # Pillow raises many types
-    raise errors.DataError(
-      f'images: {errors.quote(image)} cannot be decoded:'
-      f' {errors.first_line(error)}'
-    ) from error
 
 
 def read_image(

@@ -23,7 +23,12 @@ from typing import Any
 import numpy as np
 
 from byol_jax import errors
-from byol_jax.data.loading import batch_buffer, batch_plan, decode
+from byol_jax.data.loading import (
+  batch_buffer,
+  batch_plan,
+  decode,
+  thread_engine,
+)
 from byol_jax.data.sources import base
 
 # 1 is JAX's default: TensorFlow would print a traceback for each bad image.
@@ -63,9 +68,12 @@ class _Stream:
   they hold this object, which drops plan and source at the end.
   """
 
-  def __init__(self, plan: batch_plan.BatchPlan, source: base.Source) -> None:
+  def __init__(
+    self, plan: batch_plan.BatchPlan, source: base.Source, is_once: bool
+  ) -> None:
     self._held: tuple[batch_plan.BatchPlan, base.Source] | None = (plan, source)
     self._num_views, self._pixels = len(plan.views), plan.pixels
+    self._is_once = is_once
 
   def close(self) -> None:
     """Makes every later call raise, which ends the threads."""
@@ -109,7 +117,7 @@ class _Stream:
     columns = _call(read_many, [ids], *((kind, [None]) for kind in kinds))
     return *columns, positions, drawn
 
-  def write_image(
+  def write_row(
     self,
     image: Tensor,
     is_plain: Tensor,
@@ -117,69 +125,30 @@ class _Stream:
     position: Tensor,
     drawn: Tensor,
   ) -> dict[str, Tensor]:
-    """Decodes an image and writes its row."""
-
-    def write(position: Any, drawn: np.ndarray, pixels: np.ndarray) -> Any:
-      self._get()[0].write_row(int(position), [pixels], drawn)
-      return position
-
-    pixels = decode_image(image, is_plain, self._pixels)
-    arguments = [position, drawn, pixels]
-    (done,) = _call(write, arguments, (tf.int64, []))
-    return {'position': done, 'labels': label}
-
-  def write_windows(
-    self,
-    image: Tensor,
-    is_plain: Tensor,
-    label: Tensor,
-    position: Tensor,
-    drawn: Tensor,
-  ) -> dict[str, Tensor]:
-    """Decodes the window of each view and writes the row."""
+    """Decodes an image, or the window of each view, and writes its row."""
 
     def crop(sides: np.ndarray, drawn: np.ndarray) -> np.ndarray:
       return self._get()[0].compute_windows(sides, drawn)
 
     def write(position: Any, drawn: Any, sides: Any, *pixels: Any) -> Any:
-      self._get()[0].write_row(int(position), pixels, drawn, sides)
+      whole = None if self._is_once else sides
+      self._get()[0].write_row(int(position), pixels, drawn, whole)
       return position
 
-    sides = read_sides(image, is_plain, self._pixels)
-    shape = [self._num_views, 4]
-    (windows,) = _call(crop, [sides, drawn], (tf.int32, shape))
-    pixels = [
-      decode_window(image, window, is_plain, self._pixels)
-      for window in tf.unstack(windows)
-    ]
+    if self._is_once:
+      pixels = [decode_image(image, is_plain, self._pixels)]
+      sides = tf.shape(pixels[0])[:2]
+    else:
+      sides = read_sides(image, is_plain, self._pixels)
+      shape = [self._num_views, 4]
+      (windows,) = _call(crop, [sides, drawn], (tf.int32, shape))
+      pixels = [
+        decode_window(image, window, is_plain, self._pixels)
+        for window in tf.unstack(windows)
+      ]
     arguments = [position, drawn, sides, *pixels]
     (done,) = _call(write, arguments, (tf.int64, []))
     return {'position': done, 'labels': label}
-
-  def write_pixels(
-    self, positions: Tensor, ids: Tensor, drawn: Tensor
-  ) -> dict[str, Tensor]:
-    """Reads images of a source of pixels and writes the rows of good ones."""
-
-    def write(positions: Any, ids: Any, drawn: Any) -> tuple:
-      plan, source = self._get()
-      done, labels = [], []
-      for position, index, numbers in zip(positions, ids, drawn):
-        # A source may raise anything; FallbackReader names it.
-        with contextlib.suppress(Exception):
-          image, label = source.read(int(index))
-          plan.write_row(
-            int(position), [decode.to_pixels(image, self._pixels)], numbers
-          )
-          done.append(position)
-          labels.append(label)
-      return np.array(done, np.int64), np.array(labels, np.int32)
-
-    arguments = [positions, ids, drawn]
-    done, labels = _call(
-      write, arguments, (tf.int64, [None]), (tf.int32, [None])
-    )
-    return {'position': done, 'labels': labels}
 
 
 def _is_encoded(source: base.Source) -> bool:
@@ -201,24 +170,21 @@ def decode_into(
 
   Args:
     plan: which rows.
-    source: the images, encoded or pixels.
+    source: the images; those of a source of pixels are written by threads.
     threads: for reading and decoding.
     decoding: 'once', an image for all views; 'crops', of a JPEG no more than
       each view's window.
   """
-  stream = _Stream(plan, source)
+  if not _is_encoded(source):
+    yield from thread_engine.decode_into(plan, source, threads)
+    return
+  stream = _Stream(plan, source, decoding == 'once')
   steps = tf.data.Dataset.range(plan.steps.start, plan.steps.stop)
   dataset = steps.map(_graph(stream.plan_step)).unbatch().batch(_CHUNK)
   parallel = {'num_parallel_calls': threads, 'deterministic': True}
-  if _is_encoded(source):
-    is_once = decoding == 'once'
-    write = stream.write_image if is_once else stream.write_windows
-    dataset = dataset.map(_graph(stream.read), **parallel).unbatch()
-    dataset = dataset.map(_graph(write), **parallel).ignore_errors()
-    dataset = dataset.batch(_CHUNK)
-  else:
-    dataset = dataset.map(_graph(stream.write_pixels), **parallel)
-  dataset = dataset.prefetch(-(-_AHEAD * plan.rows // _CHUNK))
+  dataset = dataset.map(_graph(stream.read), **parallel).unbatch()
+  dataset = dataset.map(_graph(stream.write_row), **parallel).ignore_errors()
+  dataset = dataset.batch(_CHUNK).prefetch(-(-_AHEAD * plan.rows // _CHUNK))
   dataset = dataset.with_options(make_pipeline_options(threads))
   try:
     yield from dataset.as_numpy_iterator()

@@ -29,7 +29,7 @@ class ImageReport(NamedTuple):
     digest: SHA-256 of the bytes.
     num_bytes: of the encoded image.
     kind: 'JPEG', ... or 'pixels'; None for a broken image.
-    height, width: pixels.
+    sides: height and width, pixels.
     traits: of `traits.TRAITS`.
     reason: why it is broken, or None.
   """
@@ -38,8 +38,7 @@ class ImageReport(NamedTuple):
   digest: bytes
   num_bytes: int
   kind: str | None = None
-  height: int = 0
-  width: int = 0
+  sides: tuple[int, int] = (0, 0)
   traits: frozenset[str] = frozenset()
   reason: str | None = None
 
@@ -51,19 +50,20 @@ def open_disjoint_splits(dataset: str, **where: Any) -> dict[str, base.Source]:
   the set has a separate validation split.
 
   Args:
-    dataset: as for `lookup.open_source`.
-    where: the other arguments of `lookup.open_source`.
+    dataset: as for `lookup.find_set`.
+    where: the other arguments of `lookup.find_set`.
 
   Raises:
     DataError: the set is missing, or one of its files is.
   """
+  line, open_split = lookup.find_set(dataset, least=1, **where)
   # Opens every file: what fails below is a split that the set has not.
-  print_line = lambda line: print(errors.to_line(line))
-  lookup.open_source(dataset, 'all', log=print_line, **where)
+  open_split('all')
+  print(errors.to_line(line))
   found = {}
   for split in ('train', 'fit', 'valid', 'test'):
     with contextlib.suppress(errors.DataError):
-      found[split] = lookup.open_source(dataset, split, **where)
+      found[split] = open_split(split)
   fit = found.pop('fit', None)
   if not fit or len(fit) != len(found['train']):  # held out of train
     found.pop('valid', None)
@@ -82,11 +82,11 @@ def check_images(
   """Checks every image of a set and prints a report.
 
   Args:
-    dataset, data_dir: as for `lookup.open_source`.
+    dataset, data_dir: as for `lookup.find_set`.
     split: 'all', or one of `open_disjoint_splits`.
     output: a JSON file for the whole report, or None.
     num_threads: 0 is one for each core.
-    holdout: the other arguments of `lookup.open_source`.
+    holdout: the other arguments of `lookup.find_set`.
 
   Returns:
     The report: 'dataset', 'splits' (counts, sizes, classes, broken images by
@@ -140,7 +140,15 @@ def _inspect_splits(
     lines = _describe_split(name, summaries[name])
     print(*map(errors.to_line, lines), sep='\n')
   duplicates = [names for names in names_by_digest.values() if len(names) > 1]
-  print(errors.to_line(_describe_duplicates(duplicates)))
+  found = 'none'
+  if duplicates:
+    across = sum(len({x.split()[0] for x in names}) > 1 for names in duplicates)
+    found = (
+      f'{base.show_count(len(duplicates), "images")} more than once,'
+      f' {across:,} of them in two splits; for example'
+      f' {" = ".join(map(errors.quote, duplicates[0][:3]))}'
+    )
+  print(errors.to_line(f'duplicates: {found}'))
   return {'splits': summaries, 'duplicates': duplicates}
 
 
@@ -148,17 +156,18 @@ def inspect_image(source: base.Source, index: int) -> ImageReport:
   """Reads, verifies and decodes one image; raises nothing."""
   options = decode.PixelOptions(exif=not base.is_prepared(source))
   label, data = -1, b''
-  details: tuple[Any, ...]
+  details: dict[str, Any]
   try:
     if isinstance(source, tfds.RecordSource):
       source.verify(index)
     image, label = source.read(index)
     data = image if isinstance(image, bytes) else image.tobytes()
     kind, sides, found = traits.find_traits(image, options)
-    details = kind, *sides, found, None
+    details = {'kind': kind, 'sides': sides, 'traits': found}
   except Exception as error:  # a source or a decoder may raise anything
-    details = None, 0, 0, frozenset(), bad_images.describe_failure(error)
-  return ImageReport(label, hashlib.sha256(data).digest(), len(data), *details)
+    details = {'reason': bad_images.describe_failure(error)}
+  digest = hashlib.sha256(data).digest()
+  return ImageReport(label, digest, len(data), **details)
 
 
 def inspect_images(
@@ -179,7 +188,7 @@ def summarize_split(
 ) -> dict[str, Any]:
   """Returns counts and sizes of a split, as JSON can hold them."""
   good = [image for image in images if image.reason is None]
-  sides = np.array([(i.height, i.width) for i in good], np.int64).reshape(-1, 2)
+  sides = np.array([image.sides for image in good], np.int64).reshape(-1, 2)
   summary = {
     'num_images': len(images),
     'encoded_bytes': sum(image.num_bytes for image in images),
@@ -249,13 +258,3 @@ def _describe_split(name: str, summary: Mapping[str, Any]) -> Iterator[str]:
     yield f'  {label:<13} {text}'
   for image in summary['broken'][:_LISTED]:
     yield f'  {"":<13} {errors.quote(image["name"])} {image["reason"]}'
-
-
-def _describe_duplicates(groups: Sequence[Sequence[str]]) -> str:
-  if not groups:
-    return 'duplicates: none'
-  across = sum(len({name.split()[0] for name in g}) > 1 for g in groups)
-  return (
-    f'duplicates: {len(groups):,} images more than once, {across:,} of them in'
-    f' two splits; for example {" = ".join(map(errors.quote, groups[0][:3]))}'
-  )

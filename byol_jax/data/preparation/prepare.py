@@ -81,26 +81,22 @@ def prepare_images(
     resize_encoded, shorter_side=shorter_side, quality=quality
   )
   threads = thread_engine.count_threads(num_threads)
+  names = {'valid': 'validation'}
   examples = {
-    {'valid': 'validation'}.get(split, split): _read_examples(
-      split, images, convert, threads, counter
-    )
-    for split, images in splits.items()
+    names.get(x, x): _read_examples(x, images, convert, threads, counter)
+    for x, images in splits.items()
   }
   class_names = next(iter(splits.values())).class_names
   info = _write(examples, class_names, path, name=name, config=variant or None)
-  _print_written(info, len(counter))
-  return path
-
-
-def _print_written(info: Any, num_left_out: int) -> None:
   for split, written in info.splits.items():
     print(
-      f'{split}: {written.num_examples:,} images, {written.num_bytes:,} bytes'
-      f' in {written.num_shards:,} files'
+      f'{split}: {base.show_count(written.num_examples, "images")},'
+      f' {written.num_bytes:,} bytes in'
+      f' {base.show_count(written.num_shards, "files")}'
     )
-  if num_left_out:
-    print(f'{num_left_out:,} unusable images left out')
+  if len(counter):
+    print(f'{base.show_count(len(counter), "unusable images")} left out')
+  return path
 
 
 def make_training_command(path: pathlib.Path) -> str:
@@ -232,32 +228,26 @@ def _write(
   if class_names is not None:
     features['label'] = tfds.features.ClassLabel(names=class_names)
   parent = next(folder for folder in path.parents if folder.exists())
-  try:
-    with (
-      tempfile.TemporaryDirectory(prefix='.preparing-', dir=parent) as folder,
-      contextlib.redirect_stdout(io.StringIO()),
-    ):
-      builder = tfds.dataset_builders.AdhocBuilder(
-        version=VERSION,
-        features=tfds.features.FeaturesDict(features),
-        split_datasets=examples,
-        description='Written by byol_jax data prepare.',
-        data_dir=folder,
-        **builder_options,
-      )
-      builder.download_and_prepare(
-        file_format='array_record', download_dir=f'{folder}/downloads'
-      )
-      # Opens what was written, since a full disk is not always an error.
-      written = prepared_sets.PreparedDataset(pathlib.Path(builder.data_dir))
-      for split in written.split_names:
-        written.open_files(split)
-      path.parent.mkdir(parents=True, exist_ok=True)
-      os.replace(written.folder, path)
-  except errors.UserError:
-    raise
-  except Exception as error:  # of TFDS, ArrayRecord or the disk
-    raise errors.DataError(
-      f'{path} cannot be written: {errors.first_line(error)}'
-    ) from error
+  with (
+    errors.as_data_error(f'{path} cannot be written'),
+    tempfile.TemporaryDirectory(prefix='.preparing-', dir=parent) as folder,
+    contextlib.redirect_stdout(io.StringIO()),
+  ):
+    builder = tfds.dataset_builders.AdhocBuilder(
+      version=VERSION,
+      features=tfds.features.FeaturesDict(features),
+      split_datasets=examples,
+      description='Written by byol_jax data prepare.',
+      data_dir=folder,
+      **builder_options,
+    )
+    builder.download_and_prepare(
+      file_format='array_record', download_dir=f'{folder}/downloads'
+    )
+    # Opens what was written, since a full disk is not always an error.
+    written = prepared_sets.PreparedDataset(pathlib.Path(builder.data_dir))
+    for split in written.split_names:
+      written.open_files(split)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(written.folder, path)
   return builder.info

@@ -9,11 +9,14 @@ whole numbers from 0, -1 for an image without one, if there are any, and
 from collections.abc import Sequence
 import hashlib
 import pathlib
+from typing import Any
 
 import numpy as np
 
 from byol_jax import errors, files
-from byol_jax.data.sources import labels as labels_lib
+from byol_jax.data.sources import base
+
+MAX_CLASSES = 1_000_000  # a classifier has a column for each
 
 
 class ArraySource:
@@ -49,8 +52,8 @@ class ArraySource:
     self.labels: np.ndarray | None = None
     self.num_classes: int | None = None
     if labels is not None:
-      labels = labels_lib.check_labels(labels, len(images), f'{name}: labels')
-      highest = labels_lib.count_classes(labels)
+      labels = check_labels(labels, len(images), f'{name}: labels')
+      highest = count_classes(labels)
       self.labels = labels if highest else None
       expected = num_classes or len(self.class_names or ()) or highest
       self.num_classes = expected if highest else None
@@ -101,14 +104,71 @@ def read_npz(path: pathlib.Path) -> dict[str, ArraySource]:
     if labels is not None:
       where = f'{path}: {prefix}labels'
       count = np.atleast_1d(images).shape[0]
-      labels = labels_lib.check_labels(labels, count, where)
+      labels = check_labels(labels, count, where)
       if split == 'train':
         train_labels = labels
-        num_classes = labels_lib.count_classes(labels)
+        num_classes = count_classes(labels)
       elif num_classes:
-        labels_lib.check_same_classes(train_labels, labels, where)
+        check_same_classes(train_labels, labels, where)
     name = f'{path.stem} ({split})'
     sources[split] = ArraySource(
       images, labels, name=name, num_classes=num_classes
     )
   return sources
+
+
+def check_labels(labels: Any, num_images: int, where: str) -> np.ndarray:
+  """Returns labels as int64 [N], -1 for an image without one.
+
+  Args:
+    labels: whole numbers of any type, [N] or [N, 1], in [-1, MAX_CLASSES).
+    num_images: N.
+    where: the file and key, for messages.
+
+  Raises:
+    DataError: they are something else; names the first wrong value.
+  """
+  found = np.asarray(labels)
+  if found.shape == (num_images, 1):
+    found = found[:, 0]
+  if found.shape != (num_images,):
+    raise errors.DataError(
+      f'{where}: expected a number for each of {num_images} images, [N], found'
+      f' an array of shape {list(found.shape)}; give one class an image (of'
+      ' one-hot rows their argmax)'
+    )
+  if found.dtype.kind not in 'biuf':
+    example = f', as {errors.quote(found.flat[0].item())}' if found.size else ''
+    raise errors.DataError(
+      f'{where}: expected whole numbers, found {found.dtype}{example}; number'
+      ' the classes from 0 (numpy.unique with return_inverse)'
+    )
+  # A number that is none compares False.
+  fits = (found >= -1) & (found < MAX_CLASSES) & (found == np.floor(found))
+  if not fits.all():
+    first = int(np.argmin(fits))
+    raise errors.DataError(
+      f'{where}: expected whole numbers in [-1, {MAX_CLASSES:,}), found'
+      f' {found[first]} at row {first}; number the classes from 0, -1 is an'
+      ' image without a label'
+    )
+  return found.astype(np.int64)
+
+
+def count_classes(labels: np.ndarray) -> int | None:
+  """Returns the highest label plus one; None where no image has a label."""
+  return int(labels.max(initial=-1)) + 1 or None
+
+
+def check_same_classes(train: np.ndarray, test: np.ndarray, where: str) -> None:
+  """Raises DataError if `test` has a class that no image of `train` has.
+
+  Such a class cannot be recognised; `test` may lack classes of `train`.
+  """
+  unknown = np.setdiff1d(test[test >= 0], train)
+  if len(unknown):
+    raise errors.DataError(
+      f'{where}: {base.show_count(len(unknown), "classes")} that no image of'
+      f' the training set has: {", ".join(map(str, unknown[:3]))}; expected'
+      f' classes of it, which has {count_classes(train) or 0}'
+    )

@@ -169,18 +169,38 @@ def read_targets(source: Source) -> np.ndarray | None:
   return method() if method else None
 
 
-class Subset:
-  """The images of `source` at `ids`, int64 [M], in that order."""
+class Derived:
+  """A source that is like another one, but for what a subclass changes."""
 
-  def __init__(self, source: Source, ids: np.ndarray) -> None:
+  def __init__(self, source: Source) -> None:
     self._source = source
-    self._ids = np.asarray(ids, np.int64)
     self.name = source.name
     self.num_classes = source.num_classes
     self.class_names = source.class_names
     self.is_prepared = is_prepared(source)
-    labels = source.labels
-    self.labels = None if labels is None else labels[self._ids]
+    self.labels = source.labels
+    self.fingerprint = source.fingerprint
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def read(self, index: int) -> tuple[bytes | np.ndarray, int]:
+    """Reads an image of the other source."""
+    return self._source.read(index)
+
+  def file_name(self, index: int) -> str:
+    """Returns its name there."""
+    return self._source.file_name(index)
+
+
+class Subset(Derived):
+  """The images of `source` at `ids`, int64 [M], in that order."""
+
+  def __init__(self, source: Source, ids: np.ndarray) -> None:
+    super().__init__(source)
+    self._ids = np.asarray(ids, np.int64)
+    if source.labels is not None:
+      self.labels = source.labels[self._ids]
     self.fingerprint = hashlib.sha256(
       source.fingerprint.encode() + self._ids.tobytes()
     ).hexdigest()
@@ -200,23 +220,20 @@ class Subset:
 
   def read(self, index: int) -> tuple[bytes | np.ndarray, int]:
     """Reads image ids[index] of the source."""
-    return self._source.read(int(self._ids[index]))
+    return super().read(int(self._ids[index]))
 
   def file_name(self, index: int) -> str:
     """Returns the name of image ids[index] of the source."""
-    return self._source.file_name(int(self._ids[index]))
+    return super().file_name(int(self._ids[index]))
 
 
-class Concatenation:
+class Concatenation(Derived):
   """Sources with the same classes, one after the other."""
 
   def __init__(self, parts: Sequence[Source]) -> None:
+    super().__init__(parts[0])
     self._parts = tuple(parts)
     self._ends = np.cumsum([len(part) for part in parts])
-    self.name = parts[0].name
-    self.num_classes = parts[0].num_classes
-    self.class_names = parts[0].class_names
-    self.is_prepared = is_prepared(parts[0])
     labels = [part.labels for part in parts if part.labels is not None]
     is_known = len(labels) == len(parts)
     self.labels = np.concatenate(labels) if is_known else None

@@ -26,7 +26,7 @@ def read_annotations(
 
   Args:
     files: with or without images.
-    labels: see `lookup.open_source`.
+    labels: see `lookup.find_set`.
 
   Raises:
     DataError: no image, or folders that contradict each other.

@@ -113,7 +113,7 @@ def find_layouts(
 
   Args:
     roots: folders, files, or a pattern of shards.
-    share, labels: see `lookup.open_source`.
+    share, labels: see `lookup.find_set`.
     least: images that are expected of folders.
 
   Raises:

@@ -18,6 +18,7 @@ import functools
 import os
 import pathlib
 import re
+from typing import Any
 
 import numpy as np
 
@@ -36,41 +37,23 @@ from byol_jax.data.sources import (
 )
 
 Log = Callable[[str], None]
-_Found = tuple[str, Callable[[str], base.Source]]
+OpenSplit = Callable[[str], base.Source]
 SPLITS = ('train', 'fit', 'valid', 'fit+valid', 'test', 'all')
 _INFO = 'dataset_info.json'
 _NAME = re.compile(r'\w+(/[\w.+-]+)?(:[\w.*]+)?')
 
 
 def open_source(
-  dataset: str,
-  split: str,
-  *,
-  data_dir: str | None,
-  holdout: str,
-  heldout_share: float,
-  labels: str = 'auto',
-  log: Log = lambda line: None,
+  dataset: str, split: str, *, log: Log = lambda line: None, **where: Any
 ) -> base.Source:
   """Opens a split of a data set; nothing is ever downloaded.
 
   Args:
-    dataset: 'shapes' (generated), a folder of images, a tar file of it, a .txt
-      of paths, or several of these with commas between them; WebDataset shards,
-      a .csv or .parquet, an .npz of arrays, CIFAR's binary version, a prepared
-      TFDS directory (also gs://), or the name of a set below data_dir: prepared
-      by TFDS, or, for a set of the catalog, a folder of images of that name.
+    dataset: see `find_set`.
     split: one of SPLITS.
-    data_dir: where TFDS prepared its sets (also gs://); None is
-      $TFDS_DATA_DIR, else ~/tensorflow_datasets.
-    holdout: 'paper' or 'official', which images imagenet2012 holds out.
-    heldout_share: share held out of any other set, in [0, 1): as valid, and as
-      test of a folder that has none.
-    labels: of a folder: 'auto', its folders are classes if each image lies in
-      one of several; 'folders', they are in any case, whatever their names;
-      'none', they are not.
     log: called with a line about the whole set: images, classes, test set, what
       is not read.
+    where: the other arguments of `find_set`.
 
   Returns:
     A source of at least one image.
@@ -82,52 +65,72 @@ def open_source(
   if split not in SPLITS:
     raise errors.ConfigError(f'split: {split!r} is none of {SPLITS}')
   least = 1 if split == 'all' else 2  # one picture has an embedding
-  line, open_split = _find_set(
-    dataset, data_dir, holdout, heldout_share, labels, least
-  )
+  line, open_split = find_set(dataset, **where, least=least)
   log(line)
   parts = [open_split(part) for part in split.split('+')]
   return base.Concatenation(parts) if len(parts) > 1 else parts[0]
 
 
-def _find_set(
+def find_set(
   dataset: str,
+  *,
   data_dir: str | None,
   holdout: str,
-  share: float,
-  labels: str,
-  least: int,
-) -> _Found:
-  """Returns the line about a set, and a function that opens a split of it."""
+  heldout_share: float,
+  labels: str = 'auto',
+  least: int = 2,
+) -> tuple[str, OpenSplit]:
+  """Returns the line about a set, and the function that opens a split of it.
+
+  Args:
+    dataset: 'shapes' (generated), a folder of images, a tar file of it, a .txt
+      of paths, or several of these with commas between them; WebDataset shards,
+      a .csv or .parquet, an .npz of arrays, CIFAR's binary version, a prepared
+      TFDS directory (also gs://), or the name of a set below data_dir: prepared
+      by TFDS, or, for a set of the catalog, a folder of images of that name.
+    data_dir: where TFDS prepared its sets (also gs://); None is
+      $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+    holdout: 'paper' or 'official', which images imagenet2012 holds out.
+    heldout_share: share held out of any other set, in [0, 1): as valid, and as
+      test of a folder that has none.
+    labels: of a folder: 'auto', its folders are classes if each image lies in
+      one of several; 'folders', they are in any case, whatever their names;
+      'none', they are not.
+    least: images that are expected of folders.
+
+  Raises:
+    DataError: the set is missing or broken.
+  """
   if dataset == 'shapes':
     drawn = {name: shapes.ShapesSource(name) for name in shapes.COUNTS}
-    return _find_parts(dataset, drawn, share)
+    return _find_parts(dataset, drawn, heldout_share)
   names = path_lists.split_paths(dataset)
   roots = [locate_dataset(name, data_dir) for name in names]
   for root in roots:
-    parts, is_tfds = None, is_prepared(root)
-    if not is_tfds:  # only a prepared set may be in a bucket
-      parts = _read_arrays(pathlib.Path(root))
-    if (parts or is_tfds) and len(roots) > 1:
+    found = _find_divided(root, holdout, heldout_share)
+    if found and len(roots) > 1:
       raise errors.DataError(
         'dataset: expected folders, tar files or .txt files of paths between'
         f' commas, found {errors.quote(str(root))}; give it alone'
       )
-    if parts:
-      return _find_parts(str(root), parts, share)
-    if is_tfds:
-      return _find_prepared(root, holdout, share)
+    if found:
+      return found
   local = [pathlib.Path(root) for root in roots]
-  found = layouts.find_layouts(local, share, labels, least)
-  opened = functools.partial(_open_folders, found, dataset, share)
-  return layouts.describe_layouts(found), opened
+  layout = layouts.find_layouts(local, heldout_share, labels, least)
+  opened = functools.partial(_open_folders, layout, dataset, heldout_share)
+  return layouts.describe_layouts(layout), opened
 
 
-def _read_arrays(path: pathlib.Path) -> Mapping[str, base.Source] | None:
-  """Returns the parts of a set that is held in memory, None of another."""
-  if path.suffix == '.npz':
-    return arrays.read_npz(path)
-  return cifar_binary.read_cifar(path)
+def _find_divided(
+  root: paths.Path, holdout: str, share: float
+) -> tuple[str, OpenSplit] | None:
+  """Returns `find_set` of a prepared set or one in memory, None of others."""
+  if is_prepared(root):
+    return _find_prepared(root, holdout, share)
+  path = pathlib.Path(root)  # only a prepared set may be in a bucket
+  is_npz = path.suffix == '.npz'
+  parts = arrays.read_npz(path) if is_npz else cifar_binary.read_cifar(path)
+  return _find_parts(str(root), parts, share) if parts else None
 
 
 def locate_dataset(dataset: str, data_dir: str | None) -> paths.Path:
@@ -258,8 +261,8 @@ def _open_folders(
 
 def _find_parts(
   name: str, parts: Mapping[str, base.Source], share: float
-) -> _Found:
-  """Returns `_find_set` of a set of 'train' and perhaps 'test' in memory."""
+) -> tuple[str, OpenSplit]:
+  """Returns `find_set` of a set of 'train' and perhaps 'test' in memory."""
   train, test = parts['train'], parts.get('test')
   unlabelled = 0 if train.labels is None else int((train.labels < 0).sum())
   classes = train.class_names, train.num_classes, unlabelled
@@ -283,8 +286,10 @@ def _find_parts(
   return line, open_split
 
 
-def _find_prepared(root: paths.Path, holdout: str, share: float) -> _Found:
-  """Returns `_find_set` of a set that TFDS prepared."""
+def _find_prepared(
+  root: paths.Path, holdout: str, share: float
+) -> tuple[str, OpenSplit]:
+  """Returns `find_set` of a set that TFDS prepared."""
   prepared = tfds.PreparedDataset(root)
   facts = catalog.find_facts(prepared.name)
   names = prepared.split_names

@@ -93,7 +93,7 @@ def open_published(
   Args:
     valid: the images held out of the set, known by their file names.
     fraction: of the set.
-    data_dir: where TFDS prepared its sets, see `lookup.open_source`.
+    data_dir: where TFDS prepared its sets, see `lookup.find_set`.
 
   Raises:
     DataError: the part is not prepared.

@@ -36,7 +36,8 @@ class PreparedDataset:
     import tensorflow_datasets as tfds  # takes half a second
 
     self.folder = folder
-    try:
+    what = f'{folder}: not a readable prepared TFDS directory'
+    with errors.as_data_error(what):
       builder = paths.call_with_timeout(
         folder,
         'reading dataset_info.json',
@@ -46,13 +47,6 @@ class PreparedDataset:
       self._splits = dict(builder.info.splits)
       self._features = builder.info.features
       kinds = {key: type(feature) for key, feature in self._features.items()}
-    except errors.DataError:
-      raise
-    except Exception as error:  # TFDS raises many types
-      raise errors.DataError(
-        f'{folder}: not a readable prepared TFDS directory:'
-        f' {errors.first_line(error)}'
-      ) from error
     config = builder.builder_config.name if builder.builder_config else ''
     self.name = f'{builder.name}/{config}' if config else str(builder.name)
     self.split_names = tuple(
@@ -125,19 +119,15 @@ class PreparedDataset:
     places = [paths.parse_path(str(path)) for path in info.filepaths]
 
     def open_file(path: paths.Path, count: int) -> record_files.RecordFile:
-      try:
+      what = (
+        f'{path}: expected a readable {self._format} file of {count:,} records,'
+        f' one of {len(places)} of split {split!r}, found'
+      )
+      with errors.as_data_error(what, '; copy or prepare it again'):
         file = record_files.FILE_FORMATS[self._format](path)
         if file.num_records != count:
           raise ValueError(f'{file.num_records:,} records found')
         return file
-      except errors.DataError:
-        raise
-      except Exception as error:  # array_record raises many types
-        raise errors.DataError(
-          f'{path}: expected a readable {self._format} file of {count:,}'
-          f' records, one of {len(places)} of split {split!r}, found'
-          f' {errors.first_line(error)}; copy or prepare it again'
-        ) from error
 
     return base.call_in_threads(open_file, places, info.shard_lengths)
 

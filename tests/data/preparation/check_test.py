@@ -79,7 +79,7 @@ def test_the_report_is_printed_written_and_ends_with_one(
   assert "train: 8 images of 2 classes, 3 ('ant') to 5 ('bee') each" in text
   assert "'train/bee/empty.jpg' is empty" in text
   assert '1 ask for a rotation, applied' in text
-  assert 'duplicates: 1 images more than once, 1 of them in two splits' in text
+  assert 'duplicates: 1 image more than once, 1 of them in two splits' in text
   found = json.loads(output.read_text())
   assert list(found['splits']) == ['train', 'test']
   # The two empty files are broken, but not duplicates.

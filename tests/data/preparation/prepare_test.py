@@ -177,7 +177,7 @@ def test_the_printed_command_names_the_set(run, tmp_path):
   root = write_images(tmp_path / 'My Pictures', 'a', 'b')
   code, text, error = run(root, tmp_path / 'out put')
   assert (code, error) == (0, '')
-  assert 'train: ' in text and 'test: ' in text and ' in 1 files' in text
+  assert 'train: ' in text and 'test: ' in text and ' in 1 file\n' in text
   words = shlex.split(text.splitlines()[-1])
   assert words[:2] == ['byol-jax', 'pretrain']
   values = dict(word.split('=') for word in words[2:])
