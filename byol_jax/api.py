@@ -13,6 +13,7 @@ import numpy as np
 from byol_jax import configuration, errors, experiment, files, pretrained
 from byol_jax.checkpoints import checkpointer
 from byol_jax.data import from_config
+from byol_jax.data.loading import in_memory
 from byol_jax.distributed import placement, processes
 from byol_jax.evals import embed as embed_lib, while_training
 from byol_jax.evaluation import (
@@ -259,7 +260,7 @@ def load_encoder(
 
 def embed(
   workdir: str | Path,
-  images: str,
+  images: Any,
   output: str | Path,
   weights: str = 'online',
   *,
@@ -270,7 +271,8 @@ def embed(
 
   Args:
     workdir: as of `knn`, also `step`.
-    images: a folder, or anything that `dataset` takes.
+    images: a folder, or anything that `dataset` takes; or images: paths of
+      files, arrays [H, W, 3] or images of Pillow in a list.
     output: the .npz file.
     weights: see `pretrained.open_encoder`.
     step: of an older checkpoint.
@@ -282,12 +284,21 @@ def embed(
   Raises:
     UserError: one of `byol_jax.errors`.
   """
-  for name, path in (('images', images), ('output', output)):
+  is_path = isinstance(images, str | os.PathLike)
+  for name, path in (
+    ('images', images if is_path else '.'),
+    ('output', output),
+  ):
     files.check_path(name, path)
   origin, encoder = origins.open_origin(workdir, weights, step=step)
   config = config_dict.ConfigDict(origin.config)
-  config.dataset = images
+  source = None
+  if is_path:
+    config.dataset = os.fspath(images)
+  else:
+    pixels = from_config.make_pixel_options(config)
+    source = in_memory.ListedImages(images, pixels)
   config.data.labels = 'auto'  # of other images
-  dataset = from_config.make_image_set(config, 'all', log=log)
+  dataset = from_config.make_image_set(config, 'all', source=source, log=log)
   names = [dataset.file_name(i) for i in range(dataset.num_examples)]
   return embed_lib.write_embeddings(encoder, dataset, names, output, log)

@@ -116,6 +116,14 @@ def test_load_encoder_agrees_with_embed(labelled, encode, tmp_path):
   assert len(rows) >= 6
   found = encode([picture[..., :3] for picture in pictures])
   np.testing.assert_allclose(found, expected[rows], **SAME)
+  listed = [folder / names[rows[0]], Image.open(folder / names[rows[1]])]
+  listed += [pictures[2][..., :3], pictures[3][..., :3] / 255]
+  assert api.embed(workdir, listed, output) == 4
+  with np.load(output) as file:
+    np.testing.assert_allclose(
+      file['representations'], expected[rows[:4]], **SAME
+    )
+    assert [*file['names'][[0, 3]]] == [str(listed[0]), '00000003']
 
 
 def test_weights_differ(labelled, encode):

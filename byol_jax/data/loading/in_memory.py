@@ -71,26 +71,56 @@ def crop_images(
   """
   crops = np.empty((len(images), image_size, image_size, 3), np.float32)
   for crop, image in zip(crops, images, strict=True):
-    if isinstance(image, str | os.PathLike):
-      image = read_image(image, options)
-    elif isinstance(image, Image.Image):
-      image = _flatten_image(image, options)
-    pixels = resize.convert_image(_require_array(image))
+    pixels = resize.convert_image(_to_array(image, options))
     crop[:] = resize.crop_for_evaluation(pixels, image_size, eval_crop)
   return crops
 
 
-def _flatten_image(
-  image: Image.Image, options: decode.PixelOptions
-) -> np.ndarray:
-  """Returns uint8 [H, W, 3] of an image of Pillow, which may be read only now.
+class ListedImages:
+  """What `list_images` takes, as a source without labels.
+
+  Args:
+    images: see `crop_images`.
+    options: how a path or an image of Pillow becomes pixels.
+  """
+
+  name, fingerprint = 'images', ''
+  num_classes: int | None = None
+  class_names: tuple[str, ...] | None = None
+  labels: np.ndarray | None = None
+
+  def __init__(self, images: Any, options: decode.PixelOptions) -> None:
+    self._images, self._options = list_images(images), options
+
+  def __len__(self) -> int:
+    return len(self._images)
+
+  def read(self, index: int) -> tuple[np.ndarray, int]:
+    """Returns [H, W, 3], uint8 or float32 in [0, 1], and -1."""
+    pixels = _to_array(self._images[index], self._options)
+    is_exact = pixels.dtype == np.uint8 and pixels.ndim == 3
+    return pixels if is_exact else resize.convert_image(pixels), -1
+
+  def file_name(self, index: int) -> str:
+    """Returns the path, or the number of an image without one."""
+    image = self._images[index]
+    is_path = isinstance(image, str | os.PathLike)
+    return os.fspath(image) if is_path else f'{index:08d}'
+
+
+def _to_array(image: Any, options: decode.PixelOptions) -> np.ndarray:
+  """Returns an image that may be a path, of Pillow, or an array.
 
   Raises:
-    DataError: it cannot be read or decoded.
+    DataError: it is none of these, or cannot be read or decoded.
   """
-  what = f'images: {errors.quote(image)} cannot be decoded'
-  with errors.as_data_error(what):
-    return decode.flatten_image(image, options)
+  if isinstance(image, str | os.PathLike):
+    return read_image(image, options)
+  if isinstance(image, Image.Image):  # which may be read only now
+    what = f'images: {errors.quote(image)} cannot be decoded'
+    with errors.as_data_error(what):
+      return decode.flatten_image(image, options)
+  return _require_array(image)
 
 
 def read_image(

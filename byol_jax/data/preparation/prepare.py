@@ -67,7 +67,8 @@ def prepare_images(
     _check_name(name)
   _check_not_imagenet(source, output)
   splits = check.open_disjoint_splits(source, data_dir=None, **holdout)
-  name = name or _derive_name(next(iter(splits.values())).name)
+  first = next(iter(splits.values()))
+  name = name or _derive_name(first.name)
   variant = f'shorter_{shorter_side}' if shorter_side else ''
   path = files.expand_home(output) / name / variant / VERSION
   if path.exists():
@@ -86,17 +87,18 @@ def prepare_images(
     names.get(x, x): _read_examples(x, images, convert, threads, counter)
     for x, images in splits.items()
   }
-  class_names = next(iter(splits.values())).class_names
-  info = _write(examples, class_names, path, name=name, config=variant or None)
-  for split, written in info.splits.items():
-    print(
-      f'{split}: {base.show_count(written.num_examples, "images")},'
-      f' {written.num_bytes:,} bytes in'
-      f' {base.show_count(written.num_shards, "files")}'
-    )
-  if len(counter):
-    print(f'{base.show_count(len(counter), "unusable images")} left out')
+  info = _write(examples, first.class_names, path, name, variant or None)
+  _print_written(info, len(counter))
   return path
+
+
+def _print_written(info: Any, num_left_out: int) -> None:
+  for split, written in info.splits.items():
+    files_written = base.show_count(written.num_shards, 'files')
+    images = base.show_count(written.num_examples, 'images')
+    print(f'{split}: {images}, {written.num_bytes:,} bytes in {files_written}')
+  if num_left_out:
+    print(f'{base.show_count(num_left_out, "unusable images")} left out')
 
 
 def make_training_command(path: pathlib.Path) -> str:
@@ -210,7 +212,8 @@ def _write(
   examples: Mapping[str, Examples],
   class_names: tuple[str, ...] | None,
   path: pathlib.Path,
-  **builder_options: Any,
+  name: str,
+  config: str | None,
 ) -> Any:
   """Writes all splits by TFDS to the folder `path`; returns its DatasetInfo.
 
@@ -239,7 +242,8 @@ def _write(
       split_datasets=examples,
       description='Written by byol_jax data prepare.',
       data_dir=folder,
-      **builder_options,
+      name=name,
+      config=config,
     )
     builder.download_and_prepare(
       file_format='array_record', download_dir=f'{folder}/downloads'

@@ -103,6 +103,18 @@ def test_a_picture_is_upright(kind, options, value):
   assert decode.is_plain_jpeg(data, ignoring) == (kind == 'JPEG')
 
 
+@pytest.mark.parametrize('kind', ['JPEG', 'WEBP'])
+def test_xmp_turns_a_picture_without_exif(kind):
+  xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+  plain, data = encode(PIXELS, kind), encode(PIXELS, kind, xmp=xmp)
+  found, stored = map(decode.decode_rgb, (data, plain))
+  np.testing.assert_array_equal(found, np.rot90(stored, -1))
+  assert decode.read_sides(data) == (53, 37)
+  options = decode.PixelOptions()
+  assert not decode.is_plain_jpeg(data, options)
+  assert decode.is_plain_jpeg(plain, options) == (kind == 'JPEG')
+
+
 @pytest.mark.filterwarnings('ignore:Corrupt EXIF')
 def test_broken_exif_turns_nothing():
   data = turned('JPEG', 6)
