@@ -214,9 +214,12 @@ def decode_image(
     is_plain: bool, `decode.is_plain_jpeg` of it.
     options: how another image becomes pixels.
   """
-  return tf.cond(
-    is_plain, lambda: _decode_jpeg(image), lambda: _decode(image, options)
-  )
+
+  def decode_jpeg() -> Tensor:
+    with tf.control_dependencies([_jpeg_sides(image)]):
+      return tf.io.decode_jpeg(image, channels=3, dct_method=_DCT)
+
+  return tf.cond(is_plain, decode_jpeg, lambda: _decode(image, options))
 
 
 def read_sides(
@@ -286,8 +289,3 @@ def _jpeg_sides(image: Tensor) -> Tensor:
   )
   with tf.control_dependencies([bound] if bound is not None else []):
     return tf.ensure_shape(shape, [2])
-
-
-def _decode_jpeg(image: Tensor) -> Tensor:
-  with tf.control_dependencies([_jpeg_sides(image)]):
-    return tf.io.decode_jpeg(image, channels=3, dct_method=_DCT)

@@ -50,14 +50,13 @@ class Archive:
       if not self.root.is_file():
         raise OSError(errno.EINVAL, files.NOT_REGULAR)
       index = index_cache.load_or_build(
-        'tar-2', self.root, stamp, lambda: _list_members(self.root, stamp.size)
+        'tar-3', self.root, stamp, lambda: _list_members(self.root, stamp.size)
       )
     except OSError as error:
       raise errors.DataError(
         f'{self.root}: cannot be read: {error.strerror}'
       ) from error
-    joined = index['names'].tobytes().decode('utf-8', 'surrogateescape')
-    self.names = joined.split('\0') if joined else []
+    self.names = index_cache.unpack_names(index['names'])
     self._offsets, self._sizes = index['offsets'], index['sizes']
     self._rows = {name: i for i, name in enumerate(self.names)}
 
@@ -75,7 +74,7 @@ class Archive:
 
 
 def _list_members(path: pathlib.Path, size: int) -> index_cache.Arrays:
-  """Names, joined by zero bytes, uint8; offsets and sizes, int64 [N]."""
+  """Packed names; offsets and sizes, int64 [N]."""
   members: dict[str, tuple[int, int]] = {}  # of equal names the last counts
   end = 0  # of the members found so far, in bytes
   try:
@@ -111,10 +110,9 @@ def _list_members(path: pathlib.Path, size: int) -> index_cache.Arrays:
       f'{path}: truncated or damaged: read to byte {end:,}, the file has'
       f' {size:,}: {reason}; copy or download it again'
     ) from error
-  names = '\0'.join(members).encode('utf-8', 'surrogateescape')
   spans = np.array(list(members.values()), np.int64).reshape(-1, 2)
   return {
-    'names': np.frombuffer(names, np.uint8),
+    'names': index_cache.pack_names(members),
     'offsets': spans[:, 0],
     'sizes': spans[:, 1],
   }

@@ -6,7 +6,7 @@ digest also covers kind, path, size and time of the indexed file, so an index
 that is damaged, truncated or outdated does not verify and is built again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import contextlib
 import functools
 import hashlib
@@ -76,6 +76,17 @@ def load_or_build(
   except OSError as error:
     _warn_once(target.parent, error.strerror or str(error))
   return arrays
+
+
+def pack_names(names: Iterable[str]) -> np.ndarray:
+  """Returns texts without NUL as bytes, uint8, for an index."""
+  joined = ''.join(f'{name}\0' for name in names)
+  return np.frombuffer(joined.encode('utf-8', 'surrogateescape'), np.uint8)
+
+
+def unpack_names(packed: np.ndarray) -> list[str]:
+  """Returns the texts of `pack_names`."""
+  return packed.tobytes().decode('utf-8', 'surrogateescape').split('\0')[:-1]
 
 
 def _digest(salt: str, body: bytes) -> bytes:

@@ -104,7 +104,8 @@ def _match_rows(
     if (first.label, first.split) != (row.label, row.split):
       raise errors.DataError(
         f'{where}: lines {first.line} and {row.line}: {errors.quote(image)}'
-        f' has {_describe(first)} and {_describe(row)}; keep one'
+        f' has the labels {errors.quote(first.label)} and'
+        f' {errors.quote(row.label)}, or two splits; keep one line'
       )
   if not chosen:
     example = f', as {errors.quote(missing[0])}' if missing else ''
@@ -113,11 +114,6 @@ def _match_rows(
       ' expected paths from the folder of the table'
     )
   return chosen, missing
-
-
-def _describe(row: _Row) -> str:
-  split = f' in {row.split}' if row.split else ''
-  return f'the label {errors.quote(row.label)}{split}'
 
 
 def _read_lines(data: bytes, where: str) -> list[tuple[int, list[str]]]:

@@ -11,7 +11,7 @@ import functools
 import os
 import pathlib
 import threading
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from etils import epath
 
@@ -84,7 +84,11 @@ def open_ranges(path: Path, *, sequential: bool = False) -> Iterator[ReadRange]:
       os.close(file)
     return
   with path.open('rb') as stream:
-    read = functools.partial(_seek_and_read, stream)
+
+    def read(length: int, offset: int) -> bytes:
+      stream.seek(offset)
+      return stream.read(length)
+
     yield _buffer_blocks(read) if sequential else read
 
 
@@ -96,11 +100,6 @@ def read_range(path: Path, length: int, offset: int) -> bytes:
   """
   with open_ranges(path) as read:
     return read(length, offset)
-
-
-def _seek_and_read(stream: Any, length: int, offset: int) -> bytes:
-  stream.seek(offset)
-  return stream.read(length)
 
 
 def _buffer_blocks(read: ReadRange) -> ReadRange:

@@ -16,8 +16,6 @@ import pathlib
 import posixpath
 import re
 
-import numpy as np
-
 from byol_jax import errors
 from byol_jax.data.sources import (
   annotations,
@@ -140,14 +138,12 @@ def _load_classes(archive: archives.Archive, images: list[str]) -> list[str]:
 
   def build() -> index_cache.Arrays:
     members = set(archive.names)
-    found = '\0'.join(_read_class(archive, x, members) for x in images)
-    data = found.encode('utf-8', 'surrogateescape')
-    return {'classes': np.frombuffer(data, np.uint8)}
+    found = [_read_class(archive, x, members) for x in images]
+    return {'classes': index_cache.pack_names(found)}
 
   stamp = paths.stat_file(archive.root)
-  index = index_cache.load_or_build('wds-1', archive.root, stamp, build)
-  joined = index['classes'].tobytes().decode('utf-8', 'surrogateescape')
-  return joined.split('\0') if images else []
+  index = index_cache.load_or_build('wds-2', archive.root, stamp, build)
+  return index_cache.unpack_names(index['classes'])
 
 
 def _read_class(
