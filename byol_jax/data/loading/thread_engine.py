@@ -6,7 +6,6 @@ The same batches, bit for bit, as `tf_engine` with `data.decoding=once`.
 import collections
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent import futures
-import contextlib
 import os
 from typing import TypeVar
 
@@ -18,8 +17,7 @@ from byol_jax.data.sources import base
 Item = TypeVar('Item')
 Result = TypeVar('Result')
 
-_AHEAD = 8  # images a thread, so that none is idle
-_CHUNK = 4  # images that a thread decodes at a time
+_WAITING = 8  # items a thread, so that none is idle
 
 
 def count_threads(threads: int) -> int:
@@ -28,10 +26,7 @@ def count_threads(threads: int) -> int:
 
 
 def map_in_order(
-  function: Callable[[Item], Result],
-  items: Iterable[Item],
-  threads: int,
-  ahead: int = _AHEAD,
+  function: Callable[[Item], Result], items: Iterable[Item], threads: int
 ) -> Iterator[Result]:
   """Yields function(item) in the order of the items, a few items ahead.
 
@@ -42,14 +37,13 @@ def map_in_order(
     function: called from several threads; what it raises is raised here.
     items: read in this thread.
     threads: at least 1.
-    ahead: items that are taken for each thread before they are needed.
   """
   waiting: collections.deque[futures.Future[Result]] = collections.deque()
   pool = futures.ThreadPoolExecutor(threads)
   try:
     for item in items:
       waiting.append(pool.submit(function, item))
-      if len(waiting) > ahead * threads:
+      if len(waiting) > _WAITING * threads:
         yield waiting.popleft().result()
     while waiting:
       yield waiting.popleft().result()
@@ -62,21 +56,18 @@ def decode_into(
 ) -> Generator[batch_buffer.Chunk]:
   """Writes the rows of a plan in their order, leaving out bad images."""
 
-  def write(rows: tuple[np.ndarray, ...]) -> batch_buffer.Chunk:
-    done, labels = [], []
-    for position, index, drawn in zip(*rows):
-      # A source may raise anything; FallbackReader names it.
-      with contextlib.suppress(Exception):
-        image, label = source.read(int(index))
-        pixels = decode.to_pixels(image, plan.pixels)
-        plan.write_row(int(position), [pixels], drawn)
-        done.append(int(position))
-        labels.append(label)
-    return batch_buffer.make_chunk(done, labels)
+  def write(item: tuple[int, int, np.ndarray]) -> batch_buffer.Chunk:
+    position, index, drawn = item
+    try:
+      image, label = source.read(index)
+      plan.write_row(position, [decode.to_pixels(image, plan.pixels)], drawn)
+    except Exception:  # a source may raise anything; FallbackReader names it
+      return batch_buffer.make_chunk([], [])
+    return batch_buffer.make_chunk([position], [label])
 
-  chunks = (
-    tuple(column[start : start + _CHUNK] for column in planned)
-    for planned in map(plan.plan_step, plan.steps)
-    for start in range(0, len(planned[0]), _CHUNK)
+  items = (
+    (int(position), int(index), drawn)
+    for step in plan.steps
+    for position, index, drawn in zip(*plan.plan_step(step))
   )
-  yield from map_in_order(write, chunks, threads, _AHEAD // _CHUNK)
+  yield from map_in_order(write, items, threads)

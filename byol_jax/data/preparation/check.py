@@ -6,7 +6,6 @@ Bytes are those of the encoded image; decoded bytes are 3 H W, its RGB pixels.
 import collections
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
-import functools
 import hashlib
 import os
 from typing import Any, NamedTuple
@@ -152,35 +151,32 @@ def _inspect_splits(
   return {'splits': summaries, 'duplicates': duplicates}
 
 
-def inspect_image(source: base.Source, index: int) -> ImageReport:
-  """Reads, verifies and decodes one image; raises nothing."""
-  options = decode.PixelOptions(exif=not base.is_prepared(source))
-  label, data = -1, b''
-  details: dict[str, Any]
-  try:
-    if isinstance(source, tfds.RecordSource):
-      source.verify(index)
-    image, label = source.read(index)
-    data = image if isinstance(image, bytes) else image.tobytes()
-    kind, sides, found = traits.find_traits(image, options)
-    details = {'kind': kind, 'sides': sides, 'traits': found}
-  except Exception as error:  # a source or a decoder may raise anything
-    details = {'reason': bad_images.describe_failure(error)}
-  digest = hashlib.sha256(data).digest()
-  return ImageReport(label, digest, len(data), **details)
-
-
 def inspect_images(
   source: base.Source, name: str, num_threads: int
 ) -> list[ImageReport]:
-  """Returns a report for each image of a source, in its order."""
-  found = thread_engine.map_in_order(
-    functools.partial(inspect_image, source),
-    range(len(source)),
-    thread_engine.count_threads(num_threads),
-  )
-  options = {'total': len(source), 'unit': ' images', 'disable': None}
-  return list(tqdm.tqdm(found, name, **options))
+  """Reads, verifies and decodes each image of a source; raises nothing."""
+  options = decode.PixelOptions(exif=not base.is_prepared(source))
+
+  def inspect(index: int) -> ImageReport:
+    label, data = -1, b''
+    details: dict[str, Any]
+    try:
+      if isinstance(source, tfds.RecordSource):
+        source.verify(index)
+      image, label = source.read(index)
+      data = image if isinstance(image, bytes) else image.tobytes()
+      kind, sides, found = traits.find_traits(image, options)
+      details = {'kind': kind, 'sides': sides, 'traits': found}
+    except Exception as error:  # a source or a decoder may raise anything
+      details = {'reason': bad_images.describe_failure(error)}
+    digest = hashlib.sha256(data).digest()
+    return ImageReport(label, digest, len(data), **details)
+
+  count = len(source)
+  threads = thread_engine.count_threads(num_threads)
+  found = thread_engine.map_in_order(inspect, range(count), threads)
+  bar = tqdm.tqdm(found, name, total=count, unit=' images', disable=None)
+  return list(bar)
 
 
 def summarize_split(

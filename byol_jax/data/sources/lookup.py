@@ -367,11 +367,9 @@ def _hold_out_per_class(
   labels = base.read_labels(train)
   words = np.random.Philox(key=0).random_raw(len(labels))
   order = np.lexsort((words, labels))
-  classes, starts, sizes = np.unique(
-    labels[order], return_index=True, return_counts=True
-  )
-  turns = np.arange(len(order)) - np.repeat(starts, sizes)
-  limits = np.where(classes < 0, 0, np.minimum(count, sizes - 1))
-  is_valid = turns < np.repeat(limits, sizes)
-  chosen = order[is_valid if split == 'valid' else ~is_valid]
-  return base.Subset(train, np.sort(chosen))
+  valid = np.zeros(len(labels), bool)
+  for rows in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
+    if labels[rows[0]] >= 0:
+      valid[rows[: min(count, len(rows) - 1)]] = True
+  chosen = valid if split == 'valid' else ~valid
+  return base.Subset(train, np.flatnonzero(chosen))
