@@ -10,6 +10,7 @@ import jax
 from ml_collections import config_dict
 
 from byol_jax import errors, files
+from byol_jax.data import catalog
 from byol_jax.data.loading import decode, traits
 from byol_jax.data.sources import (
   base,
@@ -128,7 +129,7 @@ def _take_fraction(
   """Returns a part of 'fit' for few labels, without held-out images."""
   if fraction is None:
     return source
-  if lists == 'published' and subsets.is_published(source.name, fraction):
+  if lists == 'published' and (source.name, fraction) in catalog.SUBSETS:
     valid = open_split(config, 'valid')
     return subsets.open_published(valid, fraction, config.data_dir)
   return subsets.draw_balanced(source, fraction, config.seed)

@@ -146,7 +146,7 @@ class CachedSource(base.Derived):
     return [found and (arena.copy(found[0]), found[1]) for found in bar]
 
   def _load(self, index: int) -> tuple[bytes | np.ndarray, int] | None:
-    with contextlib.suppress(Exception):  # read again, and named, in its turn
+    with contextlib.suppress(Exception):  # read again, and named, by a batch
       return self._read_source(index)
     return None
 

@@ -154,7 +154,9 @@ class _Stream:
 def _is_encoded(source: base.Source) -> bool:
   """Whether the first image that can be read is encoded."""
   for index in range(len(source)):
-    with contextlib.suppress(Exception):  # counted and named in its turn
+    with contextlib.suppress(
+      Exception
+    ):  # a batch that needs it counts and names it
       return isinstance(source.read(index)[0], bytes)
   return True
 

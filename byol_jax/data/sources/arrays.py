@@ -143,7 +143,7 @@ def check_labels(labels: Any, num_images: int, where: str) -> np.ndarray:
       f'{where}: expected whole numbers, found {found.dtype}{example}; number'
       ' the classes from 0 (numpy.unique with return_inverse)'
     )
-  # A number that is none compares False.
+  # NaN compares False.
   fits = (found >= -1) & (found < MAX_CLASSES) & (found == np.floor(found))
   if not fits.all():
     first = int(np.argmin(fits))

@@ -152,7 +152,7 @@ def read_labels(
   def read(index: int) -> int:
     try:
       return source.read(index)[1]
-    except Exception:  # such an image is named and replaced in its turn
+    except Exception:  # named and replaced when a batch needs it
       return unreadable
 
   return np.array(call_in_threads(read, ids), np.int64)

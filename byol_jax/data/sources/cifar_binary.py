@@ -118,7 +118,7 @@ def _read_members(path: pathlib.Path) -> dict[str, bytes]:
           found[name] = data.read()
   except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
     if not name:
-      return {}  # whoever opens it next says why
+      return {}  # archives.Archive says why
     raise errors.DataError(
       f'{errors.quote(path)}: truncated or damaged, read to'
       f' {errors.quote(name)}: {errors.first_line(error)}; download it again'

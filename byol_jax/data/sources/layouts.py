@@ -36,7 +36,7 @@ class Layout(NamedTuple):
 
   Attributes:
     files: all of them.
-    known: what is known of the images, who are below its `prefix`.
+    known: what is known of the images, whose names are below its `prefix`.
     class_names: None without classes.
     splits: the names of the images of each split, sorted.
     test_place: where the test set is; '' without one.

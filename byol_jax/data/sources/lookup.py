@@ -197,18 +197,13 @@ def _newest_version(path: paths.Path, version: str = '*') -> paths.Path | None:
 
 def _locate_by_name(dataset: str, data_dir: paths.Path) -> paths.Path:
   name, _, version = dataset.partition(':')
-  found = _newest_version(data_dir / name, version or '*')
+  folders = [data_dir / name, *sorted((data_dir / name).glob('*'))]
+  versions = [_newest_version(x, version or '*') for x in folders]
+  found = [x for x in versions if x]
+  if len(found) == 1 or versions[0]:
+    return found[0]
   if found:
-    return found
-  configs = [
-    folder
-    for path in sorted((data_dir / name).glob('*'))
-    if (folder := _newest_version(path, version or '*'))
-  ]
-  if len(configs) == 1:
-    return configs[0]
-  if configs:
-    choices = ', '.join(f'{name}/{path.parent.name}' for path in configs)
+    choices = ', '.join(f'{name}/{path.parent.name}' for path in found)
     raise errors.DataError(
       f'dataset {dataset}: {data_dir / name} holds several: {choices}; choose'
       ' one'
@@ -217,21 +212,20 @@ def _locate_by_name(dataset: str, data_dir: paths.Path) -> paths.Path:
   folder = data_dir / name.partition('/')[0]
   if facts and (folder / 'train').exists():
     return folder
-  missing = '' if data_dir.exists() else ', a folder that does not exist'
+  advice = (
+    f'prepare it with: tfds build {dataset} --data_dir={data_dir}, or with data'
+    ' prepare, or set data_dir to the folder that holds it'
+  )
   if facts and facts.homepage:
-    splits = 'train/ and test/'
-    if facts.valid_split:
-      splits = 'train/, valid/ and test/'
-    raise errors.DataError(
-      f'dataset {dataset}: TFDS does not have it, and there is no folder'
-      f' {folder}; download it from {facts.homepage} and put its'
-      f' images there, in {splits} with a sub-folder a class'
+    splits = 'train/, valid/' if facts.valid_split else 'train/'
+    advice = (
+      f'TFDS does not have it: download it from {facts.homepage} and put its'
+      f' images into {folder}, in {splits} and test/ with a sub-folder a class'
     )
+  missing = '' if data_dir.exists() else ', a folder that does not exist'
   raise errors.DataError(
     f'dataset {dataset}: no such folder, and no TFDS set of that name is'
-    f' prepared in {data_dir}{missing}; prepare it with: tfds build {dataset}'
-    f' --data_dir={data_dir}, or with data prepare, or set data_dir to the'
-    ' folder that holds it'
+    f' prepared in {data_dir}{missing}; {advice}'
   )
 
 

@@ -11,7 +11,7 @@ from byol_jax.data.sources import paths
 def split_paths(dataset: str) -> list[str]:
   """Splits 'A,B' at its commas; a path that exists may have some itself.
 
-  What does not exist stays a part, whoever opens it says so.
+  A part that does not exist is refused when it is opened.
   """
   parts = dataset.split(',')
   if len(parts) == 1 or paths.is_bucket(dataset):

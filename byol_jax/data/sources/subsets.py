@@ -80,11 +80,6 @@ def choose_balanced(
   return np.sort(rows[chosen])
 
 
-def is_published(name: str, fraction: float) -> bool:
-  """Returns whether a part of a set of that TFDS name is published."""
-  return (name, fraction) in catalog.SUBSETS
-
-
 def open_published(
   valid: base.Source, fraction: float, data_dir: str | None
 ) -> base.Subset:

@@ -163,7 +163,7 @@ class RecordSource:
   def _find_labels(self) -> None:
     """Sets `labels` if some images have none, and the classes if all."""
     count = len(self)
-    # A record that cannot be read is named and replaced in its turn.
+    # A record that cannot be read is named when a batch needs it.
     read = functools.partial(base.read_labels, self, unreadable=0)
     sample = read(range(0, count, -(-count // _SAMPLE)))
     if sample.min() >= 0:

@@ -56,13 +56,6 @@ def test_transparent_pixels_show_white(kind, alpha):
   np.testing.assert_allclose(crop(image).mean((0, 1)), expected, atol=0.003)
 
 
-def test_sixteen_bits_of_grey_keep_the_upper_eight():
-  values = np.full((9, 12), 0x4080, np.uint16)
-  found = crop(Image.fromarray(values))
-  # Rounding of float32.
-  np.testing.assert_allclose(found, 0x40 / 255, atol=1e-6)
-
-
 @pytest.mark.parametrize('kind', ('RGBA', 'LA', 'L', 'P', 'RGB'))
 def test_a_path_is_the_image_in_it(tmp_path, kind):
   pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 4), np.uint8)

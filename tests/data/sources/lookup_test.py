@@ -162,36 +162,33 @@ def test_an_array_record_read_that_never_ends_times_out():
   assert 'opening an ArrayRecord file: no ' in run_without_network(ARRAY_RECORD)
 
 
-@pytest.mark.parametrize('dataset', ['shapes', 'toy'])
-def test_fit_and_valid_divide_train_and_all_is_everything(prepared, dataset):
-  _, folder = prepared['tfrecord']
-  where = {'data_dir': str(folder.parent.parent)}
-  split = {s: opened(dataset, s, **where) for s in lookup.SPLITS}
-  train, fit, valid = (names(split[s]) for s in ('train', 'fit', 'valid'))
-  assert sorted(fit + valid) == sorted(train)
-  assert names(split['fit+valid']) == fit + valid
-  assert len(valid) == round(0.2 * len(train))
-  assert names(split['all']) == train + names(split['test'])
-  assert len({s.fingerprint for s in split.values()}) == len(lookup.SPLITS)
-  for i in (0, 9):
-    same = split['train'].read(train.index(fit[i]))
-    assert split['fit'].read(i) == same
-
-
-@pytest.mark.parametrize('kind', ('shapes', 'toy', 'folder'))
-def test_fit_and_valid_say_where_they_lie_in_train(prepared, write, kind):
-  if kind == 'folder':
-    kind = write(*(f'{c}/{i}.jpg' for c in 'ab' for i in range(20)))
+@pytest.mark.parametrize('kind', ['shapes', 'toy', 'folder'])
+def test_fit_and_valid_divide_train_and_all_is_everything(
+  prepared, write, kind
+):
+  """And they say where they lie in train."""
   where = {'data_dir': str(prepared['tfrecord'][1].parent.parent)}
-  train, fit, valid = (opened(kind, s, **where) for s in lookup.SPLITS[:3])
+  dataset = kind
+  if kind == 'folder':
+    dataset = write(*(f'{c}/{i}.jpg' for c in 'ab' for i in range(20)))
+  split = {s: opened(dataset, s, **where) for s in lookup.SPLITS}
+  train, fit, valid = (split[s] for s in ('train', 'fit', 'valid'))
   whole, every = base.locate_in_whole(train)
   places = []
-  for split in (fit, valid):
-    name, rows = base.locate_in_whole(split)
+  for part in (fit, valid):
+    name, rows = base.locate_in_whole(part)
     assert name == whole == train.fingerprint
-    assert names(split) == [names(train)[row] for row in rows]
+    assert names(part) == [names(train)[row] for row in rows]
+    assert part.read(0) == train.read(rows[0])
     places.extend(rows)
   assert sorted(places) == every.tolist() == [*range(len(train))]
+  assert names(split['fit+valid']) == names(fit) + names(valid)
+  both = names(train) + names(split['test'])
+  assert sorted(names(split['all'])) == sorted(both)
+  if kind != 'folder':
+    assert names(split['all']) == both
+    assert len(valid) == round(0.2 * len(train))
+  assert len({s.fingerprint for s in split.values()}) == len(lookup.SPLITS)
 
 
 KINDS = ('shapes', 'npz', 'classes', 'splits', 'tar', 'tfrecord')
