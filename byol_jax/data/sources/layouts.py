@@ -135,18 +135,22 @@ def find_layouts(
   path_lists.refuse_overlap(
     [x.root for x in folders if isinstance(x, paths.Directory) and x.is_whole]
   )
-  read = image_folder.read_annotations
-  found = [_make_layout(x, read(x, labels), share) for x in folders]
-  if sum(len(x.splits['all']) for x in found) < least:
-    raise errors.DataError(image_folder.describe_too_few(found[0].files))
+  read = [image_folder.read_annotations(x, labels) for x in folders]
+  if sum(len(known.classes) for known in read) < least:
+    raise errors.DataError(image_folder.describe_too_few(folders[0]))
+  has_classes = [known.class_names is not None for known in read]
+  if labels != 'folders' and any(has_classes) and not all(has_classes):
+    first = has_classes.index(False)
+    root = folders[first].root / read[first].prefix
+    read = [
+      image_folder.read_annotations(x, 'none').drop_classes(
+        f'none, {errors.quote(root)} has none'
+      )
+      for x in folders
+    ]
+  found = [_make_layout(x, known, share) for x, known in zip(folders, read)]
   if len(found) == 1:
     return found
-  without = [layout for layout in found if not layout.class_names]
-  if labels != 'folders' and 0 < len(without) < len(found):
-    why = f'none, {errors.quote(without[0].root)} has none'
-    found = [
-      _make_layout(x, read(x, 'none').drop_classes(why), share) for x in folders
-    ]
   names = sorted({x for layout in found for x in layout.class_names or ()})
   around = os.path.commonpath([os.path.abspath(x.root.parent) for x in found])
   return [
@@ -209,7 +213,7 @@ def _make_layout(
   for image in sorted(known.classes):
     of_split[known.splits.get(image, 'train')].append(image)
   train = of_split['train']
-  if not train:  # a test set was given alone
+  if not train and known.splits:  # a test set was given alone
     return _make_layout(files, known._replace(splits={}), share)
   names = _sort_names({known.classes[x] for x in train} - {''})
   if names and known.class_names:

@@ -97,6 +97,8 @@ def test_what_is_no_table_of_images_is_refused(tmp_path):
   ]:
     parquet.write_table(pa.table(columns), path)
     assert expected in refused(path)
+  parquet.write_table(pa.table({'image': pa.array([], pa.binary())}), path)
+  assert "no image for 'train'" in refused(path)
   parquet.write_table(make_table([0, 2], names=['a', 'b']), path)
   assert 'row 1: expected a label below 2, found 2' in refused(path)
   path.unlink()
