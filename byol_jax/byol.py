@@ -21,6 +21,7 @@ from byol_jax import (
   metrics,
   networks,
   parallel,
+  schedules,
 )
 
 # view1, view2: float32 [B, H, W, 3] in [0, 1]; labels: int32 [B], if any;
@@ -43,19 +44,66 @@ class ByolState(NamedTuple):
   opt_state: optax.OptState
 
 
+# (online_params, state) -> parameters of the target's forward pass
+GetTargetParams = Callable[[networks.Params, ByolState], networks.Params]
+
+# Value of `target.parameters` -> whose parameters the target network has, and
+# whether a gradient flows into them: xi, sg(theta), theta of method.md 4.7.
+TARGET_PARAMS: dict[str, GetTargetParams] = {
+  'average': lambda online_params, state: jax.lax.stop_gradient(
+    state.target_params
+  ),
+  'online_stopped': lambda online_params, state: jax.lax.stop_gradient(
+    online_params
+  ),
+  'online': lambda online_params, state: online_params,
+}
+
+
+class Target(NamedTuple):
+  """The target network: its parameters, and how the moving average goes."""
+
+  get_params: GetTargetParams
+  start: str  # 'random' or 'online'
+  tau: optax.Schedule  # step -> decay, in [0, 1]
+
+
+def make_target(
+  *,
+  parameters: str,
+  start: str,
+  base_tau: float,
+  schedule: str,
+  total_steps: int,
+) -> Target:
+  """Returns the target network of the config section `target`.
+
+  Args:
+    parameters: a key of `TARGET_PARAMS`.
+    start: of the moving average: 'random', or 'online' like that network.
+    base_tau: see `schedules.tau_schedule`.
+    schedule: the same.
+    total_steps: the same.
+  """
+  tau = schedules.tau_schedule(base_tau, total_steps, schedule)
+  return Target(TARGET_PARAMS[parameters], start, tau)
+
+
 def init(
   forward: networks.Forward,
   optimizer: optax.GradientTransformation,
   rng: jax.Array,
   images: jax.Array,
+  start: str = 'random',
 ) -> ByolState:
   """Returns the state before step 0; runs under `parallel.AXIS`.
 
   The two networks are initialised with two keys split from `rng`, uint32 [2],
-  the key of the run (method.md 1.3). Of `images`, float32 [B, H, W, 3], only
-  the shape is used.
+  the key of the run (method.md 1.3), with `start` of 'online' by the same one.
+  Of `images`, float32 [B, H, W, 3], only the shape is used.
   """
   online_key, target_key = jax.random.split(rng)
+  target_key = {'random': target_key, 'online': online_key}[start]
   online_params, online_state = forward.init(online_key, images, True)
   target_params, target_state = forward.init(target_key, images, True)
   return ByolState(
@@ -73,6 +121,7 @@ def make_loss(
   forward: networks.Forward,
   augments: tuple[augmentation.Augment, augmentation.Augment],
   objective: losses.Objective,
+  get_target_params: GetTargetParams = TARGET_PARAMS['average'],
 ) -> LossFn:
   """Returns the loss of one device's images (method.md 1.2 to 1.4).
 
@@ -82,7 +131,8 @@ def make_loss(
   Args:
     forward: the network, its batch statistics averaged over `parallel.AXIS`.
     augments: of view 1 and of view 2.
-    objective: a value of `losses.OBJECTIVES`.
+    objective: from `losses.make_objective`.
+    get_target_params: a value of `TARGET_PARAMS`.
 
   Returns:
     A `LossFn`; the network states are a dict of `online_state` and
@@ -101,9 +151,10 @@ def make_loss(
       forward, online_params, state.online_state, views
     )
     target, target_state = _apply_to_views(
-      forward, state.target_params, state.target_state, views
+      *(forward, get_target_params(online_params, state)),
+      *(state.target_state, views),
     )
-    byol_loss = jnp.mean(objective(online, jax.lax.stop_gradient(target)))
+    byol_loss = jnp.mean(objective(online, target))
     scalars = {
       'byol_loss': byol_loss,
       'projection_std': metrics.projection_std(

@@ -31,6 +31,9 @@ from byol_jax import errors, files, ranges
 
 PREFIX = '--config.'
 _EVALS = ['knn', 'linear', 'online', 'finetune', 'semisup', 'transfer', 'suite']
+# Section -> the table, in configs/pretrain.py, of the settings that a value of
+# its key `name` brings.
+TABLES = {'optimizer': 'OPTIMIZERS', 'objective': 'OBJECTIVES'}
 KINDS = ('pretrain', *(f'evals/{name}' for name in _EVALS))
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -48,9 +51,9 @@ def load(
     overrides: `--config.section.key=value` arguments, or a mapping from
       `section.key` to values. Values keep the type of their key: an int may
       stand for a float, a list for a tuple, a path for text. The last of a key
-      counts. Another `optimizer.name` first replaces the section by the
-      settings of that optimizer in configs/pretrain.py; `steps` without
-      `epochs` sets these to 0, and the reverse.
+      counts. Another `optimizer.name` or `objective.name` first replaces the
+      section by the settings of that name in configs/pretrain.py; `steps`
+      without `epochs` sets these to 0, and the reverse.
     kind: one of `KINDS`; None for the one with the most keys of the file.
 
   Raises:
@@ -63,12 +66,12 @@ def load(
   else:
     prefix, values = PREFIX, [*map(_split_argument, overrides)]
   kind = _conform(config, kind, f'--config={errors.quote(spec)}: ')
-  optimizer = dict(values).get('optimizer.name')
-  settings = _read_kind(kind)[1].get(str(optimizer))
-  if settings and optimizer != config.optimizer.name:
-    with config.unlocked():
-      config.optimizer = config_dict.ConfigDict({'name': optimizer, **settings})
-  defaults = _read_defaults(kind, flatten(config).get('optimizer.name'))
+  for section, table in read_tables(kind).items():
+    name = str(dict(values).get(f'{section}.name'))
+    if name in table and name != config[section].name:
+      with config.unlocked():
+        config[section] = config_dict.ConfigDict({'name': name, **table[name]})
+  defaults = _read_defaults(kind, flatten(config))
   for key, (other, off) in ranges.EXCLUSIVE.items():
     if key in dict(values) and other in defaults:
       _set_value(config, defaults, other, off)
@@ -174,21 +177,30 @@ def check_ranges(config: config_dict.ConfigDict) -> None:
 
 
 @functools.cache
-def _read_kind(kind: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-  """Returns {key: default} of all keys of a kind, and its `OPTIMIZERS`."""
+def _read_kind(kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Returns {key: default} of all keys of a kind, and its `TABLES`."""
   with _import_our_configs():
     found = runpy.run_path(str(find_root() / 'configs' / f'{kind}.py'))
-    return flatten(found['get_config']()), found.get('OPTIMIZERS', {})
+    tables = {k: found[name] for k, name in TABLES.items() if name in found}
+    return flatten(found['get_config']()), tables
 
 
-def _read_defaults(kind: str, optimizer: Any) -> dict[str, Any]:
-  """Returns {key: default} of a kind of configuration with an optimizer."""
-  defaults, optimizers = _read_kind(kind)
-  if optimizer not in [*optimizers]:
-    return defaults
-  settings = {'name': optimizer, **optimizers[optimizer]}
-  kept = {k: v for k, v in defaults.items() if not k.startswith('optimizer.')}
-  return kept | {f'optimizer.{name}': x for name, x in settings.items()}
+def read_tables(kind: str = 'pretrain') -> dict[str, dict[str, dict[str, Any]]]:
+  """Returns {section: {name: settings}}, see `TABLES`."""
+  return _read_kind(kind)[1]
+
+
+def _read_defaults(kind: str, found: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns {key: default} of a kind, with the names that were found."""
+  defaults = _read_kind(kind)[0]
+  for section, table in read_tables(kind).items():
+    name = found.get(f'{section}.name')
+    if name in [*table]:
+      other = {'name': name, **table[name]}
+      defaults = {
+        k: v for k, v in defaults.items() if not k.startswith(f'{section}.')
+      } | {f'{section}.{key}': value for key, value in other.items()}
+  return defaults
 
 
 def _conform(
@@ -209,7 +221,7 @@ def _conform(
   """
   found = flatten(config)
   kind = kind or find_kind(found)
-  defaults = _read_defaults(kind, found.get('optimizer.name'))
+  defaults = _read_defaults(kind, found)
   # An augmentation that is None is left out.
   left_out = tuple(
     f'{section}.'

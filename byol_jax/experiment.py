@@ -30,21 +30,21 @@ from byol_jax import (
 # What the lack of a key in a saved configuration means: the value that gives
 # the behaviour before the key existed. Every new key of a run is added here.
 OLD_VALUES: dict[str, Any] = {
-  'network.padding': 'same',
+  **{'network.padding': 'same', 'network.head_norm': 'batch'},
+  'network.init_scale': 1.0,
+  **{'target.parameters': 'average', 'target.start': 'random'},
+  **{'objective.normalization': 'l2', 'objective.symmetric': True},
   'optimizer.clip_trust_ratio': False,
   'steps': 0,
   'schedule.max_warmup_share': 1.0,
-  'data.labels': 'auto',
-  'data.eval_crop': 'resize',
-  'data.decoding': 'once',
-  'data.transfer': 'float32',
-  'data.exif': 'ignore',
-  'data.background': 'drop',
+  **dict.fromkeys(['schedule.predictor_rate', 'schedule.projector_rate'], 1.0),
+  **{'data.labels': 'auto', 'data.eval_crop': 'resize'},
+  **{'data.decoding': 'once', 'data.transfer': 'float32'},
+  **{'data.exif': 'ignore', 'data.background': 'drop'},
   'data.grey_range': (0.0, 65535.0),
   'data.resident': False,
   'input.engine': 'auto',
-  'input.cache': 'none',
-  'input.cache_gib': 0.0,
+  **{'input.cache': 'none', 'input.cache_gib': 0.0},
   'input.max_bad_share': 0.001,
   'input.resident_gib': 8.0,
   'input.steps_per_call': 0,
@@ -54,6 +54,9 @@ OLD_VALUES: dict[str, Any] = {
   'log.every_seconds': 10.0,
   'eval.knn_every_steps': 0,
 }
+
+# Section -> the name of which the settings in `OLD_VALUES` are.
+_OLD_NAMES = {'optimizer': 'lars', 'objective': 'regression'}
 
 # Shorter runs were worse than no training (docs/results.md).
 SHORT_RUN = 1000
@@ -84,6 +87,7 @@ class Experiment(NamedTuple):
   num_steps: int
   seed: int
   derived: tuple[str, ...]  # lines for the log: the derived numbers
+  target_start: str  # see `byol.init`
   weights: Weights | None = None  # of the state before step 0; None: random
 
   def initial_state(self) -> byol.ByolState:
@@ -97,7 +101,7 @@ class Experiment(NamedTuple):
       init=lambda rng, images, is_training: network(rng, images)
     )
     rng = jax.random.PRNGKey(self.seed)
-    return byol.init(forward, self.optimizer, rng, images)
+    return byol.init(forward, self.optimizer, rng, images, self.target_start)
 
   def init_on_host(self) -> byol.ByolState:
     """Returns the state before step 0 as numpy, for any number of devices."""
@@ -204,8 +208,9 @@ def add_old_values(saved: Mapping[str, Any]) -> dict[str, Any]:
     section = filled
     for part in sections:
       section = section.setdefault(part, {})
-    if sections != ['optimizer'] or section.get('name') == 'lars':
-      section.setdefault(name, value)  # another optimizer has other keys
+    old_name = _OLD_NAMES.get(key.partition('.')[0])
+    if not old_name or section.get('name', old_name) == old_name:
+      section.setdefault(name, value)  # another name has other settings
   return filled
 
 
@@ -268,23 +273,28 @@ def build(
     in_epochs=not config.steps,
     **config.schedule,
   )
-  tau = schedules.tau_schedule(total_steps=num_steps, **config.target)
+  target = byol.make_target(total_steps=num_steps, **config.target)
   forward = networks.make_forward(
     num_classes=num_classes, axis_name=parallel.AXIS, **config.network
   )
   optimizer = optimizers.make_optimizer(
-    learning_rate=rate.schedule, **config.optimizer
+    learning_rate=rate.schedule,
+    head_rates=rate.head_rates,
+    **config.optimizer,
   )
-  objective = losses.make_objective(**config.objective)
-  loss_fn = byol.make_loss(forward, make_augments(config), objective)
+  objective = losses.make_objective(devices=parallel, **config.objective)
+  loss_fn = byol.make_loss(
+    forward, make_augments(config), objective, target.get_params
+  )
   return Experiment(
     forward=forward,
     optimizer=optimizer,
-    update=byol.make_update(loss_fn, optimizer, tau, rate.schedule),
+    update=byol.make_update(loss_fn, optimizer, target.tau, rate.schedule),
     image_size=config.image_size,
     batch_size=batch_size,
     num_steps=num_steps,
     seed=config.seed,
+    target_start=target.start,
     derived=(
       *_describe_rates(config, rate, num_examples, num_steps),
       *_list_warnings(num_examples, num_steps),

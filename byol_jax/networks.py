@@ -24,6 +24,9 @@ Params = Mapping[str, Mapping[str, jax.Array]]
 NetState = Mapping[str, Mapping[str, jax.Array]]
 
 
+# Of the hidden layers of projector and predictor (method.md 2.3).
+HEAD_NORMS = ('batch', 'none', 'layer', 'group')
+GROUPS = 16  # of 'group'
 # Modules beside the encoder, by the first part of their paths.
 HEADS = ('projector', 'predictor', 'classifier')
 Shapes = dict[tuple[str, ...], tuple[int, ...]]
@@ -59,28 +62,88 @@ def normalize(images: jax.Array) -> jax.Array:
 class MLP(hk.Module):
   """Computes a projector or predictor (method.md 2.3).
 
-  Every hidden layer is a linear layer with bias, batch norm and ReLU; the
-  output layer is linear without bias.
-
-  `sizes` are the hidden widths and the output width. Their number is the depth
-  in the paper's table 14; without any the module is the identity.
+  Args:
+    sizes: the hidden widths and the output width. Their number is the depth in
+      the paper's table 14; without any the module is the identity.
+    norm: of the hidden layers, a value of `HEAD_NORMS`.
+    make_batch_norm: builds the norm 'batch'.
+    name: of the module.
   """
 
   def __init__(
-    self, sizes: Sequence[int], make_norm: resnet.MakeNorm, name: str
+    self,
+    sizes: Sequence[int],
+    norm: str,
+    make_batch_norm: resnet.MakeNorm,
+    name: str,
   ):
     super().__init__(name=name)
     self.sizes = tuple(sizes)
-    self.make_norm = make_norm
+    self.norm = norm
+    self.make_batch_norm = make_batch_norm
 
   def __call__(self, x: jax.Array, is_training: bool) -> jax.Array:
-    """Maps [B, inputs] to [B, sizes[-1]]."""
-    for i, size in enumerate(self.sizes):
-      last = i == len(self.sizes) - 1
-      x = hk.Linear(size, with_bias=not last)(x)
-      if not last:
-        x = jax.nn.relu(self.make_norm()(x, is_training))
+    """Maps [B, inputs] to [B, sizes[-1]]; the output has no bias."""
+    for size in self.sizes[:-1]:
+      x = apply_linear(x, size, standardized=self.norm == 'group')
+      x = apply_norm(x, self.norm, self.make_batch_norm, is_training)
+      x = jax.nn.relu(x)
+    if self.sizes:
+      x = hk.Linear(self.sizes[-1], with_bias=False)(x)
     return x
+
+
+# Functions, since Haiku names methods in the paths of parameters.
+def apply_linear(x: jax.Array, size: int, standardized: bool) -> jax.Array:
+  """Applies a linear layer with bias, [B, inputs] -> [B, size].
+
+  If `standardized`, the weights of each output are used with mean 0 and norm 1
+  over the inputs (method.md 2.3).
+  """
+
+  def standardize(next_getter: Any, value: jax.Array, context: Any) -> Any:
+    value = next_getter(value)
+    if context.name != 'w':
+      return value
+    centered = value - jnp.mean(value, axis=0)
+    square = jnp.sum(jnp.square(centered), axis=0)
+    return centered * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
+
+  if not standardized:
+    return hk.Linear(size)(x)
+  with hk.custom_getter(standardize):
+    return hk.Linear(size)(x)
+
+
+def apply_norm(
+  x: jax.Array, norm: str, make_batch_norm: resnet.MakeNorm, is_training: bool
+) -> jax.Array:
+  """Applies a norm of `HEAD_NORMS` to the hidden layer of a head, [B, D]."""
+  if norm == 'batch':
+    return make_batch_norm()(x, is_training)
+  if norm == 'none':
+    return x
+  if norm == 'layer':
+    return hk.LayerNorm(-1, create_scale=True, create_offset=True)(x)
+  if norm == 'group':
+    return hk.GroupNorm(GROUPS)(x)  # it learns both
+  raise ValueError(f'norm: expected one of {HEAD_NORMS}, found {norm!r}')
+
+
+def scale_initial_weights(scale: float) -> Callable[..., jax.Array]:
+  """Returns a creator of Haiku: weights' initial variance is times `scale`."""
+
+  def create(
+    next_creator: Callable[..., jax.Array],
+    shape: Sequence[int],
+    dtype: Any,
+    init: Any,
+    context: Any,
+  ) -> jax.Array:
+    value = next_creator(shape, dtype, init)
+    return value * scale**0.5 if context.name == 'w' else value
+
+  return create
 
 
 def make_forward(
@@ -97,24 +160,23 @@ def make_forward(
   bn_decay: float,
   bn_epsilon: float,
   axis_name: str | None,
+  head_norm: str = 'batch',  # as of weights that were stored without it
+  init_scale: float = 1.0,
 ) -> Forward:
   """Returns the network of the config section `network`.
 
   Args:
     num_classes: width of the online classifier; None builds none.
-    encoder: a key of `resnet.ENCODERS`.
-    width: multiplier of the encoder's channels.
-    version: of the ResNet, 1 or 2.
-    gamma_init: 'ones' or 'zeros', initial last scale of each block.
-    stem: a key of `resnet.STEMS`.
-    padding: of `resnet.PADDINGS`.
-    projector: hidden and output widths of the projector; None builds neither
-      head.
-    predictor: of the predictor; its output width is the projector's.
+    encoder: a key of `resnet.ENCODERS`; see `resnet.ResNet` for width,
+      version, gamma_init, stem and padding.
+    projector: hidden and output widths; None builds neither head.
+    predictor: the same; its output width is that of its input.
     bn_decay: decay of the moving averages.
     bn_epsilon: added to the variance.
     axis_name: axis over which batch statistics are averaged in training mode;
       None keeps them local.
+    head_norm: of `HEAD_NORMS`.
+    init_scale: factor of the variance of initial weights (method.md 2.4).
 
   Values outside `ranges` fail in other ways, or not at all.
   """
@@ -138,17 +200,19 @@ def make_forward(
   )
   heads = None
   if projector is not None and predictor is not None:
+    head = functools.partial(MLP, norm=head_norm, make_batch_norm=make_norm)
     heads = (
-      functools.partial(MLP, projector, make_norm, 'projector'),
-      functools.partial(MLP, predictor, make_norm, 'predictor'),
+      functools.partial(head, projector, name='projector'),
+      functools.partial(head, predictor, name='predictor'),
     )
-  return _connect_modules(make_encoder, heads, num_classes)
+  return _connect_modules(make_encoder, heads, num_classes, init_scale)
 
 
 def _connect_modules(
   make_encoder: Callable[[], resnet.ResNet],
   heads: tuple[Callable[[], MLP], Callable[[], MLP]] | None,
   num_classes: int | None,
+  init_scale: float,
 ) -> Forward:
   """Returns the modules, one after another, as pure functions."""
 
@@ -169,9 +233,13 @@ def _connect_modules(
       logits = hk.Linear(num_classes, name='classifier')(frozen)
     return Outputs(representation, projection, prediction, logits)
 
+  def forward_from_scaled(images: jax.Array, is_training: bool) -> Outputs:
+    with hk.custom_creator(scale_initial_weights(init_scale)):
+      return forward(images, is_training)
+
   pure = hk.transform_with_state(forward)
   return Forward(
-    init=pure.init,
+    init=hk.transform_with_state(forward_from_scaled).init,
     apply=lambda params, state, images, is_training: pure.apply(
       params, state, None, images, is_training
     ),

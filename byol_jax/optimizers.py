@@ -3,7 +3,7 @@
 LARS follows the official code (method.md 4.1).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -116,18 +116,44 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 
 
+def scale_heads(
+  head_rates: Mapping[str, float],
+) -> optax.GradientTransformation:
+  """Multiplies the updates of heads by factors (paper, appendix I).
+
+  `head_rates` are by the first part of the modules' paths; the others stay.
+  """
+
+  def scale(updates: Any, params: Any) -> Any:
+    del params
+    rates = {m: head_rates.get(m.partition('/')[0], 1.0) for m in updates}
+    return {
+      module: {name: rates[module] * x for name, x in leaves.items()}
+      for module, leaves in updates.items()
+    }
+
+  return optax.stateless(scale)
+
+
 def make_optimizer(
-  name: str, learning_rate: optax.Schedule, **settings: float
+  name: str,
+  learning_rate: optax.Schedule,
+  head_rates: Mapping[str, float] | None = None,
+  **settings: float,
 ) -> optax.GradientTransformation:
   """Returns the optimizer of the config section `optimizer`.
 
   Args:
     name: a key of `OPTIMIZERS`.
     learning_rate: step -> rate.
+    head_rates: see `scale_heads`; empty for no part and no state of its own.
     **settings: keyword arguments of that optimizer.
 
   Raises:
     KeyError: the name is unknown.
     TypeError: the optimizer does not take a setting.
   """
-  return OPTIMIZERS[name](learning_rate, **settings)
+  optimizer = OPTIMIZERS[name](learning_rate, **settings)
+  if head_rates:
+    return optax.chain(optimizer, scale_heads(head_rates))
+  return optimizer

@@ -14,6 +14,11 @@ def mean(tree: Any) -> Any:
   return jax.lax.pmean(tree, AXIS)
 
 
+def all_gather(x: jax.Array) -> jax.Array:
+  """Returns the rows of all devices in order, [b, ...] -> [B, ...]."""
+  return jax.lax.all_gather(x, AXIS, tiled=True)
+
+
 def total(tree: Any) -> Any:
   """Returns the sum over all devices; inside `pmap`."""
   return jax.lax.psum(tree, AXIS)
@@ -24,6 +29,11 @@ def all_true(flag: jax.Array) -> jax.Array:
   return total(1.0 - flag) == 0
 
 
+def find_positions(per_device: int) -> jax.Array:
+  """Returns this device's positions in the global batch, int32 [per_device]."""
+  return jax.lax.axis_index(AXIS) * per_device + jnp.arange(per_device)
+
+
 def make_image_keys(
   rng: jax.Array, step: jax.Array, per_device: int
 ) -> jax.Array:
@@ -32,7 +42,7 @@ def make_image_keys(
   Inside `pmap`. A key depends on the run's key `rng`, uint32 [2], the step and
   the position in the global batch, so not on the number of devices.
   """
-  places = jax.lax.axis_index(AXIS) * per_device + jnp.arange(per_device)
+  places = find_positions(per_device)
   step_key = jax.random.fold_in(rng, step)
   return jax.vmap(lambda place: jax.random.fold_in(step_key, place))(places)
 

@@ -33,6 +33,11 @@ _RANGES = {
   '(0, 1e5]': 'rates',
   '[0, 1e5]': """
     epochs preset_epochs schedule.base_rate schedule.warmup_epochs""",
+  '[0, 1000]': """
+    schedule.predictor_rate schedule.projector_rate
+    objective.negatives_weight""",
+  '[0.001, 1000]': 'objective.temperature network.init_scale',
+  '[1e-6, 1]': 'objective.ridge',
   '(0, 1e6]': 'input.resident_gib',
   '(0, 1e9]': 'min_lambda max_lambda lengths',
   '[-1e9, 1e9]': 'data.grey_range',
@@ -61,24 +66,30 @@ _DISTINCT = (
 _LENGTHS = {
   **{'crop.area': (2, 2), 'crop.ratio': (2, 2), 'blur.sigma': (2, 2)},
   **{'data.grey_range': (2, 2)},
-  **{'network.projector': (1, 3), 'network.predictor': (0, 3)},
+  **{'network.projector': (0, 3), 'network.predictor': (0, 3)},
   **dict.fromkeys(_DISTINCT, (1, 64)),
 }
 # A key of numbers -> the words that it takes too.
 WORDS: dict[str, tuple[str, ...]] = {'steps': ('auto',)}
 # A key -> another one, and its value when only the key is given.
 EXCLUSIVE = {'epochs': ('steps', 0), 'steps': ('epochs', 0.0)}
+# Encoder -> channels of its representation at width 1.
+CHANNELS = {
+  **{'ResNet18': 512, 'ResNet34': 512, 'ResNet50': 2048, 'ResNet101': 2048},
+  **{'ResNet152': 2048, 'ResNet200': 2048, 'TinyResNet': 8, 'MiniResNet': 64},
+}
 CHOICES = {
-  'network.encoder': (
-    *('ResNet18', 'ResNet34', 'ResNet50', 'ResNet101', 'ResNet152'),
-    *('ResNet200', 'TinyResNet', 'MiniResNet'),
-  ),
+  'network.encoder': tuple(CHANNELS),
   'network.version': (1, 2),
   'network.gamma_init': ('ones', 'zeros'),
   'network.stem': ('imagenet', 'small', 'small_stride2'),
   'network.padding': ('same', 'torch'),
+  'network.head_norm': ('batch', 'none', 'layer', 'group'),
+  'target.parameters': ('average', 'online_stopped', 'online'),
+  'target.start': ('random', 'online'),
   'target.schedule': ('cosine', 'constant'),
-  'objective.name': ('regression',),
+  'objective.name': ('regression', 'info_nce', 'optimal_linear'),
+  'objective.normalization': ('l2', 'layer_norm', 'batch_norm', 'none'),
   'optimizer.name': ('lars', 'adamw', 'sgd'),
   'faults.collapse': ('warn', 'stop', 'ignore'),
   'data.holdout': ('paper', 'official'),
@@ -182,13 +193,8 @@ def _check_combinations(values: Mapping[str, Any]) -> None:
       'epochs, steps: expected one of them and 0 for the other, found epochs'
       f' {values["epochs"]:g} and steps {values["steps"]}'
     )
-  if predictor := values.get('network.predictor'):
-    last = values['network.projector'][-1]
-    if predictor[-1] != last:
-      raise errors.ConfigError(
-        f'network.predictor: its last width {predictor[-1]} must be that of'
-        f' network.projector, {last}: it predicts the projection'
-      )
+  if 'network.projector' in values:
+    _check_heads(values)
   least, greatest = (values.get(f'{x}_lambda', 1) for x in ('min', 'max'))
   if least > greatest:
     raise errors.ConfigError(
@@ -214,6 +220,28 @@ def _check_combinations(values: Mapping[str, Any]) -> None:
     raise errors.ConfigError(
       "input.cache: 'decoded' needs data.decoding='once', found"
       f' {values["data.decoding"]!r}'
+    )
+
+
+def _check_heads(values: Mapping[str, Any]) -> None:
+  """Raises ConfigError for widths of the heads that do not fit."""
+  projector, predictor = (
+    values[f'network.{head}'] for head in ('projector', 'predictor')
+  )
+  channels = CHANNELS[values['network.encoder']] * values['network.width']
+  representation = max(1, round(channels))
+  last = projector[-1] if projector else representation
+  if predictor and predictor[-1] != last:
+    predicted = 'network.projector' if projector else 'the representation'
+    raise errors.ConfigError(
+      f'network.predictor: its last width {predictor[-1]} must be that of'
+      f' {predicted}, {last}, which it predicts'
+    )
+  hidden = (*projector[:-1], *predictor[:-1])
+  if values['network.head_norm'] == 'group' and any(x % 32 for x in hidden):
+    raise errors.ConfigError(
+      "network.head_norm: 'group' needs hidden widths of network.projector and"
+      f' network.predictor that 32 divides, found {errors.quote(hidden)}'
     )
 
 

@@ -46,6 +46,7 @@ class LearningRate(NamedTuple):
   schedule: optax.Schedule
   peak: float
   warmup_steps: int
+  head_rates: dict[str, float]  # head -> factor of the rate, where it is not 1
 
 
 def make_learning_rate(
@@ -53,6 +54,8 @@ def make_learning_rate(
   warmup_epochs: float,
   max_warmup_share: float,
   scale_with_batch: bool,
+  predictor_rate: float,
+  projector_rate: float,
   *,
   num_examples: int,
   batch_size: int,
@@ -66,6 +69,8 @@ def make_learning_rate(
     warmup_epochs: length of the linear rise of a run in epochs.
     max_warmup_share: of the run that the rise may take, in [0, 1].
     scale_with_batch: the peak is base_rate * batch_size / 256, else base_rate.
+    predictor_rate: factor of the rate of the predictor, lambda of the paper.
+    projector_rate: factor of the rate of the projector, mu.
     num_examples: images of the training set.
     batch_size: of all devices.
     total_steps: length of the run.
@@ -78,7 +83,9 @@ def make_learning_rate(
     asked = count_steps(warmup_epochs, num_examples, batch_size)
     warmup_steps = min(asked, warmup_steps)
   schedule = warmup_cosine_schedule(peak, warmup_steps, total_steps)
-  return LearningRate(schedule, peak, warmup_steps)
+  rates = {'predictor': predictor_rate, 'projector': projector_rate}
+  head_rates = {head: rate for head, rate in rates.items() if rate != 1}
+  return LearningRate(schedule, peak, warmup_steps, head_rates)
 
 
 def warmup_cosine_schedule(

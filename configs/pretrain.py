@@ -46,6 +46,39 @@ OPTIMIZERS = {
   'sgd': {'weight_decay': 1e-4, 'momentum': 0.9},
 }
 
+# The settings of each objective, in the same way (method.md 1.2, 4.6, 4.7).
+OBJECTIVES = {
+  # BYOL's loss: the squared distance of prediction and projection.
+  'regression': {
+    # Of both. 'l2', the paper's: to unit length; 'layer_norm': over the
+    # features of an image; 'batch_norm': over the batch of all devices; 'none'.
+    'normalization': 'l2',
+    # Whether it is the sum of both directions, or only view 1 predicts view 2.
+    'symmetric': True,
+  },
+  # BYOL's loss and SimCLR's as two cases of one.
+  'info_nce': {
+    'temperature': 0.1,  # that divides the cosines, alpha of the paper
+    # Weight of the term that keeps images apart, beta of the paper: 1 in
+    # SimCLR, 0 in BYOL.
+    'negatives_weight': 1.0,
+    # What is compared with the target's projections: predictions or, as in
+    # SimCLR, projections.
+    'from_prediction': True,
+    # Whether the loss is times 2 temperature, as in the paper; SimCLR as it was
+    # published is without it.
+    'scale_by_temperature': True,
+  },
+  # BYOL's loss with the best linear predictor of the batch instead of the
+  # network's, for network.predictor=().
+  'optimal_linear': {
+    # Added to the diagonal of the projections' moments, as a share of its mean.
+    'ridge': 1e-3,
+    # Whether no gradient flows through that predictor itself.
+    'stop_predictor_gradient': True,
+  },
+}
+
 
 def nearest(epochs: float) -> str:
   """Returns the batch-4096 preset whose length is nearest in ratio."""
@@ -144,13 +177,22 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
         # 'same' is the paper's. 'torch' pads both sides alike, so that an
         # export fits an unchanged torchvision or timm network.
         'padding': 'same',
-        'projector': (4096, 256),  # widths of its hidden layers and its output
+        # Widths of its hidden layers and its output; () for none: then the
+        # predictor predicts the representation.
+        'projector': (4096, 256),
         # Widths of its hidden layers and its output, which is that of the
         # projector; () for none.
         'predictor': (4096, 256),
         # Share of the old moving averages of batch norm that a step keeps.
         'bn_decay': 0.9,
         'bn_epsilon': 1e-5,  # added to the variances of batch norm
+        # After each hidden layer of projector and predictor: 'batch' norm, as
+        # in the paper, 'none', 'layer' norm, or 'group' norm with 16 groups and
+        # standardized weights.
+        'head_norm': 'batch',
+        # Factor of the variance of all initial weights, which is 1 / inputs;
+        # 2 is that of He et al. 2015.
+        'init_scale': 1.0,
       },
       'init': {
         # A workdir, an exported encoder or a published checkpoint: the run
@@ -166,11 +208,24 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
       },
       # The target network: a moving average of the online network.
       'target': {
+        # The target network's parameters. 'average': those of the moving
+        # average; 'online_stopped': the online network's, into which no
+        # gradient flows; 'online': the same, with a gradient.
+        'parameters': 'average',
+        # 'random': the average starts with random weights of its own; 'online':
+        # with those of the online network.
+        'start': 'random',
         'base_tau': base_tau,  # share of the average that step 0 keeps
         'schedule': 'cosine',  # of that share: a cosine up to 1, or constant
       },
+      # The settings are those of the objective of this name; another name
+      # brings its own, see OBJECTIVES of configs/pretrain.py.
       'objective': {
-        'name': 'regression',  # of the loss: squared distance of unit vectors
+        # 'regression': BYOL's loss; 'info_nce': InfoNCE, of which SimCLR and
+        # BYOL are two cases; 'optimal_linear': BYOL's with the best linear
+        # predictor of each batch.
+        'name': 'regression',
+        **OBJECTIVES['regression'],
       },
       # The settings are those of the optimizer of this name; another name
       # brings its own, see OPTIMIZERS of configs/pretrain.py.
@@ -193,6 +248,8 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
         # the rise is this share.
         'max_warmup_share': 0.25,
         'scale_with_batch': True,  # whether the rate is times batch_size / 256
+        'predictor_rate': 1.0,  # factor of the rate of the predictor
+        'projector_rate': 1.0,  # factor of the rate of the projector
       },
       'data': {
         # The images of imagenet2012 that are held out of train: the last 10,009

@@ -304,9 +304,7 @@ def fake_forward():
 def shown(devices, number=0):
   """Views that both networks are applied to when augmentation is noise."""
   noise = jax.vmap(lambda _, key: jax.random.uniform(key, (2, 2, 3)))
-  loss_fn = byol.make_loss(
-    fake_forward(), (noise, noise), losses.symmetric_regression_loss
-  )
+  loss_fn = byol.make_loss(fake_forward(), (noise, noise), tiny_run.BYOL_LOSS)
   params = {'net': {'w': jnp.ones((3, 2))}}
   state = byol.ByolState(
     jnp.int32(number), jax.random.PRNGKey(0), params, params,

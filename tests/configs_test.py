@@ -6,9 +6,11 @@ import pytest
 
 from byol_jax import (
   augment,
+  byol,
   configuration,
   errors,
   experiment,
+  losses,
   networks,
   optimizers,
   schedules,
@@ -59,7 +61,7 @@ def test_cifar10_has_the_published_settings_of_solo_learn():
   assert found['schedule.base_rate'] == 1.0
   assert found['schedule.warmup_epochs'] == 10
   assert config.network.projector == config.network.predictor == (4096, 256)
-  assert config.target.to_dict() == {'base_tau': 0.99, 'schedule': 'cosine'}
+  assert (config.target.base_tau, config.target.schedule) == (0.99, 'cosine')
   for view, solarize in (('view1', 0.0), ('view2', 0.2)):
     expected = pretrain.view(0.0, solarize).to_dict()
     assert config.augment[view].to_dict() == expected
@@ -178,13 +180,15 @@ def test_a_section_is_the_arguments_of_its_factory():
     assert set(view) - {'crop'} == parameters(augment.make_augment)
     strengths = parameters(augment.draw_jitter) - {'key'}
     assert set(view.jitter) - {'probability'} == strengths
-  for name, settings in pretrain.OPTIMIZERS.items():
-    taken = parameters(optimizers.OPTIMIZERS[name]) - {'learning_rate'}
-    assert set(settings) == taken
+  for table, factories, first in (
+    (pretrain.OPTIMIZERS, optimizers.OPTIMIZERS, 'learning_rate'),
+    (pretrain.OBJECTIVES, losses.OBJECTIVES, 'devices'),
+  ):
+    for name, settings in table.items():
+      assert set(settings) == parameters(factories[name]) - {first}
   assert set(config.optimizer) == {'name', *pretrain.OPTIMIZERS['lars']}
-  assert set(config.target) == parameters(schedules.tau_schedule) - {
-    'total_steps'
-  }
+  assert set(config.objective) == {'name', *pretrain.OBJECTIVES['regression']}
+  assert set(config.target) == parameters(byol.make_target) - {'total_steps'}
 
 
 def test_the_linear_evaluation_is_the_papers():

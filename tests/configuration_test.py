@@ -9,7 +9,14 @@ import types
 from ml_collections import config_dict
 import pytest
 
-from byol_jax import configuration, errors, optimizers, ranges
+from byol_jax import (
+  configuration,
+  errors,
+  losses,
+  optimizers,
+  parallel,
+  ranges,
+)
 
 OWN = """
 from ml_collections import config_dict
@@ -177,10 +184,14 @@ def test_another_type_is_refused(key, value):
   (
     ('sead', 'seed'),
     ('weight_decay', 'optimizer.weight_decay'),
-    ('network.projectr', 'network.projector, --config.network.predictor'),
+    ('network.stm', 'network.stem'),
     ('sigma', 'augment.view1.blur.sigma, --config.augment.view2.blur.sigma'),
     ('name', 'objective.name, --config.optimizer.name'),
-    ('rate', 'schedule.base_rate'),
+    (
+      'rate',
+      'schedule.base_rate, --config.schedule.predictor_rate,'
+      ' --config.schedule.projector_rate',
+    ),
     ('optim.name', 'objective.name, --config.optimizer.name'),
     ('augmnt', 'augment'),
   ),
@@ -332,17 +343,27 @@ def test_a_configuration_of_another_kind_is_refused():
       configuration.validate(found, 'pretrain')
 
 
+NAMES = [
+  (section, name)
+  for section in configuration.TABLES
+  for name in ranges.CHOICES[f'{section}.name']
+]
+
+
 @pytest.mark.parametrize('preset', ('shapes', 'pretrain:300', 'cifar10'))
-@pytest.mark.parametrize('name', ranges.CHOICES['optimizer.name'])
-def test_an_optimizer_is_chosen_by_its_name(preset, name):
-  config = configuration.load(preset, [f'--config.optimizer.name={name}'])
+@pytest.mark.parametrize('section, name', NAMES)
+def test_an_optimizer_or_objective_is_chosen_by_its_name(preset, section, name):
+  config = configuration.load(preset, [f'--config.{section}.name={name}'])
   optimizers.make_optimizer(learning_rate=lambda step: 0.1, **config.optimizer)
+  losses.make_objective(devices=parallel, **config.objective)
   before = configuration.load(preset)
-  if name == before.optimizer.name:
+  if name == before[section].name:
     assert config == before
-  values = {'optimizer.weight_decay': 0.5, 'optimizer.name': name}
-  changed = configuration.load(preset, values).optimizer
-  assert changed.to_dict() == {**config.optimizer, 'weight_decay': 0.5}
+  key, value = [*config[section].items()][-1]
+  new = not value if isinstance(value, bool) else value / 2
+  values = {f'{section}.{key}': new, f'{section}.name': name}
+  changed = configuration.load(preset, values)[section]
+  assert changed.to_dict() == {**config[section], key: new}
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,8 @@ def test_every_value_of_the_method_arrives(monkeypatch):
     for owner, name in (
       *((augment, 'make_augment'), (losses, 'make_objective')),
       *((networks, 'make_forward'), (optimizers, 'make_optimizer')),
-      *((schedules, 'make_learning_rate'), (schedules, 'tau_schedule')),
+      *((schedules, 'make_learning_rate'), (byol, 'make_target')),
+      *((networks, 'scale_initial_weights'),),
       *((byol, 'make_loss'), (byol, 'make_update'), (byol, 'init')),
       *((resnet, 'ResNet'), (networks, 'MLP'), (hk, 'BatchNorm')),
     )
@@ -67,13 +68,18 @@ def test_every_value_of_the_method_arrives(monkeypatch):
   optimizer = wiring.find_call(seen['make_optimizer'], built.optimizer)
   rate = update.arguments['learning_rate']
   assert optimizer.pop('learning_rate') is rate
+  head_rates = optimizer.pop('head_rates')
   (learning_rate,) = (
     call.arguments
     for call in seen['make_learning_rate']
     if call.result.schedule is rate
   )
-  tau = wiring.find_call(seen['tau_schedule'], update.arguments['tau'])
-  assert learning_rate['total_steps'] == tau['total_steps'] == built.num_steps
+  (made,) = seen['make_target']
+  target = made.arguments
+  assert update.arguments['tau'] is made.result.tau
+  assert loss.arguments['get_target_params'] is made.result.get_params
+  total_steps = target.pop('total_steps')
+  assert learning_rate['total_steps'] == total_steps == built.num_steps
   assert learning_rate['num_examples'] == NUM_EXAMPLES
   assert learning_rate['batch_size'] == built.batch_size
   views = [
@@ -82,6 +88,10 @@ def test_every_value_of_the_method_arrives(monkeypatch):
   ]
   heads = {
     call.arguments['name']: call.arguments['sizes'] for call in seen['MLP']
+  }
+  (head_norm,) = {call.arguments['norm'] for call in seen['MLP']}
+  (init_scale,) = {
+    call.arguments['scale'] for call in seen['scale_initial_weights']
   }
   encoder = seen['ResNet'][0].arguments
   (norm,) = {
@@ -92,7 +102,12 @@ def test_every_value_of_the_method_arrives(monkeypatch):
   preset = re.search(
     r'preset (\S+): .* (\S+) epochs at batch (\S+):', built.derived[0]
   )
-  objective = loss.arguments['objective']
+  (start,) = {call.arguments['start'] for call in seen['init']}
+  assert start == target['start']
+  objective = wiring.find_call(
+    seen['make_objective'], loss.arguments['objective']
+  )
+  assert objective.pop('devices') is parallel
   arrived = {
     'preset': preset[1],
     'preset_epochs': int(preset[2]),
@@ -108,17 +123,18 @@ def test_every_value_of_the_method_arrives(monkeypatch):
       **heads,
       'bn_decay': norm[1],
       'bn_epsilon': norm[2],
+      'head_norm': head_norm,
+      'init_scale': init_scale,
     },
     'augment': {'view1': views[0], 'view2': views[1]},
-    'target': pick(tau, 'base_tau', 'schedule'),
-    'objective': {
-      'name': next(k for k, v in losses.OBJECTIVES.items() if v is objective)
-    },
+    'target': target,
+    'objective': objective,
     'optimizer': optimizer,
     'schedule': pick(
       learning_rate,
       *('base_rate', 'warmup_epochs', 'max_warmup_share', 'scale_with_batch'),
-    ),
+    )
+    | {f'{head}_rate': rate for head, rate in head_rates.items()},
   }
   expected = {key: wiring.CHANGED[key] for key in wiring.METHOD}
   assert configuration.flatten(config_dict.ConfigDict(arrived)) == expected

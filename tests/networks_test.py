@@ -127,7 +127,7 @@ def test_names_and_shapes_of_resnet50_are_those_published(version):
 def test_heads_of_depth_one_to_three_against_numpy(sizes):
   make_norm = lambda **named: hk.BatchNorm(True, True, 0.9, eps=1e-5, **named)
   pure = hk.transform_with_state(
-    lambda x: networks.MLP(sizes, make_norm, 'projector')(x, True)
+    lambda x: networks.MLP(sizes, 'batch', make_norm, 'projector')(x, True)
   )
   x = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
   params, state = pure.init(KEY, x)

@@ -10,10 +10,12 @@ import pytest
 from byol_jax import (
   __main__ as command,
   api,
+  byol,
   configuration,
   errors,
   experiment,
   losses,
+  networks,
   optimizers,
   pretrained,
   ranges,
@@ -34,6 +36,13 @@ NUMBERS = [
   if isinstance(KEYS[kind][key], int | float | tuple)
   and not isinstance(KEYS[kind][key], bool)
 ]
+# Those of every optimizer and objective, with the name that has them.
+SETTINGS = [
+  (name, f'{section}.{key}')
+  for section, table in configuration.read_tables().items()
+  for name, settings in table.items()
+  for key in settings
+]
 ENDLESS = (math.inf, -math.inf, math.nan, 1e300, -1e300, 2**62, -(2**62))
 
 
@@ -42,7 +51,11 @@ def test_names_are_those_of_the_method():
     ('network.encoder', resnet.ENCODERS),
     ('network.stem', resnet.STEMS),
     ('network.padding', resnet.PADDINGS),
+    ('network.head_norm', networks.HEAD_NORMS),
+    ('target.parameters', byol.TARGET_PARAMS),
     ('objective.name', losses.OBJECTIVES),
+    ('objective.name', pretrain.OBJECTIVES),
+    ('objective.normalization', losses.NORMALIZATIONS),
     ('optimizer.name', optimizers.OPTIMIZERS),
     ('optimizer.name', pretrain.OPTIMIZERS),
     ('data.holdout', catalog.HOLDOUTS),
@@ -50,6 +63,10 @@ def test_names_are_those_of_the_method():
     ('weights', pretrained.WEIGHTS),
   ):
     assert {*ranges.CHOICES[key]} == {*known}, key
+  channels = {
+    k: x.channels[len(x.blocks) - 1] for k, x in resnet.ENCODERS.items()
+  }
+  assert channels == ranges.CHANNELS
 
 
 def test_every_key_has_a_range_or_choices_and_every_range_a_key():
@@ -58,8 +75,39 @@ def test_every_key_has_a_range_or_choices_and_every_range_a_key():
     assert is_bool or ranges.describe_values(key), (
       f'{key} has no range in ranges.py'
     )
-  used = {ranges.get_rule(key) for _, key in ALL}
+  used = {ranges.get_rule(key) for _, key in (*ALL, *SETTINGS)}
   assert ranges.RANGE_OF.keys() | ranges.CHOICES.keys() <= used
+
+
+@pytest.mark.parametrize('name, key', SETTINGS)
+def test_no_setting_of_a_name_is_without_end(name, key):
+  section = key.partition('.')[0]
+  names = {f'{section}.name': name}
+  default = configuration.flatten(configuration.load('pretrain', names))[key]
+  for value in (math.inf, 1e300, -1.0) if type(default) is float else ():
+    with pytest.raises(errors.ConfigError, match=f'^{key}: expected'):
+      configuration.load('pretrain', {**names, key: value})
+
+
+@pytest.mark.parametrize(
+  'changes, refused',
+  [
+    ({'projector': (), 'predictor': (512, 2048)}, ''),
+    ({'projector': (), 'predictor': ()}, ''),
+    ({'projector': (), 'predictor': (512, 1024)}, 'representation, 2048'),
+    ({'projector': (), 'predictor': (9, 1024), 'width': 0.5}, ''),
+    ({'predictor': (512, 2048)}, 'network.projector, 256'),
+    ({'head_norm': 'group', 'predictor': (48, 256)}, r'\(4096, 48\)'),
+    ({'head_norm': 'group', 'predictor': (256,)}, ''),
+  ],
+)
+def test_heads_fit_what_they_predict_and_their_norm(changes, refused):
+  changes = {f'network.{key}': value for key, value in changes.items()}
+  if not refused:
+    configuration.load('pretrain', changes)
+    return
+  with pytest.raises(errors.ConfigError, match=refused):
+    configuration.load('pretrain', changes)
 
 
 @pytest.mark.parametrize('kind, key', NUMBERS)

@@ -56,7 +56,7 @@ def read_meanings(kind: str) -> dict[str, str]:
         found |= read_meanings(f'evals/{alias.name}')
   dicts = [node for node in ast.walk(tree) if isinstance(node, ast.Dict)]
   inner = {id(value) for node in dicts for value in node.values}
-  # `OPTIMIZERS['lars']` -> its dictionary.
+  # `OPTIMIZERS['lars']`, which other dictionaries take in -> its dictionary.
   named = {
     f'{ast.unparse(node.targets[0])}[{ast.unparse(key)}]': value
     for node in tree.body
@@ -69,6 +69,11 @@ def read_meanings(kind: str) -> dict[str, str]:
     if id(outer) not in inner:
       for key, meaning in _read_dict(outer, comments, named):
         found[key] = meaning or found.get(key, '')
+  for section, table in configuration.TABLES.items():
+    for name, value in named.items():
+      if name.startswith(f'{table}['):
+        for key, meaning in _read_dict(value, comments, named, f'{section}.'):
+          found.setdefault(key, meaning)
   return found
 
 
@@ -242,3 +247,19 @@ def _list_keys(kind: str, flat: dict[str, Any]) -> Iterator[str]:
     if other != value:
       shown += f', of view 2 `{other}`'
     yield from _wrap_item(f'{shown}. {explain_key(kind, key, value)}')
+    if key.endswith('.name') and kind == 'pretrain':
+      yield from _list_settings(section, value)
+
+
+def _list_settings(section: str, default: str) -> Iterator[str]:
+  """Yields items of the settings that only other names of a section have."""
+  table = configuration.read_tables()[section]
+  for name, settings in table.items():
+    for key, value in settings.items():
+      if key in table[default]:
+        continue
+      about = explain_key('pretrain', f'{section}.{key}', value)
+      with_name = f'with `{section}.name={name}`'
+      yield from _wrap_item(
+        f'`{section}.{key}` = `{value}`, {with_name}. {about}'
+      )

@@ -94,7 +94,9 @@ def _compare_schedule(
     for length in (config.epochs, config.schedule.warmup_epochs)
   )
   function, floor = (
-    schedules.tau_schedule(total_steps=total, **config.target),
+    schedules.tau_schedule(
+      config.target.base_tau, total, config.target.schedule
+    ),
     0.0,
   )
   if kind == 'lr':

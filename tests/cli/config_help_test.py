@@ -24,11 +24,13 @@ def test_every_key_says_what_it_means_and_which_values_it_takes():
     assert len(text) > len(values) + 10, f'{kind}: {key} has no comment'
 
 
-def test_settings_of_every_optimizer_are_explained():
-  for name in ranges.CHOICES['optimizer.name']:
-    config = configuration.load('pretrain', {'optimizer.name': name})
-    for key, value in config.optimizer.items():
-      assert config_help.explain_key('pretrain', f'optimizer.{key}', value)
+def test_settings_of_every_optimizer_and_objective_are_explained():
+  meanings = config_help.read_meanings('pretrain')
+  for section, table in configuration.read_tables().items():
+    for settings in table.values():
+      for key in settings:
+        assert meanings[f'{section}.{key}']
+        assert f'`{section}.{key}` = ' in PAGE.read_text()
 
 
 def test_the_page_is_what_the_comments_say():

@@ -22,6 +22,9 @@ NETWORK = {
   **{'projector': (16, 8), 'predictor': (16, 8)},
   **{'bn_decay': 0.9, 'bn_epsilon': 1e-5},
 }
+BYOL_LOSS = losses.make_objective(
+  'regression', parallel, **pretrain.OBJECTIVES['regression']
+)
 # Arguments of `make_forward` for the paper's heads and stem.
 PAPER_HEADS = {
   'num_classes': 1000,
@@ -71,9 +74,7 @@ def make_experiment(*, rate, tau, num_classes=NUM_CLASSES):
   """(forward, loss_fn, optimizer, update); images are not augmented."""
   forward = make_forward(num_classes=num_classes, axis_name=parallel.AXIS)
   unchanged = lambda images, keys: images
-  loss_fn = byol.make_loss(
-    forward, (unchanged, unchanged), losses.symmetric_regression_loss
-  )
+  loss_fn = byol.make_loss(forward, (unchanged, unchanged), BYOL_LOSS)
   optimizer = optimizers.lars(
     rate, weight_decay=1.5e-6, momentum=0.9, trust_coefficient=1e-3
   )

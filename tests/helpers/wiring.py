@@ -50,12 +50,18 @@ CHANGED = {
   'network.predictor': (14, 6),
   'network.bn_decay': 0.8,
   'network.bn_epsilon': 1e-4,
+  'network.head_norm': 'layer',
+  'network.init_scale': 2.0,
   'init.checkpoint': 'no/weights',
   **{f'augment.view1.{k}': v for k, v in change_view(1).items()},
   **{f'augment.view2.{k}': v for k, v in change_view(2).items()},
   'target.base_tau': 0.75,
   'target.schedule': 'constant',
+  'target.parameters': 'online_stopped',
+  'target.start': 'online',
   'objective.name': 'other',
+  'objective.normalization': 'none',
+  'objective.symmetric': False,
   'optimizer.name': 'other',
   'optimizer.weight_decay': 0.125,
   'optimizer.momentum': 0.5,
@@ -65,6 +71,8 @@ CHANGED = {
   'schedule.warmup_epochs': 1.0,
   'schedule.max_warmup_share': 0.5,
   'schedule.scale_with_batch': False,
+  'schedule.predictor_rate': 4.0,
+  'schedule.projector_rate': 0.5,
   'data.holdout': 'official',
   'data.heldout_share': 0.3,
   'data.labels': 'folders',
@@ -111,7 +119,9 @@ METHOD = CHANGED.keys() - TRAINING - DATA
 
 def load(monkeypatch, **changes):
   """`CHANGED`, with an objective and an optimizer of the name `other`."""
-  other = lambda *arguments: losses.symmetric_regression_loss(*arguments)
+  other = lambda *devices, **settings: losses.make_regression(
+    *devices, **settings
+  )
   monkeypatch.setitem(losses.OBJECTIVES, 'other', other)
   lars = lambda *rate, **settings: optimizers.lars(*rate, **settings)
   monkeypatch.setitem(optimizers.OPTIMIZERS, 'other', lars)

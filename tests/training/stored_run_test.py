@@ -111,6 +111,6 @@ def test_a_key_that_is_missing_counts_as_its_old_value(stored, monkeypatch):
   (path / 'config.json').write_text(json.dumps(saved))
   images = np.zeros((2, 16, 16, 3), np.uint8)
   assert byol_jax.load_encoder(path)(images).shape == (2, 4)
-  now['objective'] = {'name': 'other'}
+  now['objective'] |= {'name': 'other'}
   with pytest.raises(byol_jax.errors.DataError, match=r'objective\.name: sav'):
     workdir.require_same_run(now, {'config': saved}, 'x')

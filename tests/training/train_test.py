@@ -449,7 +449,8 @@ def test_an_error_in_the_loss_shows_at_most_ten_frames_of_the_package(
   def broken(online, target):
     raise ZeroDivisionError
 
-  monkeypatch.setitem(losses.OBJECTIVES, 'regression', broken)
+  make_broken = lambda devices, **settings: broken
+  monkeypatch.setitem(losses.OBJECTIVES, 'regression', make_broken)
   values = (f'--config.{k}={v}' for k, v in (SMALL | {'seed': 9}).items())
   with pytest.raises(ZeroDivisionError) as caught:
     command.main(
