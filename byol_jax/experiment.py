@@ -24,6 +24,7 @@ from byol_jax import (
   networks,
   optimizers,
   parallel,
+  ranges,
   schedules,
 )
 
@@ -265,7 +266,9 @@ def build(
   """
   configuration.check_ranges(config)
   batch_size = config.batch_size
-  num_steps = _count_steps(config, num_examples)
+  num_steps = schedules.choose_length(
+    config.steps, config.epochs, num_examples, batch_size
+  )
   rate = schedules.make_learning_rate(
     num_examples=num_examples,
     batch_size=batch_size,
@@ -297,30 +300,9 @@ def build(
     target_start=target.start,
     derived=(
       *_describe_rates(config, rate, num_examples, num_steps),
-      *_list_warnings(num_examples, num_steps),
+      *_list_warnings(config, num_examples, num_steps),
     ),
   )
-
-
-def _count_steps(config: config_dict.ConfigDict, num_examples: int) -> int:
-  """Returns the length of a run; ConfigError if there is none."""
-  batch_size = config.batch_size
-  if config.steps:
-    if batch_size > num_examples:
-      largest = 1 << max(1, num_examples.bit_length() - 1)
-      raise errors.ConfigError(
-        f'batch_size: expected at most {num_examples}, the number of images,'
-        f' found {batch_size}; add images or give --config.batch_size={largest}'
-      )
-    is_auto = config.steps == 'auto'
-    return schedules.choose_steps(num_examples) if is_auto else config.steps
-  num_steps = schedules.count_steps(config.epochs, num_examples, batch_size)
-  if num_steps < 1:
-    raise errors.ConfigError(
-      f'epochs: {config.epochs:g} of {num_examples} images make no step of'
-      f' batch_size {batch_size}; raise epochs or lower batch_size'
-    )
-  return num_steps
 
 
 def make_augments(
@@ -375,9 +357,21 @@ def _describe_rates(
   return preset, numbers
 
 
-def _list_warnings(num_examples: int, num_steps: int) -> list[str]:
+def _list_warnings(
+  config: config_dict.ConfigDict, num_examples: int, num_steps: int
+) -> list[str]:
   """Returns what to expect of a run that is short or has few images."""
   lines = []
+  network = config.network
+  width = ranges.find_projection_width(
+    network.encoder, network.width, network.projector
+  )
+  if config.objective.name == 'optimal_linear' and config.batch_size <= width:
+    lines.append(
+      f'warning: objective.name: a linear predictor fits {config.batch_size:,}'
+      f' images of {width:,} numbers almost exactly, so nothing is learned;'
+      ' raise batch_size or lower the last width of network.projector'
+    )
   if num_steps < SHORT_RUN:
     lines.append(
       f'warning: {num_steps:,} steps: below about {SHORT_RUN:,} an encoder may'

@@ -223,14 +223,21 @@ def _check_combinations(values: Mapping[str, Any]) -> None:
     )
 
 
+def find_projection_width(
+  encoder: str, width: float, projector: Sequence[int]
+) -> int:
+  """Returns the width of projections, without a projector the encoder's."""
+  return (max(1, round(CHANNELS[encoder] * width)), *projector)[-1]
+
+
 def _check_heads(values: Mapping[str, Any]) -> None:
   """Raises ConfigError for widths of the heads that do not fit."""
   projector, predictor = (
     values[f'network.{head}'] for head in ('projector', 'predictor')
   )
-  channels = CHANNELS[values['network.encoder']] * values['network.width']
-  representation = max(1, round(channels))
-  last = projector[-1] if projector else representation
+  last = find_projection_width(
+    values['network.encoder'], values['network.width'], projector
+  )
   if predictor and predictor[-1] != last:
     predicted = 'network.projector' if projector else 'the representation'
     raise errors.ConfigError(

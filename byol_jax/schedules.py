@@ -40,6 +40,37 @@ def choose_steps(num_examples: int) -> int:
   return max(MIN_AUTO_STEPS, num_examples // 2)
 
 
+def choose_length(
+  steps: int | str, epochs: float, num_examples: int, batch_size: int
+) -> int:
+  """Returns the steps of a run.
+
+  Args:
+    steps: a number, 'auto', or 0: then `epochs` counts.
+    epochs: passes over the images.
+    num_examples: images of the training set.
+    batch_size: of all devices.
+
+  Raises:
+    ConfigError: there is no step, or not one batch of images.
+  """
+  if steps:
+    if batch_size > num_examples:
+      largest = 1 << max(1, num_examples.bit_length() - 1)
+      raise errors.ConfigError(
+        f'batch_size: expected at most {num_examples}, the number of images,'
+        f' found {batch_size}; add images or give --config.batch_size={largest}'
+      )
+    return choose_steps(num_examples) if steps == 'auto' else int(steps)
+  num_steps = count_steps(epochs, num_examples, batch_size)
+  if num_steps < 1:
+    raise errors.ConfigError(
+      f'epochs: {epochs:g} of {num_examples} images make no step of batch_size'
+      f' {batch_size}; raise epochs or lower batch_size'
+    )
+  return num_steps
+
+
 class LearningRate(NamedTuple):
   """The learning rate of a run."""
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from byol_jax import (
   byol,
@@ -366,3 +367,48 @@ def test_the_networks_are_initialised_with_different_keys():
   assert state.step == 0
   assert differing(state.online_params, state.target_params)
   assert differing(state.online_params, other.online_params)
+
+
+def test_the_target_may_start_like_the_online_network():
+  init = lambda start: byol.init(
+    *(fake_forward(), optax.sgd(1.0), jax.random.PRNGKey(0)),
+    *(jnp.zeros((1, 2, 2, 3)), start),
+  )
+  same, usual = init('online'), init('random')
+  assert not differing(same.target_params, same.online_params)
+  assert not differing(same.online_params, usual.online_params)
+
+
+@pytest.mark.parametrize('parameters', byol.TARGET_PARAMS)
+def test_the_target_has_the_parameters_that_are_chosen(parameters):
+  """The loss is the sum of what the target makes of the images."""
+  target = byol.make_target(
+    parameters=parameters, start='random', base_tau=0.5, schedule='constant',
+    total_steps=9,
+  )  # fmt: skip
+  unchanged = lambda images, keys: images
+  loss_fn = byol.make_loss(
+    *(fake_forward(), (unchanged, unchanged)),
+    lambda online, target: jnp.sum(target[0].projection, axis=1),
+    target.get_params,
+  )
+  online, average = ({'net': {'w': jnp.full((3, 2), x)}} for x in (2.0, 5.0))
+  state = byol.ByolState(
+    jnp.int32(0), jax.random.PRNGKey(0), online, average,
+    {'seen': {}}, {'seen': {}}, (),
+  )  # fmt: skip
+  images = jnp.ones((4, 2, 2, 3))
+  differentiate = jax.value_and_grad(
+    lambda online, average: loss_fn(
+      online,
+      state._replace(target_params=average),
+      {'view1': images, 'view2': images},
+    )[0],
+    (0, 1),
+  )
+  loss, (to_online, to_average) = parallel.on_one_device(differentiate)(
+    online, average
+  )
+  assert loss == 6 * (5 if parameters == 'average' else 2)
+  assert np.all(to_online['net']['w'] == (parameters == 'online'))
+  assert not np.any(to_average['net']['w'])

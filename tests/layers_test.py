@@ -39,7 +39,7 @@ MAY_IMPORT = {
   'data.from_config': [*SOURCES, 'data.*'],
   'evals.*': [*LAYER_0, *LAYER_1, *LAYER_2, 'distributed.*', 'evals.*'],
   'convert.*': ['errors', 'files', 'networks', 'resnet', 'convert.*'],
-  'experiment': [*LAYER_0, *LAYER_1, *LAYER_2, 'configuration'],
+  'experiment': [*LAYER_0, *LAYER_1, *LAYER_2, 'configuration', 'ranges'],
   'training.*': [
     *(*LAYER_0, *LAYER_1, *LAYER_2, 'experiment', 'training.*'),
     *('checkpoints.*', 'distributed.*'),

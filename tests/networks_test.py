@@ -123,11 +123,28 @@ def test_names_and_shapes_of_resnet50_are_those_published(version):
     assert (len(state), sum(map(len, state.values()))) == (110, 330)
 
 
-@pytest.mark.parametrize('sizes', [(5,), (7, 5), (7, 6, 5)])
-def test_heads_of_depth_one_to_three_against_numpy(sizes):
+def normalize_by_hand(x, norm):
+  """Of [B, D]: over the batch, the features, or 16 groups of them."""
+  if norm == 'none':
+    return x
+  axis = 0 if norm == 'batch' else -1
+  parts = x.reshape(len(x), 16, -1) if norm == 'group' else x
+  parts = parts - parts.mean(axis, keepdims=True)
+  variance = np.mean(parts**2, axis, keepdims=True)
+  return (parts / np.sqrt(variance + 1e-5)).reshape(x.shape)
+
+
+@pytest.mark.parametrize(
+  'sizes, norm',
+  [
+    *(((5,), 'batch'), ((7, 5), 'batch'), ((7, 6, 5), 'batch')),
+    *(((7, 6, 5), 'none'), ((7, 6, 5), 'layer'), ((64, 5), 'group')),
+  ],
+)
+def test_heads_of_depth_one_to_three_against_numpy(sizes, norm):
   make_norm = lambda **named: hk.BatchNorm(True, True, 0.9, eps=1e-5, **named)
   pure = hk.transform_with_state(
-    lambda x: networks.MLP(sizes, 'batch', make_norm, 'projector')(x, True)
+    lambda x: networks.MLP(sizes, norm, make_norm, 'projector')(x, True)
   )
   x = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
   params, state = pure.init(KEY, x)
@@ -140,16 +157,44 @@ def test_heads_of_depth_one_to_three_against_numpy(sizes):
   for i in range(len(sizes)):
     suffix = f'_{i}' if i else ''
     linear = dict(left.pop(f'projector/linear{suffix}'))
-    y = y @ np.float64(linear.pop('w'))
+    w = np.float64(linear.pop('w'))
     if i < len(sizes) - 1:
-      norm = left.pop(f'projector/batch_norm{suffix}')
-      y = y + linear.pop('b')
-      y = (y - y.mean(0)) / np.sqrt(y.var(0) + 1e-5)
-      y = np.maximum(y * norm['scale'] + norm['offset'], 0)
+      if norm == 'group':  # standardized
+        w = (w - w.mean(0)) / (w.std(0) * np.sqrt(len(w)))
+      y = normalize_by_hand(y @ w + linear.pop('b'), norm)
+      if norm != 'none':  # 'norm' in the name: without decay and trust ratio
+        learned = left.pop(f'projector/{norm}_norm{suffix}')
+        y = y * np.ravel(learned['scale']) + np.ravel(learned['offset'])
+      y = np.maximum(y, 0)
+    else:
+      y = y @ w
     assert not linear, 'no bias at the output'
   assert not left, 'neither norm nor ReLU at the output'
   np.testing.assert_allclose(actual, y, rtol=1e-3, atol=1e-4)
   assert (np.asarray(actual) < 0).any()
+
+
+def test_initial_weights_have_a_variance_times_the_scale(monkeypatch):
+  """Of convolutions and linear layers; nothing else changes."""
+
+  def encode(self, x, is_training):
+    x = resnet.make_conv(8, 3, 1, 'conv')(x)
+    return hk.BatchNorm(True, True, 0.9)(x, is_training).mean((1, 2))
+
+  monkeypatch.setattr(resnet.ResNet, '__call__', encode)
+  plain, scaled = (
+    tiny_run.make_forward(
+      projector=(), predictor=(4, 8), num_classes=3, init_scale=scale
+    ).init(KEY, images(), True)[0]
+    for scale in (1.0, 2.25)
+  )
+  assert {m.rpartition('/')[2] for m in plain} == {
+    *('conv', 'batch_norm', 'linear', 'linear_1', 'classifier'),
+  }
+  for module, leaves in plain.items():
+    for name, x in leaves.items():
+      factor = 1.5 if name == 'w' else 1
+      np.testing.assert_allclose(scaled[module][name], factor * x, rtol=1e-6)
 
 
 def test_without_predictor_and_labels():

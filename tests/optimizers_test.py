@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from byol_jax import optimizers
+from configs import pretrain
 from tests.helpers import tiny_run
 
 SETTINGS = {'weight_decay': 0.01, 'momentum': 0.9, 'trust_coefficient': 1e-3}
@@ -149,3 +150,34 @@ def test_adamw_moves_by_the_rate_of_each_step_and_decays_kernels_only():
       np.testing.assert_allclose(
         params[module][name], x - 0.25 * (1 + decay), rtol=1e-5, atol=1e-5
       )
+
+
+@pytest.mark.parametrize('name', pretrain.OPTIMIZERS)
+def test_a_head_moves_by_its_factor_of_the_rate(name):
+  """All arrays of it, and no others; without factors nothing is added."""
+  settings = pretrain.OPTIMIZERS[name]
+  grads, params = (
+    jax.tree.map(jnp.float32, x) for x in (gradients(0), start())
+  )
+
+  def update(head_rates):
+    optimizer = optimizers.make_optimizer(
+      name, lambda step: 0.5, head_rates, **settings
+    )
+    state = optimizer.init(params)
+    updates, after = optimizer.update(grads, state, params)
+    assert jax.tree.structure(state) == jax.tree.structure(after)
+    return updates, state
+
+  plain, state = update({})
+  direct = optimizers.OPTIMIZERS[name](lambda step: 0.5, **settings)
+  assert jax.tree.structure(state) == jax.tree.structure(direct.init(params))
+  changed, state = update({'projector': 3.0, 'predictor': 0.0})
+  assert len(jax.tree.leaves(state)) == len(
+    jax.tree.leaves(direct.init(params))
+  )
+  for module, leaves in plain.items():
+    factor = 3 if module.startswith('projector/') else 1
+    for leaf, x in leaves.items():
+      np.testing.assert_array_equal(changed[module][leaf], factor * x)
+      assert np.any(x) or module == 'idle/linear'
