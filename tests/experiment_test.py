@@ -5,7 +5,6 @@ import re
 
 import haiku as hk
 import jax
-import jax.numpy as jnp
 from ml_collections import config_dict
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ from byol_jax import (
   resnet,
   schedules,
 )
-from tests.helpers import tiny_config, wiring
+from tests.helpers import wiring
 
 NUM_EXAMPLES, NUM_CLASSES = 192, 4
 NORM = ('cross_replica_axis', 'decay_rate', 'eps')
@@ -220,40 +219,6 @@ def test_few_images_are_warned_of(count, warns):
   built = experiment.build(configuration.load('folder:cpu'), count, None)
   assert len(built.derived) == 2 + warns
   assert (f'warning: {count} images: 300' in built.derived[-1]) == warns
-
-
-VARIANTS = [
-  {
-    **{'objective.name': 'info_nce', 'target.parameters': 'online'},
-    **{'network.head_norm': 'group', 'schedule.predictor_rate': 2.0},
-    **{'network.projector': (32, 8), 'network.predictor': (32, 8)},
-  },
-  {
-    **{'objective.name': 'optimal_linear', 'target.start': 'online'},
-    **{'network.projector': (), 'network.predictor': ()},
-    **{'network.head_norm': 'none', 'batch_size': 64},
-  },
-]
-
-
-@pytest.mark.parametrize('changes', VARIANTS, ids=['simclr', 'linear'])
-def test_a_variant_has_the_state_and_scalars_of_any_run(changes):
-  config = tiny_config.tiny(**changes)
-  built = experiment.build(config, 2_000, None)
-  state = jax.eval_shape(built.initial_state)
-  views = jax.ShapeDtypeStruct((8, 16, 16, 3), jnp.float32)
-  new, scalars = jax.eval_shape(
-    parallel.on_one_device(built.update),
-    *(state, {'view1': views, 'view2': views}),
-  )
-  assert jax.tree.map(lambda x: x.shape, new) == jax.tree.map(
-    lambda x: x.shape, state
-  )
-  assert {'byol_loss', 'projection_std', 'tau'} <= scalars.keys()
-  heads = {m.partition('/')[0] for m in state.online_params} - {'tiny_res_net'}
-  assert heads == (
-    {'projector', 'predictor'} if config.network.projector else set()
-  )
 
 
 @pytest.mark.parametrize('batch_size, warns', [(64, True), (65, False)])
