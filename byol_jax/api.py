@@ -265,6 +265,7 @@ def embed(
   weights: str = 'online',
   *,
   step: int | None = None,
+  labels: str = 'auto',
   log: Callable[[str], None] = lambda text: None,
 ) -> int:
   """Writes the representations and names of all images of a set.
@@ -276,6 +277,8 @@ def embed(
     output: the .npz file.
     weights: see `pretrained.open_encoder`.
     step: of an older checkpoint.
+    labels: 'folders' takes folders that look like parts of a set or like masks
+      for any others; see `data.labels` of configs/pretrain.py.
     log: called with lines on what is done.
 
   Returns:
@@ -298,7 +301,10 @@ def embed(
   else:
     pixels = from_config.make_pixel_options(config)
     source = in_memory.ListedImages(images, pixels)
-  config.data.labels = 'auto'  # of other images
-  dataset = from_config.make_image_set(config, 'all', source=source, log=log)
+  config.data.labels = labels
+  configuration.check_ranges(config)
+  dataset = from_config.make_image_set(
+    config, 'all', source=source, labels_key='--labels', log=log
+  )
   names = [dataset.file_name(i) for i in range(dataset.num_examples)]
   return embed_lib.write_embeddings(encoder, dataset, names, output, log)

@@ -281,6 +281,7 @@ def test_weights_that_do_not_fit_leave_no_workdir(
 
 SHARED = {
   'data_dir': 'no/place',
+  'labels': 'auto',
   'weights': 'target',
   'calibration_batches': 7,
   'seed': 9,
@@ -370,14 +371,17 @@ def test_every_value_of_an_evaluation_arrives(
   assert opened.pop('run') is run_of_changed and opened.pop('step') == 7
   data = sets[0].arguments['config']
   where = {key: data[key] for key in ('dataset', 'data_dir', 'seed')}
+  found_labels = {'labels': data.data.labels}
   if name == 'transfer':  # its sets are options
     assert where.pop('dataset') == run_of_changed.config.dataset
   options = dataclasses.asdict(options)
-  assert options | opened | where == changed
-  assert where | opened | options == changed  # the seed arrives twice
+  assert options | opened | where | found_labels == changed
+  # The seed arrives twice.
+  assert where | found_labels | opened | options == changed
   # All else is that of the pretraining, the crop of an evaluation too.
   rest = config_dict.ConfigDict(run_of_changed.config)
   rest.update(where)
+  rest.data.update(found_labels)
   assert data == rest and sets[0].arguments['split'] == 'fit'
 
 

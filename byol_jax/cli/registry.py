@@ -59,6 +59,7 @@ STEP = (
   parsers.make_parser(int, 0, 10**9),
 )
 JSON = ('--json', False, 'print the results as JSON in the last line')
+LABELS = ('--labels', 'auto', 'or folders, none: as data.labels of a training')
 THREADS = (
   '--threads',
   0,

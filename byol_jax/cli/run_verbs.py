@@ -206,6 +206,7 @@ def suite(
   ('--images', ..., 'a folder, an image, or any dataset', registry.PATH),
   ('--output', ..., 'an .npz file', registry.PATH),
   ('--weights', 'online', 'or target, random, random_calibrated'),
+  registry.LABELS,
   *registry.PROCESSES,
 )
 def embed(
@@ -214,6 +215,7 @@ def embed(
   output: str,
   weights: str,
   step: int | None,
+  labels: str,
   **job: Any,
 ) -> None:
   """Write the representations and file names of a folder of images.
@@ -224,11 +226,14 @@ def embed(
   example: byol-jax embed --workdir=runs/demo --images=~/Pictures
            --output=pictures.npz
   """
-  configuration.load('evals/knn', {'weights': weights})  # refuses others
+  # Refuses other values.
+  configuration.load('evals/knn', {'weights': weights})
+  configuration.load('pretrain', {'data.labels': labels})
   _, log = _join_job(**job)
   from byol_jax import api
 
-  count = api.embed(workdir, images, output, weights, step=step, log=log)
+  options = {'step': step, 'labels': labels, 'log': log}
+  count = api.embed(workdir, images, output, weights, **options)
   log(f'{count} representations in {output}')
 
 

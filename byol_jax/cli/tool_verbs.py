@@ -8,7 +8,6 @@ from byol_jax.cli import parsers, registry
 
 VERBS: dict[str, registry.Verb] = {}
 _add_verb = functools.partial(registry.add_verb, VERBS)
-_LABELS = ('--labels', 'auto', 'or folders, none: as data.labels of a training')
 
 
 @_add_verb(
@@ -73,7 +72,7 @@ def explain_config(
     'of images that may be left out, beyond ten',
     parsers.make_parser(float, 0, 1),
   ),
-  _LABELS,
+  registry.LABELS,
   registry.THREADS,
 )
 def prepare_data(labels: str, **arguments: Any) -> None:
@@ -108,7 +107,7 @@ def prepare_data(labels: str, **arguments: Any) -> None:
   ('--data_dir', None, 'where TFDS prepared its sets', registry.PATH),
   ('--split', 'all', 'or train, test, ...'),
   ('--output', None, 'a JSON file for the whole report', registry.PATH),
-  _LABELS,
+  registry.LABELS,
   registry.THREADS,
 )
 def check_data(labels: str, **arguments: Any) -> None:
@@ -231,4 +230,4 @@ def _get_holdout(labels: str) -> dict[str, Any]:
 
   return from_config.get_holdout(
     configuration.load('pretrain', {'data.labels': labels})
-  )
+  ) | {'labels_key': '--labels'}

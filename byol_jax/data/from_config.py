@@ -35,6 +35,7 @@ def make_image_set(
   fraction: float | None = None,
   lists: str = 'own',
   source: base.Source | None = None,
+  labels_key: str = 'data.labels',
   log: Callable[[str], None] = lambda line: None,
 ) -> Any:
   """Returns a split of the data set of a configuration, for this process.
@@ -51,6 +52,7 @@ def make_image_set(
     fraction: of the labelled images of 'fit' to keep, in (0, 1]; see `subsets`.
     lists: 'published' takes the part of ImageNet that is; else an own one.
     source: the images; None opens the split.
+    labels_key: what sets `data.labels`, for messages.
     log: called with a line about the whole set.
 
   Raises:
@@ -59,7 +61,7 @@ def make_image_set(
   """
   from byol_jax.data.loading import cache, image_set
 
-  source = source or open_split(config, split, dataset, log)
+  source = source or open_split(config, split, dataset, labels_key, log)
   pixels = make_pixel_options(config, source)
   if held and jax.process_index() == 0:
     traits.warn_of_traits(source, pixels)
@@ -191,6 +193,7 @@ def open_split(
   config: config_dict.ConfigDict,
   split: str,
   dataset: str | None = None,
+  labels_key: str = 'data.labels',
   log: Callable[[str], None] = lambda line: None,
 ) -> base.Source:
   """Returns random access to the encoded images of a split."""
@@ -198,6 +201,7 @@ def open_split(
     dataset or config.dataset,
     split,
     data_dir=config.data_dir,
+    labels_key=labels_key,
     log=log,
     **get_holdout(config),
   )
@@ -247,7 +251,7 @@ def make_load(
   It opens each split once, and logs a line about each data set.
   """
   config = resolve_paths(config)
-  log_once = functools.cache(log)
+  options = {'labels_key': '--config.labels', 'log': functools.cache(log)}
   return functools.cache(
-    functools.partial(make_image_set, config, labelled=True, log=log_once)
+    functools.partial(make_image_set, config, labelled=True, **options)
   )

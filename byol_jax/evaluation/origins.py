@@ -70,20 +70,23 @@ def make_data_config(
 ) -> config_dict.ConfigDict:
   """Returns the configuration of the images of an evaluation.
 
-  It is that of the pretraining, with `dataset` and `data_dir` of the
+  It is that of the pretraining, with `dataset`, `data_dir` and `labels` of the
   evaluation's `config` where it has them, and its `seed`.
 
   Raises:
     ConfigError: neither of them says which images.
   """
   data = config_dict.ConfigDict(origin.config)
+  is_other = 'datasets' in config or config.dataset is not None
+  if config.labels != 'pretraining':
+    data.data.labels = config.labels
+  elif is_other and data.data.labels == 'none':
+    data.data.labels = 'auto'
   if 'datasets' in config:  # which the protocol opens by their names
     data.data_dir = config.data_dir or data.data_dir
   elif config.dataset is not None:
     data.dataset = config.dataset
     data.data_dir = config.data_dir
-    if data.data.labels == 'none':  # of other images
-      data.data.labels = 'auto'
   elif isinstance(origin, Export) and not origin.has_dataset:
     raise errors.ConfigError(
       f'dataset: {errors.quote(origin.name)} does not say of which images it'

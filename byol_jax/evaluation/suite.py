@@ -24,7 +24,7 @@ from byol_jax.evaluation import comparison, origins, protocols, table
 JSON, MARKDOWN = 'suite.json', 'suite.md'
 RANDOM = 'random_calibrated'
 # Of all protocols together, in the configuration of a suite.
-COMMON = ('dataset', 'data_dir', 'calibration_batches', 'seed')
+COMMON = ('dataset', 'data_dir', 'labels', 'calibration_batches', 'seed')
 Log = Callable[[str], None]
 # What reading a file raises that is not ours, or damaged.
 _UNREADABLE = (

@@ -126,7 +126,7 @@ class Watcher:
       DataError: the images cannot be used, or no results can be written.
     """
     config = from_config.resolve_paths(config)
-    shared = ('dataset', 'data_dir', 'weights', 'seed', 'batch_size')
+    shared = 'dataset', 'data_dir', 'labels', 'weights', 'seed', 'batch_size'
     of_online = configuration.read_preset('evals/online')
     of_online = of_online.copy_and_resolve_references()
     of_online.update({key: config[key] for key in shared})

@@ -16,7 +16,9 @@ from configs.evals import finetune, knn, linear, online, semisup, transfer
 
 VARIANTS = ('paper', 'cpu')
 # Of all protocols together.
-COMMON = ('dataset', 'data_dir', 'weights', 'calibration_batches', 'seed')
+COMMON = (
+  *('dataset', 'data_dir', 'labels', 'weights', 'calibration_batches', 'seed'),
+)
 
 
 def get_config(name: str = 'paper') -> config_dict.ConfigDict:

@@ -1,6 +1,7 @@
 """Evaluations of older checkpoints, and of weights without a run."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -33,6 +34,11 @@ def test_another_set_has_labels_if_those_of_the_training_were_unused(
     given = {} if dataset is None else {'dataset': dataset}
     knn = configuration.load('evals/knn', given)
     assert origins.make_data_config(origin, knn).data.labels == expected
+    given['labels'] = 'folders'
+    knn = configuration.load('evals/knn', given)
+    assert origins.make_data_config(origin, knn).data.labels == 'folders'
+  transfer = configuration.load('evals/transfer', {'datasets': 'images'})
+  assert origins.make_data_config(origin, transfer).data.labels == other
 
 
 @pytest.fixture(scope='module')
@@ -120,6 +126,25 @@ def test_every_verb_of_an_encoder_takes_a_step(run, tmp_path, capsys):
   for verb in ('linear', 'report'):
     assert command.main([verb, '--step=9', f'--workdir={run}']) == 3
     assert 'it has the steps [1, 2]' in capsys.readouterr().err
+
+
+def test_a_hint_names_the_argument_of_the_verb_and_it_helps(
+  run, tmp_path, capsys
+):
+  """Folders called like folds are refused where nothing says what they are."""
+  for old, new in zip(tiny_folder.CLASSES, ('fold_0', 'fold_1', 'fold_2')):
+    shutil.copytree(run.parent / 'images' / old, tmp_path / 'set' / new)
+  folder = tmp_path / 'set'
+  for argument, *words in (
+    ('--config.labels', 'knn', f'--config.dataset={folder}', *WORDS),
+    ('--labels', 'embed', f'--images={folder}'),
+  ):
+    words += [f'--workdir={run}', f'--output={tmp_path / words[0]}.npz']
+    assert command.main(words) == 3
+    assert f' {argument}=folders takes them ' in capsys.readouterr().err
+    assert command.main([*words, f'{argument}=folders']) == 0
+  assert command.main(['data', 'check', str(folder)]) == 3
+  assert ' --labels=folders takes them ' in capsys.readouterr().err
 
 
 def test_an_export_has_the_results_of_its_run(run, export, tmp_path):

@@ -78,6 +78,7 @@ def find_set(
   holdout: str,
   heldout_share: float,
   labels: str = 'auto',
+  labels_key: str = 'data.labels',
   least: int = 2,
 ) -> tuple[str, OpenSplit]:
   """Returns the line about a set, and the function that opens a split of it.
@@ -96,6 +97,7 @@ def find_set(
     labels: of a folder: 'auto', its folders are classes if each image lies in
       one of several; 'folders', they are in any case, whatever their names;
       'none', they are not.
+    labels_key: what sets `labels`, for messages.
     least: images that are expected of folders.
 
   Raises:
@@ -116,9 +118,13 @@ def find_set(
     if found:
       return found
   local = [pathlib.Path(root) for root in roots]
-  layout = layouts.find_layouts(local, heldout_share, labels, least)
+  name_key = lambda text: text.replace('data.labels=', f'{labels_key}=')
+  try:
+    layout = layouts.find_layouts(local, heldout_share, labels, least)
+  except errors.DataError as error:
+    raise errors.DataError(name_key(str(error))) from error
   opened = functools.partial(_open_folders, layout, dataset, heldout_share)
-  return layouts.describe_layouts(layout), opened
+  return name_key(layouts.describe_layouts(layout)), opened
 
 
 def _find_divided(
