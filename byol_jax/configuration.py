@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import difflib
 import functools
+import inspect
 import os
 from pathlib import Path
 import re
@@ -105,6 +106,8 @@ def read_preset(spec: str) -> config_dict.ConfigDict:
       get_config = runpy.run_path(str(path)).get('get_config')
       if get_config is None:
         raise ValueError(f'{path} defines no function get_config')
+      if colon and not inspect.signature(get_config).parameters:
+        raise ValueError(f'takes no argument; give --config={name}')
       config = get_config(*([argument] if colon else []))
       if not isinstance(config, config_dict.ConfigDict):
         found = type(config).__name__

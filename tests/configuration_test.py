@@ -255,7 +255,7 @@ def test_a_broken_file_is_one_line(tmp_path, text, reason):
     ('', "''; presets: "),
     ('~nosuchuser/own.py', "'~nosuchuser/own.py'; presets: "),
     ('x' * 9999, 'xxx...; presets: '),
-    ('shapes:3', '0 positional arguments but 1 was given'),
+    ('shapes:cpu', 'takes no argument; give --config=shapes'),
     *(
       (f'pretrain:{x}', f'unknown preset {x!r}: expected one of ')
       for x in ('many', '', '0', '-3', '1000_batch256', '1e3')

@@ -144,7 +144,7 @@ def list_lines(
     spec: see `configuration.load`.
     overrides: see `configuration.load`.
     wanted: a key, a section, or the last part of a key; None for all. Of any
-      other word the keys whose explanation has it.
+      other word the keys that have it in their name or explanation.
 
   Raises:
     ConfigError: see `configuration.load`; no such key.
@@ -162,7 +162,7 @@ def list_lines(
   keys = keys or [
     key
     for key, value in flat.items()
-    if f'{wanted}'.lower() in explain_key(kind, key, value).lower()
+    if f'{wanted}'.lower() in f'{key} {explain_key(kind, key, value)}'.lower()
   ]
   if not keys:
     raise errors.ConfigError(

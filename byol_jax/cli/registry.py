@@ -39,10 +39,8 @@ def add_verb(
   return add
 
 
-CONFIG_HELP = (
-  'FILE[:ARGUMENT], a path or the name of a preset (pretrain:300, shapes);'
-  ' --config.section.key=value changes one value'
-)
+FILE_HELP = 'FILE[:ARGUMENT], a path or the name of a preset'
+CONFIG_HELP = f'{FILE_HELP}; --config.section.key=value changes one value'
 CONFIG = ('--config', ..., CONFIG_HELP)
 PATH = parsers.parse_path
 RUN = ('--workdir', ..., 'of the pretraining', PATH)

@@ -241,8 +241,8 @@ def embed(
   'report',
   registry.RUN,
   registry.STEP,
-  ('--knn', 'evals/knn', registry.CONFIG_HELP),
-  ('--linear', 'evals/linear:cpu', registry.CONFIG_HELP),
+  ('--knn', 'evals/knn', registry.FILE_HELP),
+  ('--linear', 'evals/linear:cpu', registry.FILE_HELP),
 )
 def report(workdir: str, step: int | None, knn: str, linear: str) -> None:
   """Report a run: accuracies beside its random encoders, and pictures.

@@ -48,6 +48,7 @@ def test_the_page_is_what_the_comments_say():
     ('ks --config=evals/suite:cpu', '--config.knn.ks=(1, 20, 200)\n    Num'),
     ('--config=evals/linear:cpu', 'features=cached\n'),
     ('GiB', '--config.input.cache_gib='),  # a word of the explanation
+    ('Tau', '--config.target.base_tau='),  # a part of a name
   ),
 )
 def test_the_verb_explains_a_key_or_a_section(words, expected, capsys):
