@@ -102,8 +102,9 @@ def _list_members(path: pathlib.Path, size: int) -> index_cache.Arrays:
   except Exception as error:
     if not end:
       raise errors.DataError(
-        f'{path}: is a file, but no tar file without compression, which would'
-        ' allow no random access; unpack it and give the folder of images'
+        f'{path}: is a file, but no tar file without compression (which would'
+        ' allow no random access), .csv, .npz, .parquet or .txt; unpack an'
+        ' archive and give the folder of images'
       ) from error
     reason = errors.to_line(str(error))[:200]
     raise errors.DataError(

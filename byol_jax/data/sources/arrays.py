@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import hashlib
 import pathlib
 from typing import Any
+import zipfile
 
 import numpy as np
 
@@ -88,6 +89,9 @@ def read_npz(path: pathlib.Path) -> dict[str, ArraySource]:
   with errors.as_data_error(f'{path}: no readable .npz file'):
     if not path.is_file():
       raise ValueError(files.NOT_REGULAR)
+    # Of another file numpy says that it is a pickle, and how to load that.
+    if not zipfile.is_zipfile(path):
+      raise ValueError('expected an archive of arrays by numpy.savez')
     with np.load(path, allow_pickle=False) as file:
       found = dict(file)
   if 'images' not in found:

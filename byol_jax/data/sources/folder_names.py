@@ -74,10 +74,10 @@ def find_splits(root: str, images: Collection[str], labels: str) -> Splits:
   if not trains:
     if tests and labels == 'auto':
       raise errors.DataError(
-        f'{root}: expected train/ beside {_show(tests)}, found none; give one'
-        f' folder, as in --config.dataset={_join(root, tests[0])}, or take all'
-        ' images with data.labels=none; data.labels=folders takes'
-        f' {_show(tests)} for a class'
+        f'{root}: expected train/ beside {_show(tests)}, found none; give the'
+        f' folder {_join(root, tests[0])}, or take all images with'
+        f' data.labels=none; data.labels=folders takes {_show(tests)} for a'
+        ' class'
       )
     return Splits()
   if not tests and tops != {*trains}:
@@ -88,8 +88,7 @@ def find_splits(root: str, images: Collection[str], labels: str) -> Splits:
     raise errors.DataError(
       f'{root}: expected one folder for training, and at most one for'
       f' validation and one for test, found {_show([*trains, *tests])}; rename'
-      ' or move the others, or give folders, as in --config.dataset='
-      f'{_join(root, trains[0])}'
+      f' or move the others, or give the folder {_join(root, trains[0])}'
     )
   return Splits(trains[0], tuple(tests))
 
@@ -128,7 +127,7 @@ def refuse_lookalikes(
         continue
       raise errors.DataError(
         f'{root}: {_show((name, mask))} look like pictures and what belongs to'
-        f' them, not like classes; give --config.dataset={_join(root, name)};'
+        f' them, not like classes; give the folder {_join(root, name)};'
         ' data.labels=folders takes them for classes'
       )
   if labels != 'auto':
@@ -142,8 +141,8 @@ def refuse_lookalikes(
     names = ','.join(_join(root, name) for name in parts[:2])
     raise errors.DataError(
       f'{root}: {_show(parts)} look like parts of a set or sets, not like'
-      f' classes; give those to train on, --config.dataset={names}, or all'
-      ' images by data.labels=none; data.labels=folders takes them for classes'
+      f' classes; give those to use, {names}, or all images by'
+      ' data.labels=none; data.labels=folders takes them for classes'
     )
 
 

@@ -121,9 +121,10 @@ def _read_lines(data: bytes, where: str) -> list[tuple[int, list[str]]]:
   try:
     text = data.decode('utf-8-sig')
   except UnicodeDecodeError as error:
+    line = error.object[: error.start].count(b'\n') + 1
     raise errors.DataError(
-      f'{where}: expected text in UTF-8, found {errors.quote(error)}; save it'
-      ' as UTF-8'
+      f'{where}: line {line}: expected text in UTF-8, found the byte'
+      f' {error.object[error.start]:#x}; save it as UTF-8'
     ) from error
   delimiter = max(',;\t', key=text.partition('\n')[0].count)
   stream = io.StringIO(text, newline='')

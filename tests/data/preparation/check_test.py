@@ -98,6 +98,10 @@ def test_a_sound_set_ends_with_zero_and_splits_are_chosen(run, tmp_path):
   assert code == 2 and 'expected one of all, train, test' in error
   code, text, error = run(tmp_path / 'nowhere')
   assert code == 3 and not text and error.count('\n') == 1
+  (tmp_path / 'one').mkdir()
+  (tmp_path / 'one/broken.jpg').touch()
+  code, text, error = run(tmp_path / 'one')
+  assert code == 1 and '1 of 1 images are broken' in error
   code, text, error = run('shapes', f'--output={tmp_path / "no" / "x"}')
   assert code == 3 and not text and 'can be written' in error
 

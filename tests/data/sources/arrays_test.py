@@ -77,7 +77,7 @@ IMAGES = np.zeros((4, 5, 5, 3), np.uint8)
     ({'images': IMAGES / 255}, 'train', 'expected images uint8'),
     ({'images': IMAGES}, 'test', 'test_images'),
     ({'images': np.array([{}], object)}, 'train', 'no readable .npz file'),
-    (b'junk', 'train', 'no readable .npz file'),
+    (b'junk', 'train', 'expected an archive of arrays by numpy.savez'),
     ({'images': IMAGES[:, :0]}, 'train', 'at least one pixel'),
     ({'images': IMAGES[:0]}, 'train', 'at least one pixel'),
     (member(b'{'), 'train', 'no readable .npz file'),

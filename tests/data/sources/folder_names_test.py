@@ -58,7 +58,7 @@ def test_what_looks_like_no_class_needs_a_word(write, folders, who):
   for labels in ('auto', 'none'):
     if labels in who:
       text = refused(root, labels=labels)
-      assert '--config.dataset=' in text and 'data.labels=folders' in text
+      assert str(root) + '/' in text and 'data.labels=folders' in text
     else:
       assert len(opened(root, labels=labels)) == 9 * len(folders)
       assert opened(root, labels=labels).num_classes is None
@@ -70,7 +70,7 @@ def test_what_looks_like_no_class_needs_a_word(write, folders, who):
 def test_the_way_out_of_masks_works(write):
   root = write(*(f'{x}/{i}.jpg' for x in ('images', 'masks') for i in range(3)))
   text = refused(root)
-  dataset = text.split('--config.dataset=')[1].split(';')[0]
+  dataset = text.split('give the folder ')[1].split(';')[0]
   assert names(opened(dataset)) == ['0.jpg', '1.jpg', '2.jpg']
 
 

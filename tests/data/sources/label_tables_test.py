@@ -95,7 +95,10 @@ def test_splits_are_those_of_the_column_or_of_the_folders(folder):
     ('file,label\n1.jpg,\0\n', r"one class an image, found '\x00'"),
     ('file,label\n/x/1.jpg,a\n', "none of 1 files is an image here, as '/x/1"),
     ('file,label,split\n1.jpg,a,no\n', "val or test as split, found 'no'"),
-    (b'file,label\n1.jpg,\xe9\n', 'save it as UTF-8'),
+    (
+      b'file,label\n1.jpg,\xe9\n',
+      'line 2: expected text in UTF-8, found the byte 0xe9',
+    ),
     (
       'file,label,split\n1.jpg,a,train\n2.jpg,b,train\n3.jpg,c,test\n',
       '1 class of test that no image for training has: c',
