@@ -294,7 +294,7 @@ def embed(
   ):
     files.check_path(name, path)
   origin, encoder = origins.open_origin(workdir, weights, step=step)
-  config = config_dict.ConfigDict(origin.config)
+  config = origin.config.copy_and_resolve_references()
   source = None
   if is_path:
     config.dataset = os.fspath(images)

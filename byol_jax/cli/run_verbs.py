@@ -232,8 +232,9 @@ def embed(
   _, log = _join_job(**job)
   from byol_jax import api
 
-  options = {'step': step, 'labels': labels, 'log': log}
-  count = api.embed(workdir, images, output, weights, **options)
+  count = api.embed(
+    workdir, images, output, weights, step=step, labels=labels, log=log
+  )
   log(f'{count} representations in {output}')
 
 

@@ -74,10 +74,8 @@ def make_image_set(
   if config.data.resident:
     from byol_jax.data.loading import resident
 
-    gib = config.input.resident_gib
-    return resident.ResidentImageSet(
-      source, gib=gib, transfer='float32', **options
-    )
+    options |= {'gib': config.input.resident_gib, 'transfer': 'float32'}
+    return resident.ResidentImageSet(source, **options)
   return image_set.ImageSet(
     source,
     engine=_find_engine(config, is_strict=held),
@@ -251,7 +249,10 @@ def make_load(
   It opens each split once, and logs a line about each data set.
   """
   config = resolve_paths(config)
-  options = {'labels_key': '--config.labels', 'log': functools.cache(log)}
+  log_once = functools.cache(log)
+  key = '--config.labels'
   return functools.cache(
-    functools.partial(make_image_set, config, labelled=True, **options)
+    functools.partial(
+      make_image_set, config, labelled=True, labels_key=key, log=log_once
+    )
   )

@@ -76,7 +76,7 @@ def make_data_config(
   Raises:
     ConfigError: neither of them says which images.
   """
-  data = config_dict.ConfigDict(origin.config)
+  data = origin.config.copy_and_resolve_references()
   is_other = 'datasets' in config or config.dataset is not None
   if config.labels != 'pretraining':
     data.data.labels = config.labels

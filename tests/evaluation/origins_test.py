@@ -132,7 +132,7 @@ def test_a_hint_names_the_argument_of_the_verb_and_it_helps(
   run, tmp_path, capsys
 ):
   """Folders called like folds are refused where nothing says what they are."""
-  for old, new in zip(tiny_folder.CLASSES, ('fold_0', 'fold_1', 'fold_2')):
+  for old, new in zip(tiny_folder.CLASSES, ('fold0', 'fold1', 'fold2')):
     shutil.copytree(run.parent / 'images' / old, tmp_path / 'set' / new)
   folder = tmp_path / 'set'
   for argument, *words in (
