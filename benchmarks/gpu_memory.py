@@ -5,8 +5,9 @@ r"""Memory of a training step on a GPU, by XLA's compiler for one; needs no GPU.
   PYTHONPATH=.:.venv/cuda JAX_PLATFORMS=cpu python benchmarks/gpu_memory.py \
     imagenette 256 --output=benchmarks/results/gpu_memory_imagenette.json
 
-Compiles the step that training calls for one A100 of 40 GB. cuDNN chooses its
-convolutions on a GPU only, so what these need besides is missing. Minutes.
+`--config.section.key=value` may follow. Compiles the step that training calls
+for one A100 of 40 GB. cuDNN chooses its convolutions on a GPU only, so what
+these need besides is missing. Minutes.
 """
 
 from jax.experimental import topologies
@@ -49,17 +50,19 @@ def main() -> None:
   parser = results_file.make_parser(__doc__)
   parser.add_argument('preset')
   parser.add_argument('images', type=int, help='the batch, on one device')
-  arguments = parser.parse_args()
+  arguments, overrides = parser.parse_known_args()
   devices = topologies.get_topology_desc(
     'a100', 'cuda', topology='1x1x1', target_config=A100
   ).devices
   images = arguments.images
-  config = configuration.load(arguments.preset, {'batch_size': images})
+  overrides = [*overrides, f'--config.batch_size={images}']
+  config = configuration.load(arguments.preset, overrides)
   step = compile.compile_step(compile.open_run(config), devices, images)
   result = {
     'device': devices[0].device_kind,
     'preset': arguments.preset,
     'images': images,
+    'accumulate': config.batch.accumulate,
     'argument_bytes': step.cost.argument_bytes,
     'temp_bytes': step.cost.temp_bytes,
     'memory_bytes': step.cost.memory_bytes,

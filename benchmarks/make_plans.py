@@ -22,6 +22,14 @@ PLANS = {
     *('v3:16x16', '--config.network.width=2'),
     *('--config.network.encoder=ResNet200', '--once'),  # nine minutes
   ),
+  # The batch of 4096 on one chip.
+  **{
+    f'resnet50_v5e-1_accumulate{count}': (
+      *('v5e:1x1', '--config.data.transfer=uint8', '--once'),
+      f'--config.batch.accumulate={count}',
+    )
+    for count in (16, 32, 64)
+  },
 }
 
 

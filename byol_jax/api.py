@@ -122,7 +122,11 @@ def _pretrain(
     # So that the same command resumes from any folder.
     path = os.path.abspath(os.path.expanduser(config.init.checkpoint))
     config = _replace(config, {'init.checkpoint': path})
-  placement.check_batch_size('batch_size', config.batch_size)
+  placement.check_batch_size(
+    *('batch_size', config.batch_size),
+    accumulate=config.batch.accumulate,
+    bn_group=config.network.bn_group,
+  )
   train.require_same_dataset(dataset)
   method = experiment.build(config, dataset.num_examples, dataset.num_classes)
   if config.steps == 'auto':  # a run that resumes has this number of steps
@@ -135,7 +139,9 @@ def _pretrain(
       'eval', lambda: while_training.make_knn(method.forward, load)
     )
   origin = _find_origin(method, record, workdir)
-  with hardware.explain_out_of_memory(config.batch_size):
+  with hardware.explain_out_of_memory(
+    config.batch_size, config.batch.accumulate
+  ):
     return train.train(
       method,
       dataset,

@@ -25,11 +25,16 @@ from byol_jax import (
 )
 
 # view1, view2: float32 [B, H, W, 3] in [0, 1]; labels: int32 [B], if any;
-# is_labelled: bool [B], where some images have no label.
+# is_labelled: bool [B], where some images have no label. A sub-batch has what
+# follows from the whole batch: keys, uint32 [B, 2], and labelled, float32 [].
 Batch = Mapping[str, jax.Array]
 Scalars = dict[str, jax.Array]
 # (online_params, state, batch) -> loss [], (network states, scalars)
 LossFn = Callable[..., tuple[jax.Array, tuple[dict[str, Any], Scalars]]]
+# (online_params, state, batch) -> gradients, (network states, scalars)
+GradientFn = Callable[
+  ..., tuple[networks.Params, tuple[dict[str, Any], Scalars]]
+]
 
 
 class ByolState(NamedTuple):
@@ -142,7 +147,7 @@ def make_loss(
   def loss_fn(
     online_params: networks.Params, state: ByolState, batch: Batch
   ) -> tuple[jax.Array, tuple[dict[str, Any], Scalars]]:
-    keys = parallel.make_image_keys(state.rng, state.step, len(batch['view1']))
+    keys = _make_keys(state, batch)
     views = [
       augment(batch[f'view{i + 1}'], parallel.fold_in_view(keys, i))
       for i, augment in enumerate(augments)
@@ -171,6 +176,13 @@ def make_loss(
   return loss_fn
 
 
+def _make_keys(state: ByolState, batch: Batch) -> jax.Array:
+  """Returns the keys of the images, uint32 [B, 2]."""
+  if 'keys' in batch:
+    return batch['keys']
+  return parallel.make_image_keys(state.rng, state.step, len(batch['view1']))
+
+
 def _apply_to_views(
   forward: networks.Forward,
   params: networks.Params,
@@ -195,8 +207,7 @@ def _score_classifier(logits: jax.Array, batch: Batch) -> Scalars:
   """
   labels, mean, scalars = batch['labels'], jnp.mean, {}
   if 'is_labelled' in batch:
-    is_labelled = batch['is_labelled']
-    share = parallel.mean(jnp.mean(is_labelled))
+    is_labelled, share = batch['is_labelled'], _share_of_labels(batch)
     labels, scalars = jnp.where(is_labelled, labels, 0), {'labelled': share}
     mean = functools.partial(_mean_of_labelled, is_labelled, share)
   return scalars | {
@@ -204,6 +215,13 @@ def _score_classifier(logits: jax.Array, batch: Batch) -> Scalars:
     'top1_accuracy': mean(metrics.in_top_k(logits, labels, 1)),
     'top5_accuracy': mean(metrics.in_top_k(logits, labels, 5)),
   }
+
+
+def _share_of_labels(batch: Batch) -> jax.Array:
+  """Returns the share of the images of all devices with a label, []."""
+  if 'labelled' in batch:
+    return batch['labelled']
+  return parallel.mean(jnp.mean(batch['is_labelled']))
 
 
 def _mean_of_labelled(
@@ -217,8 +235,74 @@ def _mean_of_labelled(
   return weighted / jnp.where(share > 0, share, 1)
 
 
+def make_gradients(
+  loss_fn: LossFn, *, accumulate: int = 1, bn_group: int = 0
+) -> GradientFn:
+  """Returns the gradients of the loss of one device's images.
+
+  They are computed for `accumulate` sub-batches, one after another, in the
+  memory of one. A sub-batch is the same part of the images of each device, has
+  batch statistics of its own, and is what an objective sees. All start from
+  the batch-norm averages of the state; gradients, new averages and scalars are
+  means over the sub-batches. So they are, on one device, those of `accumulate`
+  devices with a sub-batch each and `bn_group` 1.
+
+  Args:
+    loss_fn: from `make_loss`.
+    accumulate: number of sub-batches; divides the images of a device.
+    bn_group: of `networks.make_forward`; new averages are means over groups.
+  """
+  compute: GradientFn = jax.grad(loss_fn, has_aux=True)
+  if accumulate > 1:
+    compute = functools.partial(_accumulate, compute, accumulate)
+  if not bn_group:
+    return compute
+
+  def compute_and_combine(*args: Any) -> Any:
+    grads, (states, scalars) = compute(*args)
+    return grads, (parallel.mean_averages(states), scalars)
+
+  return compute_and_combine
+
+
+def _accumulate(
+  compute: GradientFn,
+  count: int,
+  online_params: networks.Params,
+  state: ByolState,
+  batch: Batch,
+) -> tuple[networks.Params, tuple[dict[str, Any], Scalars]]:
+  """Returns the means of `compute` over `count` parts of a batch."""
+  # What does not depend on how a batch is divided.
+  batch = {**batch, 'keys': _make_keys(state, batch)}
+  whole = {}
+  if 'is_labelled' in batch:
+    whole = {'labelled': _share_of_labels(batch)}
+
+  def add(sums: Any, part: Batch) -> tuple[Any, Scalars]:
+    grads, (states, scalars) = compute(online_params, state, {**part, **whole})
+    # Counters of batch norm are the same in all parts.
+    plus = lambda a, b: a + b if jnp.issubdtype(b.dtype, jnp.inexact) else b
+    return jax.tree.map(plus, sums, (grads, states)), scalars
+
+  states = {
+    'online_state': state.online_state,
+    'target_state': state.target_state,
+  }
+  sums, scalars = jax.lax.scan(
+    add,
+    jax.tree.map(jnp.zeros_like, (online_params, states)),
+    {k: x.reshape(count, -1, *x.shape[1:]) for k, x in batch.items()},
+  )
+  grads, states = jax.tree.map(
+    lambda x: x / count if jnp.issubdtype(x.dtype, jnp.inexact) else x, sums
+  )
+  scalars = jax.tree.map(lambda x: jnp.mean(x, axis=0), scalars)
+  return grads, (states, scalars)
+
+
 def make_update(
-  loss_fn: LossFn,
+  compute_gradients: GradientFn,
   optimizer: optax.GradientTransformation,
   tau: optax.Schedule,
   learning_rate: optax.Schedule,
@@ -229,7 +313,7 @@ def make_update(
   the counts of steps, and reports the scalar `skipped` as 1 (see `finite`).
 
   Args:
-    loss_fn: from `make_loss`.
+    compute_gradients: from `make_gradients`.
     optimizer: of the online parameters.
     tau: step -> decay of the target parameters, in [0, 1].
     learning_rate: step -> rate, for the log; the optimizer has its own.
@@ -239,7 +323,7 @@ def make_update(
   """
 
   def update(state: ByolState, batch: Batch) -> tuple[ByolState, Scalars]:
-    grads, (states, scalars) = jax.grad(loss_fn, has_aux=True)(
+    grads, (states, scalars) = compute_gradients(
       state.online_params, state, batch
     )
     grads, scalars = parallel.mean((grads, scalars))

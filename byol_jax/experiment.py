@@ -35,6 +35,7 @@ OLD_VALUES: dict[str, Any] = {
   'network.init_scale': 1.0,
   **{'target.parameters': 'average', 'target.start': 'random'},
   **{'objective.normalization': 'l2', 'objective.symmetric': True},
+  **{'network.bn_group': 0, 'batch.accumulate': 1},
   'optimizer.clip_trust_ratio': False,
   'steps': 0,
   'schedule.max_warmup_share': 1.0,
@@ -289,10 +290,15 @@ def build(
   loss_fn = byol.make_loss(
     forward, make_augments(config), objective, target.get_params
   )
+  compute_gradients = byol.make_gradients(
+    loss_fn, bn_group=config.network.bn_group, **config.batch
+  )
   return Experiment(
     forward=forward,
     optimizer=optimizer,
-    update=byol.make_update(loss_fn, optimizer, target.tau, rate.schedule),
+    update=byol.make_update(
+      compute_gradients, optimizer, target.tau, rate.schedule
+    ),
     image_size=config.image_size,
     batch_size=batch_size,
     num_steps=num_steps,

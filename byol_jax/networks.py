@@ -14,7 +14,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from byol_jax import augment, errors, resnet
+from byol_jax import augment, errors, parallel, resnet
 
 # Of ImageNet's training images in [0, 1] (method.md 3.1).
 MEAN_RGB = (0.485, 0.456, 0.406)
@@ -162,6 +162,7 @@ def make_forward(
   axis_name: str | None,
   head_norm: str = 'batch',  # as of weights that were stored without it
   init_scale: float = 1.0,
+  bn_group: int = 0,
 ) -> Forward:
   """Returns the network of the config section `network`.
 
@@ -177,17 +178,12 @@ def make_forward(
       None keeps them local.
     head_norm: of `HEAD_NORMS`.
     init_scale: factor of the variance of initial weights (method.md 2.4).
+    bn_group: how many neighbouring devices they are averaged over; 0: all. Of
+      several groups each device returns the moving averages of its own.
 
   Values outside `ranges` fail in other ways, or not at all.
   """
-  make_norm = functools.partial(
-    hk.BatchNorm,
-    create_scale=True,
-    create_offset=True,
-    decay_rate=bn_decay,
-    eps=bn_epsilon,
-    cross_replica_axis=axis_name,
-  )
+  make_norm = _make_norm_factory(bn_decay, bn_epsilon, axis_name, bn_group)
   make_encoder = functools.partial(
     resnet.ResNet,
     encoder,
@@ -206,6 +202,29 @@ def make_forward(
       functools.partial(head, predictor, name='predictor'),
     )
   return _connect_modules(make_encoder, heads, num_classes, init_scale)
+
+
+def _make_norm_factory(
+  decay: float, epsilon: float, axis_name: str | None, group: int
+) -> resnet.MakeNorm:
+  """Returns what builds the batch norms; arguments as of `make_forward`."""
+  axis = None if group == 1 else axis_name
+
+  def make_norm(**options: Any) -> hk.BatchNorm:
+    groups = None
+    if axis is not None and group:
+      groups = parallel.list_groups(jax.lax.axis_size(axis), group)
+    return hk.BatchNorm(
+      create_scale=True,
+      create_offset=True,
+      decay_rate=decay,
+      eps=epsilon,
+      cross_replica_axis=axis,
+      cross_replica_axis_index_groups=groups,
+      **options,
+    )
+
+  return make_norm
 
 
 def _connect_modules(

@@ -5,6 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from byol_jax import errors
 
 AXIS = 'i'
 
@@ -22,6 +25,15 @@ def all_gather(x: jax.Array) -> jax.Array:
 def total(tree: Any) -> Any:
   """Returns the sum over all devices; inside `pmap`."""
   return jax.lax.psum(tree, AXIS)
+
+
+def mean_averages(tree: Any) -> Any:
+  """Returns the mean over all devices of moving averages; inside `pmap`.
+
+  Integers, their counters, stay: they are the same on all devices.
+  """
+  is_average = lambda x: jnp.issubdtype(x.dtype, jnp.inexact)
+  return jax.tree.map(lambda x: mean(x) if is_average(x) else x, tree)
 
 
 def all_true(flag: jax.Array) -> jax.Array:
@@ -50,6 +62,68 @@ def make_image_keys(
 def fold_in_view(keys: jax.Array, view: int) -> jax.Array:
   """Returns the keys of the images in a view (0 or 1), uint32 [N, 2]."""
   return jax.vmap(jax.random.fold_in, (0, None))(keys, view)
+
+
+def list_groups(num_devices: int, size: int) -> list[list[int]] | None:
+  """Returns the groups of `size` neighbouring devices, as their indexes.
+
+  None is one group of all: of `size` 0, and of one device, where initial values
+  are made.
+
+  Raises:
+    ConfigError: `size` does not divide the devices.
+  """
+  if not size or num_devices == 1:
+    return None
+  if num_devices % size:
+    raise errors.ConfigError(
+      f'network.bn_group: expected 0 or a divisor of the {num_devices} devices,'
+      f' found {size}'
+    )
+  return np.arange(num_devices).reshape(-1, size).tolist()
+
+
+def check_division(
+  key: str,
+  batch_size: int,
+  num_devices: int,
+  *,
+  accumulate: int = 1,
+  bn_group: int = 0,
+) -> None:
+  """Checks that a batch can be divided into devices, sub-batches and groups.
+
+  Args:
+    key: of the batch size, for the message.
+    batch_size: of all devices.
+    num_devices: of the run.
+    accumulate: sub-batches of a step.
+    bn_group: of `networks.make_forward`.
+
+  Raises:
+    ConfigError: it cannot, or batch norm would see a single image.
+  """
+  parts = num_devices * accumulate
+  divisor = f'the {num_devices} device{"s" * (num_devices > 1)}'
+  if accumulate > 1:
+    divisor = f'{parts}, {divisor} times batch.accumulate={accumulate}'
+  if batch_size <= 0 or batch_size % parts:
+    near = max(1, round(batch_size / parts)) * parts
+    raise errors.ConfigError(
+      f'{key}: expected a positive multiple of {divisor}, found {batch_size};'
+      f' nearest: {near}'
+    )
+  if bn_group > 1 == num_devices:
+    raise errors.ConfigError(
+      f'network.bn_group: expected 0 or 1 on one device, found {bn_group}'
+    )
+  list_groups(num_devices, bn_group)  # raises
+  images = batch_size // parts * (bn_group or num_devices)
+  if images == 1 and (accumulate > 1 or bn_group):
+    raise errors.ConfigError(
+      f'{key}: expected at least 2 images in a batch norm, found 1 of'
+      f' {batch_size}; lower batch.accumulate, or raise network.bn_group'
+    )
 
 
 def on_one_device(function: Callable) -> Callable:

@@ -46,11 +46,11 @@ _RANGES = {
     input.cache_gib faults.max_skips faults.max_rollbacks faults.stall_seconds
     log.every_seconds
     checkpoint.every_minutes""",
-  '[0, 4096]': 'input.threads input.steps_per_call',
+  '[0, 4096]': 'input.threads input.steps_per_call network.bn_group',
   '[0, 1e9]': 'steps checkpoint.every_steps eval.knn_every_steps',
   '[1, 1e9]': 'log.every_steps',
   '[1, 1e6]': 'checkpoint.keep ks calibration_batches',
-  '[1, 65536]': 'network.projector network.predictor',
+  '[1, 65536]': 'network.projector network.predictor batch.accumulate',
   '[2, 131072]': 'batch_size preset_batch_size',
   '[8, 4096]': 'image_size',
   f'[0, {2**32})': 'seed',

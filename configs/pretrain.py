@@ -165,6 +165,12 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
       # training images, at least 4000.
       'steps': 0,
       'batch_size': batch_size,  # images of a step, of all devices together
+      'batch': {
+        # Sub-batches into which each device divides its images of a step. They
+        # are computed one after another, in the memory of one, each with its
+        # own statistics of batch norm; the step takes the mean gradient.
+        'accumulate': 1,
+      },
       'network': {
         'encoder': 'ResNet50',  # the two smallest ones are for CPUs
         'width': 1.0,  # factor of all channel counts; 1 to 4 in the paper
@@ -193,6 +199,9 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
         # Factor of the variance of all initial weights, which is 1 / inputs;
         # 2 is that of He et al. 2015.
         'init_scale': 1.0,
+        # Devices, neighbours, whose images share the statistics of batch norm;
+        # 0: all devices.
+        'bn_group': 0,
       },
       'init': {
         # A workdir, an exported encoder or a published checkpoint: the run

@@ -49,6 +49,7 @@ def test_every_value_of_the_method_arrives(monkeypatch):
       *((schedules, 'make_learning_rate'), (byol, 'make_target')),
       *((networks, 'scale_initial_weights'),),
       *((byol, 'make_loss'), (byol, 'make_update'), (byol, 'init')),
+      *((byol, 'make_gradients'), (parallel, 'list_groups')),
       *((resnet, 'ResNet'), (networks, 'MLP'), (hk, 'BatchNorm')),
     )
   }
@@ -62,7 +63,12 @@ def test_every_value_of_the_method_arrives(monkeypatch):
   state = jax.eval_shape(built.initial_state)
   (update,), (loss,) = seen['make_update'], seen['make_loss']
   assert built.update is update.result
-  assert update.arguments['loss_fn'] is loss.result
+  gradients = wiring.find_call(
+    seen['make_gradients'], update.arguments['compute_gradients']
+  )
+  assert gradients['loss_fn'] is loss.result
+  (groups,) = {tuple(x.arguments.values()) for x in seen['list_groups']}
+  assert groups == (1, gradients['bn_group'])
   assert update.arguments['optimizer'] is built.optimizer
   assert loss.arguments['forward'] is built.forward
   optimizer = wiring.find_call(seen['make_optimizer'], built.optimizer)
@@ -117,6 +123,7 @@ def test_every_value_of_the_method_arrives(monkeypatch):
     'epochs': in_epochs.num_steps * in_epochs.batch_size / NUM_EXAMPLES,
     'steps': built.num_steps,
     'batch_size': built.batch_size,
+    'batch': pick(gradients, 'accumulate'),
     'network': {
       'encoder': encoder['encoder'],
       **pick(encoder, 'width', 'version', 'gamma_init', 'stem', 'padding'),
@@ -125,6 +132,7 @@ def test_every_value_of_the_method_arrives(monkeypatch):
       'bn_epsilon': norm[2],
       'head_norm': head_norm,
       'init_scale': init_scale,
+      'bn_group': groups[1],
     },
     'augment': {'view1': views[0], 'view2': views[1]},
     'target': target,

@@ -25,7 +25,8 @@ SOURCES = ['errors', 'files', 'data.catalog', 'data.sampling.*']
 # Module -> what it may import from byol_jax; the first pattern that fits.
 MAY_IMPORT = {
   'errors': [],
-  **dict.fromkeys((*LAYER_0, 'networks'), LAYER_0),
+  **dict.fromkeys(LAYER_0, LAYER_0),
+  'networks': [*LAYER_0, 'parallel'],
   'parallel': ['errors'],
   'finite': [*LAYER_0, *LAYER_1],
   **{name: [*LAYER_0, *LAYER_1, 'finite'] for name in LAYER_2},

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from byol_jax import parallel
+from byol_jax import errors, parallel
 
 
 def test_mean_and_total_run_over_the_axis():
@@ -17,6 +18,53 @@ def test_mean_and_total_run_over_the_axis():
   for row in range(4):
     np.testing.assert_allclose(mean[row], np.mean(x, axis=0))
     np.testing.assert_allclose(total['x'][row], np.sum(x, axis=0))
+
+
+def test_averages_are_combined_and_their_counters_kept():
+  tree = {'average': jnp.arange(4.0), 'counter': jnp.full(4, 3)}
+  found = jax.vmap(parallel.mean_averages, axis_name=parallel.AXIS)(tree)
+  np.testing.assert_array_equal(found['average'], np.full(4, 1.5))
+  np.testing.assert_array_equal(found['counter'], tree['counter'])
+  assert found['counter'].dtype == jnp.int32
+
+
+def test_groups_are_neighbours_and_hold_every_device_once():
+  assert parallel.list_groups(6, 2) == [[0, 1], [2, 3], [4, 5]]
+  assert parallel.list_groups(6, 0) is None
+  assert parallel.list_groups(1, 4) is None
+
+
+@pytest.mark.parametrize(
+  'batch_size, devices, division, message',
+  (
+    (96, 4, {'accumulate': 4, 'bn_group': 2}, None),
+    (8, 8, {}, None),  # as before there were sub-batches
+    (8, 4, {'bn_group': 1}, None),
+    (16, 8, {'accumulate': 2}, None),
+    (
+      12,
+      1,
+      {'accumulate': 5},
+      'multiple of 5, the 1 device times .* nearest: 10$',
+    ),
+    (40, 4, {'accumulate': 4}, 'multiple of 16, the 4 devices times .* 32$'),
+    (8, 4, {'bn_group': 3}, 'bn_group: .* divisor of the 4 devices, found 3'),
+    (8, 1, {'bn_group': 2}, 'bn_group: expected 0 or 1 on one device, found 2'),
+    (8, 8, {'bn_group': 1}, 'at least 2 images in a batch norm'),
+    (8, 1, {'accumulate': 8}, 'at least 2 images in a batch norm'),
+  ),
+)
+def test_a_batch_that_cannot_be_divided_is_refused(
+  batch_size, devices, division, message
+):
+  check = lambda: parallel.check_division(
+    'batch_size', batch_size, devices, **division
+  )
+  if message is None:
+    check()
+  else:
+    with pytest.raises(errors.ConfigError, match=message):
+      check()
 
 
 def image_keys(devices, batch_size, step=5, seed=0):

@@ -90,7 +90,7 @@ def make_forward(
   weights: weights_lib.EncoderWeights, axis_name: str | None = None
 ) -> networks.Forward:
   """Returns the network of the weights, with the heads that they hold."""
-  network = dict(weights.network)
+  network = {**weights.network, 'bn_group': 0}  # a group is of its pretraining
   if not has_heads(weights.params, network):
     network |= {'projector': None, 'predictor': None}
   has_classifier = 'classifier' in weights.params

@@ -20,18 +20,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from byol_jax import errors, parallel
+from byol_jax import parallel
 from byol_jax.distributed import packing
 
 
-def check_batch_size(key: str, batch_size: int) -> None:
-  """Raises ConfigError, naming `key`, unless the devices divide the batch."""
-  devices = jax.device_count()
-  if batch_size <= 0 or batch_size % devices:
-    raise errors.ConfigError(
-      f'{key}: expected a positive multiple of the {devices} devices, found'
-      f' {batch_size}'
-    )
+def check_batch_size(key: str, batch_size: int, **division: int) -> None:
+  """See `parallel.check_division`, with the devices of the job."""
+  parallel.check_division(key, batch_size, jax.device_count(), **division)
 
 
 def pmap(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax import errors, networks
+from byol_jax import errors, networks, parallel
 from byol_jax.distributed import placement
 
 Batches = Iterable[Mapping[str, Any]]
@@ -137,7 +137,9 @@ def estimate_batch_norm(
     DataError: there is no image.
   """
   fresh = jax.tree.map(np.zeros_like, state)
-  step = placement.pmap(lambda *x: forward.apply(*x, is_training=True)[1])
+  step = placement.pmap(
+    lambda *x: parallel.mean_averages(forward.apply(*x, is_training=True)[1])
+  )
   arguments = placement.replicate((params, fresh))
   images = _replace_padding(itertools.islice(batches, max_batches))
   found = [

@@ -11,7 +11,6 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -56,7 +55,11 @@ def make_trainer(
   forward = networks.make_forward(
     num_classes=None,
     axis_name=parallel.AXIS if batch_norm == 'cross_replica' else None,
-    **{**network, 'projector': None, 'predictor': None, 'bn_decay': bn_decay},
+    **{
+      **network,
+      **{'projector': None, 'predictor': None},
+      **{'bn_decay': bn_decay, 'bn_group': 0},
+    },
   )
   is_training = batch_norm != 'frozen'
 
@@ -65,9 +68,7 @@ def make_trainer(
       params, net_state, batch['images'], is_training
     )
     if batch_norm == 'local':
-      new = jax.tree.map(
-        lambda x: x if x.dtype == jnp.int32 else parallel.mean(x), new
-      )
+      new = parallel.mean_averages(new)
     logits = classify(params[CLASSIFIER], outputs.representation)
     return logits[None], new  # [R=1, B, C]
 

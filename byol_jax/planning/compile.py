@@ -139,7 +139,9 @@ def compile_step(
       raise StepTooLarge(errors.first_line(error)) from error
     raise
   seconds = middle - start, time.monotonic() - middle
-  return CompiledStep(_read_cost(compiled), *seconds)
+  return CompiledStep(
+    _read_cost(compiled).repeat(run.config.batch.accumulate), *seconds
+  )
 
 
 def _make_call(run: PlannedRun, per_device: int) -> tuple[Any, tuple[Any, ...]]:

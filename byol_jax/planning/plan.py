@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from byol_jax import configuration, errors
+from byol_jax import configuration, errors, parallel
 from byol_jax.planning import compile, cost, topologies
 
 
@@ -44,12 +44,11 @@ def run(
   """
   row = topologies.find_topology(topology)
   config = configuration.load(spec, overrides)
-  if config.batch_size % row.devices:
-    near = max(1, round(config.batch_size / row.devices)) * row.devices
-    raise errors.ConfigError(
-      f'batch_size: expected a multiple of the {row.devices} devices of'
-      f' {row.name}, found {config.batch_size}; nearest: {near}'
-    )
+  parallel.check_division(
+    *('batch_size', config.batch_size, row.devices),
+    accumulate=config.batch.accumulate,
+    bn_group=config.network.bn_group,
+  )
   compile.isolate_libtpu(row)
   planned = compile.open_run(config)
   versions = {'jax': jax.__version__, 'libtpu': compile.read_libtpu_version()}
@@ -71,12 +70,14 @@ def _make_report(
   devices = compile.describe_devices(topology)
   batch_size, steps = planned.config.batch_size, planned.experiment.num_steps
   images = batch_size // topology.devices
+  accumulate = planned.config.batch.accumulate
   try:
     step = compile.compile_step(planned, devices, images)
   except compile.StepTooLarge as error:
     raise errors.CheckFailed(
-      f'{images} images a device do not fit {topology.name}; take a smaller'
-      f' batch_size or more devices; the compiler: {error}'
+      f'{images} images a device{_describe_parts(accumulate)} do not fit'
+      f' {topology.name}; take a larger batch.accumulate, a smaller batch_size'
+      f' or more devices; the compiler: {error}'
     ) from error
   seconds, source = cost.estimate_step_seconds(step.cost, topology)
   collectives = step.cost.collectives.items()
@@ -104,10 +105,12 @@ def _make_report(
     'share': share,
     'at_share': cost.compute_pace(seconds / share, batch_size, steps, topology),
   }
+  if accumulate > 1:
+    report['accumulate'] = accumulate
   if not once:
     points = _measure_memory(planned, devices, images, step.cost, topology)
     largest = cost.estimate_largest_batch(
-      points, topology.devices, topology.usable_bytes
+      points, topology.devices, topology.usable_bytes, accumulate
     )
     report |= {'largest_batch': largest, 'largest_batch_from': points}
   return report
@@ -129,7 +132,9 @@ def _measure_memory(
   points = [(images, first.memory_bytes)]
   fixed = first.memory_bytes - first.temp_bytes
   room = (topology.usable_bytes - fixed) / max(first.temp_bytes, 1)
+  parts = planned.config.batch.accumulate
   for other in (max(2 * images, math.floor(images * room / 2)), images // 2):
+    other -= other % parts
     with contextlib.suppress(compile.StepTooLarge):
       if other:
         second = compile.compile_step(planned, devices, other)
@@ -156,7 +161,8 @@ def describe_report(report: dict[str, Any]) -> str:
   lines = [
     f'{topology["name"]} ({topology["grid"]}): {report["devices"]:,} devices,'
     f' {report["hosts"]:,} hosts; batch {report["batch_size"]:,},'
-    f' {report["per_device_batch"]:,} images a device',
+    f' {report["per_device_batch"]:,} images a device'
+    f'{_describe_parts(report.get("accumulate", 1))}',
     *report['derived'],
     f'traced in {report["lower_seconds"]:.0f} s, compiled in'
     f' {report["compile_seconds"]:.0f} s; jax {versions["jax"]}, libtpu'
@@ -184,7 +190,8 @@ def describe_report(report: dict[str, Any]) -> str:
       f'{text:36}{report[k] * unit:>10{form}}{at_share[k] * unit:>16{form}}'
       for text, k, unit, form in rows
     ),
-    '\ncollectives of a step',
+    '\ncollectives of a step'
+    + ', those of a sub-batch once' * ('accumulate' in report),
     *(
       f'  {kind}: {all_["operations"]:,} operations,'
       f' {all_["bytes"] / 1e6:,.1f} MB'
@@ -195,6 +202,10 @@ def describe_report(report: dict[str, Any]) -> str:
     lines.append('  none')
   plural = r'(?<![\d.,])1 (device|host|image|operation)s'
   return re.sub(plural, r'1 \1', '\n'.join(lines))
+
+
+def _describe_parts(accumulate: int) -> str:
+  return f' in {accumulate} sub-batches' if accumulate > 1 else ''
 
 
 def _describe_largest_batch(report: dict[str, Any]) -> list[str]:

@@ -36,7 +36,7 @@ def describe_run(config: Mapping[str, Any]) -> list[str]:
   lines = [
     f'{_count(count, "device")} ({kind}), {_count(jax.process_count())};'
     f' float32, matrix products in {precision} precision; batch {batch_size:,},'
-    f' {batch_size / count:g} a device'
+    f' {batch_size / count:g} a device{_describe_parts(config)}'
   ]
   if jax.default_backend() == 'cpu' and encoder not in _FOR_CPUS:
     lines.append(
@@ -49,6 +49,11 @@ def describe_run(config: Mapping[str, Any]) -> list[str]:
       " install 'byol_jax[tf]'"
     )
   return lines
+
+
+def _describe_parts(config: Mapping[str, Any]) -> str:
+  parts = config['batch']['accumulate']
+  return f' in {parts} sub-batches' if parts > 1 else ''
 
 
 def _count(number: int, noun: str = 'process') -> str:
@@ -119,11 +124,14 @@ def format_duration(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def explain_out_of_memory(batch_size: int) -> Iterator[None]:
+def explain_out_of_memory(
+  batch_size: int, accumulate: int = 1
+) -> Iterator[None]:
   """Turns an error about memory into a ConfigError of one line.
 
   Args:
     batch_size: of all devices.
+    accumulate: sub-batches of a step.
   """
   try:
     yield
@@ -133,9 +141,14 @@ def explain_out_of_memory(batch_size: int) -> Iterator[None]:
     ):
       raise
     count = jax.device_count()
+    images = batch_size // count
+    more = range(accumulate + 1, images // 2 + 1)
+    divisor = next((n for n in more if images % n == 0), None)
+    parts = f'--config.batch.accumulate={divisor}, ' if divisor else ''
     raise errors.ConfigError(
-      f'batch_size: out of memory with {batch_size / count:g} images a device'
-      f' ({jax.devices()[0].device_kind}), {errors.first_line(error)}; give a'
-      f' smaller multiple of {count}, or a smaller image_size or network; on a'
-      ' GPU also end other programs that use it (docs/one_gpu.md)'
+      f'batch_size: out of memory with {images / accumulate:g} images a device'
+      f' ({jax.devices()[0].device_kind}), {errors.first_line(error)}; give'
+      f' {parts}a smaller multiple of {count * accumulate}, or a smaller'
+      ' image_size or network; on a GPU also end other programs that use it'
+      ' (docs/one_gpu.md)'
     ) from error

@@ -82,7 +82,7 @@ def make_experiment(*, rate, tau, num_classes=NUM_CLASSES):
     forward,
     loss_fn,
     optimizer,
-    byol.make_update(loss_fn, optimizer, tau, rate),
+    byol.make_update(byol.make_gradients(loss_fn), optimizer, tau, rate),
   )
 
 

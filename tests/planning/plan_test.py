@@ -149,9 +149,14 @@ def test_the_roofline_is_named_where_it_is_used(plan, compiler):
     (2, ('--topology=v3-511',), 'nearest: .*v3-512'),
     (
       *(2, ('--topology=v3-512', '--config.batch_size=4000')),
-      'batch_size: expected a multiple of the 512 devices .* 4000; .*: 4096',
+      'batch_size: expected a .*multiple of the 512 devices, .* 4000; .*: 4096',
     ),
     (2, ('--topology=v3-512', '--config.batch_size=8'), 'nearest: 512'),
+    (
+      *(2, ('--topology=v3-512', '--config.batch.accumulate=3')),
+      'multiple of 1536, .* 512 devices .* batch.accumulate=3, .* 4096; .*4608',
+    ),
+    (2, ('--topology=v3-512', '--config.network.bn_group=3'), 'bn_group: .* 3'),
     (
       2,
       ('--topology=v3-512', '--share=0'),

@@ -18,7 +18,8 @@ HOURS = 3600.0
 
 def config_of(encoder):
   network, images = {'encoder': encoder}, {'engine': 'auto'}
-  return {'network': network, 'batch_size': 8, 'input': images}
+  batch = {'batch_size': 8, 'batch': {'accumulate': 2}}
+  return {'network': network, 'input': images, **batch}
 
 
 def measure(encoder, seconds_per_call, num_steps, calls=30):
@@ -54,6 +55,7 @@ def test_a_run_says_where_it_runs_and_that_memory_is_short(
   text = str(caught.value)
   assert text.startswith(f'batch_size: out of memory with {8 // count} images')
   assert 'RESOURCE_EXHAUSTED' in text and 'smaller multiple of' in text
+  assert '; give --config.batch.accumulate=2, a smaller multiple of' in text
 
 
 def test_a_long_run_on_a_cpu_warns_after_its_first_steps():
@@ -67,7 +69,10 @@ def test_a_long_run_on_a_cpu_warns_after_its_first_steps():
 
 
 def test_a_network_for_an_accelerator_always_warns(monkeypatch):
-  (_, start) = hardware.describe_run(config_of('ResNet50'))
+  (where, start) = hardware.describe_run(config_of('ResNet50'))
+  assert where.endswith(
+    f', {8 // jax.device_count()} a device in 2 sub-batches'
+  )
   assert 'warning: ResNet50' in start and ':cpu' in start
   (text,), _ = measure('ResNet50', 0.5, num_steps=2_000)
   assert 'takes 17 minutes; presets for a CPU: shapes' in text

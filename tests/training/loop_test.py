@@ -176,6 +176,21 @@ def test_one_device_four_devices_and_two_processes_agree(precise):
 
 
 @pytest.mark.jobs
+@pytest.mark.parametrize('parts, layout', ((4, '1x4'), (2, '2x2')))
+def test_sub_batches_are_groups_of_devices(tmp_path, parts, layout):
+  """One device that accumulates; as many groups of one device, or of two."""
+  more = {
+    '1x1': (f'--batch.accumulate={parts}',),
+    layout: (f'--network.bn_group={4 // parts}',),
+  }
+  short = ('--augment=paper', '--epochs=3')
+  found = runs(tmp_path, more, *short, more=more, **FLOAT64)
+  one, many = (arrays_of(found[x][0], 5) for x in more)
+  assert_close(one, many, bound=1e-10)
+  assert all(x == 10 for name, x in one.items() if name.endswith('counter'))
+
+
+@pytest.mark.jobs
 @pytest.mark.parametrize('layout, step', (('2x2', 10), ('4x1', 7)))
 def test_a_run_resumes_bit_for_bit_on_other_processes(
   straight, tmp_path, layout, step
