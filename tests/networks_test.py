@@ -182,12 +182,13 @@ def test_initial_weights_have_a_variance_times_the_scale(monkeypatch):
     return hk.BatchNorm(True, True, 0.9)(x, is_training).mean((1, 2))
 
   monkeypatch.setattr(resnet.ResNet, '__call__', encode)
-  plain, scaled = (
-    tiny_run.make_forward(
-      projector=(), predictor=(4, 8), num_classes=3, init_scale=scale
-    ).init(KEY, images(), True)[0]
+  forwards = [
+    tiny_run.make_forward(projector=(), predictor=(4, 8), init_scale=scale)
     for scale in (1.0, 2.25)
-  )
+  ]
+  plain, scaled = jax.jit(
+    lambda x: [forward.init(KEY, x, True)[0] for forward in forwards]
+  )(images())
   assert {m.rpartition('/')[2] for m in plain} == {
     *('conv', 'batch_norm', 'linear', 'linear_1', 'classifier'),
   }
