@@ -19,7 +19,6 @@ import functools
 import inspect
 import os
 from pathlib import Path
-import re
 import runpy
 import sys
 import types
@@ -280,7 +279,9 @@ def _set_value(
     section = config[path] if path else config
   if section is None:  # unknown, or the augmentation is left out
     known = [other for other in flatten(config) if other in defaults]
-    raise errors.ConfigError(source + describe_unknown(key, known, prefix))
+    raise errors.ConfigError(
+      source + ranges.describe_unknown(key, known, prefix)
+    )
   kind = str if defaults[key] is None else type(defaults[key])
   words = ranges.WORDS.get(key, ())
   try:
@@ -295,25 +296,6 @@ def _set_value(
   if repr(new) != repr(section[name]):  # else a reference stays one
     with section.unlocked(), section.ignore_type():
       section[name] = new
-
-
-def describe_unknown(key: str, known: Sequence[str], prefix: str) -> str:
-  """Returns the message for a key that a configuration does not have."""
-  shown = key if re.fullmatch(r'[\w.]{1,99}', key) else errors.quote(key)
-  section = key.rpartition('.')[0]
-  inside = [name for name in known if name.startswith(f'{key}.')]
-  beside = [name for name in known if name.startswith(f'{section}.')]
-  if inside:
-    problem, names = 'is a section; keys', inside
-  elif near := ranges.find_near_keys(key, known):
-    problem, names = 'no such key; nearest', near
-  elif beside:
-    problem, names = f'no such key; keys of {section}', beside
-  else:
-    listed = ', '.join(dict.fromkeys(name.partition('.')[0] for name in known))
-    return f'{prefix}{shown}: no such key; keys and sections: {listed}'
-  listed = ', '.join(f'{prefix}{name}' for name in names)
-  return f'{prefix}{shown}: {problem}: {listed}'
 
 
 def _parse_text(text: str, kind: type) -> Any:

@@ -372,11 +372,12 @@ def _list_warnings(
   width = ranges.find_projection_width(
     network.encoder, network.width, network.projector
   )
-  if config.objective.name == 'optimal_linear' and config.batch_size <= width:
+  images = config.batch_size // config.batch.accumulate
+  if config.objective.name == 'optimal_linear' and images <= width:
     lines.append(
-      f'warning: objective.name: a linear predictor fits {config.batch_size:,}'
-      f' images of {width:,} numbers almost exactly, so nothing is learned;'
-      ' raise batch_size or lower the last width of network.projector'
+      f'warning: objective.name: a linear predictor fits {images:,} images of'
+      f' {width:,} numbers almost exactly, so nothing is learned; raise'
+      ' batch_size or lower the last width of network.projector'
     )
   if num_steps < SHORT_RUN:
     lines.append(

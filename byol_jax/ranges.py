@@ -160,6 +160,25 @@ def find_near_keys(key: str, known: Sequence[str]) -> list[str]:
   return [*dict.fromkeys(near)][:3]
 
 
+def describe_unknown(key: str, known: Sequence[str], prefix: str) -> str:
+  """Returns the message for a key that a configuration does not have."""
+  shown = key if re.fullmatch(r'[\w.]{1,99}', key) else errors.quote(key)
+  section = key.rpartition('.')[0]
+  inside = [name for name in known if name.startswith(f'{key}.')]
+  beside = [name for name in known if name.startswith(f'{section}.')]
+  if inside:
+    problem, names = 'is a section; keys', inside
+  elif near := find_near_keys(key, known):
+    problem, names = 'no such key; nearest', near
+  elif beside:
+    problem, names = f'no such key; keys of {section}', beside
+  else:
+    listed = ', '.join(dict.fromkeys(name.partition('.')[0] for name in known))
+    return f'{prefix}{shown}: no such key; keys and sections: {listed}'
+  listed = ', '.join(f'{prefix}{name}' for name in names)
+  return f'{prefix}{shown}: {problem}: {listed}'
+
+
 def get_rule(key: str) -> str:
   """Returns the key by which the tables know a key."""
   return _SECTION.sub('', key)

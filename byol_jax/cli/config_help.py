@@ -165,9 +165,7 @@ def list_lines(
     if f'{wanted}'.lower() in f'{key} {explain_key(kind, key, value)}'.lower()
   ]
   if not keys:
-    raise errors.ConfigError(
-      configuration.describe_unknown(wanted or '', [*flat], '')
-    )
+    raise errors.ConfigError(ranges.describe_unknown(wanted or '', [*flat], ''))
   seen: set[str] = set()
   for key in keys:
     parts = key.split('.')
