@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 
@@ -11,7 +11,9 @@ HERE = pathlib.Path(__file__).parent
 # finds them: a top-level package `configs` could shadow a user's own.
 PRESETS = {
   f'byol_jax.shipped.{name}': name.replace('.', '/')
-  for name in ('configs', 'configs.small', 'configs.evals')
+  for name in find_namespace_packages(
+    HERE, include=['configs', 'configs.*'], exclude=['*__pycache__*']
+  )
 }
 JAX = '>=0.10.2,<0.12'
 TENSORFLOW = [

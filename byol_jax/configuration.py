@@ -100,7 +100,7 @@ def read_preset(spec: str) -> config_dict.ConfigDict:
   """
   name, colon, argument = spec.partition(':')
   path = _find_file(name)
-  with _import_our_configs():
+  with import_our_configs():
     try:
       get_config = runpy.run_path(str(path)).get('get_config')
       if get_config is None:
@@ -113,10 +113,7 @@ def read_preset(spec: str) -> config_dict.ConfigDict:
         raise TypeError(f'get_config returns {found}, expected a ConfigDict')
       flatten(config)  # computes its references
       config = config_dict.ConfigDict(config)  # a frozen one has no `lock`
-    except KeyboardInterrupt:
-      raise
-    # A user's file may raise anything, or call sys.exit.
-    except BaseException as error:
+    except (Exception, SystemExit) as error:  # whatever a user's file raises
       raise errors.ConfigError(
         f'--config={errors.quote(spec)}: {errors.first_line(error)}'
       ) from error
@@ -181,7 +178,7 @@ def check_ranges(config: config_dict.ConfigDict) -> None:
 @functools.cache
 def _read_kind(kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
   """Returns {key: default} of all keys of a kind, and its `TABLES`."""
-  with _import_our_configs():
+  with import_our_configs():
     found = runpy.run_path(str(find_root() / 'configs' / f'{kind}.py'))
     tables = {k: found[name] for k, name in TABLES.items() if name in found}
     return flatten(found['get_config']()), tables
@@ -367,7 +364,7 @@ def _find_file(name: str) -> Path:
 
 
 @contextlib.contextmanager
-def _import_our_configs() -> Iterator[None]:
+def import_our_configs() -> Iterator[None]:
   """Makes `import configs` mean the presets, whatever package a user has."""
 
   def remove() -> dict[str, types.ModuleType]:

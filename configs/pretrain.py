@@ -17,6 +17,7 @@ update and schedules equal those of the official code (`conformance`), and
 """
 
 import math
+from typing import Any
 
 from ml_collections import config_dict
 
@@ -32,7 +33,7 @@ PRESETS = {
 # The settings of each optimizer: the section `optimizer` holds its name and
 # these. --config.optimizer.name=adamw replaces them all; the learning rate
 # stays, so set schedule.base_rate too (shapes.py has one for AdamW).
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, dict[str, Any]] = {
   'lars': {
     'weight_decay': 1.5e-6,
     'momentum': 0.9,  # share of the last update that is added to a new one
@@ -47,7 +48,7 @@ OPTIMIZERS = {
 }
 
 # The settings of each objective, in the same way (method.md 1.2, 4.6, 4.7).
-OBJECTIVES = {
+OBJECTIVES: dict[str, dict[str, Any]] = {
   # BYOL's loss: the squared distance of prediction and projection.
   'regression': {
     # Of both. 'l2', the paper's: to unit length; 'layer_norm': over the

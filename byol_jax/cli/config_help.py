@@ -58,9 +58,9 @@ def read_meanings(kind: str) -> dict[str, str]:
   inner = {id(value) for node in dicts for value in node.values}
   # `OPTIMIZERS['lars']`, which other dictionaries take in -> its dictionary.
   named = {
-    f'{ast.unparse(node.targets[0])}[{ast.unparse(key)}]': value
+    f'{ast.unparse(node.target)}[{ast.unparse(key)}]': value
     for node in tree.body
-    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
+    if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict)
     for key, value in zip(node.value.keys, node.value.values)
     if key and isinstance(value, ast.Dict)
   }
