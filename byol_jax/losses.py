@@ -253,11 +253,19 @@ def make_optimal_linear(
   return objective
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Returns the softmax cross-entropy, [B, classes] and int [B] -> [B]."""
+def cross_entropy(
+  logits: jax.Array, labels: jax.Array, smoothing: float = 0.0
+) -> jax.Array:
+  """Returns the softmax cross-entropy, [B, classes] and int [B] -> [B].
+
+  `smoothing`, in [0, 1), is the share of a target that all classes have alike.
+  """
   chex.assert_rank([logits, labels], [2, 1])
   log_probabilities = jax.nn.log_softmax(logits)
   chosen = jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)
+  if smoothing:
+    alike = jnp.mean(log_probabilities, axis=-1)
+    return -(1 - smoothing) * chosen[:, 0] - smoothing * alike
   return -chosen[:, 0]
 
 

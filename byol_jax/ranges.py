@@ -17,7 +17,7 @@ from byol_jax import errors, files
 _RANGES = {
   '[0, 1)': """
     network.bn_decay bn_decay optimizer.momentum momentum
-    data.heldout_share""",
+    data.heldout_share warmup_share label_smoothing""",
   '[0, 1]': """
     target.base_tau schedule.max_warmup_share input.max_bad_share
     flip.probability jitter.probability jitter.brightness jitter.contrast

@@ -120,7 +120,9 @@ def make_learning_rate(
 
 
 def warmup_cosine_schedule(
-  peak: float, warmup_steps: int, total_steps: int | jax.Array
+  peak: float,
+  warmup_steps: int | jax.Array,
+  total_steps: int | jax.Array,
 ) -> optax.Schedule:
   """Returns a linear warm-up from 0 to `peak`, then a cosine to 0.
 
@@ -128,9 +130,11 @@ def warmup_cosine_schedule(
   not clamped beyond, where the cosine rises again.
   """
 
+  maximum = jnp.maximum if isinstance(warmup_steps, jax.Array) else max
+
   def schedule(step: jax.typing.ArrayLike) -> jax.Array:
     step = jnp.asarray(step, jnp.float32)
-    rising = peak * step / max(warmup_steps, 1)
+    rising = peak * step / maximum(warmup_steps, 1)
     remaining = jnp.maximum(total_steps - warmup_steps, 1)
     falling = peak * _half_cosine((step - warmup_steps) / remaining)
     return jnp.where(step < warmup_steps, rising, falling)

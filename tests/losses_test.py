@@ -99,6 +99,15 @@ def test_cross_entropy_is_minus_the_log_of_the_chosen_probability():
   np.testing.assert_allclose(huge, 2e4, rtol=1e-6)
 
 
+def test_smoothed_targets_give_a_share_to_all_classes():
+  logits, labels = 3 * vectors(4, (6, 9)), np.array([0, 8, 3, 3, 1, 5])
+  targets = 0.9 * np.eye(9)[labels] + 0.1 / 9
+  weights = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+  actual = losses.cross_entropy(jnp.asarray(logits), labels, smoothing=0.1)
+  expected = -np.sum(targets * np.log(weights), axis=1)
+  np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
 def test_clipped_and_penalised_logits_are_those_of_the_definition():
   logits, labels = 9 * vectors(4, (6, 9)), np.array([0, 8, 3, 3, 1, 5])
   plain = losses.cross_entropy(jnp.asarray(logits), labels)

@@ -141,7 +141,8 @@ def finetune(**arguments: Any) -> None:
   encoder and classifier by SGD with Nesterov momentum; the best on the
   held-out part of the training split is reported on the test split.
   presets: evals/finetune (paper, appendix C.1), :transfer (D.3; 56 trainings),
-  :cpu (a small grid). --config.weights=random trains from scratch.
+  :supervised (the paper's baseline, from scratch), :cpu (a small grid).
+  --config.weights=random trains from scratch.
 
   example: byol-jax finetune --workdir=runs/demo
            --config=evals/finetune:cpu

@@ -32,6 +32,8 @@ class GridOptions:
   encoder_rate: float
   batch_norm: str
   bn_decay: float
+  warmup_share: float
+  label_smoothing: float
   metric: str
 
 
@@ -281,5 +283,7 @@ class Tuner:
         bn_decay=decay,
         momentum=options.momentum,
         encoder_rate=options.encoder_rate,
+        warmup_share=options.warmup_share,
+        label_smoothing=options.label_smoothing,
       )
     return self._trainers[decay]

@@ -84,17 +84,18 @@ def nesterov(
   momentum: float,
   num_steps: int | jax.Array,
   weight_decay: float | jax.Array = 0.0,
+  warmup_share: float = 0.0,
 ) -> optax.GradientTransformation:
   """Returns SGD with Nesterov momentum, a cosine from each peak rate to 0.
-
-  Without warm-up.
 
   Args:
     peak_rates: R learning rates, already scaled with the batch size.
     momentum: in [0, 1).
     num_steps: at this step the rates are 0.
     weight_decay: added to the gradients of kernels, before the momentum.
+    warmup_share: of the steps, in which the rates rise from 0 before they fall.
   """
+  warmup_steps = jnp.floor(warmup_share * num_steps) if warmup_share else 0
   peaks = jnp.asarray(peak_rates, jnp.float32)
 
   def by_rate(update: jax.Array, _: Any) -> jax.Array:
@@ -104,7 +105,7 @@ def nesterov(
     optax.add_decayed_weights(weight_decay, optimizers.mask_kernels),
     optax.trace(momentum, nesterov=True),
     optax.scale_by_learning_rate(
-      schedules.warmup_cosine_schedule(1.0, 0, num_steps)
+      schedules.warmup_cosine_schedule(1.0, warmup_steps, num_steps)
     ),
     optax.stateless_with_tree_map(by_rate),
   )

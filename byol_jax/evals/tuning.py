@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import optax
 
-from byol_jax import errors, metrics, networks, parallel
+from byol_jax import errors, losses, metrics, networks, parallel
 from byol_jax.evals import features, splits, supervised
 
 CLASSIFIER = 'classifier'
@@ -39,6 +39,8 @@ def make_trainer(
   bn_decay: float,
   momentum: float,
   encoder_rate: float,
+  warmup_share: float,
+  label_smoothing: float,
 ) -> Trainer:
   """Returns the update of an encoder and its classifier.
 
@@ -51,6 +53,8 @@ def make_trainer(
     momentum: of SGD, in [0, 1).
     encoder_rate: the encoder's learning rate as a multiple of the
       classifier's; 0 leaves its parameters as they are.
+    warmup_share: of the steps, in which the rate rises from 0, in [0, 1).
+    label_smoothing: share of each target that all classes have, in [0, 1).
   """
   forward = networks.make_forward(
     num_classes=None,
@@ -74,11 +78,18 @@ def make_trainer(
 
   make_optimizer = optax.inject_hyperparams(
     functools.partial(
-      _make_optimizer, momentum=momentum, encoder_rate=encoder_rate
-    )
+      _make_optimizer,
+      momentum=momentum,
+      encoder_rate=encoder_rate,
+      warmup_share=warmup_share,
+    ),
+    static_args='warmup_share',
   )
   update = supervised.make_update(
-    make_optimizer(0.0, 0.0, 1), parallel.mean, compute_logits
+    make_optimizer(0.0, 0.0, 1),
+    parallel.mean,
+    compute_logits,
+    functools.partial(losses.cross_entropy, smoothing=label_smoothing),
   )
   return Trainer(forward, update, make_optimizer)
 
@@ -90,6 +101,7 @@ def _make_optimizer(
   *,
   momentum: float,
   encoder_rate: float,
+  warmup_share: float,
 ) -> optax.GradientTransformation:
   def scale_encoder(updates: Any, params: Any) -> Any:
     del params
@@ -101,7 +113,11 @@ def _make_optimizer(
     }
 
   sgd = supervised.nesterov(
-    [rate], momentum=momentum, num_steps=num_steps, weight_decay=weight_decay
+    [rate],
+    momentum=momentum,
+    num_steps=num_steps,
+    weight_decay=weight_decay,
+    warmup_share=warmup_share,
   )
   return optax.chain(sgd, optax.stateless(scale_encoder))
 

@@ -58,6 +58,7 @@ def make_trainer(**changes):
   settings = {
     **{'batch_norm': 'local', 'bn_decay': 0.9},
     **{'momentum': 0.9, 'encoder_rate': 1.0},
+    **{'warmup_share': 0.0, 'label_smoothing': 0.0},
   }
   return tuning.make_trainer(NETWORK, **(settings | changes))
 
@@ -122,6 +123,23 @@ def test_one_plain_step_shrinks_kernels_by_the_decay_times_the_rate():
     for name, value in leaves.items():
       kept = share * value if name == 'w' else np.zeros_like(value)
       np.testing.assert_allclose(-updates[module][name], kept, rtol=1e-6)
+
+
+def test_the_rate_rises_through_the_warmup_of_each_length():
+  """One program serves trainings of several lengths (method.md 5.1)."""
+  trainer = make_trainer(momentum=0.0, warmup_share=0.25)
+  params = {CLASSIFIER: {'b': np.ones(1, np.float32)}}
+  for steps in (8, 20):
+    warmup, rates = steps // 4, []
+    optimizer = trainer.make_optimizer(0.5, 0.0, steps)
+    state = optimizer.init(params)
+    for _ in range(steps):
+      updates, state = optimizer.update(params, state, params)
+      rates.append(-updates[CLASSIFIER]['b'][0])
+    rising = 0.5 * np.arange(warmup) / warmup
+    turns = np.pi * np.arange(steps - warmup) / (steps - warmup)
+    expected = np.concatenate([rising, 0.25 * (1 + np.cos(turns))])
+    np.testing.assert_allclose(rates, expected, atol=1e-6)
 
 
 def test_the_momentum_of_averages_is_that_of_the_steps_per_epoch():

@@ -17,6 +17,8 @@ OPTIONS = finetune.Options(
   encoder_rate=0.25,
   batch_norm='local',
   bn_decay=0.75,
+  warmup_share=0.0,
+  label_smoothing=0.0,
   metric='top1',
   refit=False,
 )
