@@ -16,6 +16,8 @@ RESULTS = Path(__file__).parent / 'results'
 PLANS = {
   'resnet50_v3-512': ('v3:16x16',),
   'resnet50_v4-512': ('v4-512', '--once'),
+  # The setting of the ablations; the last --config counts.
+  'ablations_v3-64': ('v3-64', '--config=pretrain:300', '--once'),
   'resnet50_v6e-256': ('v6e:16x16',),
   'resnet50x4_v3-512': ('v3:16x16', '--config.network.width=4', '--once'),
   'resnet200x2_v3-512': (

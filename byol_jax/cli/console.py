@@ -36,7 +36,8 @@ class _Version(argparse.Action):
 
 # Argument -> its keyword in Python, where that has another name.
 _KEYWORDS = {
-  **{'config': 'spec', 'json': 'as_json', 'threads': 'num_threads'},
+  **{'config': 'spec', 'base': 'spec', 'list': 'as_list'},
+  **{'json': 'as_json', 'threads': 'num_threads'},
   'with': 'parts',
 }
 

@@ -50,3 +50,13 @@ def parse_path(text: str) -> str:
       f'expected {files.EXPECTED_PATH}, found {errors.quote(text)}'
     )
   return text
+
+
+def parse_part(text: str) -> tuple[int, int]:
+  """Returns (i, n) of 'i/n', 0 <= i < n."""
+  index, _, count = text.partition('/')
+  if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+    raise argparse.ArgumentTypeError(
+      f'expected I/N with 0 <= I < N, found {errors.quote(text)}'
+    )
+  return int(index), int(count)

@@ -224,6 +224,78 @@ def plan(
   plan_tool.run(spec, overrides, topology=topology, **options)
 
 
+@_add_verb(
+  'ablate',
+  ('--table', None, 'of the paper: 5b, 21, simclr; see --list'),
+  ('--list', False, "print the rows of a table, or of all, with the paper's"),
+  ('--base', 'shapes', f'what the rows change: {registry.CONFIG_HELP}'),
+  ('--rows', None, 'some of the rows, with commas'),
+  (
+    '--seeds',
+    1,
+    'runs of a row, from --config.seed on',
+    parsers.make_parser(int, 1, 1000),
+  ),
+  ('--workdir', None, 'for the runs and the results', registry.PATH),
+  (
+    '--part',
+    '0/1',
+    'I/N: every Nth run from the Ith on, for N processes',
+    parsers.parse_part,
+  ),
+  ('--knn', 'evals/knn', registry.CONFIG_HELP),
+  ('--linear', 'evals/linear:cpu', registry.CONFIG_HELP),
+  preset='pretrain',
+)
+def ablate(
+  spec: str,
+  overrides: list[str],
+  table: str | None,
+  as_list: bool,
+  rows: str | None,
+  seeds: int,
+  workdir: str | None,
+  part: tuple[int, int],
+  **evaluations: str,
+) -> None:
+  """Run rows of the paper's ablations in small, beside its numbers.
+
+  Each row changes --base as it changes the paper's setting: learning rate,
+  weight decay, 1 - tau and the widths of the heads in proportion. The runs are
+  ordinary workdirs below --workdir; rows of any table that come to the same
+  configuration are one. Each is measured by kNN and linear, beside the better
+  of two random encoders. TABLE.json, .md and .svg there compare the order of
+  the rows with the paper's. A run that diverges or collapses is a result; the
+  same command goes on after an end, with exit code 42 after a signal.
+
+  examples: byol-jax ablate --list --table=5b
+            byol-jax ablate --table=5b --rows=byol,simclr,average_beta0
+                --workdir=runs/ablations
+            byol-jax ablate --table=5b --base=small/cifar10:cpu --seeds=3
+                --config.steps=2000 --workdir=runs/ablations
+  """
+  from byol_jax.tools import ablation_table
+
+  name = table and ablation_table.find_table(table)
+  if as_list:
+    print(*ablation_table.list_lines(name), sep='\n')
+    return
+  if name is None or workdir is None:
+    raise errors.ConfigError(
+      'expected --table and --workdir, or --list; see byol-jax ablate --help'
+    )
+  selected = ablation_table.select_rows(name, rows)
+  configuration.load(spec, overrides, 'pretrain')
+  for protocol, preset in evaluations.items():
+    configuration.load(preset, kind=f'evals/{protocol}')
+  from byol_jax.tools import ablate as ablate_tool
+
+  plan = ablate_tool.Plan(name, selected, spec, overrides, seeds, evaluations)
+  log = lambda text: print(errors.to_line(text), flush=True)
+  found = ablate_tool.run(plan, workdir, part, log)
+  print('', *ablation_table.format_table(found), sep='\n')
+
+
 def _get_holdout(labels: str) -> dict[str, Any]:
   """Returns how the presets divide a set into splits."""
   from byol_jax.data import from_config

@@ -53,8 +53,11 @@ def run(
   if not reason or any(config.dataset for config in configs.values()):
     for weights, label in ROWS.items():
       began = time.monotonic()
-      results[weights], sentences = _measure(
-        pretraining, trained, weights, configs
+      encoder = trained
+      if weights != trained.name:
+        encoder = pretrained.open_encoder(pretraining, weights)
+      results[weights], sentences = measure_encoder(
+        pretraining, encoder, configs
       )
       seconds[label] = time.monotonic() - began
   lines = format_table(results) if results else [f'no accuracies: {reason}']
@@ -74,21 +77,22 @@ def run(
   return results
 
 
-def _measure(
-  run: pretrained.Run,
-  trained: features.Encoder,
-  weights: str,
-  configs: dict[str, Any],
+def measure_encoder(
+  run: pretrained.Run, encoder: features.Encoder, configs: dict[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-  """Returns an encoder's results by all protocols, and as sentences."""
+  """Returns an encoder's results by several protocols, and as sentences.
+
+  Args:
+    run: of the encoder.
+    encoder: from `pretrained.open_encoder`.
+    configs: of each protocol by its name; their `weights` are set.
+  """
   results: dict[str, Any] = {}
   sentences: list[str] = []
-  encoder = trained
-  if weights != trained.name:
-    encoder = pretrained.open_encoder(run, weights)
+  log = _make_log(ROWS[encoder.name])
   for name, config in configs.items():
-    config.weights = weights
-    found = api.evaluate(name, config, run, encoder, _make_log(ROWS[weights]))
+    config.weights = encoder.name
+    found = api.evaluate(name, config, run, encoder, log)
     results |= found
     sentences += protocols.describe_results(name, found)
   return results, sentences

@@ -1,0 +1,299 @@
+"""Rows of the paper's ablations: built, run once each, and compared."""
+
+import importlib
+import json
+import xml.etree.ElementTree
+
+import chex
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import pytest
+
+from byol_jax import (
+  __main__ as command,
+  configuration,
+  errors,
+  experiment,
+  networks,
+  parallel,
+)
+from byol_jax.tools import ablate, ablation_table
+from tests.helpers import tiny_config
+
+EVALUATIONS = {'knn': 'evals/knn', 'linear': 'evals/linear:cpu'}
+
+
+def make_plan(table, rows=None, *overrides, seeds=1):
+  selected = ablation_table.select_rows(table, rows)
+  return ablate.Plan(table, selected, 'shapes', overrides, seeds, EVALUATIONS)
+
+
+# Three numbers stand for images, heads and encoder.
+TINY = (
+  *('--config.image_size=8', '--config.batch_size=128'),
+  *('--config.network.encoder=TinyResNet', '--config.optimizer.name=lars'),
+  '--config.network.projector=(32, 8)',
+  '--config.network.predictor=(32, 8)',
+  *(f'--config.{key}={value}' for key, value in tiny_config.FLIP_ONLY.items()),
+)
+
+
+class OneLayer(hk.Module):
+  """In the place of an encoder, which no row changes but by `init_scale`."""
+
+  def __init__(self, encoder, **unused):
+    super().__init__(name='tiny_res_net')
+
+  def __call__(self, images, is_training):
+    return jax.nn.relu(hk.Linear(8)(jnp.mean(images, axis=(1, 2))))
+
+
+def find_program(config):
+  """What changes the traced program: not each number that does."""
+
+  def simplify(value):
+    kept = {bool: bool, float: bool, int: lambda x: x > 1, tuple: bool}
+    return kept.get(type(value), str)(value)
+
+  flat = configuration.flatten(config)
+  sections = ('network', 'objective', 'target', 'batch.')
+  rates = [flat[f'schedule.{x}_rate'] == 1 for x in ('predictor', 'projector')]
+  values = {k: simplify(x) for k, x in flat.items() if k.startswith(sections)}
+  return json.dumps([values, rates], sort_keys=True)
+
+
+def test_every_row_builds(monkeypatch):
+  """At the paper's size, and by shapes on a tiny base."""
+  monkeypatch.setattr(networks.resnet, 'ResNet', OneLayer)
+  usual = configuration.flatten(configuration.load('ablations/baseline'))
+  views = {f'view{i}': jnp.zeros((128, 8, 8, 3)) for i in (1, 2)}
+  batch = views | {'labels': jnp.zeros(128, jnp.int32)}
+  programs = set()
+  for table in ablation_table.list_tables():
+    module = importlib.import_module(f'configs.ablations.{table}')
+    for row, (_, changes, *_) in module.ROWS.items():
+      config = configuration.validate(module.get_config(row), 'pretrain')
+      found = configuration.flatten(config)
+      assert found.items() >= changes.items()
+      others = {k for k in found if found[k] != usual.get(k)} - changes.keys()
+      assert not others or 'objective.name' in changes
+      assert {k.partition('.')[0] for k in others} <= {'objective'}
+      if (program := find_program(config)) not in programs:
+        programs.add(program)
+        tiny = ablate.make_config('shapes', TINY, changes)
+        built = experiment.build(tiny, 4096, 10)
+        state = jax.eval_shape(built.initial_state)
+        update = parallel.on_one_device(built.update)
+        after, scalars = jax.eval_shape(update, state, batch)
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+        assert scalars['byol_loss'].shape == ()
+
+
+class Lab:
+  """Fakes of trainings and evaluations; the accuracy depends on the rate."""
+
+  def __init__(self, patch):
+    self.trained, self.evaluated = [], []
+    self.preempt_at = None  # the number of a training
+    patch.setattr(ablate.api, 'pretrain', self.pretrain)
+    patch.setattr(ablate, '_evaluate', self.evaluate)
+    patch.setattr(ablate.checkpointer, 'list_steps', lambda folder: [5])
+
+  def pretrain(self, config, folder):
+    self.trained.append(folder.name.rpartition('-')[0])
+    folder.mkdir(exist_ok=True)
+    if len(self.trained) == self.preempt_at:
+      raise errors.Preempted('saved')
+    spread = 0.9 if config.network.predictor else 0.01
+    lines = [
+      {'step': i, 'byol_loss': 1.0, 'projection_std': spread, 'time': i}
+      | {'images_per_second': 100 + i}
+      for i in range(1, 6)
+    ]
+    text = '\n'.join(map(json.dumps, lines))
+    (folder / 'scalars.jsonl').write_text(text + '\n')
+    (folder / 'rate').write_text(str(config.schedule.base_rate))
+    if config.schedule.base_rate > 6e-3:
+      raise errors.DivergedError('not finite')
+
+  def evaluate(self, folder, weights, evaluations):
+    assert evaluations == EVALUATIONS
+    self.evaluated.append((folder.name.rpartition('-')[0], weights))
+    if weights != 'online':
+      return {
+        ablate.KNN: 11.0,
+        ablate.LINEAR: {'random': 13.0, 'random_calibrated': 12.0}[weights],
+      }
+    rate = float((folder / 'rate').read_text())
+    return {ablate.KNN: 20.0, ablate.LINEAR: 20 + 1e4 * rate}
+
+
+@pytest.fixture
+def lab(monkeypatch):
+  return Lab(monkeypatch)
+
+
+def test_a_row_changes_a_base_in_proportion():
+  """The paper's 0.3, 1e-6, 1 - 0.99 and (4096, 256) are 1.2, 1e-6, 0.03 and
+  (256, 64) of the preset for CPUs."""
+  base = configuration.load(
+    'small/cifar10:cpu', {'optimizer.weight_decay': 1e-3}
+  )
+  scale = lambda **changes: ablate.scale_changes(
+    {key.replace('__', '.'): value for key, value in changes.items()}, base
+  )
+  assert scale(schedule__base_rate=0.1)['schedule.base_rate'] == (
+    pytest.approx(0.4)
+  )
+  assert scale(optimizer__weight_decay=5e-6)['optimizer.weight_decay'] == (
+    pytest.approx(5e-3)
+  )
+  for value, expected in ((0.9, 0.7), (0.999, 0.997), (1.0, 1.0), (0.0, 0.0)):
+    found = scale(target__base_tau=value)['target.base_tau']
+    assert found == pytest.approx(expected)
+  for value, expected in (
+    ((256,), (64,)),
+    ((4096, 4096, 16), (256, 256, 4)),
+    ((), ()),
+  ):
+    assert scale(network__predictor=value) == {'network.predictor': expected}
+  # The representation of its encoder has 64 numbers.
+  found = scale(network__projector=(), network__predictor=(4096, 2048))
+  assert found['network.predictor'] == (256, 64)
+  # What has no size of its own stays.
+  changes = {
+    'augment.view1.flip.probability': 0.0,
+    'objective.symmetric': False,
+  }
+  assert ablate.scale_changes(changes, base) == changes
+
+
+def test_runs_are_shared_resumed_and_not_repeated(lab, tmp_path):
+  lines = []
+  run = lambda plan, **more: ablate.run(
+    plan, str(tmp_path / 'runs'), log=lines.append, **more
+  )
+  plan = make_plan('table15a', '0.3,0.1,1', '--config.seed=3', seeds=2)
+  lab.preempt_at = 2
+  with pytest.raises(errors.Preempted):
+    run(plan)
+  assert lab.trained == ['table15a-0.3-seed3', 'table15a-0.1-seed3']
+  assert 'done before' not in str(lines)
+  table = run(plan)  # goes on with the one that was stopped
+  assert lab.trained[2:] == [
+    *('table15a-0.1-seed3', 'table15a-1-seed3', 'table15a-0.3-seed4'),
+    *('table15a-0.1-seed4', 'table15a-1-seed4'),
+  ]
+  # Both random encoders of a seed are measured once.
+  starts = [name for name, weights in lab.evaluated if weights == 'random']
+  assert starts == ['table15a-0.3-seed3', 'table15a-0.3-seed4']
+  # 2e-3 is the rate of the base; 2e-3 / 0.3 diverges.
+  ours = table['ours']
+  assert ours['0.3']['linear'] == 40 and ours['0.3']['linear_gain'] == 27
+  assert ours['0.1']['linear'] == pytest.approx(26.67)
+  assert ours['1']['diverged'] == 2 and ours['0.3']['diverged'] == 0
+  (first, second) = table['rows']['0.3']['runs']
+  assert (first['seed'], second['seed'], first['steps']) == (3, 4, 5)
+  assert first['curve'] == {
+    'columns': ['step', 'byol_loss', 'projection_std'],
+    'rows': [[i, 1.0, 0.9] for i in range(1, 6)],
+  }
+  # The same configuration in another table is the same run.
+  before = len(lab.trained)
+  other = make_plan('table5b', 'byol,average_beta0', '--config.seed=3')
+  table = run(other)
+  assert lab.trained[before:] == ['table5b-average_beta0-seed3']
+  run_of = lambda row: table['rows'][row]['runs'][0]
+  assert run_of('byol')['run'] == first['run']
+  assert run_of('average_beta0')['collapsed_at'] == 3
+  assert run_of('byol')['collapsed_at'] is None
+  again = run(other)
+  assert again == table and len(lab.trained) == before + 1
+  # A key that does not change the result does not make another run.
+  run(
+    make_plan(
+      'table5b', 'byol', '--config.seed=3', '--config.log.every_steps=9'
+    )
+  )
+  assert len(lab.trained) == before + 1
+  written = json.loads((tmp_path / 'runs/table5b.json').read_text())
+  assert written['rows'].keys() == {'byol'}
+  text = (tmp_path / 'runs/table15a.md').read_text()
+  assert '| `1`' in text and '2 of 2 diverged' in text
+  svg = (tmp_path / 'runs/table15a.svg').read_text()
+  texts = [x.text for x in xml.etree.ElementTree.fromstring(svg).iter()]
+  assert {'72.5', '40.0', '34.8'} & {*texts} == {'72.5', '40.0'}
+
+
+def test_parts_share_the_runs(lab, tmp_path):
+  plan = make_plan('table15a')
+  for part in ((0, 3), (2, 3), (1, 3)):
+    found = ablate.run(plan, str(tmp_path), part, lambda text: None)
+  assert len(lab.trained) == len({*lab.trained}) == 7
+  assert all(ours['runs'] == 1 for ours in found['ours'].values())
+
+
+def make_rows(**values):
+  """Rows of (the paper's top-1, ours of each seed)."""
+  run = lambda x: {
+    'results': {ablate.KNN: x, ablate.LINEAR: x},
+    'random': {ablate.KNN: 10.0, ablate.LINEAR: 10.0},
+    'diverged': None,
+    'collapsed_at': None,
+  }
+  return {
+    name: {'paper': {'top1': top1}, 'runs': [*map(run, ours)]}
+    for name, (top1, *ours) in values.items()
+  }
+
+
+def test_pairs_are_compared_where_both_sides_tell_them_apart():
+  rows = make_rows(
+    a=(72.5, 50.0, 52.0),  # mean 51
+    b=(70.9, 53.0),  # the reverse of a
+    c=(70.7, 30.0),  # b and c are alike in the paper
+    d=(0.3, 50.5),  # within a point of a; the reverse of c
+    e=(5.5, 20.0),  # collapsed in the paper, as d
+    f=(None, 60.0),
+    g=(60.0,),  # not run
+  )
+  found = ablation_table.compare(rows)
+  assert found['ours']['a']['linear'] == 51
+  assert found['ours']['a']['linear_gain'] == 41
+  assert found['pairs'] == {'same': 5, 'reverse': 2, 'close': 1}
+  assert found['ours']['a']['reverse'] == ['b']
+  assert found['ours']['d']['reverse'] == ['c']
+  assert found['ours']['a']['close'] == ['d']
+  assert found['ours']['e']['same'] == ['a', 'b', 'c']
+  table = {'rows': rows} | found
+  lines = ablation_table.format_table(table)
+  assert len({len(line) for line in lines}) == 1  # aligned
+  cells = [[x.strip() for x in line.split('|')[1:-1]] for line in lines]
+  assert cells[2][:5] == ['`a`', '72.5', '51.0', '50.0, 52.0', '+41.0']
+  assert [line[-1] for line in cells[2:]] == [
+    *('no: b', 'no: a', 'no: d', 'no: c', 'yes', '-')
+  ]
+
+
+def test_the_verb_lists_rows_and_names_the_nearest(tmp_path, capsys):
+  assert command.main(['ablate', '--list', '--table=5b']) == 0
+  printed = capsys.readouterr().out
+  assert (
+    'simclr                   69.4   -      network.predictor=()' in printed
+  )
+  assert command.main(['ablate', '--list']) == 0
+  printed = capsys.readouterr().out
+  assert printed.index('ablations/table5a') < printed.index(
+    'ablations/table14a'
+  )
+  assert '34.8 +-3  60.8   schedule.base_rate=0.01' in printed
+  for words, expected in (
+    (['--table=5c', '--list'], 'nearest: table5b, table5a'),
+    (['--table=5b'], 'expected --table and --workdir, or --list'),
+    (['--table=5b', '--rows=byol,simcrl', '--workdir=x'], 'nearest: simclr'),
+    (['--table=5b', '--part=2/2', '--list'], 'expected I/N'),
+  ):
+    assert command.main(['ablate', *words]) == 2
+    assert expected in capsys.readouterr().err
+  assert not [*tmp_path.iterdir()]
