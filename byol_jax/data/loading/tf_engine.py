@@ -72,8 +72,7 @@ class _Stream:
     self, plan: batch_plan.BatchPlan, source: base.Source, is_once: bool
   ) -> None:
     self._held: tuple[batch_plan.BatchPlan, base.Source] | None = (plan, source)
-    self._num_views, self._pixels = len(plan.views), plan.pixels
-    self._is_once = is_once
+    self._pixels, self._is_once = plan.pixels, is_once
 
   def close(self) -> None:
     """Makes every later call raise, which ends the threads."""
@@ -125,38 +124,39 @@ class _Stream:
     position: Tensor,
     drawn: Tensor,
   ) -> dict[str, Tensor]:
-    """Decodes an image, or the window of each view, and writes its row."""
+    """Decodes an image, or the windows of a JPEG, and writes its row."""
+    num_views = len(self._get()[0].views)
 
     def crop(sides: np.ndarray, drawn: np.ndarray) -> np.ndarray:
       return self._get()[0].compute_windows(sides, drawn)
 
     def write(position: Any, drawn: Any, sides: Any, *pixels: Any) -> Any:
-      whole = None if self._is_once else sides
+      whole = sides if sides.any() else None
       self._get()[0].write_row(int(position), pixels, drawn, whole)
       return position
 
+    def decode_whole() -> list[Tensor]:
+      pixels = decode_image(image, is_plain, self._pixels)
+      count = 1 if self._is_once else num_views  # as many as of windows
+      return [tf.zeros([2], tf.int32), *[pixels] * count]
+
+    def decode_windows() -> list[Tensor]:
+      sides = read_sides(image)
+      (windows,) = _call(crop, [sides, drawn], (tf.int32, [num_views, 4]))
+      return [sides, *(decode_window(image, x) for x in tf.unstack(windows))]
+
     if self._is_once:
-      pixels = [decode_image(image, is_plain, self._pixels)]
-      sides = tf.shape(pixels[0])[:2]
+      found = decode_whole()
     else:
-      sides = read_sides(image, is_plain, self._pixels)
-      shape = [self._num_views, 4]
-      (windows,) = _call(crop, [sides, drawn], (tf.int32, shape))
-      pixels = [
-        decode_window(image, window, is_plain, self._pixels)
-        for window in tf.unstack(windows)
-      ]
-    arguments = [position, drawn, sides, *pixels]
-    (done,) = _call(write, arguments, (tf.int64, []))
+      found = tf.cond(is_plain, decode_windows, decode_whole)
+    (done,) = _call(write, [position, drawn, *found], (tf.int64, []))
     return {'position': done, 'labels': label}
 
 
 def _is_encoded(source: base.Source) -> bool:
   """Whether the first image that can be read is encoded."""
   for index in range(len(source)):
-    with contextlib.suppress(
-      Exception
-    ):  # a batch that needs it counts and names it
+    with contextlib.suppress(Exception):  # FallbackReader names it
       return isinstance(source.read(index)[0], bytes)
   return True
 
@@ -218,57 +218,34 @@ def decode_image(
   """
 
   def decode_jpeg() -> Tensor:
-    with tf.control_dependencies([_jpeg_sides(image)]):
+    with tf.control_dependencies([read_sides(image)]):
       return tf.io.decode_jpeg(image, channels=3, dct_method=_DCT)
 
   return tf.cond(is_plain, decode_jpeg, lambda: _decode(image, options))
 
 
-def read_sides(
-  image: Tensor,
-  is_plain: Tensor,
-  options: decode.PixelOptions = decode.AS_FILES,
-) -> Tensor:
-  """Returns height and width of an image, int32 [2]; see `decode_image`."""
-
-  def read_header(data: Any) -> np.ndarray:
-    return np.array(decode.read_sides(_as_bytes(data), options), np.int32)
-
-  return tf.cond(
-    is_plain,
-    lambda: _jpeg_sides(image),
-    lambda: _call(read_header, [image], (tf.int32, [2]))[0],
+def read_sides(jpeg: Tensor) -> Tensor:
+  """Returns height and width, int32 [2]; refuses what claims too much."""
+  shape = tf.io.extract_jpeg_shape(jpeg)[:2]
+  area = tf.reduce_prod(tf.cast(shape, tf.int64))
+  bound = tf.debugging.assert_less_equal(
+    area, tf.constant(decode.MAX_PIXELS, tf.int64)
   )
+  with tf.control_dependencies([bound] if bound is not None else []):
+    return tf.ensure_shape(shape, [2])
 
 
-def decode_window(
-  image: Tensor,
-  window: Tensor,
-  is_plain: Tensor,
-  options: decode.PixelOptions = decode.AS_FILES,
-) -> Tensor:
-  """Returns the pixels of a window, of a JPEG decoding no more than that.
+def decode_window(jpeg: Tensor, window: Tensor) -> Tensor:
+  """Returns the pixels of a window, decoding no more than that.
 
   The pixels of its first and last column differ from those of the whole image
   where chroma is subsampled, since they are interpolated between columns.
 
   Args:
-    image: encoded.
+    jpeg: encoded.
     window: int32 [4], (y, x, height, width).
-    is_plain, options: see `decode_image`.
   """
-
-  def crop_decoded() -> Tensor:
-    y, x, height, width = tf.unstack(window)
-    return _decode(image, options)[y : y + height, x : x + width]
-
-  return tf.cond(
-    is_plain,
-    lambda: tf.io.decode_and_crop_jpeg(
-      image, window, channels=3, dct_method=_DCT
-    ),
-    crop_decoded,
-  )
+  return tf.io.decode_and_crop_jpeg(jpeg, window, channels=3, dct_method=_DCT)
 
 
 def _as_bytes(data: Any) -> bytes:
@@ -280,14 +257,3 @@ def _decode(image: Tensor, options: decode.PixelOptions) -> Tensor:
   """Decodes by Pillow; raises for what is not an image."""
   read = lambda data: decode.decode_rgb(_as_bytes(data), options)
   return _call(read, [image], (tf.uint8, [None, None, 3]))[0]
-
-
-def _jpeg_sides(image: Tensor) -> Tensor:
-  """Reads the header; too many pixels are refused."""
-  shape = tf.io.extract_jpeg_shape(image)[:2]
-  area = tf.reduce_prod(tf.cast(shape, tf.int64))
-  bound = tf.debugging.assert_less_equal(
-    area, tf.constant(decode.MAX_PIXELS, tf.int64)
-  )
-  with tf.control_dependencies([bound] if bound is not None else []):
-    return tf.ensure_shape(shape, [2])

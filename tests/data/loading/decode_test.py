@@ -52,12 +52,11 @@ def test_pixels_equal_tensorflows(name):
   assert is_plain == name.startswith('jpeg')
   streamed = tf_engine.decode_image(image, is_plain, options)
   np.testing.assert_array_equal(streamed, found)
-  sides = tf_engine.read_sides(image, is_plain, options)
-  assert sides.numpy().tolist() == [37, 53]
-  window = tf.constant([3, 8, 9, 7])
-  part = tf_engine.decode_window(image, window, is_plain, options)
-  # Outer columns of JPEG may differ (promise 4).
-  np.testing.assert_array_equal(part[:, 1:-1], found[3:12, 9:14])
+  if is_plain:
+    assert tf_engine.read_sides(image).numpy().tolist() == [37, 53]
+    part = tf_engine.decode_window(image, tf.constant([3, 8, 9, 7]))
+    # Outer columns may differ (promise 4).
+    np.testing.assert_array_equal(part[:, 1:-1], found[3:12, 9:14])
   assert decode.read_header(data)[:3] == (name.split()[0].upper(), 37, 53)
 
 
