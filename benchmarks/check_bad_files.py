@@ -18,12 +18,13 @@ import numpy as np
 
 from byol_jax.data.loading import image_set, tf_engine
 from byol_jax.data.sampling import crops
+from byol_jax.data.sources import base
 
 TABLE = pathlib.Path(__file__).parent.parent / 'tests/helpers/bad_files.json'
 CROP_RANGE = crops.CropRange((0.08, 1.0), (3 / 4, 4 / 3))
 
 
-class Files:
+class Files(base.Source):
   """Every file of a folder, whatever its name; its label is its place."""
 
   name, fingerprint, class_names, labels = 'files', 'files', None, None

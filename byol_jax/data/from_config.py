@@ -165,21 +165,22 @@ def _find_engine(config: config_dict.ConfigDict, is_strict: bool) -> Callable:
     ConfigError: TensorFlow is needed and not installed.
   """
   name, decoding = config.input.engine, config.data.decoding
-  is_missing = not _has_tensorflow()
-  if is_strict and is_missing and name == 'tensorflow' and decoding == 'once':
-    raise errors.ConfigError(
-      'input.engine: expected TensorFlow, with which this run began or that the'
-      " command asks for, found none: pip install 'byol_jax[tf]', or give"
-      ' --config.input.engine=threads, which makes the same batches'
-    )
-  if decoding == 'once' and (is_missing or name == 'threads'):
-    from byol_jax.data.loading import thread_engine
-
-    if is_missing and not is_strict:  # a run says it after its first line
+  if decoding == 'once' and not _has_tensorflow():
+    if is_strict and name == 'tensorflow':
+      raise errors.ConfigError(
+        'input.engine: expected TensorFlow, with which this run began or that'
+        " the command asks for, found none: pip install 'byol_jax[tf]', or give"
+        ' --config.input.engine=threads, which makes the same batches'
+      )
+    name = 'threads'
+    if not is_strict:  # a run says it after its first line
       _LOG.warning(
         'images are decoded in Python threads; TensorFlow, which is not'
         " installed, is faster: pip install 'byol_jax[tf]'"
       )
+  if decoding == 'once' and name == 'threads':
+    from byol_jax.data.loading import thread_engine
+
     return thread_engine.decode_into
   # TensorFlow takes seconds to import; only what streams images needs it.
   from byol_jax.data.loading import tf_engine
@@ -209,7 +210,7 @@ def make_pixel_options(
   config: config_dict.ConfigDict, source: base.Source | None = None
 ) -> decode.PixelOptions:
   """Returns how images of a source, or of no set, become pixels."""
-  exif, is_prepared = config.data.exif, source and base.is_prepared(source)
+  exif, is_prepared = config.data.exif, source and source.is_prepared
   return decode.PixelOptions(
     exif == 'apply' or (exif == 'auto' and not is_prepared),
     decode.BACKGROUNDS[config.data.background],

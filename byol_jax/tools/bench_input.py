@@ -177,13 +177,11 @@ def sample_images(config: Any) -> tuple[list[bytes], dict[str, Any]]:
   }
 
 
-class MemorySource(list):
+class MemorySource(list, base.Source):
   """Images in memory, encoded or decoded, with the label 0."""
 
   name = fingerprint = 'sample'
-  class_names: tuple[str, ...] | None = None
-  num_classes: int | None = 1
-  labels: Any = None
+  class_names, num_classes, labels = None, 1, None
 
   def read(self, index: int) -> tuple[Any, int]:
     return self[index], 0

@@ -11,6 +11,7 @@ import pytest
 
 from byol_jax import errors
 from byol_jax.data.loading import cache
+from byol_jax.data.sources import base
 from tests.helpers import made, tiny_run
 from tests.helpers.made import digests, encode, image_set, smooth
 
@@ -85,7 +86,7 @@ def test_promise_1_another_process_continues_at_its_step(folder, expected):
   assert line.split()[1:] == expected[3:]
 
 
-class Synthetic:
+class Synthetic(base.Source):
   """As many images as ImageNet has, each made when it is read."""
 
   name, fingerprint, class_names, num_classes = 'synthetic', 's', None, 2**21

@@ -1,7 +1,9 @@
 """A source of images in a list."""
 
+from byol_jax.data.sources import base
 
-class Listed:
+
+class Listed(base.Source):
   """Encoded images or pixels in a list; reading None raises OSError."""
 
   name, fingerprint, class_names, labels = 'listed', 'x', None, None

@@ -76,7 +76,7 @@ class ImageSet:
     self.num_classes = source.num_classes
     self.class_names = source.class_names
     self.labels = source.labels  # None: known when an image is read
-    self.is_partly_labelled = base.is_partly_labelled(source)
+    self.is_partly_labelled = source.is_partly_labelled
     self.fingerprint = source.fingerprint
     self._source = source
     self._engine = engine
@@ -100,7 +100,7 @@ class ImageSet:
     The first names the whole set and how its images become pixels; the rows,
     int64 [num_examples], are those of the images in the set.
     """
-    fingerprint, rows = base.locate_in_whole(self._source)
+    fingerprint, rows = self._source.locate_in_whole()
     return (fingerprint, self._eval_view, self._dtype, self._pixels), rows
 
   @property
@@ -121,11 +121,11 @@ class ImageSet:
     return self._fallback.read_next_usable(index)[0]
 
   def read_targets(self) -> np.ndarray | None:
-    """Returns which classes each image has; see `base.read_targets`.
+    """Returns which classes each image has; see `base.Source`.
 
     Rows are found by the `ids` of `eval_batches`: batches do not hold them.
     """
-    return base.read_targets(self._source)
+    return self._source.read_targets()
 
   def view_batches(
     self, batch_size: int, start_step: int, num_steps: int

@@ -10,6 +10,7 @@ from PIL import Image
 from byol_jax import errors, files
 from byol_jax.data.loading import decode
 from byol_jax.data.sampling import resize
+from byol_jax.data.sources import base
 
 _EXPECTED = (
   'images: expected [H, W, 3], [B, H, W, 3], paths or images of Pillow'
@@ -76,7 +77,7 @@ def crop_images(
   return crops
 
 
-class ListedImages:
+class ListedImages(base.Source):
   """What `list_images` takes, as a source without labels.
 
   Args:
@@ -85,9 +86,7 @@ class ListedImages:
   """
 
   name, fingerprint = 'images', ''
-  num_classes: int | None = None
-  class_names: tuple[str, ...] | None = None
-  labels: np.ndarray | None = None
+  num_classes = class_names = labels = None
 
   def __init__(self, images: Any, options: decode.PixelOptions) -> None:
     self._images, self._options = list_images(images), options

@@ -155,7 +155,7 @@ def inspect_images(
   source: base.Source, name: str, num_threads: int
 ) -> list[ImageReport]:
   """Reads, verifies and decodes each image of a source; raises nothing."""
-  options = decode.PixelOptions(exif=not base.is_prepared(source))
+  options = decode.PixelOptions(exif=not source.is_prepared)
 
   def inspect(index: int) -> ImageReport:
     label, data = -1, b''
@@ -197,7 +197,7 @@ def summarize_split(
       trait: sum(trait in image.traits for image in good)
       for trait in traits.TRAITS
     },
-    'applies_exif': not base.is_prepared(source),
+    'applies_exif': not source.is_prepared,
     'broken': [
       {'index': i, 'name': source.file_name(i), 'reason': image.reason}
       for i, image in enumerate(images)

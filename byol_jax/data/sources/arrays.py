@@ -20,7 +20,7 @@ from byol_jax.data.sources import base
 MAX_CLASSES = 1_000_000  # a classifier has a column for each
 
 
-class ArraySource:
+class ArraySource(base.Source):
   """Images held in memory, uint8 [N, H, W, 3], labels [N] or None.
 
   Grey images, [N, H, W] or [N, H, W, 1], are read with three equal channels.
@@ -50,8 +50,8 @@ class ArraySource:
     self._images = images
     self.name = name
     self.class_names = None if class_names is None else tuple(class_names)
-    self.labels: np.ndarray | None = None
-    self.num_classes: int | None = None
+    self.labels = None
+    self.num_classes = None
     if labels is not None:
       labels = check_labels(labels, len(images), f'{name}: labels')
       highest = count_classes(labels)

@@ -1,10 +1,11 @@
 """The interface of a source of images, and sources composed of others."""
 
+import abc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
 import hashlib
 import re
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -15,16 +16,16 @@ _SHOWN = 12  # kinds of what is not read, the others are summed up
 _PLURAL = re.compile(r'\b(class|image|file|folder|row|column)e?s\b')
 
 
-class Source(Protocol):
+class Source(abc.ABC):
   """A set of images with random access.
 
-  num_classes and class_names are None where there are no labels. labels are
-  int [N], -1 for an image without one; None where there are none, or where
-  each image is taken to have one that is known when it is read. fingerprint is
-  a hex digest that changes when the set does. A set of TFDS has the attribute
-  is_prepared, see `is_prepared`. `read` returns encoded bytes or
-  uint8 [H, W, 3], and the label, -1 if there is none; it may be called from any
-  thread.
+  Attributes:
+    num_classes, class_names: None where there are no labels.
+    labels: int [N], -1 for an image without one; None where there are none, or
+      where each image is taken to have one that is known when it is read.
+    fingerprint: a hex digest that changes when the set does.
+    is_prepared: whether TFDS prepared the set, whose images are as it reads
+      them.
   """
 
   name: str
@@ -32,12 +33,42 @@ class Source(Protocol):
   class_names: tuple[str, ...] | None
   labels: np.ndarray | None
   fingerprint: str
+  is_prepared = False
 
+  @abc.abstractmethod
   def __len__(self) -> int: ...
 
-  def read(self, index: int) -> tuple[bytes | np.ndarray, int]: ...
+  @abc.abstractmethod
+  def read(self, index: int) -> tuple[bytes | np.ndarray, int]:
+    """Returns encoded bytes or [H, W, 3], and the label, -1 without one.
 
-  def file_name(self, index: int) -> str: ...
+    Pixels are uint8, or float32 in [0, 1]. It may be called from any thread.
+    """
+
+  @abc.abstractmethod
+  def file_name(self, index: int) -> str:
+    """Returns the name of an image, for reports."""
+
+  @property
+  def is_partly_labelled(self) -> bool:
+    """Whether the set has labels, and images without one."""
+    return self.labels is not None and bool((self.labels < 0).any())
+
+  def read_targets(self) -> np.ndarray | None:
+    """Returns which classes each image has, int8 [N, C], of a multi-label set.
+
+    1 has the class, 0 lacks it, -1 does not count. None for other sets. The
+    `read` of a multi-label set gives the label -1, and its num_classes is None:
+    whatever needs one label an image refuses it.
+    """
+    return None
+
+  def locate_in_whole(self) -> tuple[str, np.ndarray]:
+    """Returns the fingerprint of the set of which this is a part, and where.
+
+    The second are the rows of its images in that set, int64 [N].
+    """
+    return self.fingerprint, np.arange(len(self))
 
 
 def describe_set(
@@ -93,34 +124,13 @@ def locate_part(ends: np.ndarray, index: int) -> tuple[int, int]:
   return part, index - (int(ends[part - 1]) if part else 0)
 
 
-def is_partly_labelled(source: Source) -> bool:
-  """Returns whether a set has labels, and images without one."""
-  return source.labels is not None and bool((source.labels < 0).any())
-
-
-def is_prepared(source: Source) -> bool:
-  """Returns whether TFDS prepared a set, whose images are as it reads them."""
-  return getattr(source, 'is_prepared', False)
-
-
-def locate_in_whole(source: Source) -> tuple[str, np.ndarray]:
-  """Returns the fingerprint of the set that a source is a part of, and where.
-
-  The second are the rows of its images in that set, int64 [N]. A source that is
-  no `Subset` is the whole set.
-  """
-  if isinstance(source, Subset):
-    return source.locate_in_whole()
-  return source.fingerprint, np.arange(len(source))
-
-
 def keep_labelled(source: Source) -> Source:
   """Returns the images of a labelled set that have a label.
 
   Raises:
     DataError: none has one, though others of the set do.
   """
-  if source.labels is None or not is_partly_labelled(source):
+  if source.labels is None or not source.is_partly_labelled:
     return source
   ids = np.flatnonzero(source.labels >= 0)
   if not len(ids):
@@ -158,18 +168,7 @@ def read_labels(
   return np.array(call_in_threads(read, ids), np.int64)
 
 
-def read_targets(source: Source) -> np.ndarray | None:
-  """Returns which classes each image has, int8 [N, C], of a multi-label set.
-
-  1 has the class, 0 lacks it, -1 does not count. None for other sets: only a
-  source of a multi-label set has this method. Its `read` gives the label -1,
-  and its num_classes is None: whatever needs one label an image refuses it.
-  """
-  method = getattr(source, 'read_targets', None)
-  return method() if method else None
-
-
-class Derived:
+class Derived(Source):
   """A source that is like another one, but for what a subclass changes."""
 
   def __init__(self, source: Source) -> None:
@@ -177,7 +176,7 @@ class Derived:
     self.name = source.name
     self.num_classes = source.num_classes
     self.class_names = source.class_names
-    self.is_prepared = is_prepared(source)
+    self.is_prepared = source.is_prepared
     self.labels = source.labels
     self.fingerprint = source.fingerprint
 
@@ -209,13 +208,13 @@ class Subset(Derived):
     return len(self._ids)
 
   def locate_in_whole(self) -> tuple[str, np.ndarray]:
-    """See `locate_in_whole`."""
-    fingerprint, rows = locate_in_whole(self._source)
+    """See `Source.locate_in_whole`."""
+    fingerprint, rows = self._source.locate_in_whole()
     return fingerprint, rows[self._ids]
 
   def read_targets(self) -> np.ndarray | None:
-    """Returns the rows of these images; see `read_targets`."""
-    targets = read_targets(self._source)
+    """Returns the rows of these images; see `Source.read_targets`."""
+    targets = self._source.read_targets()
     return None if targets is None else targets[self._ids]
 
   def read(self, index: int) -> tuple[bytes | np.ndarray, int]:

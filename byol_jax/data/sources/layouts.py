@@ -57,7 +57,7 @@ class Layout(NamedTuple):
     return self.files.root / self.known.prefix
 
 
-class FolderSource:
+class FolderSource(base.Source):
   """The images of one split of a layout, sorted by path."""
 
   def __init__(self, layout: Layout, split: str) -> None:

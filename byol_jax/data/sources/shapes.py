@@ -14,6 +14,8 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
+from byol_jax.data.sources import base
+
 CLASSES = (
   *('arrow', 'bar', 'bowtie', 'circle', 'crescent'),
   *('cross', 'ring', 'square', 'star', 'triangle'),
@@ -144,16 +146,16 @@ def encode_image(split: str, index: int) -> bytes:
   return buffer.getvalue()
 
 
-class ShapesSource:
+class ShapesSource(base.Source):
   """A split of the embedded set, 'train' or 'test'; classes are balanced."""
 
   def __init__(self, split: str) -> None:
     self._split = split
     self._size = COUNTS[split]
     self.name = 'shapes'
-    self.class_names: tuple[str, ...] | None = CLASSES
-    self.num_classes: int | None = len(CLASSES)
-    self.labels: np.ndarray | None = np.arange(self._size) % len(CLASSES)
+    self.class_names = CLASSES
+    self.num_classes = len(CLASSES)
+    self.labels = np.arange(self._size) % len(CLASSES)
     text = f'shapes {_REVISION} {split} {self._size}'
     self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
 

@@ -132,7 +132,7 @@ class PreparedDataset:
     return base.call_in_threads(open_file, places, info.shard_lengths)
 
 
-class RecordSource:
+class RecordSource(base.Source):
   """Splits of a prepared directory, in the order of their records.
 
   TFDS writes labels in [0, num_classes), or -1 for none. If a sample of a set
@@ -146,14 +146,14 @@ class RecordSource:
     self._files = [file for name in splits for file in dataset.open_files(name)]
     self._ends = np.cumsum([file.num_records for file in self._files])
     self.name = dataset.name
-    self.class_names: tuple[str, ...] | None = dataset.class_names
-    self.num_classes: int | None = dataset.num_classes
+    self.class_names = dataset.class_names
+    self.num_classes = dataset.num_classes
     self._label = f'{dataset.name}/{"+".join(splits)}'
     digest = hashlib.sha256(self._label.encode())
     for file in self._files:
       digest.update(file.digest)
     self.fingerprint = digest.hexdigest()
-    self.labels: np.ndarray | None = None
+    self.labels = None
     if self.num_classes and not catalog.find_facts(self.name):
       self._find_labels()
 

@@ -149,10 +149,10 @@ def test_labels_of_another_kind_are_refused_when_a_set_is_opened(
 def test_whole_numbers_of_any_type_are_labels(found):
   source = arrays.ArraySource(SIX, found)
   assert [source.read(i)[1] for i in range(6)] == [0, 1, 2, -1, 1, 0]
-  assert source.num_classes == 3 and base.is_partly_labelled(source)
+  assert source.num_classes == 3 and source.is_partly_labelled
   kept = base.keep_labelled(source)
   assert [kept.read(i)[1] for i in range(len(kept))] == [0, 1, 2, 1, 0]
-  assert not base.is_partly_labelled(kept)
+  assert not kept.is_partly_labelled
   np.testing.assert_array_equal(
     arrays.check_labels(np.array([True, False]), 2, ''), [1, 0]
   )

@@ -12,7 +12,7 @@ import pytest
 
 from byol_jax import errors
 from byol_jax.data.loading import thread_engine
-from byol_jax.data.sources import base, layouts, lookup, shapes
+from byol_jax.data.sources import layouts, lookup, shapes
 from tests.helpers import listed
 from tests.helpers.made import describe, image_set, names, opened, refused
 
@@ -173,10 +173,10 @@ def test_fit_and_valid_divide_train_and_all_is_everything(
     dataset = write(*(f'{c}/{i}.jpg' for c in 'ab' for i in range(20)))
   split = {s: opened(dataset, s, **where) for s in lookup.SPLITS}
   train, fit, valid = (split[s] for s in ('train', 'fit', 'valid'))
-  whole, every = base.locate_in_whole(train)
+  whole, every = train.locate_in_whole()
   places = []
   for part in (fit, valid):
-    name, rows = base.locate_in_whole(part)
+    name, rows = part.locate_in_whole()
     assert name == whole == train.fingerprint
     assert names(part) == [names(train)[row] for row in rows]
     assert part.read(0) == train.read(rows[0])

@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
-from byol_jax.data.sources import base, tfds
+from byol_jax.data.sources import tfds
 from tests.helpers import tiny_run
 from tests.helpers.made import (
   encode,
@@ -163,5 +163,5 @@ def test_images_with_several_classes_have_targets_and_no_label(tmp_path):
   assert batch['ids'].ravel().tolist() == [0, 1, 2, -1]
   assert set(batch['labels'].ravel().tolist()) == {-1}
   held = opened(builder.data_dir, 'valid', heldout_share=0.4)
-  rows = base.read_targets(held)
+  rows = held.read_targets()
   assert rows.shape == (1, 4) and tuple(rows[0]) in found
