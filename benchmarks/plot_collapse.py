@@ -14,7 +14,7 @@ python benchmarks/plot_collapse.py
 import json
 from pathlib import Path
 
-from byol_jax.training import health
+from byol_jax.training import monitor
 
 ROOT = Path(__file__).parents[1]
 RUNS = {
@@ -22,7 +22,7 @@ RUNS = {
   'collapse_without_predictor': ('without', '#cf222e'),
 }
 # Scalar -> greatest value of its axis, and a line to compare with.
-PANELS = {'byol_loss': (4, None), 'projection_std': (1, health.MIN_SPREAD)}
+PANELS = {'byol_loss': (4, None), 'projection_std': (1, monitor.SIGNS[0].limit)}
 WIDTH, HEIGHT, LEFT, TOP, GAP = 260, 150, 40, 30, 60
 FONT = 'font-family="sans-serif" font-size="12"'
 TEXT = f'{FONT} fill="#57606a"'

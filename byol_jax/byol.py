@@ -147,11 +147,7 @@ def make_loss(
   def loss_fn(
     online_params: networks.Params, state: ByolState, batch: Batch
   ) -> tuple[jax.Array, tuple[dict[str, Any], Scalars]]:
-    keys = _make_keys(state, batch)
-    views = [
-      augment(batch[f'view{i + 1}'], parallel.fold_in_view(keys, i))
-      for i, augment in enumerate(augments)
-    ]
+    views = _augment_views(augments, state, batch)
     online, online_state = _apply_to_views(
       forward, online_params, state.online_state, views
     )
@@ -174,6 +170,19 @@ def make_loss(
     return scalars['total_loss'], (states, scalars)
 
   return loss_fn
+
+
+def _augment_views(
+  augments: tuple[augmentation.Augment, augmentation.Augment],
+  state: ByolState,
+  batch: Batch,
+) -> list[jax.Array]:
+  """Returns both views, augmented with the keys of the step."""
+  keys = _make_keys(state, batch)
+  return [
+    augment(batch[f'view{i + 1}'], parallel.fold_in_view(keys, i))
+    for i, augment in enumerate(augments)
+  ]
 
 
 def _make_keys(state: ByolState, batch: Batch) -> jax.Array:
@@ -299,6 +308,41 @@ def _accumulate(
   )
   scalars = jax.tree.map(lambda x: jnp.mean(x, axis=0), scalars)
   return grads, (states, scalars)
+
+
+def make_monitor(
+  forward: networks.Forward,
+  augments: tuple[augmentation.Augment, augmentation.Augment],
+  get_target_params: GetTargetParams = TARGET_PARAMS['average'],
+  reads_prediction: bool = True,
+  accumulate: int = 1,
+) -> Callable[[ByolState, Batch], Scalars]:
+  """Returns what a batch shows of both networks, a program of its own.
+
+  The online network sees view 1 and the target network view 2, with the batch
+  statistics of training; no moving average changes.
+
+  Args:
+    forward, augments, get_target_params: as of `make_loss`.
+    reads_prediction: of the objective, see `losses.reads_prediction`.
+    accumulate: of `make_gradients`; the first sub-batch is what is seen.
+
+  Returns:
+    (state, batch of one device) -> scalars of the batch of all devices.
+  """
+
+  def monitor(state: ByolState, batch: Batch) -> Scalars:
+    batch = {key: x[: len(x) // accumulate] for key, x in batch.items()}
+    views = _augment_views(augments, state, batch)
+    apply = functools.partial(forward.apply, is_training=True)
+    online, _ = apply(state.online_params, state.online_state, views[0])
+    target_params = get_target_params(state.online_params, state)
+    target, _ = apply(target_params, state.target_state, views[1])
+    if not reads_prediction:
+      online = online._replace(prediction=online.projection)
+    return metrics.find_signs(online, target.projection, parallel.mean)
+
+  return monitor
 
 
 def make_update(

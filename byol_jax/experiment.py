@@ -68,6 +68,7 @@ FEW_IMAGES = 300
 Update = Callable[
   [byol.ByolState, byol.Batch], tuple[byol.ByolState, byol.Scalars]
 ]
+Monitor = Callable[[byol.ByolState, byol.Batch], byol.Scalars]
 
 
 class Weights(NamedTuple):
@@ -84,6 +85,7 @@ class Experiment(NamedTuple):
   forward: networks.Forward
   optimizer: optax.GradientTransformation
   update: Update  # runs inside `pmap` over `parallel.AXIS`
+  monitor: Monitor  # the same
   image_size: int
   batch_size: int  # of all devices
   num_steps: int
@@ -287,9 +289,8 @@ def build(
     **config.optimizer,
   )
   objective = losses.make_objective(devices=parallel, **config.objective)
-  loss_fn = byol.make_loss(
-    forward, make_augments(config), objective, target.get_params
-  )
+  augments = make_augments(config)
+  loss_fn = byol.make_loss(forward, augments, objective, target.get_params)
   compute_gradients = byol.make_gradients(
     loss_fn, bn_group=config.network.bn_group, **config.batch
   )
@@ -298,6 +299,10 @@ def build(
     optimizer=optimizer,
     update=byol.make_update(
       compute_gradients, optimizer, target.tau, rate.schedule
+    ),
+    monitor=byol.make_monitor(
+      *(forward, augments, target.get_params),
+      *(losses.reads_prediction(**config.objective), config.batch.accumulate),
     ),
     image_size=config.image_size,
     batch_size=batch_size,

@@ -312,3 +312,11 @@ def make_objective(name: str, devices: Devices, **settings: Any) -> Objective:
     TypeError: the objective does not take a setting.
   """
   return OBJECTIVES[name](devices, **settings)
+
+
+def reads_prediction(name: str, **settings: Any) -> bool:
+  """Returns whether an objective compares predictions, or only projections.
+
+  Arguments as of `make_objective`.
+  """
+  return name == 'regression' or bool(settings.get('from_prediction'))

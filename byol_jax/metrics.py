@@ -1,4 +1,4 @@
-"""Computes metrics: accuracies, precision, the spread of the projections."""
+"""Computes metrics: accuracies, precision, and what shows a collapse."""
 
 from collections.abc import Callable
 import functools
@@ -12,6 +12,8 @@ import numpy as np
 from byol_jax import losses
 
 ROWS = 1024  # that are scored at once
+# Average over the devices, such as `parallel.mean`.
+Mean = Callable[[jax.Array], jax.Array]
 
 
 def in_top_k(scores: jax.Array, labels: jax.Array, k: int) -> jax.Array:
@@ -153,9 +155,7 @@ def mean_average_precision(
   return np.nanmean(found, axis=0)
 
 
-def projection_std(
-  projection: jax.Array, mean: Callable[[jax.Array], jax.Array]
-) -> jax.Array:
+def projection_std(projection: jax.Array, mean: Mean) -> jax.Array:
   """Returns the spread of the unit projections over the global batch.
 
   It falls to 0 where the representation collapses.
@@ -173,3 +173,84 @@ def projection_std(
   second = mean(jnp.mean(jnp.square(unit), axis=0))
   variance = jnp.maximum(second - jnp.square(first), 0.0)
   return jnp.sqrt(jnp.sum(variance))
+
+
+def effective_rank(projection: jax.Array, mean: Mean) -> jax.Array:
+  """Returns in how many directions the unit projections differ.
+
+  Of the eigenvalues x of their covariance over the global batch it is
+  sum(x)^2 / sum(x^2), the participation ratio, for which no eigenvalue has to
+  be computed.
+
+  Args:
+    projection: float32 [B, D], of one device.
+    mean: average over the devices.
+
+  Returns:
+    float32 []: n for n directions of equal variance, at most D; 0 when all
+    projections are the same.
+  """
+  unit = losses.l2_normalize(projection)
+  centred = unit - mean(jnp.mean(unit, axis=0))
+  covariance = mean(
+    jnp.matmul(centred.T, centred, precision='highest') / len(unit)
+  )
+  # Divided first: the squares of small variances are no float32.
+  shares = covariance / jnp.maximum(jnp.trace(covariance), 1e-12)
+  return jnp.trace(shares) / jnp.maximum(jnp.sum(jnp.square(shares)), 1e-12)
+
+
+def cosines(
+  prediction: jax.Array, projection: jax.Array, mean: Mean
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the cosines of predictions with what they predict, averaged.
+
+  Args:
+    prediction: float32 [B, D], of one device.
+    projection: float32 [B, D], of the same images.
+    mean: average over the devices.
+
+  Returns:
+    Means over the global batch, float32 [] in [-1, 1]: of the cosines with the
+    projection of the same image, and of those with all projections.
+  """
+  units = losses.l2_normalize(prediction), losses.l2_normalize(projection)
+  own = mean(jnp.mean(jnp.sum(units[0] * units[1], axis=-1)))
+  centres = [mean(jnp.mean(unit, axis=0)) for unit in units]
+  return own, jnp.sum(centres[0] * centres[1])
+
+
+def dead_units(values: jax.Array, mean: Mean) -> jax.Array:
+  """Returns the share of units that are positive for no image, [] in [0, 1].
+
+  Args:
+    values: float32 [B, D], of one device.
+    mean: average over the devices.
+  """
+  is_alive = mean(jnp.any(values > 0, axis=0).astype(jnp.float32)) > 0
+  return 1 - jnp.mean(is_alive)
+
+
+def find_signs(
+  online: Any, target: jax.Array, mean: Mean
+) -> dict[str, jax.Array]:
+  """Returns the signs of a collapse in the outputs for a batch.
+
+  Args:
+    online: `networks.Outputs` of one device; the predictions are what the
+      objective compares with `target`.
+    target: float32 [B, D], what they shall predict.
+    mean: average over the devices.
+
+  Returns:
+    float32 [] each; `training.scalars` says what they mean.
+  """
+  own, any_image = cosines(online.prediction, target, mean)
+  norms = jnp.linalg.norm(online.prediction, axis=-1)
+  return {
+    'effective_rank': effective_rank(online.projection, mean),
+    'target_cosine': own,
+    'target_margin': own - any_image,
+    'prediction_norm': mean(jnp.mean(norms)),
+    'dead_units': dead_units(online.representation, mean),
+  }

@@ -204,6 +204,31 @@ def test_scalars_are_those_of_separate_passes():
     np.testing.assert_allclose(scalars[name], value, rtol=1e-4, err_msg=name)
 
 
+def test_the_monitor_sees_both_networks_as_they_are():
+  """View 1 in the online network, view 2 in the target, in training mode."""
+  forward, _, _, state = experiment()
+  unchanged = lambda images, keys: images
+  monitor = byol.make_monitor(forward, (unchanged, unchanged))
+  found = parallel.on_one_device(monitor)(state, batch())
+  (online, _), (target, _) = passes('online')[0], passes('target')[1]
+  alone = lambda value: value
+  own, pairs = metrics.cosines(online.prediction, target.projection, alone)
+  norms = np.linalg.norm(online.prediction, axis=1)
+  expected = {
+    'effective_rank': metrics.effective_rank(online.projection, alone),
+    'target_cosine': own,
+    'target_margin': own - pairs,
+    'prediction_norm': norms.mean(),
+    'dead_units': np.mean(np.max(online.representation, axis=0) <= 0),
+  }
+  assert found.keys() == expected.keys()
+  for name, value in expected.items():
+    # Two float32 compilations of a dozen batch norms.
+    np.testing.assert_allclose(
+      found[name], value, rtol=1e-4, atol=1e-5, err_msg=name
+    )
+
+
 def test_labels_influence_the_classifier_only():
   data = batch()
   swapped = data | {'labels': (data['labels'] + 3) % 10}

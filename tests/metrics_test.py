@@ -1,4 +1,4 @@
-"""Tests top-k against sorting, means over classes, and the spread."""
+"""Tests top-k against sorting, means over classes, and signs of collapse."""
 
 import jax
 import jax.numpy as jnp
@@ -80,6 +80,57 @@ def test_devices_see_the_spread_of_the_whole_batch():
   )(jnp.asarray(x))
   np.testing.assert_allclose(parts, spread(x.reshape(20, 6)), rtol=1e-5)
   assert parts[0] > 0.1
+
+
+def alone(function, *arrays):
+  return np.asarray(function(*map(jnp.asarray, arrays), lambda value: value))
+
+
+def test_the_effective_rank_counts_directions_of_equal_variance():
+  generator = np.random.default_rng(3)
+  x = generator.normal(size=(50, 6)) * [5, 2, 1, 1, 0.1, 0.1] + 0.3
+  unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+  variances = np.linalg.eigvalsh(np.cov(unit.T))
+  expected = variances.sum() ** 2 / np.square(variances).sum()
+  found = alone(metrics.effective_rank, np.float32(x))
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  axes = np.eye(6, 8, dtype=np.float32)
+  both = np.concatenate([axes, -axes])
+  np.testing.assert_allclose(alone(metrics.effective_rank, both), 6, rtol=1e-6)
+  # One direction, however little of it; none.
+  line = np.stack([np.ones(9), np.linspace(0, 1e-4, 9)], axis=1)
+  found = alone(metrics.effective_rank, np.float32(line))
+  np.testing.assert_allclose(found, 1, rtol=1e-3)
+  assert alone(metrics.effective_rank, np.ones((9, 4), np.float32)) < 1e-3
+
+
+def test_cosines_are_those_of_all_pairs():
+  p, z = np.random.default_rng(4).normal(size=(2, 10, 6)) + 0.5
+  pairs = (p / np.linalg.norm(p, axis=1, keepdims=True)) @ (
+    z / np.linalg.norm(z, axis=1, keepdims=True)
+  ).T
+  found = alone(metrics.cosines, np.float32(p), np.float32(z))
+  expected = np.diag(pairs).mean(), pairs.mean()
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_unit_is_dead_that_no_image_makes_positive():
+  values = np.float32([[0, 0, -1, 2], [0, 3, -2, 1]])
+  assert alone(metrics.dead_units, values) == 0.5
+
+
+@pytest.mark.parametrize(
+  'function, count',
+  ((metrics.effective_rank, 1), (metrics.cosines, 2), (metrics.dead_units, 1)),
+)
+def test_devices_monitor_the_whole_batch(function, count):
+  x = np.random.default_rng(5).normal(size=(count, 4, 3, 6)) - 1
+  parts = jax.vmap(
+    lambda *part: jnp.array(function(*part, parallel.mean)),
+    axis_name=parallel.AXIS,
+  )(*np.float32(x))
+  whole = alone(function, *np.float32(x).reshape(count, 12, 6))
+  np.testing.assert_allclose(parts, np.stack([whole] * 4), rtol=1e-5)
 
 
 def test_the_mean_per_class_and_its_interval():

@@ -20,7 +20,7 @@ from byol_jax import api, configuration, errors, files, pretrained, ranges
 from byol_jax.checkpoints import checkpointer
 from byol_jax.evals import features
 from byol_jax.tools import ablation_table, report
-from byol_jax.training import health, provenance, scalars, workdir
+from byol_jax.training import monitor, provenance, scalars, workdir
 
 Log = Callable[[str], None]
 BASELINE = 'ablations/baseline'
@@ -217,7 +217,7 @@ def find_collapse(lines: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     `collapsed_at`, a step, and `collapse`, a sentence; None without one.
   """
   for end in range(1, len(lines) + 1):
-    found = health.find_collapse(lines[:end])
+    found = monitor.find_collapse(lines[:end])
     if found is not None:
       return {'collapsed_at': int(lines[end - 1]['step']), 'collapse': found}
   return {'collapsed_at': None, 'collapse': None}

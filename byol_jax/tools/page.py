@@ -12,7 +12,7 @@ from typing import Any
 
 from byol_jax import errors, files, pretrained
 from byol_jax.tools import charts, gallery as gallery_lib
-from byol_jax.training import health, provenance, scalars as scalars_lib
+from byol_jax.training import monitor, provenance, scalars as scalars_lib
 
 _STYLE = """
 :root { color-scheme: light }
@@ -123,9 +123,9 @@ def judge_collapse(
   lines = [line for line in lines if 'projection_std' in line]
   if not lines:
     return False, 'Collapse: unknown, no spread of the projections was logged.'
-  found = health.find_collapse(lines)
+  found = monitor.find_collapse(lines)
   if found is not None:
-    cause = health.find_cause(run.config.to_dict())
+    cause = monitor.find_cause(run.config.to_dict())
     return True, f'{found}; likely cause: {cause}.'
   last = lines[-1]['projection_std']
   return False, (

@@ -22,8 +22,8 @@ from byol_jax.checkpoints import checkpointer
 from byol_jax.distributed import packing, placement, processes
 from byol_jax.training import (
   batch_timeout,
-  health,
   logs,
+  monitor,
   multi_step,
   preemption,
   recovery,
@@ -104,6 +104,8 @@ class TrainingContext:
     watchdog: ends a process whose steps stop coming.
     evaluate: called as `options.eval` says; None: never.
     after_call: called with the scalars of each call, on the devices.
+    monitor: compiled by `step_calls` too: (packed state, batch) -> scalars of
+      a log line that are computed for it alone.
   """
 
   update: Callable
@@ -118,8 +120,8 @@ class TrainingContext:
   skip_policy: recovery.SkipPolicy = dataclasses.field(
     default_factory=lambda: recovery.SkipPolicy(0, 0)
   )
-  collapse_policy: health.CollapsePolicy = dataclasses.field(
-    default_factory=lambda: health.CollapsePolicy('ignore', str)
+  collapse_policy: monitor.CollapsePolicy = dataclasses.field(
+    default_factory=lambda: monitor.CollapsePolicy('ignore', str)
   )
   preemption: preemption.PreemptionGuard = dataclasses.field(
     default_factory=preemption.PreemptionGuard
@@ -129,6 +131,7 @@ class TrainingContext:
   )
   evaluate: Evaluate | None = None
   after_call: Callable[[Any], None] = lambda scalars: None
+  monitor: Callable[[Any, Any], dict[str, Any]] = lambda state, batch: {}
 
 
 def run_loop(
@@ -157,7 +160,7 @@ def run_loop(
         with _compiling(log) if is_first else jax.transfer_guard('disallow'):
           state, scalars = context.update(state, batch)
         if is_first:
-          _finish_first_call(context, call, scalars, meter)
+          _finish_first_call(context, call, state, batch, meter)
         context.after_call(scalars)
         step = call.stop
         buffer.add(scalars, len(call))
@@ -168,7 +171,7 @@ def run_loop(
       is_saving = signal or _is_save_due(context, step, saved_at)
       is_due = step % context.options.log.every_steps == 0
       if len(buffer) and (is_due or is_saving):
-        means = _log_means(context, buffer, meter, step, log)
+        means = _log_means(context, buffer, meter, step, log, state, batch)
       if step > start.step:
         log.tick(step, functools.partial(_peek, context, buffer, meter))
 
@@ -202,14 +205,19 @@ def _compiling(log: logs.Logs) -> Iterator[None]:
 
 
 def _finish_first_call(
-  context: TrainingContext, call: range, scalars: Any, meter: logs.Meter
+  context: TrainingContext,
+  call: range,
+  state: packing.Packed,
+  batch: Any,
+  meter: logs.Meter,
 ) -> None:
   """Waits for the first call, in all processes: then the watchdog may start.
 
   `meter` starts after it, or the rate of the first interval would be that of
   the compiler.
   """
-  jax.block_until_ready(scalars)
+  # Compiles the monitor now, while no watchdog waits.
+  jax.block_until_ready((state, context.monitor(state, batch)))
   meter.restart(context.batch_size * len(call))
   context.preemption.first_step_done()
 
@@ -267,22 +275,30 @@ def _log_means(
   meter: logs.Meter,
   step: int,
   log: logs.Logs,
+  state: packing.Packed,
+  batch: Any | None,
 ) -> dict[str, float]:
-  """Writes one log line and returns its means; raises as the policies."""
+  """Writes one log line and returns its scalars; raises as the policies.
+
+  `batch` is that of the last call; None: it is gone, and nothing is monitored.
+  """
   images = context.batch_size * len(buffer)
+  seen = {} if batch is None else context.monitor(state, batch)
   fetched = buffer.fetch_means()
-  log.write(step, fetched.means | meter.read(images))
+  seen = placement.fetch_first_replica(seen)
+  means = fetched.means | {name: float(x) for name, x in seen.items()}
+  log.write(step, means | meter.read(images))
   if fetched.skipped:
     log.note(
       f'warning: steps {", ".join(map(str, fetched.skipped))} were not finite:'
       ' they left the state as it was'
     )
   context.skip_policy.observe(fetched.skipped, fetched.steps)
-  warning = context.collapse_policy.observe(fetched.means)
+  warning = context.collapse_policy.observe({'step': step} | means)
   if warning:
     log.note(warning)
   context.observe(fetched.values)
-  return fetched.means
+  return means
 
 
 def _evaluate_if_due(

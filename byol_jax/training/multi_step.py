@@ -76,11 +76,27 @@ class StreamedCalls:
     """
     return _compile_update(update)
 
+  def compile_monitor(self, monitor: Callable) -> Callable:
+    """Maps `monitor`, (state, batch) -> scalars, over the devices.
+
+    Returns:
+      The same with `packing.Packed` states, which are not donated, and the
+      batch of a call: scalars [L] after its last step.
+    """
+    return _compile_monitor(monitor)
+
 
 # One program for the trainings of an evaluation that share their update.
 @functools.lru_cache(maxsize=4)
 def _compile_update(update: Callable) -> Callable:
   return placement.pmap(packing.on_packed_state(update), donate_argnums=(0,))
+
+
+@functools.lru_cache(maxsize=4)
+def _compile_monitor(monitor: Callable) -> Callable:
+  return placement.pmap(
+    lambda packed, batch: monitor(packing.unpack(packed), batch)
+  )
 
 
 class ResidentCalls:
@@ -131,8 +147,16 @@ class ResidentCalls:
     repeated = placement.pmap(
       packing.on_packed_state(repeated), donate_argnums=(0,)
     )
-    store = placement.replicate(self._dataset.store())
-    return lambda state, batch: repeated(state, store, batch)
+    return lambda state, batch: repeated(state, self._store, batch)
+
+  def compile_monitor(self, monitor: Callable) -> Callable:
+    """See `StreamedCalls`."""
+    mapped = placement.pmap(monitor_last(monitor, self._dataset.views))
+    return lambda state, batch: mapped(state, self._store, batch)
+
+  @functools.cached_property
+  def _store(self) -> Any:
+    return placement.replicate(self._dataset.store())
 
 
 StepCalls = StreamedCalls | ResidentCalls
@@ -226,3 +250,22 @@ def repeat_update(update: Callable, views: Callable) -> Callable:
     return jax.lax.scan(update_one, state, (is_valid, plan['steps']))
 
   return update_many
+
+
+def monitor_last(monitor: Callable, views: Callable) -> Callable:
+  """Makes a function of several steps that monitors the last of them.
+
+  Args:
+    monitor: (state, batch) -> scalars.
+    views: (store, plan of a step) -> batch.
+
+  Returns:
+    (packed state, store, plan as of `repeat_update`) -> scalars.
+  """
+
+  def monitor_call(packed: packing.Packed, store: Any, plan: Plan) -> Any:
+    last = plan['count'] - 1
+    step = jax.tree.map(lambda x: x[last], plan['steps'])
+    return monitor(packing.unpack(packed), views(store, step))
+
+  return monitor_call

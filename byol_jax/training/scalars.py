@@ -40,6 +40,44 @@ SCALARS = {
     'From 0.7 to 1.',
     'Below 0.2 the network has collapsed: it answers all images alike.',
   ),
+  'effective_rank': Scalar(
+    'In how many directions these projections differ: of the eigenvalues of'
+    ' their covariance, the square of the sum over the sum of the squares (the'
+    ' participation ratio). From 1, one direction, to the width of the'
+    ' projection; it cannot exceed the number of images in the batch.',
+    'Rises, to 5 or more.',
+    'Near 1 the collapse is one of dimensions: the projections differ, but in'
+    ' too few ways to tell images apart.',
+  ),
+  'target_cosine': Scalar(
+    'Mean cosine, in [-1, 1], of the predictions of view 1 with what they'
+    ' predict: the projections of view 2 by the target network.',
+    'Rises towards 0.8 to 0.95.',
+    'Near 1 with a `target_margin` near 0: collapse. Near 0: nothing is'
+    ' learned.',
+  ),
+  'target_margin': Scalar(
+    'By how much `target_cosine` exceeds the mean cosine with the projections'
+    ' of all images of the batch, in [-2, 2]: how well a prediction tells its'
+    ' own image from others.',
+    'Rises within hundreds of steps, to 0.3 or more.',
+    'Near 0 a prediction fits any image: nothing is learned, or the network has'
+    ' collapsed.',
+  ),
+  'prediction_norm': Scalar(
+    'Mean length of the predictions. The loss of BYOL does not depend on it, so'
+    ' that it may drift.',
+    'Of the order that it has at the start.',
+    'It grows without end: the learning rate is too high. It falls to 0: the'
+    ' weight decay is.',
+  ),
+  'dead_units': Scalar(
+    'Share of the units of the representation, which follow a ReLU, that are'
+    ' positive for no image of the batch, in [0, 1].',
+    '0, or almost.',
+    'Above 0.5 the encoder has lost most of its units: the learning rate is too'
+    ' high.',
+  ),
   'top1_accuracy': Scalar(
     'Share of training images, of view 1, that the online classifier gets'
     ' right, in [0, 1]; only of labelled images.',

@@ -19,9 +19,9 @@ from byol_jax.checkpoints import checkpointer
 from byol_jax.distributed import packing, placement, processes
 from byol_jax.training import (
   hardware,
-  health,
   logs,
   loop,
+  monitor,
   multi_step,
   preemption,
   recovery,
@@ -171,6 +171,7 @@ def open_training(
     timer = watchdog.Watchdog(1.1 * faults.stall_seconds)
     yield loop.TrainingContext(
       update=step_calls.compile(method.update),
+      monitor=step_calls.compile_monitor(method.monitor),
       step_calls=step_calls,
       num_steps=method.num_steps,
       batch_size=method.batch_size,
@@ -178,8 +179,8 @@ def open_training(
       options=options,
       checkpointer=saver,
       skip_policy=recovery.SkipPolicy(faults.max_skips, faults.max_rollbacks),
-      collapse_policy=health.CollapsePolicy(
-        faults.collapse, functools.partial(health.find_cause, record)
+      collapse_policy=monitor.CollapsePolicy(
+        faults.collapse, functools.partial(monitor.find_cause, record)
       ),
       preemption=stop_request,
       watchdog=stack.enter_context(contextlib.closing(timer)),

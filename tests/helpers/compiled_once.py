@@ -40,6 +40,7 @@ def shared():
     for owner, name in (
       (experiment.Experiment, 'init_on_host'),
       (multi_step, 'repeat_update'),
+      (multi_step, 'monitor_last'),
       (packing, 'on_packed_state'),
       (placement, 'pmap'),
     ):

@@ -27,6 +27,7 @@ from tests.helpers.tiny_config import ArraySet, tiny
 EVERY_STEP = ('--checkpoint.every_steps=1', '--checkpoint.keep=20')
 EVERY_SECOND = '--checkpoint.every_steps=2'
 FLOAT64 = {'JAX_ENABLE_X64': '1'}
+TIMES = ('time', 'images_per_second', 'data_wait')
 LAYOUTS = {'1x1': (1, 1), '1x4': (1, 4), '2x2': (2, 2), '4x1': (4, 1)}
 
 
@@ -79,6 +80,17 @@ def assert_close(left, right, bound=1e-5):
     assert x.dtype == right[name].dtype
     most = bound * max(1, np.max(np.abs(x), initial=0))
     np.testing.assert_allclose(right[name], x, rtol=0, atol=most, err_msg=name)
+
+
+def read_log(path):
+  """The scalars of the training by step, without times."""
+  with (path / 'scalars.jsonl').open() as lines:
+    found = [json.loads(line) for line in lines]
+  return [
+    {key: x for key, x in line.items() if key not in TIMES}
+    for line in found
+    if 'effective_rank' in line
+  ]
 
 
 def runs(root, layouts, *arguments, more=None, **env):
@@ -141,6 +153,11 @@ def test_processes_and_devices_give_the_same_bits(straight):
   assert_close(
     arrays_of(straight['2x2'][0], 5), arrays_of(straight['1x4'][0], 5)
   )
+  # All that was logged of the training, by the monitor too.
+  logged = [read_log(straight[layout][0])[:5] for layout in ('2x2', '1x4')]
+  assert len(logged[0]) == 5
+  for line, other in zip(*logged, strict=True):
+    assert line == pytest.approx(other, rel=1e-5, abs=1e-5)
   batches = [found for _, found in straight.values()]
   assert batches[0] == batches[1] == batches[2]
   assert sorted(batches[0]) == list(range(20))

@@ -80,6 +80,17 @@ def test_a_call_is_its_steps_one_after_the_other(most):
   assert seen == [10.0 * step for step in steps]
 
 
+@pytest.mark.parametrize('most', (1, 4))
+def test_the_last_step_of_a_call_is_monitored(most):
+  calls = multi_step.ResidentCalls(Plans(), most, (6,))
+  monitor = calls.compile_monitor(lambda state, batch: (state, batch[0]))
+  state, steps = placement.replicate(packing.pack(np.float32(7))), range(3, 14)
+  batches = placement.prefetch(calls.batches(8, steps))
+  for span, batch in zip(calls.split(steps), batches, strict=True):
+    found = placement.fetch_first_replica(monitor(state, batch))
+    assert found == (7, 10 * span[-1])
+
+
 @pytest.mark.parametrize(
   'boundaries, most',
   [((50, 1000), 25), ((30, 1000), 10), ((7, 0), 7), ((3, 2), 1)],

@@ -27,9 +27,9 @@ from byol_jax.data.loading import image_set, resident, tf_engine
 from byol_jax.data.sampling import crops, order
 from byol_jax.data.sources import arrays
 from byol_jax.training import (
-  health,
   logs,
   loop,
+  monitor,
   multi_step,
   recovery,
   scalars,
@@ -48,6 +48,10 @@ pytestmark = pytest.mark.usefixtures('compiled_once')
 
 NUM_STEPS = 10  # 2.5 epochs of 32 images in batches of 8
 HANDLED = (signal.SIGTERM, signal.SIGINT)
+MONITORED = (
+  *('effective_rank', 'target_cosine', 'target_margin', 'prediction_norm'),
+  'dead_units',
+)
 
 
 def train(path, dataset=None, **overrides):
@@ -71,6 +75,11 @@ def logged_steps(path):
 
 def assert_same_end(path, other):
   assert_same_arrays(arrays_of(path), arrays_of(other))
+
+
+def assert_same_monitored(path, other):
+  last, expected = lines(path)[-1], lines(other)[-1]
+  assert [last[x] for x in MONITORED] == [expected[x] for x in MONITORED]
 
 
 def assert_finite(path):
@@ -101,7 +110,7 @@ def test_a_run_leaves_its_state_scalars_config_and_versions(unbroken):
   assert record.keys() >= {
     *('total_loss', 'byol_loss', 'classifier_loss', 'top1_accuracy'),
     'top5_accuracy',
-    *('tau', 'learning_rate', 'projection_std'),
+    *('tau', 'learning_rate', 'projection_std', *MONITORED),
     *('images_per_second', 'data_wait'),
   }
   for name in record.keys() - {'step', 'time'}:
@@ -183,6 +192,7 @@ def test_a_stopped_run_resumes_bit_for_bit(
   train(tmp_path, rest, checkpoint__every_steps=every)
   assert rest.asked == list(range(stopped, NUM_STEPS))
   assert_same_end(unbroken, tmp_path)
+  assert_same_monitored(unbroken, tmp_path)
 
 
 @pytest.mark.parametrize('name', ('', 'checkpoints'))
@@ -382,7 +392,9 @@ def test_a_run_that_does_not_recover_ends_and_keeps_its_checkpoint(
 def test_a_collapse_is_told_with_its_cause_or_ends_the_run(
   tmp_path, capsys, monkeypatch
 ):
-  monkeypatch.setattr(health, 'MIN_SPREAD', 1.0)  # as if all were collapsed
+  # As if all were collapsed.
+  signs = [monitor.SIGNS[0]._replace(limit=1.0), *monitor.SIGNS[1:]]
+  monkeypatch.setattr(monitor, 'SIGNS', signs)
   monkeypatch.setattr(sys, 'orig_argv', ['python', '-m', 'byol_jax', 'a b'])
   seen = []
   api.pretrain_on(
@@ -548,6 +560,7 @@ def test_a_stopped_resident_run_resumes_bit_for_bit(
   assert latest_step(tmp_path) in (3, 6, 9)
   train_resident(tmp_path, log__every_steps=100)
   assert_same_end(resident_unbroken, tmp_path)
+  assert_same_monitored(resident_unbroken, tmp_path)
 
 
 def test_a_skipped_step_within_a_call_is_named(tmp_path, capsys):
@@ -574,7 +587,7 @@ def test_a_resident_set_trains_as_the_streamed_one(resident_unbroken, tmp_path):
   assert expected['step'] == 2 and len(rest) == 4
   for name in ('many', 'one'):
     found = lines(tmp_path / name)[0]
-    for key in ('byol_loss', 'projection_std'):
+    for key in ('byol_loss', 'projection_std', *MONITORED):
       assert found[key] == pytest.approx(expected[key], rel=1e-5), (name, key)
 
 
@@ -602,7 +615,7 @@ def test_every_option_of_a_run_arrives(tmp_path, monkeypatch):
   spied = (
     *((checkpointer, 'Checkpointer'), (recovery, 'SkipPolicy')),
     *((watchdog, 'Watchdog'), (logs, 'Logs'), (multi_step, 'make_step_calls')),
-    (health, 'CollapsePolicy'),
+    (monitor, 'CollapsePolicy'),
   )
   saver, policy, timer, log, calls, collapse = (
     wiring.spy(monkeypatch, *names) for names in spied
@@ -613,7 +626,9 @@ def test_every_option_of_a_run_arrives(tmp_path, monkeypatch):
     loop.LogOptions(**sections['log']),
     loop.EvalOptions(**sections['eval']),
   )
-  method = types.SimpleNamespace(update=None, num_steps=15, batch_size=8)
+  method = types.SimpleNamespace(
+    update=None, monitor=None, num_steps=15, batch_size=8
+  )
   opened = train_lib.open_training(
     method, ArraySet(), str(tmp_path / 'run'), options, {}, 7
   )
