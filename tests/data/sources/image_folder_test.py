@@ -134,7 +134,7 @@ def test_one_folder_around_the_set_is_looked_through(write, tmp_path):
     (
       ('val/a/1.jpg', 'val/b/1.jpg'),
       {},
-      'expected train/ beside val/, found none; give one',
+      'expected train/ beside val/, found none; give the folder',
     ),
     (
       ('train/a/1.jpg', 'train/b/2.jpg', 'val/a/3.jpg', 'val/z/4.jpg'),
