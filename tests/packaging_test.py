@@ -10,6 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from byol_jax.tools import ablation_table
 from tests.helpers import tiny_folder, tiny_run
 
 IGNORED = shutil.ignore_patterns(
@@ -17,6 +18,7 @@ IGNORED = shutil.ignore_patterns(
 )
 SHIPPED = {
   'byol_jax/py.typed',
+  'byol_jax/shipped/configs/ablations/table5b.py',
   'byol_jax/shipped/configs/pretrain.py',
   'byol_jax/shipped/configs/evals/linear.py',
   'byol_jax/shipped/configs/small/shapes.py',
@@ -30,11 +32,16 @@ sys.modules['tensorflow'] = None
 import numpy as np
 import byol_jax
 from byol_jax import __main__ as command, configuration
+from byol_jax.tools import ablation_table
 
 assert byol_jax.__file__.startswith(sys.argv[1])
 for name in configuration.list_presets():
   configuration.load(name)
   print(name)
+for table, rows in ablation_table.list_tables().items():
+  for row in rows:
+    configuration.read_preset(f'ablations/{table}:{row}')
+    print(f'row {table}:{row}')
 run = '--workdir=runs/first'
 shapes = ('--config=shapes', *sys.argv[2:], '--config.dataset=pictures')
 for words in (
@@ -122,6 +129,9 @@ def test_the_whole_journey_from_another_folder(installed, tmp_path):
   presets = {line for line in output.split() if line.startswith('configs/')}
   files = tiny_run.ROOT.glob('configs/**/*.py')
   assert presets == {f.relative_to(tiny_run.ROOT).as_posix() for f in files}
+  rows = {line for line in output.splitlines() if line.startswith('row ')}
+  tables = ablation_table.list_tables().items()
+  assert rows == {f'row {name}:{x}' for name, found in tables for x in found}
   for result in ('done: step 2', '\nknn k=20, T=0.1 ', '\nlinear top-1 '):
     assert result in output
   one, all_ = np.load(tmp_path / 'one.npy'), np.load(tmp_path / 'all.npz')
@@ -162,6 +172,14 @@ def test_the_wheel_pretrains_in_an_empty_environment(tmp_path_factory):
     PYTHONPATH='',
   )
   assert 'done: step 2' in output
+  output, _ = run(
+    python.with_name('byol-jax'),
+    'ablate',
+    '--list',
+    folder=folder,
+    PYTHONPATH='',
+  )
+  assert output.splitlines() == ablation_table.list_lines(None)
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def test_every_row_builds(monkeypatch):
   usual = configuration.flatten(configuration.load('ablations/baseline'))
   views = {f'view{i}': jnp.zeros((128, 8, 8, 3)) for i in (1, 2)}
   batch = views | {'labels': jnp.zeros(128, jnp.int32)}
-  programs = set()
+  programs, states = set(), {}
   for table in ablation_table.list_tables():
     module = importlib.import_module(f'configs.ablations.{table}')
     for row, (_, changes, *_) in module.ROWS.items():
@@ -83,7 +83,10 @@ def test_every_row_builds(monkeypatch):
         programs.add(program)
         tiny = ablate.make_config('shapes', TINY, changes)
         built = experiment.build(tiny, 4096, 10)
-        state = jax.eval_shape(built.initial_state)
+        network = repr((tiny.network, tiny.schedule))
+        if network not in states:
+          states[network] = jax.eval_shape(built.initial_state)
+        state = states[network]
         update = parallel.on_one_device(built.update)
         after, scalars = jax.eval_shape(update, state, batch)
         chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
