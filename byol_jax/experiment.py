@@ -213,6 +213,8 @@ def add_old_values(saved: Mapping[str, Any]) -> dict[str, Any]:
     for part in sections:
       section = section.setdefault(part, {})
     old_name = _OLD_NAMES.get(key.partition('.')[0])
+    if section is None:  # an absent one is named by who checks the keys
+      continue
     if not old_name or section.get('name', old_name) == old_name:
       section.setdefault(name, value)  # another name has other settings
   return filled

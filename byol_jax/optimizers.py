@@ -119,7 +119,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 def scale_heads(
   head_rates: Mapping[str, float],
 ) -> optax.GradientTransformation:
-  """Multiplies the updates of heads by factors (paper, appendix I).
+  """Multiplies the updates of heads by factors (method.md 4.6).
 
   `head_rates` are by the first part of the modules' paths; the others stay.
   """
