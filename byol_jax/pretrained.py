@@ -301,11 +301,9 @@ def open_encoder(
   if weights == 'random_calibrated':
     dataset = from_config.make_image_set(run.config, 'train', cropped=False)
     # In random order: a batch of one class has other statistics.
-    batches = dataset.crop_batches(
-      run.config.batch_size, 0, calibration_batches
-    )
+    steps = (run.config.batch_size, 0, calibration_batches)
     net_state = features.estimate_batch_norm(
-      forward, params, net_state, batches, max_batches=calibration_batches
+      forward, params, net_state, dataset.crop_batches(*steps)
     )
   encoder = features.make_encoder(forward, params, net_state, weights)
   network = run.config.network.to_dict()

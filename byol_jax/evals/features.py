@@ -7,7 +7,6 @@ Batches are those of an image set's `eval_batches`: images float32
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 import functools
-import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -116,8 +115,6 @@ def estimate_batch_norm(
   params: networks.Params,
   state: networks.NetState,
   batches: Batches,
-  *,
-  max_batches: int,
 ) -> networks.NetState:
   """Returns batch-norm averages estimated by forward passes, no update.
 
@@ -129,9 +126,7 @@ def estimate_batch_norm(
     forward: the network, its batch norm over `parallel.AXIS`.
     params: of the network.
     state: for its shapes; its values are not used.
-    batches: `images` [L, P, H, W, 3]; where a `mask` is False, images of the
-      same process replace the padding.
-    max_batches: how many of them to use.
+    batches: `images` [L, P, H, W, 3], without padding.
 
   Raises:
     DataError: there is no image.
@@ -141,7 +136,7 @@ def estimate_batch_norm(
     lambda *x: parallel.mean_averages(forward.apply(*x, is_training=True)[1])
   )
   arguments = placement.replicate((params, fresh))
-  images = _replace_padding(itertools.islice(batches, max_batches))
+  images = (batch['images'] for batch in batches)
   found = [
     placement.fetch_first_replica(step(*arguments, batch))
     for batch in placement.prefetch(images)
@@ -197,20 +192,6 @@ def _sort_rows(
       f' {np.sum(~finite)} of {len(finite)} images; its training diverged'
     )
   return Features(values, labels[rows].astype(np.int32), ids, digests[rows])
-
-
-def _replace_padding(batches: Batches) -> Iterator[np.ndarray]:
-  """Yields images, real ones repeated in the place of padding."""
-  real = None
-  for batch in batches:
-    images = np.asarray(batch['images'])
-    flat = images.reshape(-1, *images.shape[2:])
-    mask = np.ravel(batch.get('mask', np.ones(len(flat), bool)))
-    # A process may have no image in the last batch: it repeats the previous.
-    real = flat[mask] if mask.any() else real
-    if real is None:
-      raise errors.DataError('no images to estimate batch-norm averages on')
-    yield np.resize(real, flat.shape).reshape(images.shape)
 
 
 class FeatureStore:

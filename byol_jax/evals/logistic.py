@@ -49,7 +49,7 @@ class Regression:
   """The classifiers of one training set.
 
   Args:
-    values: representations, float32 [N, D].
+    values: representations, float32 [N, D], finite.
     targets: labels, int [N] in [0, num_classes): a softmax over the classes;
       or [N, num_classes] of 1 (has the class), 0 (lacks it) and -1 (does not
       count): a sigmoid for each class.
@@ -57,8 +57,8 @@ class Regression:
     max_iterations: of L-BFGS, for one penalty.
 
   Raises:
-    DataError: shapes or labels do not fit, fewer than two classes have images,
-      or the representations are not finite or all equal.
+    DataError: labels do not fit, fewer than two classes have images, or the
+      representations are all equal.
   """
 
   def __init__(
@@ -69,7 +69,12 @@ class Regression:
     *,
     max_iterations: int = 1000,
   ) -> None:
-    _check_inputs(values, targets, num_classes)
+    _check_labels(targets, num_classes)
+    if (values == values[0]).all():
+      raise errors.DataError(
+        f'logistic regression: all {len(values)} representations are equal; the'
+        ' encoder has collapsed'
+      )
     self._shape = values.shape[1], num_classes
     self._max_iterations = max_iterations
     if targets.ndim == 1:
@@ -177,33 +182,13 @@ class Regression:
     return found
 
 
-def _check_inputs(
-  values: np.ndarray, targets: np.ndarray, num_classes: int
-) -> None:
-  if values.ndim != 2 or targets.shape not in (
-    (len(values),),
-    (len(values), num_classes),
-  ):
-    raise errors.DataError(
-      'logistic regression: expected representations [N, D] and labels [N] or'
-      f' [N, {num_classes}], found {list(values.shape)} and'
-      f' {list(targets.shape)}'
-    )
+def _check_labels(targets: np.ndarray, num_classes: int) -> None:
   low, high = (0, num_classes) if targets.ndim == 1 else (-1, 2)
   wrong = targets[(targets < low) | (targets >= high)]
   if wrong.size:
     raise errors.DataError(
       f'logistic regression: expected labels in [{low}, {high}), found'
       f' {wrong.flat[0]}; every image needs one'
-    )
-  if not np.isfinite(values).all():
-    raise errors.DataError(
-      'logistic regression: representations are not finite'
-    )
-  if not len(values) or (values == values[0]).all():
-    raise errors.DataError(
-      f'logistic regression: all {len(values)} representations are equal; the'
-      ' encoder has collapsed'
     )
 
 

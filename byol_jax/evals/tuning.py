@@ -274,15 +274,22 @@ def compute_scores(
     `mean_per_class`, with `mean_per_class_half_width`: in [0, 1]; see
     `metrics.mean_per_class`.
   """
-  hits = metrics.find_hits(
-    _compute_scores, classifier, found.values, found.labels
-  )
+  hits = find_hits(classifier, found)
   scores = {name: float(hit.mean()) for name, hit in hits.items()}
-  mean, half_width = metrics.mean_per_class(hits['top1'][0], found.labels)
+  mean, half_width = metrics.mean_per_class(hits['top1'], found.labels)
   return scores | {
     'mean_per_class': mean,
     'mean_per_class_half_width': half_width,
   }
+
+
+def find_hits(
+  classifier: Mapping[str, jax.Array], found: features.Features
+) -> dict[str, np.ndarray]:
+  """Returns `top1` and, of more than five classes, `top5`: bool [N]."""
+  arguments = classifier, found.values, found.labels
+  hits = metrics.find_hits(_compute_scores, *arguments)
+  return {name: hit[0] for name, hit in hits.items()}
 
 
 def _compute_scores(classifier: Any, values: jax.Array) -> jax.Array:

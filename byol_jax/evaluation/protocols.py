@@ -89,8 +89,7 @@ def evaluate(
   config = configuration.validate(config, f'evals/{name}')
   data = origins.make_data_config(origin, config)
   load = from_config.make_load(data, log)
-  fields = dataclasses.fields(protocol.make_options)
-  options = protocol.make_options(**{x.name: config[x.name] for x in fields})
+  options = make_options(name, config)
   given: dict[str, Any] = {'log': log}
   parameters = inspect.signature(protocol.measure_accuracy).parameters
   if 'augment' in parameters:
@@ -115,6 +114,13 @@ def evaluate(
     if file is not None and jax.process_index() == 0:
       files.append_json(file, record)
   return results
+
+
+def make_options(name: str, config: config_dict.ConfigDict) -> Any:
+  """Returns the options of a protocol that a configuration holds."""
+  options = PROTOCOLS[name].make_options
+  fields = dataclasses.fields(options)
+  return options(**{field.name: config[field.name] for field in fields})
 
 
 def describe_results(name: str, results: dict[str, Any]) -> list[str]:

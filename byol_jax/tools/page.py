@@ -1,7 +1,7 @@
 """Writes the report of a run as one page of HTML that loads nothing."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import html
 import itertools
 import json
@@ -89,14 +89,16 @@ def write_page(
     'Use the encoder': _show_use(run),
   }
   body = ''.join(f'<h2>{k}</h2>\n{v}\n' for k, v in sections.items())
-  page = (
-    '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
-    '<meta http-equiv="Content-Security-Policy" content="default-src'
-    " 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
-    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    f'<title>{title}</title>\n<style>{_STYLE}</style></head>\n'
-    f'<body><h1>{title}</h1>\n{body}</body></html>\n'
-  )
+  page = f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{_STYLE}</style></head>
+<body><h1>{title}</h1>
+{body}</body></html>
+"""
   # ASCII: also a locale without Unicode can write it.
   files.write_text(path, page.encode('ascii', 'xmlcharrefreplace').decode())
 
@@ -104,6 +106,27 @@ def write_page(
 def _text(value: Any) -> str:
   """Returns a text from outside as HTML."""
   return html.escape(errors.to_line(str(value)))
+
+
+def _table(rows: Iterable[Sequence[str]], kind: str = '') -> str:
+  """Returns a table; its cells are HTML."""
+  lines = (''.join(f'<td>{cell}</td>' for cell in row) for row in rows)
+  inner = ''.join(f'<tr>{line}</tr>' for line in lines)
+  return f'<div class="wide"><table class="{kind}">{inner}</table></div>'
+
+
+def _figure(inner: str, caption: str, kind: str = '') -> str:
+  return (
+    f'<figure class="{kind}">{inner}<figcaption>{caption}</figcaption></figure>'
+  )
+
+
+def _image(uri: str, name: str) -> str:
+  return f'<img src="{uri}" alt="{_text(name)}">'
+
+
+def _key(colour: str) -> str:
+  return f'<span class="key" style="background:{colour}"></span>'
 
 
 def read_scalars(workdir: pathlib.Path) -> list[dict[str, float]]:
@@ -141,24 +164,13 @@ def _show_result(
 ) -> str:
   collapsed, sentence = judge_collapse(run, lines)
   kind = ' class="bad"' if collapsed else ''
-  rows = ''.join(
-    f'<tr><td>{_text(label)}</td>'
-    + ''.join(f'<td>{_text(cell)}</td>' for cell in cells)
-    + '</tr>'
-    for label, cells in table
-  )
+  rows = [map(_text, (label, *cells)) for label, cells in table]
   unit = 'accuracy on the test images, %' if len(table) > 1 else ''
-  return (
-    f'<div class="wide"><table>{rows}</table></div>\n<p>{unit}</p>'
-    f'<p{kind}>{_text(sentence)}</p>'
-  )
+  return f'{_table(rows)}\n<p>{unit}</p><p{kind}>{_text(sentence)}</p>'
 
 
 def _show_facts(facts: Mapping[str, Any]) -> str:
-  rows = ''.join(
-    f'<tr><td>{_text(k)}</td><td>{_text(v)}</td></tr>' for k, v in facts.items()
-  )
-  return f'<div class="wide"><table class="facts">{rows}</table></div>'
+  return _table((map(_text, fact) for fact in facts.items()), 'facts')
 
 
 def _show_run(run: pretrained.Run, step: int | None) -> str:
@@ -172,16 +184,17 @@ def _show_run(run: pretrained.Run, step: int | None) -> str:
     'optimizer': config.optimizer.name,
     'workdir': run.path.absolute(),
   }
-  versions = _read_json(run.path / 'versions.json')
   command = run.path / 'command.txt'
   if command.is_file():
     facts['command'] = files.read_file(command).decode(errors='replace').strip()
   settings = provenance.flatten_config(config.to_dict())
-  return (
-    f'{_show_facts(facts)}\n<details><summary>Versions</summary>'
-    f'{_show_facts(versions)}</details>\n<details><summary>All'
-    f' {len(settings)} values of the configuration</summary>'
-    f'{_show_facts(settings)}</details>'
+  hidden = {
+    'Versions': _read_json(run.path / 'versions.json'),
+    f'All {len(settings)} values of the configuration': settings,
+  }
+  return _show_facts(facts) + ''.join(
+    f'\n<details><summary>{name}</summary>{_show_facts(values)}</details>'
+    for name, values in hidden.items()
   )
 
 
@@ -193,64 +206,57 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _show_curves(lines: list[dict[str, float]]) -> str:
-  found = scalars_lib.order({n: 0.0 for line in lines for n in line})
-  names = [name for name in found if name not in ('step', 'time')]
+  names = scalars_lib.order({n: 0.0 for line in lines for n in line})
   figures = []
   for name in names:
+    if name in ('step', 'time'):
+      continue
     pairs = [(x['step'], x[name]) for x in lines if name in x]
     steps, values = zip(*pairs)
     meaning = scalars_lib.describe(name).partition('\n')[0]
-    figures.append(
-      f'<figure title="{_text(meaning)}">'
-      f'{charts.draw_curve(steps, values, name)}<figcaption>'
-      f'{_text(name)}, last {values[-1]:.4g}</figcaption></figure>'
-    )
+    curve = charts.draw_curve(steps, values, name)
+    shown = _figure(curve, f'{_text(name)}, last {values[-1]:.4g}')
+    figures.append(f'<div title="{_text(meaning)}">{shown}</div>')
   if not figures:
     return '<p>The workdir has no scalars.jsonl with lines.</p>'
   return f'<div class="curves">{"".join(figures)}</div>'
 
 
-def _image(uri: str, name: str) -> str:
-  return f'<img src="{uri}" alt="{_text(name)}">'
-
-
 def _show_views(gallery: gallery_lib.Gallery) -> str:
-  figures = ''.join(
-    f'<figure><div class="row">{_image(picture.uri, picture.name)}'
-    f'{_image(view1, "view 1")}{_image(view2, "view 2")}</div>'
-    f'<figcaption>{_text(picture.name)}</figcaption></figure>'
-    for picture, view1, view2 in gallery.views
-  )
+  figures = []
+  for picture, *views in gallery.views:
+    images = _image(picture.uri, picture.name)
+    images += ''.join(_image(x, f'view {i}') for i, x in enumerate(views, 1))
+    row = f'<div class="row">{images}</div>'
+    figures.append(_figure(row, _text(picture.name)))
   return (
     '<p>An image, then its two views in the first step of the run;'
     ' <code>byol-jax views</code> shows how each was made.</p>\n'
-    f'<div class="images">{figures}</div>'
+    f'<div class="images">{"".join(figures)}</div>'
   )
 
 
 def _show_neighbours(gallery: gallery_lib.Gallery) -> str:
   rows = []
   for query, near in gallery.neighbours:
-    figures = [_show_neighbour(query, query.label or query.name, '')]
+    shown = [(query, '', '')]
     for picture, cosine in near:
-      kind = 'same' if query.label and picture.label == query.label else ''
-      name = picture.label or picture.name
-      figures.append(_show_neighbour(picture, f'{cosine:.2f} {name}', kind))
-    rows.append(f'<div class="row near">{"".join(figures)}</div>')
+      is_same = query.label and picture.label == query.label
+      shown.append((picture, f'{cosine:.2f} ', 'same' if is_same else ''))
+    figures = ''.join(
+      _figure(
+        _image(picture.uri, picture.name),
+        _text(prefix + (picture.label or picture.name)),
+        kind,
+      )
+      for picture, prefix, kind in shown
+    )
+    rows.append(f'<div class="row near">{figures}</div>')
   outlined = ' Outlined: of the same class.' if gallery.class_names else ''
   return (
     '<p>First a query, then its five nearest images with the cosine of the'
     f' representations.{outlined}</p>\n<div class="nearest">'
     f'{"".join(rows)}</div>'
-  )
-
-
-def _show_neighbour(
-  picture: gallery_lib.Picture, caption: str, kind: str
-) -> str:
-  return (
-    f'<figure class="{kind}">{_image(picture.uri, picture.name)}<figcaption>'
-    f'{_text(caption)}</figcaption></figure>'
   )
 
 
@@ -265,17 +271,13 @@ def _show_map(gallery: gallery_lib.Gallery) -> str:
     counts = Counter(gallery.classes.tolist())
     colours = charts.list_colours(len(names))
     shown = sorted(x for x, _ in counts.most_common(20))
-    keys = ''.join(
-      f'<span class="key" style="background:{colours[x]}"></span>'
-      f'{_text(names[x])}'
-      for x in shown
-    )
+    keys = ''.join(_key(colours[x]) + _text(names[x]) for x in shown)
     keys += f' and {len(counts) - 20} more' if len(counts) > 20 else ''
   drawn = charts.draw_map(gallery.places, gallery.classes, names)
   return (
     f'<p>t-SNE of {len(gallery.places):,} representations: near points are'
     ' similar images; distances between groups mean little.</p>\n'
-    f'<figure>{drawn}<figcaption>{keys}</figcaption></figure>'
+    + _figure(drawn, keys)
   )
 
 
@@ -290,18 +292,14 @@ def _show_time(
   parts = divide_time(lines, run.config.batch_size, began)
   shown = ''
   if parts:
+    bar = _figure(charts.draw_bar(parts), 'The training, from its log.')
     colours = charts.list_colours(len(parts))
-    rows = ''.join(
-      f'<tr><td><span class="key" style="background:{colour};margin-left:0">'
-      f'</span>{name}</td><td>{value:,.1f} s</td></tr>'
+    shown = f'{bar}\n' + _table(
+      (_key(colour) + name, f'{value:,.1f} s')
       for (name, value), colour in zip(parts.items(), colours)
     )
-    shown = (
-      f'<figure>{charts.draw_bar(parts)}<figcaption>The training, from its'
-      f' log.</figcaption></figure><table>{rows}</table>\n'
-    )
   took = '; '.join(f'{name} {value:.1f} s' for name, value in seconds.items())
-  return f'{shown}<p>This report: {_text(took)}.</p>'
+  return f'{shown}\n<p>This report: {_text(took)}.</p>'
 
 
 def divide_time(

@@ -1,8 +1,7 @@
 """Evaluates each checkpoint of a run: the online classifier and kNN.
 
 The run may be going on, in another process or on another machine, and may not
-have begun. Encoders of one run share their compiled functions, and the features
-of the test split are extracted once for both protocols.
+have begun. Encoders of one run share their compiled functions.
 """
 
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from ml_collections import config_dict
 from byol_jax import configuration, errors, files, pretrained
 from byol_jax.checkpoints import checkpointer
 from byol_jax.data import from_config
-from byol_jax.evals import features, knn, online, splits
+from byol_jax.evals import features, splits
 from byol_jax.evaluation import origins, protocols
 from byol_jax.training import events, workdir as workdir_lib
 
@@ -126,26 +125,23 @@ class Watcher:
       DataError: the images cannot be used, or no results can be written.
     """
     config = from_config.resolve_paths(config)
-    shared = 'dataset', 'data_dir', 'labels', 'weights', 'seed', 'batch_size'
     of_online = configuration.read_preset('evals/online')
     of_online = of_online.copy_and_resolve_references()
-    of_online.update({key: config[key] for key in shared})
+    of_online.update({key: config[key] for key in of_online})
     self._run, self._log = run, log
     self._log_once = functools.cache(log)  # what is so at each step
     self._configs = {'online': of_online, 'knn': config}
     load = from_config.make_load(origins.make_data_config(run, config), log)
-    self._splits, self._num_classes = splits.open_splits(
-      load, ('train', 'test')
-    )
+    self._splits, num_classes = splits.open_splits(load, ('train', 'test'))
     self._file = run.path / protocols.RESULTS
     with files.refuse_unwritable(errors.quote(self._file)):
       # Of a run in a bucket this machine may have no folder yet.
       run.path.mkdir(parents=True, exist_ok=True)
       os.close(files.open_own(self._file))  # before any work
-    if run.training_set['num_classes'] != self._num_classes:
+    if run.training_set['num_classes'] != num_classes:
       log(
         f'the online classifier has {run.training_set["num_classes"] or 0}'
-        f' classes, these images have {self._num_classes}: kNN only'
+        f' classes, these images have {num_classes}: kNN only'
       )
       del self._configs['online']
     self.done = self._read_done()
@@ -190,31 +186,15 @@ class Watcher:
 
   def _measure(self, encoder: features.Encoder) -> dict[str, dict[str, Any]]:
     """Returns the results of each protocol."""
-    config = self._configs['knn']
-    quiet = lambda text: None
-    encode = functools.partial(
-      splits.encode_split,
-      splits=self._splits,
-      batch_size=config.batch_size,
-      log=quiet,
-    )
-    results, dim = {}, encoder.dim
-    if 'online' in self._configs:
-      # One pass for both: the representation, then the logits.
-      both = online.make_classifier(encoder, with_representation=True)
-      test = encode(both, name='test')
-      logits = test._replace(values=test.values[:, dim:])
-      results['online'] = online.score_logits(logits, self._num_classes)
-      test = test._replace(values=test.values[:, :dim])
-    else:
-      test = encode(encoder, name='test')
-    bank = encode(encoder, name='train')
-    options = knn.Options(config.batch_size, config.ks, config.temperatures)
-    overlap = splits.check_test(
-      test, {'train': bank}, self._num_classes, self._log_once
-    )
-    found = knn.score_features(options, bank, test, self._num_classes)
-    return results | {'knn': found | {'test_in_train': overlap}}
+    # Keeps the features of the test split, which serve both.
+    encoder = encoder._replace(store=features.FeatureStore())
+    load = self._splits.__getitem__
+    return {
+      name: protocols.PROTOCOLS[name].measure_accuracy(
+        protocols.make_options(name, config), encoder, load, self._log_once
+      )
+      for name, config in self._configs.items()
+    }
 
   def _record(
     self, name: str, encoder: features.Encoder, results: dict[str, Any]
@@ -227,12 +207,12 @@ class Watcher:
       self._log(f'step {encoder.step}: {text}')
     if self._events is None:
       return
+    values = {
+      key if key.startswith(name) else f'{name}_{key}': value
+      for key, value in results.items()
+      if isinstance(value, float)
+    }
     try:
-      values = {
-        key if key.startswith(name) else f'{name}_{key}': value
-        for key, value in results.items()
-        if isinstance(value, float)
-      }
       self._events.write(encoder.step or 0, values)
     except OSError as error:
       self._log(f'warning: tensorboard cannot be written: {error.strerror}')
