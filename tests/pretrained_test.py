@@ -113,7 +113,6 @@ def test_each_name_of_weights_has_its_parameters_and_averages(
       'params': 'first online_params',
       'state': 'first online_state',
       'batches': (96, 0, 7),
-      'max_batches': 7,
     }
 
 

@@ -7,9 +7,8 @@ the value, or in the lines above the key. `ranges` knows the values.
 import ast
 from collections.abc import Iterator, Mapping
 import functools
-import io
+import itertools
 import textwrap
-import tokenize
 from typing import Any
 
 from ml_collections import config_dict
@@ -64,10 +63,9 @@ def read_meanings(kind: str) -> dict[str, str]:
     for key, value in zip(node.value.keys, node.value.values)
     if key and isinstance(value, ast.Dict)
   }
-  comments = _read_comments(text)
   for outer in dicts:
     if id(outer) not in inner:
-      for key, meaning in _read_dict(outer, comments, named):
+      for key, meaning in _read_dict(outer, text.splitlines(), named):
         found[key] = meaning or found.get(key, '')
   for section, table in configuration.TABLES.items():
     for name, value in named.items():
@@ -77,41 +75,27 @@ def read_meanings(kind: str) -> dict[str, str]:
   return found
 
 
-def _read_comments(text: str) -> dict[int, tuple[str, bool]]:
-  """Returns {line: (comment, whether it has the line for itself)}."""
-  return {
-    token.start[0]: (
-      token.string.removeprefix('#').strip(),
-      token.line.lstrip().startswith('#'),
-    )
-    for token in tokenize.generate_tokens(io.StringIO(text).readline)
-    if token.type == tokenize.COMMENT
-  }
-
-
 def _read_dict(
   node: ast.Dict,
-  comments: Mapping[int, tuple[str, bool]],
+  lines: list[str],
   named: Mapping[str, ast.Dict],
   prefix: str = '',
 ) -> Iterator[tuple[str, str]]:
   """Yields (key, meaning) of a dictionary and of those in it."""
   for key, value in zip(node.keys, node.values):
     if key is None and (other := named.get(ast.unparse(value))):  # `**other`
-      yield from _read_dict(other, comments, named, prefix)
+      yield from _read_dict(other, lines, named, prefix)
     if not isinstance(key, ast.Constant):
       continue
-    name, line = f'{prefix}{key.value!s}', key.lineno - 1
-    lines: list[str] = []
-    while comments.get(line, ('', False))[1]:
-      lines.insert(0, comments[line][0])
-      line -= 1
-    end = value.end_lineno or 0
-    if not isinstance(value, ast.Dict) and end in comments:
-      lines.append(comments[end][0])
-    yield name, ' '.join(lines)
+    name = f'{prefix}{key.value!s}'
+    before = (line.strip() for line in reversed(lines[: key.lineno - 1]))
+    above = [*itertools.takewhile(lambda line: line.startswith('#'), before)]
+    rest = lines[(value.end_lineno or 0) - 1][value.end_col_offset :]
+    behind = '' if isinstance(value, ast.Dict) else rest.partition('#')[2]
+    comments = (line.strip('# ') for line in (*above[::-1], behind))
+    yield name, ' '.join(filter(None, comments))
     if isinstance(value, ast.Dict):
-      yield from _read_dict(value, comments, named, f'{name}.')
+      yield from _read_dict(value, lines, named, f'{name}.')
 
 
 def explain_key(kind: str, key: str, default: Any = None) -> str:
@@ -168,22 +152,20 @@ def list_lines(
     raise errors.ConfigError(ranges.describe_unknown(wanted or '', [*flat], ''))
   seen: set[str] = set()
   for key in keys:
-    parts = key.split('.')
-    for i in range(1, len(parts)):
-      section = '.'.join(parts[:i])
-      about = explain_key(kind, section) if section not in seen else ''
+    for section in [*_list_beginnings(key)][:-1]:
+      about = explain_key(kind, section)
+      if about and section not in seen:
+        yield textwrap.fill(f'{section}: {about}', 80)
       seen.add(section)
-      if about:
-        yield from textwrap.wrap(f'{section}: {about}', 80)
     yield f'{configuration.PREFIX}{key}={flat[key]}'
-    indent = ' ' * 4
-    yield from textwrap.wrap(
-      explain_key(kind, key, flat[key]),
-      80,
-      initial_indent=indent,
-      subsequent_indent=indent,
-      break_on_hyphens=False,
-    )
+    text = explain_key(kind, key, flat[key])
+    text = textwrap.fill(text, 76, break_on_hyphens=False)
+    yield textwrap.indent(text, ' ' * 4)
+
+
+def _list_beginnings(key: str) -> Iterator[str]:
+  """Yields 'a', 'a.b' and 'a.b.c' of 'a.b.c'."""
+  return itertools.accumulate(key.split('.'), '{}.{}'.format)
 
 
 def _sort_keys(kind: str, config: config_dict.ConfigDict) -> dict[str, Any]:
@@ -191,8 +173,7 @@ def _sort_keys(kind: str, config: config_dict.ConfigDict) -> dict[str, Any]:
   places = {name: i for i, name in enumerate(read_meanings(kind))}
 
   def find_place(key: str) -> tuple[bool, list[int]]:
-    ends = [i for i, letter in enumerate(f'{key}.') if letter == '.']
-    names = [ranges.get_rule(key[:end]) for end in ends]
+    names = map(ranges.get_rule, _list_beginnings(key))
     return '.' in key, [places.get(name, len(places)) for name in names]
 
   flat = configuration.flatten(config)

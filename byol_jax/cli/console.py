@@ -210,6 +210,11 @@ def broken_pipe_exit_code() -> int:
   return 128 + 13  # as a shell reports SIGPIPE
 
 
+def print_line(text: str) -> None:
+  """Prints one line to standard output at once."""
+  print(errors.to_line(text), flush=True)
+
+
 def print_error(text: str) -> None:
   """Prints one line to standard error, unless the terminal is gone."""
   try:

@@ -24,19 +24,26 @@ GROUPS = {
 }
 
 
+VERBS: dict[str, Verb] = {}  # by name
+
+
 def add_verb(
-  verbs: dict[str, Verb],
-  name: str,
-  *arguments: Argument,
-  preset: str | None = None,
+  name: str, *arguments: Argument, preset: str | None = None
 ) -> Callable[[Callable], Callable]:
-  """Returns a decorator that adds a function to `verbs`, in place."""
+  """Returns a decorator that adds a function to `VERBS`."""
 
   def add(run: Callable) -> Callable:
-    verbs[name] = Verb(run, arguments, preset)
+    VERBS[name] = Verb(run, arguments, preset)
     return run
 
   return add
+
+
+def number(
+  name: str, default: Any, text: str, low: float, high: float, kind: Any = int
+) -> Argument:
+  """Returns an argument of a number in [low, high], of the type `kind`."""
+  return name, default, text, parsers.make_parser(kind, low, high)
 
 
 FILE_HELP = 'FILE[:ARGUMENT], a path or the name of a preset'
@@ -50,21 +57,10 @@ ORIGIN = (
   'of the pretraining; or an exported or a published file of weights',
   PATH,
 )
-STEP = (
-  '--step',
-  None,
-  'of an older checkpoint of the workdir',
-  parsers.make_parser(int, 0, 10**9),
-)
+STEP = number('--step', None, 'of an older checkpoint', 0, 10**9)
 JSON = ('--json', False, 'print the results as JSON in the last line')
 LABELS = ('--labels', 'auto', 'or folders, none: as data.labels of a training')
-THREADS = (
-  '--threads',
-  0,
-  '0: one for each core',
-  parsers.make_parser(int, 0, 4096),
-)
-_SECONDS = parsers.make_parser(int, 1, 10**6)
+THREADS = number('--threads', 0, '0: one for each core', 0, 4096)
 PROCESSES: tuple[Argument, ...] = (
   (
     '--distributed',
@@ -73,6 +69,6 @@ PROCESSES: tuple[Argument, ...] = (
     " there, with another port 'gce:8490'; or HOST:PORT,PROCESSES,INDEX",
     parsers.parse_distributed,
   ),
-  ('--startup_seconds', 300, 'timeout for processes to report', _SECONDS),
-  ('--heartbeat_seconds', 100, 'timeout of a heartbeat', _SECONDS),
+  number('--startup_seconds', 300, 'for processes to report', 1, 10**6),
+  number('--heartbeat_seconds', 100, 'timeout of a heartbeat', 1, 10**6),
 )

@@ -6,10 +6,7 @@ import json
 from typing import Any
 
 from byol_jax import configuration, errors
-from byol_jax.cli import parsers, registry
-
-VERBS: dict[str, registry.Verb] = {}
-_add_verb = functools.partial(registry.add_verb, VERBS)
+from byol_jax.cli import console, registry
 
 
 def _add_evaluation(
@@ -20,7 +17,7 @@ def _add_evaluation(
 ) -> Callable[[Callable], Callable]:
   """Returns a decorator for a verb; `output` is the help of --output."""
   preset = f'evals/{name}'
-  return _add_verb(
+  return registry.add_verb(
     name,
     registry.ORIGIN,
     ('--config', preset, registry.CONFIG_HELP),
@@ -33,7 +30,7 @@ def _add_evaluation(
   )
 
 
-@_add_verb(
+@registry.add_verb(
   'pretrain',
   registry.CONFIG,
   ('--workdir', ..., 'made if missing', registry.PATH),
@@ -200,7 +197,7 @@ def suite(
     )
 
 
-@_add_verb(
+@registry.add_verb(
   'embed',
   registry.ORIGIN,
   registry.STEP,
@@ -239,7 +236,7 @@ def embed(
   log(f'{count} representations in {output}')
 
 
-@_add_verb(
+@registry.add_verb(
   'report',
   registry.RUN,
   registry.STEP,
@@ -264,16 +261,13 @@ def report(workdir: str, step: int | None, knn: str, linear: str) -> None:
   report_tool.run(workdir, knn=knn, linear=linear, step=step)
 
 
-@_add_verb(
+@registry.add_verb(
   'watch',
   registry.RUN,
   ('--config', 'evals/knn', registry.CONFIG_HELP),
   ('--once', False, 'end after the checkpoints that are there now'),
-  (
-    '--seconds',
-    10.0,
-    'between two looks at the workdir',
-    parsers.make_parser(float, 0.1, 86400),
+  registry.number(
+    *('--seconds', 10.0, 'between two looks at the workdir', 0.1, 86400, float)
   ),
   preset='evals/knn',
 )
@@ -296,7 +290,7 @@ def watch(
   config = configuration.load(spec, overrides, 'evals/knn')
   from byol_jax.tools import watch as watch_tool
 
-  log = lambda text: print(errors.to_line(text), flush=True)
+  log = console.print_line
   watch_tool.run(workdir, config, once=once, seconds=seconds, log=log)
 
 
@@ -337,7 +331,7 @@ def _join_job(
     return config, lambda text: None
   if jax.process_count() > 1:
     print(description, flush=True)
-  return config, lambda text: print(errors.to_line(text), flush=True)
+  return config, console.print_line
 
 
 def _evaluate(

@@ -1,16 +1,21 @@
 """The verbs of image sets, of measurements and of checks."""
 
-import functools
 from typing import Any
 
 from byol_jax import configuration, errors
-from byol_jax.cli import parsers, registry
+from byol_jax.cli import registry
 
+<<<<<<< HEAD
 VERBS: dict[str, registry.Verb] = {}
 _add_verb = functools.partial(registry.add_verb, VERBS)
+=======
+_BAD_SHARE = 'of images that may be left out, beyond ten'
+_SHARE = 'of the best speed, for a second estimate of the hours'
+_LABELS = ('--labels', 'auto', 'or folders, none: as data.labels of a training')
+>>>>>>> 726e03e (Say the range of a number argument in one line, and find comments by position)
 
 
-@_add_verb(
+@registry.add_verb(
   'conformance', ('dir', ..., 'vectors of the reference', registry.PATH)
 )
 def conformance(dir: str) -> None:
@@ -27,13 +32,9 @@ def conformance(dir: str) -> None:
   conformance_run.run(dir)
 
 
-@_add_verb(
+@registry.add_verb(
   'config',
-  (
-    'key',
-    None,
-    'a key, a section, the last part of a key, or a word; all without it',
-  ),
+  ('key', None, 'a key, a section, or a word; all without it'),
   ('--config', 'pretrain', registry.CONFIG_HELP),
   ('--markdown', False, 'print docs/configuration.md instead'),
   preset='pretrain',
@@ -54,11 +55,12 @@ def explain_config(
     print(*config_help.list_lines(spec, overrides, key), sep='\n')
 
 
-@_add_verb(
+@registry.add_verb(
   'data prepare',
   ('source', ..., 'images; see above', registry.PATH),
   ('output', ..., 'a data_dir; others may share it', registry.PATH),
   ('--name', None, 'of the set; default: that of SOURCE'),
+<<<<<<< HEAD
   (
     '--shorter_side',
     None,
@@ -73,6 +75,12 @@ def explain_config(
     parsers.make_parser(float, 0, 1),
   ),
   registry.LABELS,
+=======
+  registry.number('--shorter_side', None, 'at most, in pixels', 1, 65535),
+  registry.number('--quality', 95, 'of resized JPEGs', 1, 100),
+  registry.number('--max_bad_share', 0.001, _BAD_SHARE, 0, 1, float),
+  _LABELS,
+>>>>>>> 726e03e (Say the range of a number argument in one line, and find comments by position)
   registry.THREADS,
 )
 def prepare_data(labels: str, **arguments: Any) -> None:
@@ -96,7 +104,7 @@ def prepare_data(labels: str, **arguments: Any) -> None:
   print(f'{errors.to_line(str(path))}\n\n{errors.to_line(command)}')
 
 
-@_add_verb(
+@registry.add_verb(
   'data check',
   (
     'dataset',
@@ -123,17 +131,12 @@ def check_data(labels: str, **arguments: Any) -> None:
   check.check_images(**arguments, **_get_holdout(labels))
 
 
-@_add_verb(
+@registry.add_verb(
   'views',
   ('dataset', ..., 'any dataset, or the file of one image', registry.PATH),
   ('--config', 'pretrain:1000', registry.CONFIG_HELP),
   ('--output', 'views.png', 'a PNG file', registry.PATH),
-  (
-    '--count',
-    4,
-    'images, the first of a run',
-    parsers.make_parser(int, 1, 64),
-  ),
+  registry.number('--count', 4, 'images, the first of a run', 1, 64),
   preset='pretrain',
 )
 def views(
@@ -154,21 +157,13 @@ def views(
   print(errors.to_line(f'both views of {drawn} images: {output}'))
 
 
-@_add_verb(
+@registry.add_verb(
   'bench input',
   registry.CONFIG,
   registry.JSON,
-  (
-    '--rounds',
-    5,
-    'each result is their median',
-    parsers.make_parser(int, 1, 1000),
-  ),
-  (
-    '--cores',
-    0,
-    'measure on this many cores alone, as JSON',
-    parsers.make_parser(int, 0, 65536),
+  registry.number('--rounds', 5, 'each result is their median', 1, 1000),
+  registry.number(
+    '--cores', 0, 'measure on this many alone, as JSON', 0, 65536
   ),
   preset='pretrain',
 )
@@ -188,18 +183,13 @@ def bench_input(spec: str, overrides: list[str], **options: Any) -> None:
   bench_input_tool.run(spec, overrides, **options)
 
 
-@_add_verb(
+@registry.add_verb(
   'plan',
   registry.CONFIG,
   ('--topology', ..., 'v3-512 or v3:16x16, v4-512, v5e-256, v5p-8, v6e-256'),
   registry.JSON,
   ('--once', False, 'compile once: no largest batch'),
-  (
-    '--share',
-    0.5,
-    'of the best speed, for a second estimate of the hours',
-    parsers.make_parser(float, 0.01, 1),
-  ),
+  registry.number('--share', 0.5, _SHARE, 0.01, 1, float),
   preset='pretrain',
 )
 def plan(

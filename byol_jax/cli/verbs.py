@@ -4,7 +4,6 @@ A verb's docstring is its `--help`, its arguments are keywords. Heavy packages
 are imported inside, so that `--help` needs none of them.
 """
 
-from byol_jax.cli import run_verbs, tool_verbs, weight_verbs
+from byol_jax.cli import registry, run_verbs, tool_verbs, weight_verbs  # noqa: F401
 
-# In the order of --help.
-VERBS = {**run_verbs.VERBS, **weight_verbs.VERBS, **tool_verbs.VERBS}
+VERBS = registry.VERBS  # in the order of these modules

@@ -1,16 +1,12 @@
 """The verbs of weights from and for elsewhere."""
 
-import functools
 from typing import Any
 
-from byol_jax import configuration, errors
-from byol_jax.cli import registry
-
-VERBS: dict[str, registry.Verb] = {}
-_add_verb = functools.partial(registry.add_verb, VERBS)
+from byol_jax import configuration
+from byol_jax.cli import console, registry
 
 
-@_add_verb(
+@registry.add_verb(
   'import',
   (
     'path',
@@ -38,11 +34,10 @@ def import_weights(
   configuration.load(spec, overrides, 'pretrain')
   from byol_jax.tools import import_weights as import_tool
 
-  log = lambda text: print(errors.to_line(text))
-  import_tool.import_weights(path, workdir, spec, overrides, log)
+  import_tool.import_weights(path, workdir, spec, overrides, console.print_line)
 
 
-@_add_verb(
+@registry.add_verb(
   'export',
   registry.ORIGIN,
   registry.STEP,
