@@ -33,7 +33,8 @@ def _make_function(name: str, summary: str) -> Callable[..., dict[str, Any]]:
     step: int | None = None,
     output: str | Path | None = None,
   ) -> dict[str, Any]:
-    return _evaluate(name, workdir, config, overrides, log, step, output)
+    arguments = name, workdir, config, overrides, log, step
+    return _evaluate(*arguments, output=output)
 
   run.__name__ = run.__qualname__ = name
   run.__doc__ = f"""Returns {summary}.
@@ -66,8 +67,7 @@ linear = _make_function('linear', 'the linear accuracy of a frozen encoder')
 online = _make_function('online', 'the accuracy of the online classifier')
 semisup = _make_function('semisup', 'the accuracy with few labels')
 transfer = _make_function(
-  'transfer',
-  'the accuracy on other sets, which `datasets` of the configuration names',
+  'transfer', 'the accuracy on other sets, `datasets` of the configuration'
 )
 
 
@@ -90,9 +90,8 @@ def finetune(
   Returns:
     See `evals.finetune.measure_accuracy`.
   """
-  return _evaluate(
-    'finetune', workdir, config, overrides, log, step, output, save
-  )
+  arguments = 'finetune', workdir, config, overrides, log, step
+  return _evaluate(*arguments, output=output, save=save)
 
 
 def _evaluate(
@@ -102,12 +101,11 @@ def _evaluate(
   overrides: Mapping[str, Any] | None,
   log: Callable[[str], None],
   step: int | None,
-  output: str | Path | None,
-  save: str | Path | None = None,
+  **paths: str | Path | None,
 ) -> dict[str, Any]:
   config = configuration.load_or_validate(config, overrides, f'evals/{name}')
   batches = config.calibration_batches
   origin, encoder = origins.open_origin(
     workdir, config.weights, calibration_batches=batches, step=step
   )
-  return protocols.evaluate(name, config, origin, encoder, log, output, save)
+  return protocols.evaluate(name, config, origin, encoder, log, **paths)

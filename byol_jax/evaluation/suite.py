@@ -18,19 +18,17 @@ from byol_jax.checkpoints import digests
 from byol_jax.convert import from_file
 from byol_jax.data import catalog
 from byol_jax.distributed import processes
-from byol_jax.evals import features, paper_results, transfer as transfer_lib
+from byol_jax.evals import features, paper_results, transfer
 from byol_jax.evaluation import comparison, origins, protocols, table
 
 JSON, MARKDOWN = 'suite.json', 'suite.md'
 RANDOM = 'random_calibrated'
 # Of all protocols together, in the configuration of a suite.
-COMMON = ('dataset', 'data_dir', 'labels', 'calibration_batches', 'seed')
-Log = Callable[[str], None]
-# What reading a file raises that is not ours, or damaged.
-_UNREADABLE = (
-  *(errors.DataError, OSError, ValueError),
-  *(TypeError, KeyError, AttributeError),
+COMMON = (
+  *('dataset', 'data_dir', 'labels', 'weights'),
+  *('calibration_batches', 'seed'),
 )
+Log = Callable[[str], None]
 
 
 class Task(NamedTuple):
@@ -113,7 +111,9 @@ def suite(
       continue  # its classifier was not trained
     key = _make_key(task, subject, origin)
     images = _find_images(task, origin, fingerprints)
-    if _is_done(entries.get(key, {}), images):
+    known = entries.get(key, {})
+    # One without `images` is of a version that did not keep them.
+    if 'results' in known and known.get('images', images) == images:
       log(f'suite: {task.title}, {subject.weights}: measured before')
     else:
       entry = _run_task(task, subject, folder, log)
@@ -141,24 +141,19 @@ def list_tasks(config: config_dict.ConfigDict) -> list[Task]:
     )
   tasks = []
   for name in names:
-    values = config[name].to_dict()
-    values |= {key: config[key] for key in COMMON}
-    values['weights'] = config.weights
+    values = config[name].to_dict() | {key: config[key] for key in COMMON}
+    sets = [(name, config.dataset, values)]
     if name == 'transfer':
       del values['dataset']
-      for dataset in transfer_lib.list_names(values['datasets']):
-        changed = config_dict.ConfigDict(values | {'datasets': dataset})
-        title = f'transfer {transfer_lib.shorten_name(dataset)}'
-        tasks.append(Task(name, title, dataset, changed))
-    else:
-      changed = config_dict.ConfigDict(values)
-      tasks.append(Task(name, name, config.dataset, changed))
-  return [
-    task._replace(
-      config=configuration.validate(task.config, f'evals/{task.protocol}')
-    )
-    for task in tasks
-  ]
+      sets = [
+        (f'transfer {transfer.shorten_name(x)}', x, values | {'datasets': x})
+        for x in transfer.list_names(values['datasets'])
+      ]
+    for title, dataset, changed in sets:
+      own = config_dict.ConfigDict(changed)
+      own = configuration.validate(own, f'evals/{name}')
+      tasks.append(Task(name, title, dataset, own))
+  return tasks
 
 
 def _find_folder(
@@ -190,30 +185,29 @@ def _open_subjects(
 ) -> Iterator[Subject]:
   """Yields the encoder, and the random one beside it."""
 
-  def make_open(weights: str, step: int | None) -> Callable:
-    @functools.cache
-    def open_encoder() -> tuple[origins.Origin, features.Encoder]:
-      batches = config.calibration_batches
-      origin, encoder = origins.open_origin(
-        workdir, weights, calibration_batches=batches, step=step
-      )
-      return origin, encoder._replace(store=features.FeatureStore())
+  @functools.cache
+  def open_encoder(
+    weights: str, step: int | None
+  ) -> tuple[origins.Origin, features.Encoder]:
+    batches = config.calibration_batches
+    origin, encoder = origins.open_origin(
+      workdir, weights, calibration_batches=batches, step=step
+    )
+    return origin, encoder._replace(store=features.FeatureStore())
 
-    return open_encoder
-
-  opened = make_open(config.weights, step)
-  origin, encoder = opened()
+  origin, encoder = open_encoder(config.weights, step)
   if config.beside_random and not isinstance(origin, pretrained.Run):
     raise errors.ConfigError(
       f'beside_random: {errors.quote(workdir)} is no workdir, whose random'
       ' weights are known; give --config.beside_random=False'
     )
   key = digests.digest_trees(encoder.params, encoder.state)
-  yield Subject(config.weights, key, opened)
+  reopen = functools.partial(open_encoder, config.weights, step)
+  yield Subject(config.weights, key, reopen)
   if config.beside_random:
     # Not opened if all of its evaluations are done: it takes forward passes.
     key = f'{RANDOM} {config.calibration_batches}'
-    yield Subject(RANDOM, key, make_open(RANDOM, None))
+    yield Subject(RANDOM, key, functools.partial(open_encoder, RANDOM, None))
 
 
 def _make_key(task: Task, subject: Subject, origin: origins.Origin) -> str:
@@ -236,11 +230,6 @@ def _find_images(
     found = origins.list_fingerprints(origin, task.config, dataset)
     known[dataset] = processes.broadcast_json('suite/images', found)
   return known[dataset]
-
-
-def _is_done(entry: Mapping[str, Any], images: Any) -> bool:
-  # One without `images` is of a version that did not keep them.
-  return 'results' in entry and entry.get('images', images) == images
 
 
 def _run_task(
@@ -287,7 +276,8 @@ def _tabulate(
   """Returns what `suite` does, from the entries so far."""
   trained = comparison.describe_pretraining(config.pretrained_on, origin)
   rows: list[dict[str, Any]] = []
-  problems: dict[bool, dict[str, str]] = {False: {}, True: {}}
+  failed: dict[str, str] = {}
+  missing: dict[str, str] = {}
   for task in tasks:
     entries = {
       weights: entry
@@ -305,13 +295,13 @@ def _tabulate(
     for weights, entry in entries.items():
       if 'error' in entry:
         name = task.title + f', {weights}' * (weights != config.weights)
-        problems[entry['is_missing']][name] = entry['error']
+        (missing if entry['is_missing'] else failed)[name] = entry['error']
         rows.append({'name': name, 'error': entry['error']})
   return {
     'rows': rows,
     'table': table.format_table(rows, config.beside_random),
-    'failed': problems[False],
-    'missing': problems[True],
+    'failed': failed,
+    'missing': missing,
   }
 
 
@@ -328,14 +318,12 @@ def _make_rows(
     for key, value in results.items()
   }
   random = {found.name: 100 * found.value for found in listed.get(RANDOM, [])}
+  measured = [results[weights], *results[weights].get('sets', {}).values()]
   counts = [
-    each['num_classes']
-    for each in (results[weights], *results[weights].get('sets', {}).values())
-    if 'num_classes' in each
+    found['num_classes'] for found in measured if 'num_classes' in found
   ]
-  variant = ''
-  if task.protocol == 'linear':
-    variant = comparison.name_variant(task.config)
+  is_linear = task.protocol == 'linear'
+  variant = comparison.name_variant(task.config) if is_linear else ''
   rows = []
   for found in listed[weights]:
     name = found.name.replace('linear', f'linear {variant}'.rstrip())
@@ -356,7 +344,14 @@ def _read_entries(folder: pathlib.Path, log: Log) -> dict[str, Any]:
   try:
     entries = json.loads(files.read_file(path))['entries']
     return {key: dict(entry) for key, entry in entries.items()}
-  except _UNREADABLE as error:
+  # It is not ours, or damaged.
+  except (
+    errors.DataError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+  ) as error:
     log(f'{errors.quote(path)} cannot be read and is written anew: {error}')
     return {}
 
