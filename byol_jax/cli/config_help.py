@@ -124,11 +124,8 @@ def list_lines(
 ) -> Iterator[str]:
   """Yields lines that explain a configuration.
 
-  Args:
-    spec: see `configuration.load`.
-    overrides: see `configuration.load`.
-    wanted: a key, a section, or the last part of a key; None for all. Of any
-      other word the keys that have it in their name or explanation.
+  `wanted` is a key, a section, or the last part of a key; None for all. Of any
+  other word the keys that have it in their name or explanation.
 
   Raises:
     ConfigError: see `configuration.load`; no such key.

@@ -78,13 +78,8 @@ def parse(
 ) -> tuple[registry.Verb, dict[str, Any]]:
   """Returns the verb of a command line and its keyword arguments.
 
-  Args:
-    argv: without the program's name.
-    known: verbs by name, of one word or two.
-
-  Returns:
-    The verb, and its keyword arguments; `overrides` are those left for its
-    configuration.
+  Of these, `overrides` are those left for the verb's configuration. Names of
+  verbs in `known` have one word or two.
 
   Raises:
     ConfigError: no such verb, or an argument is missing or unknown.

@@ -3,16 +3,10 @@
 from typing import Any
 
 from byol_jax import configuration, errors
-from byol_jax.cli import registry
+from byol_jax.cli import parsers, registry
 
-<<<<<<< HEAD
-VERBS: dict[str, registry.Verb] = {}
-_add_verb = functools.partial(registry.add_verb, VERBS)
-=======
 _BAD_SHARE = 'of images that may be left out, beyond ten'
 _SHARE = 'of the best speed, for a second estimate of the hours'
-_LABELS = ('--labels', 'auto', 'or folders, none: as data.labels of a training')
->>>>>>> 726e03e (Say the range of a number argument in one line, and find comments by position)
 
 
 @registry.add_verb(
@@ -60,27 +54,10 @@ def explain_config(
   ('source', ..., 'images; see above', registry.PATH),
   ('output', ..., 'a data_dir; others may share it', registry.PATH),
   ('--name', None, 'of the set; default: that of SOURCE'),
-<<<<<<< HEAD
-  (
-    '--shorter_side',
-    None,
-    'at most this many pixels',
-    parsers.make_parser(int, 1, 65535),
-  ),
-  ('--quality', 95, 'of resized JPEGs', parsers.make_parser(int, 1, 100)),
-  (
-    '--max_bad_share',
-    0.001,
-    'of images that may be left out, beyond ten',
-    parsers.make_parser(float, 0, 1),
-  ),
-  registry.LABELS,
-=======
   registry.number('--shorter_side', None, 'at most, in pixels', 1, 65535),
   registry.number('--quality', 95, 'of resized JPEGs', 1, 100),
   registry.number('--max_bad_share', 0.001, _BAD_SHARE, 0, 1, float),
-  _LABELS,
->>>>>>> 726e03e (Say the range of a number argument in one line, and find comments by position)
+  registry.LABELS,
   registry.THREADS,
 )
 def prepare_data(labels: str, **arguments: Any) -> None:
@@ -214,18 +191,13 @@ def plan(
   plan_tool.run(spec, overrides, topology=topology, **options)
 
 
-@_add_verb(
+@registry.add_verb(
   'ablate',
   ('--table', None, 'of the paper: 5b, 21, simclr; see --list'),
   ('--list', False, "print the rows of a table, or of all, with the paper's"),
   ('--base', 'shapes', f'what the rows change: {registry.CONFIG_HELP}'),
   ('--rows', None, 'some of the rows, with commas'),
-  (
-    '--seeds',
-    1,
-    'runs of a row, from --config.seed on',
-    parsers.make_parser(int, 1, 1000),
-  ),
+  registry.number('--seeds', 1, 'runs a row, from --config.seed on', 1, 1000),
   ('--workdir', None, 'for the runs and the results', registry.PATH),
   (
     '--part',

@@ -55,16 +55,10 @@ class Operations(Protocol):
 def build_graph(
   weights: weights_lib.EncoderWeights, operations: Operations, images: Any
 ) -> dict[str, Any]:
-  """Returns the outputs of an encoder and of the heads that it has.
+  """Returns the outputs of an encoder, of normalised images.
 
-  Args:
-    weights: of the encoder; its heads and classifier are optional.
-    operations: of one format.
-    images: the input of the graph, normalised.
-
-  Returns:
-    `representation`, and `projection`, `prediction` and `logits` where the
-    weights have them.
+  They are `representation`, and `projection`, `prediction` and `logits` where
+  the weights have the heads.
   """
   return _Builder(weights, operations).build(images)
 

@@ -22,16 +22,9 @@ def write_embeddings(
 ) -> int:
   """Writes `representations`, float32 [N, D], and `names`, unicode [N].
 
-  Rows are in the order of `names`; an image that cannot be read has none. The
-  file appears whole or not at all, and opens without pickles. In a job of
-  several processes the first writes it.
-
-  Args:
-    encoder: frozen.
-    dataset: its images, whose ids are positions in `names`.
-    names: one an image.
-    output: the file; written as named, replaced if it exists.
-    log: called with lines on what is done.
+  Rows are in the order of `names`, whose positions are the ids of the images;
+  an image that cannot be read has none. The file appears whole or not at all,
+  and opens without pickles. In a job of several processes the first writes it.
 
   Returns:
     N.

@@ -125,7 +125,7 @@ def estimate_batch_norm(
   Args:
     forward: the network, its batch norm over `parallel.AXIS`.
     params: of the network.
-    state: for its shapes; its values are not used.
+    state: for its shapes.
     batches: `images` [L, P, H, W, 3], without padding.
 
   Raises:

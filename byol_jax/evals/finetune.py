@@ -20,7 +20,7 @@ from byol_jax.evals import features, headlines, splits, supervised, tuning
 
 @dataclasses.dataclass(frozen=True)
 class GridOptions:
-  """Options of a search; `configs/evals/finetune.py` explains them."""
+  """Options of a search."""
 
   seed: int
   batch_size: int
@@ -39,8 +39,6 @@ class GridOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Options(GridOptions):
-  """Options of the protocol, explained there too."""
-
   refit: bool
 
 
@@ -66,24 +64,14 @@ def measure_accuracy(
 ) -> dict[str, Any]:
   """Trains every point of the grid, selects one and tests it.
 
-  Args:
-    options: of the protocol.
-    encoder: where each training starts.
-    load: 'fit', 'valid', 'test' and 'fit+valid' -> image set.
-    train: `training.train.train_in_memory`.
-    log: called with lines of progress.
-    save: called with the network that was tested.
+  Opens 'fit', 'valid', 'test' and 'fit+valid'; calls `save` with the network
+  that was tested.
 
   Returns:
     Of the selected point `rate`, `weight_decay` and `length`; on test `top1`,
     `top5` of more than five classes, and `mean_per_class`, in [0, 1]; its
     `valid_top1`, `fit_loss` and `steps`; `grid`, with the same of each point;
     `refit`; `fit`, `valid` and `test` (images), `num_classes`.
-
-  Raises:
-    ConfigError: a value that cannot be used.
-    DataError: labels are absent or do not fit.
-    DivergedError: no point of the grid has finite losses.
   """
   named, num_classes = splits.open_splits(load, ('fit', 'valid', 'test'))
   tuner = Tuner(options, encoder, num_classes, train, log)
@@ -108,19 +96,12 @@ def measure_accuracy(
 
 
 def list_headlines(results: dict[str, Any]) -> list[headlines.Headline]:
-  """Returns the accuracies on test, from the results of `measure_accuracy`."""
+  """Returns the accuracies on test."""
   return headlines.list_accuracies('fine-tuned', results, results['test'])
 
 
 class Tuner:
   """Trains an encoder with a classifier at the points of a grid.
-
-  Args:
-    options: of the protocol.
-    encoder: where each training starts.
-    num_classes: of the classifier.
-    train: `training.train.train_in_memory`.
-    log: called with lines of progress.
 
   Raises:
     ConfigError: a value that cannot be used.
@@ -223,15 +204,8 @@ class Tuner:
       weight_decay=point.weight_decay / peak,
       num_steps=self.count_steps(point, split),
     )
-    return tuning.train_classifier(
-      trainer,
-      state,
-      split,
-      options.batch_size,
-      self._train,
-      name,
-      self._log,
-    )
+    what = trainer, state, split, options.batch_size
+    return tuning.train_classifier(*what, self._train, name, self._log)
 
   def test(
     self,
@@ -241,13 +215,8 @@ class Tuner:
     name: str,
   ) -> dict[str, float]:
     """Returns `tuning.compute_scores` of a split."""
-    found = tuning.encode_split(
-      self._find_trainer(trained_on),
-      state,
-      split,
-      self._options.batch_size,
-      name,
-    )
+    trainer, size = self._find_trainer(trained_on), self._options.batch_size
+    found = tuning.encode_split(trainer, state, split, size, name)
     return tuning.compute_scores(state.params[tuning.CLASSIFIER], found)
 
   def count_steps(self, point: Point, split: splits.Split) -> int:

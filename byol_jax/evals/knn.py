@@ -30,8 +30,6 @@ Log = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Options of the protocol; `configs/evals/knn.py` explains them."""
-
   batch_size: int
   ks: tuple[int, ...]
   temperatures: tuple[float, ...]
@@ -105,11 +103,11 @@ def classify(
   all processes get all of it.
 
   Args:
-    bank: N rows, with labels in [0, num_classes), not normalised; on the host,
-      from where it visits the devices in parts of `BANK` rows.
-    queries: float32 [Q, D], not normalised.
-    num_classes: C.
-    options: every k at most N.
+    bank: on the host, from where it visits the devices in parts of `BANK` rows;
+      no fewer rows than any k.
+    queries: float32 [Q, D]; neither these nor the bank need unit length.
+    num_classes: labels of the bank are below it.
+    options: of the protocol.
     log: called after each part of the bank, if there are several.
   """
   cosines, labels = _find_neighbours(bank, queries, max(options.ks), log)
@@ -128,15 +126,9 @@ def measure_accuracy(
   load: splits.Load,
   log: Log = lambda text: None,
 ) -> dict[str, Any]:
-  """Returns the kNN accuracy on the test split for every k and temperature.
+  """Returns the kNN accuracy on 'test' for every k and temperature.
 
   A k of more images than the bank has is left out.
-
-  Args:
-    options: of the protocol.
-    encoder: frozen.
-    load: 'train' and 'test' -> image set.
-    log: called with lines of progress.
 
   Returns:
     `knn_k<k>_t<temperature>` in [0, 1] for each of `ks` and `temperatures`,
@@ -144,9 +136,7 @@ def measure_accuracy(
     (images) and `num_classes`; `test_in_train`, queries that are in the bank.
 
   Raises:
-    ConfigError: the devices do not divide the batch size, or every k is more
-      than the bank.
-    DataError: labels are absent or do not fit, or the splits overlap.
+    ConfigError: every k is more than the bank; see `byol_jax.evals` for others.
   """
   placement.check_batch_size('batch_size', options.batch_size)
   named, num_classes = splits.open_splits(load, ('train', 'test'))
@@ -190,7 +180,7 @@ def score_features(
 
 
 def list_headlines(results: dict[str, Any]) -> list[headlines.Headline]:
-  """Returns all accuracies, from the results of `measure_accuracy`."""
+  """Returns all accuracies."""
   return [
     headlines.Headline(
       f'knn k={k}, T={temperature:g}',

@@ -27,8 +27,6 @@ from byol_jax.evals import features, headlines, probe, splits, supervised
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Options of the protocol; `configs/evals/linear.py` explains them."""
-
   seed: int
   batch_size: int
   epochs: float
@@ -51,13 +49,7 @@ def measure_accuracy(
 ) -> dict[str, float]:
   """Trains the classifiers, selects the rate and tests its classifier.
 
-  Args:
-    options: of the protocol.
-    encoder: frozen.
-    load: 'fit', 'valid' and 'test' -> image set.
-    train: `training.train.train_in_memory`.
-    log: called with lines of progress.
-    augment: of view 1 of the pretraining, for `augmentation='pretraining'`.
+  `augment` is that of view 1, for `augmentation='pretraining'`.
 
   Returns:
     `top1` and, of more than five classes, `top5` on test, in [0, 1], of the
@@ -65,11 +57,6 @@ def measure_accuracy(
     its `fit_loss` at the last step; `diverged` (rates), `steps`, `fit`, `valid`
     and `test` (images), `num_classes`; `test_in_train`, test images that are in
     `valid`, or in `fit` if that is encoded.
-
-  Raises:
-    ConfigError: a value that cannot be used.
-    DataError: labels are absent or do not fit, or the splits overlap.
-    DivergedError: the losses of all rates are not finite.
   """
   _check_options(options)
   named, num_classes = splits.open_splits(load, ('fit', 'valid', 'test'))
@@ -123,7 +110,7 @@ def _encode_splits(
 
 
 def list_headlines(results: dict[str, Any]) -> list[headlines.Headline]:
-  """Returns the accuracies on test, from the results of `measure_accuracy`."""
+  """Returns the accuracies on test."""
   return headlines.list_accuracies('linear', results, results['test'])
 
 
@@ -151,10 +138,8 @@ def select_rate(
 ) -> tuple[int, dict[str, float]]:
   """Selects the best finite rate on the held-out images; of equals the lower.
 
-  Args:
-    correct: int [R], hits among the held-out images, by rising rate.
-    num_images: held-out images.
-    progress: of the training.
+  `correct`, int [R], are hits among `num_images` held-out images, by rising
+  rate.
 
   Returns:
     The index of the rate, and the results that do not need the test split.

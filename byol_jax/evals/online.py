@@ -17,8 +17,6 @@ from byol_jax.evals import features, headlines, splits, tuning
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Options of the protocol; `configs/evals/online.py` explains them."""
-
   batch_size: int
 
 
@@ -28,23 +26,15 @@ def measure_accuracy(
   load: splits.Load,
   log: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-  """Returns the accuracy of the encoder's own classifier on the test split.
-
-  Args:
-    options: of the protocol.
-    encoder: frozen, with a classifier.
-    load: 'test' -> image set, whose classes are those of the pretraining.
-    log: called with lines of progress.
+  """Returns the accuracy of the encoder's own classifier on 'test'.
 
   Returns:
     `top1` and, of more than five classes, `top5`, in [0, 1]; `test` (images),
     `num_classes`.
 
   Raises:
-    ConfigError: the devices do not divide the batch size.
-    DataError: there is no classifier, it has another number of classes than the
-      set, or labels are absent or do not fit.
-    DivergedError: a representation is not finite.
+    DataError: there is no classifier, or it has another number of classes than
+      the set; see `byol_jax.evals` for others.
   """
   placement.check_batch_size('batch_size', options.batch_size)
   classifier = encoder.params.get(tuning.CLASSIFIER)

@@ -66,14 +66,8 @@ def train_augmented(
 ) -> supervised.Params:
   """Trains with one forward pass of the encoder a step, on all devices.
 
-  Args:
-    start: update, with means over devices, and state.
-    encoder: frozen.
-    split: the training part.
-    batch_size: of all devices.
-    progress: has the number of steps; records the losses.
-    train: `training.train.train_in_memory`.
-    augment: (images, step) -> images, of the random crops, on the devices.
+  The update has means over devices; `augment`, (images, step) -> images, gets
+  the random crops on the devices.
   """
   update, initial = start
 

@@ -17,8 +17,6 @@ from byol_jax.evals import features, finetune, headlines, splits
 
 @dataclasses.dataclass(frozen=True)
 class Options(finetune.GridOptions):
-  """Options of the protocol; `configs/evals/semisup.py` explains them."""
-
   fractions: tuple[float, ...]
   lists: str
 
@@ -32,24 +30,13 @@ def measure_accuracy(
 ) -> dict[str, Any]:
   """Fine-tunes on each fraction of the labels and tests the selected network.
 
-  Args:
-    options: of the protocol.
-    encoder: where each training starts.
-    load: 'valid' and 'test' -> image set; 'fit' with `fraction` and `lists` ->
-      that part, whose `labels` are known.
-    train: `training.train.train_in_memory`.
-    log: called with lines of progress.
+  `load('fit', fraction=, lists=)` gives that part, whose `labels` are known.
 
   Returns:
     `fractions`, for each a dict: `fraction`, `images`, `per_class` (images of
     each class), `digest` of the choice, and what `finetune.measure_accuracy`
     returns of the selected point and the grid; `valid` and `test` (images),
     `num_classes`.
-
-  Raises:
-    ConfigError: a value that cannot be used.
-    DataError: labels are absent or do not fit.
-    DivergedError: no point of the grid has finite losses.
   """
   fractions = sorted(options.fractions)
 
@@ -116,7 +103,7 @@ def format_share(fraction: float) -> str:
 
 
 def list_headlines(results: dict[str, Any]) -> list[headlines.Headline]:
-  """Returns the accuracies on test, from the results of `measure_accuracy`."""
+  """Returns the accuracies on test."""
   return [
     headline
     for found in results['fractions']

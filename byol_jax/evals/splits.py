@@ -121,11 +121,8 @@ def make_progress(
 ) -> Callable[[int], None]:
   """Returns a function of the images that are done, which logs every 10 s.
 
-  Args:
-    log: called with lines such as 'encoding test: 640 of 1,000 images'.
-    what: is done.
-    total: number of images, of all processes.
-    clock: returns seconds.
+  Lines are like 'encoding test: 640 of 1,000 images', the total of all
+  processes; `what` is 'encoding test', `clock` returns seconds.
   """
   last = clock()
 
@@ -147,14 +144,9 @@ def check_test(
 ) -> int:
   """Returns how many images of the test split are in another split as well.
 
-  Images are compared as they were encoded. A line of the log says if there are
-  any, and how many classes have no test image: these are not measured.
-
-  Args:
-    test: the test split.
-    others: those that something was trained or chosen on, by name.
-    num_classes: of the set.
-    log: called with lines.
+  Images are compared as they were encoded, with those of `others`, on which
+  something was trained or chosen. A line of the log says if there are any, and
+  how many classes have no test image: these are not measured.
 
   Raises:
     DataError: more than `MAX_OVERLAP` of a split, or of the test split, are in

@@ -29,8 +29,6 @@ _RESAMPLES = 300  # of the test images, for the interval of a mean precision
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Options of the protocol; `configs/evals/transfer.py` explains them."""
-
   datasets: str
   batch_size: int
   eval_crop: str
@@ -88,20 +86,14 @@ def measure_accuracy(
 ) -> dict[str, Any]:
   """Measures each set; one that is missing or unusable is left out.
 
-  Args:
-    options: of the protocol.
-    encoder: frozen.
-    load: (split, dataset=, eval_crop=) -> image set.
-    log: called with lines of progress.
+  `load(split, dataset=, eval_crop=)` opens the `SPLITS` of each set.
 
   Returns:
     `sets`, {name: results}, see `measure_set`; `missing`, {name: why};
     `average` of the values of `sets`; `named`, how many sets were asked for.
 
   Raises:
-    ConfigError: a value that cannot be used.
-    DataError: no set could be measured.
-    DivergedError: a representation is not finite.
+    DataError: no set could be measured; see `byol_jax.evals` for others.
   """
   placement.check_batch_size('batch_size', options.batch_size)
   names = list_names(options.datasets)
@@ -180,20 +172,12 @@ def measure_set(
 ) -> dict[str, Any]:
   """Chooses the penalty for a set, and tests its classifier.
 
-  Args:
-    name, options, encoder, log: see `measure_accuracy`.
-    opened: the set.
-
   Returns:
     `name`, short; `metric`, a key of `headlines.METRICS`; `value` on test, in
     [0, 1], and `half_width` of its 95 % interval; `lambda`; `valid_value` with
     it, and `valid_values`, of all, by rising lambda; `iterations`; `fit`,
     `valid`, `test` (images), `num_classes`; `test_in_train`, see
     `splits.check_test`.
-
-  Raises:
-    DataError: the set cannot be used.
-    DivergedError: a representation is not finite.
   """
   metric, num_classes = opened.metric, opened.num_classes
   title = f'transfer {shorten_name(name)}'
@@ -226,12 +210,7 @@ def encode_parts(
   encoder: features.Encoder,
   log: Callable[[str], None],
 ) -> tuple[list[Part], int]:
-  """Returns the `SPLITS` of a set, and test images that are in another one.
-
-  Raises:
-    DataError: the splits overlap, or a label does not fit.
-    DivergedError: a representation is not finite.
-  """
+  """Returns the `SPLITS` of a set, and test images that are in another one."""
   found = {
     split: splits.encode_split(
       encoder, opened.splits, options.batch_size, log, split
@@ -269,9 +248,6 @@ def choose_penalty(
   """Returns the penalty with the best metric on `valid`.
 
   Each regression starts from the classifier of the next stronger penalty.
-
-  Raises:
-    DataError: see `logistic.Regression`.
   """
   regression = _make_regression(fit, num_classes, options)
   lambdas = np.geomspace(

@@ -131,12 +131,8 @@ def init_state(
 ) -> supervised.TrainState:
   """Returns the state before step 0: the encoder and a new classifier.
 
-  Args:
-    trainer: of the training.
-    encoder: its heads are left out.
-    num_classes: of the classifier.
-    seed: of the classifier's weights.
-    **numbers: `rate`, `weight_decay` and `num_steps` of the optimizer.
+  The encoder's heads are left out; `seed` is that of the classifier's weights,
+  `numbers` are `rate`, `weight_decay` and `num_steps` of the optimizer.
   """
   params, net_state = (
     {k: v for k, v in tree.items() if k.partition('/')[0] not in networks.HEADS}
@@ -204,14 +200,7 @@ def train_classifier(
 ) -> tuple[supervised.TrainState, float]:
   """Trains on random crops to the last step of the state's optimizer.
 
-  Args:
-    trainer: of the state.
-    state: from `init_state`.
-    split: what to train on.
-    batch_size: of all devices.
-    train: `training.train.train_in_memory`.
-    name: of this training within its evaluation.
-    log: called with a few lines of progress.
+  `name` is that of the training within its evaluation.
 
   Returns:
     The last state, and the loss of its last step.
@@ -249,12 +238,7 @@ def encode_split(
   batch_size: int,
   name: str,
 ) -> features.Features:
-  """Returns the representations of all images of a split, of centre crops.
-
-  Raises:
-    DataError: there is no image, or a label does not fit.
-    DivergedError: a representation is not finite.
-  """
+  """Returns `splits.encode_split` of the encoder in a state."""
   params = {k: v for k, v in state.params.items() if k != CLASSIFIER}
   dim = len(state.params[CLASSIFIER]['w'])
   encoder = features.Encoder(
@@ -267,13 +251,7 @@ def encode_split(
 def compute_scores(
   classifier: Mapping[str, jax.Array], found: features.Features
 ) -> dict[str, float]:
-  """Returns how well a classifier does on a split.
-
-  Returns:
-    `top1`, `top5` where there are more than five classes, and
-    `mean_per_class`, with `mean_per_class_half_width`: in [0, 1]; see
-    `metrics.mean_per_class`.
-  """
+  """Returns `find_hits` as shares, and `mean_per_class` with its half width."""
   hits = find_hits(classifier, found)
   scores = {name: float(hit.mean()) for name, hit in hits.items()}
   mean, half_width = metrics.mean_per_class(hits['top1'], found.labels)

@@ -22,16 +22,12 @@ def make_knn(
   The bank is `train`, the queries are `test`, all images of both, as in `knn`.
   All processes of a job call it together; its programs are compiled once.
 
-  Args:
-    forward: the network of the run.
-    load: 'train' and 'test' -> image set; None if the caller has none.
-
   Returns:
     state -> accuracies in [0, 1] as `knn_k<k>_t<temperature>`, and a sentence
     on the most neighbours. A state has `online_params` and `online_state`.
 
   Raises:
-    ConfigError: there is no `load`.
+    ConfigError: there is no `load`, which opens 'train' and 'test'.
     DataError: there is no such split, a split has no labels, or the first
       images cannot be read: before the training, not at its first evaluation.
   """

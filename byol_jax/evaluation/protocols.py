@@ -67,20 +67,16 @@ def evaluate(
   output: str | os.PathLike | None = None,
   save: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
-  """Evaluates an encoder by a protocol and records the results.
+  """Evaluates an encoder by a protocol, and records and returns the results.
 
   Args:
     name: of `PROTOCOLS`.
     config: as in `configs/evals/<name>.py`.
-    origin: the pretraining, from `pretrained.open_run`, or what else
-      `origins.open_origin` returns.
-    encoder: from `pretrained.open_encoder` or `open_origin`.
+    origin: from `origins.open_origin` or `pretrained.open_run`.
+    encoder: from `open_origin` or `pretrained.open_encoder`.
     log: called with lines of progress.
     output: see `functions.knn`.
     save: see `functions.finetune`; of a protocol that trains the encoder.
-
-  Returns:
-    See `measure_accuracy` of the protocol.
 
   Raises:
     UserError: one of `byol_jax.errors`.

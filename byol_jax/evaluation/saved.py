@@ -18,13 +18,9 @@ def make_save(
 ) -> Callable[[Any, Any], None]:
   """Returns what writes parameters and averages as FOLDER/model.safetensors.
 
-  Process 0 writes them, and only its folder matters. Network, preprocessing
-  and licence are those of the encoder.
-
-  Args:
-    folder: missing or empty.
-    origin: of the encoder.
-    encoder: where the training started.
+  Process 0 writes them, and only its folder matters, which is missing or empty.
+  Network, preprocessing and licence are those of the encoder that the training
+  started with.
 
   Raises:
     ConfigError: the folder can be no local path.

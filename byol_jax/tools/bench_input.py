@@ -55,8 +55,7 @@ def run(
   """Measures, and prints a table and the cores that the paper's rate needs.
 
   Args:
-    spec: the configuration; see `configuration.load`.
-    overrides: `--config.section.key=value` arguments.
+    spec, overrides: see `configuration.load`.
     rounds: results are medians of them.
     cores: measure in this process on that many cores, and print JSON; 0 starts
       a process for one core, for two and for all.

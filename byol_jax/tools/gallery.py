@@ -57,14 +57,9 @@ def make_gallery(
 ) -> Gallery:
   """Encodes images, if `encoder.store` lacks them, and chooses what to show.
 
-  With labels the queries and the map are of the test split, and neighbours of
-  the training split; without, all are of at most 5,000 training images.
-
-  Args:
-    config: of the run.
-    encoder: frozen.
-    is_labelled: whether there are labels and a test split.
-    log: called with lines of progress.
+  With labels and a test split the queries and the map are of that, and the
+  neighbours of the training split; without, all are of at most 5,000 training
+  images.
 
   Raises:
     DataError: the images cannot be used.

@@ -65,13 +65,8 @@ def write_page(
 ) -> None:
   """Writes the page.
 
-  Args:
-    path: of the file.
-    run: the pretraining.
-    step: of the checkpoint.
-    table: labels and cells of the accuracies, or why there are none.
-    gallery: the pictures.
-    seconds: what the evaluations of this report took, by name.
+  `table` has labels and cells of the accuracies, or why there are none;
+  `seconds` is what the parts of this report took, by name.
 
   Raises:
     DataError: the file cannot be written.
@@ -308,12 +303,8 @@ def divide_time(
   """Returns where the seconds of a training went, from its log.
 
   Start and compilation are the time before the steps of the first line, and
-  what these took longer than those of later lines.
-
-  Args:
-    lines: of scalars.jsonl.
-    batch_size: of all devices.
-    began: seconds since 1970; ignored if it is after the first line.
+  what these took longer than those of later lines. `began`, in seconds since
+  1970, is ignored if it is after the first line.
 
   Returns:
     {what: seconds}; {} with fewer than two lines.

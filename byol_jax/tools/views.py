@@ -56,11 +56,8 @@ def run(
 ) -> int:
   """Writes the views of some images as PNG, and returns how many.
 
-  Args:
-    dataset: as of a configuration, or the file of one image.
-    config: as in `configs/pretrain.py`.
-    output: the file, replaced if it exists.
-    count: of images, if there are as many.
+  `dataset` is one of a configuration, or the file of one image; `count` images
+  are drawn if there are as many.
 
   Raises:
     ConfigError: `output` can be no path.
@@ -89,10 +86,7 @@ def trace_views(
 ) -> list[ImageViews]:
   """Returns the views of the first images of a run, operation by operation.
 
-  Args:
-    dataset: the training set.
-    config: of the run.
-    count: of images; those of step 0, whatever the batch size.
+  They are those of step 0, whatever the batch size.
 
   Raises:
     DataError: too many images cannot be used.

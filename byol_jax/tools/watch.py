@@ -45,7 +45,7 @@ def run(
     config: as in `configs/evals/knn.py`.
     once: whether to end after the checkpoints that are there now.
     seconds: between two looks at the workdir.
-    log: called with a sentence for each result, and with what is waited for.
+    log: called with lines.
 
   Raises:
     ConfigError: the weights are random ones.
@@ -115,11 +115,6 @@ class Watcher:
     self, run: pretrained.Run, config: config_dict.ConfigDict, log: Log
   ) -> None:
     """Opens the splits, and what was evaluated before.
-
-    Args:
-      run: to evaluate.
-      config: as in `configs/evals/knn.py`.
-      log: called with lines.
 
     Raises:
       DataError: the images cannot be used, or no results can be written.
