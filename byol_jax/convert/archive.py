@@ -52,12 +52,8 @@ def restore_weights(
 ) -> weights_lib.EncoderWeights:
   """Returns what `flatten_weights` was given.
 
-  Neither the values of `network` nor the shapes are compared with a network.
-
-  Args:
-    arrays: by name.
-    text: None where the file has none.
-    path: of the file, for messages.
+  Neither the values of `network` nor the shapes are compared with a network;
+  `text` is None where the file has none.
 
   Raises:
     DataError: the file is not from `flatten_weights`, or of a later version.

@@ -59,12 +59,9 @@ def find_file(name: str | os.PathLike[str]) -> pathlib.Path | None:
 def read_encoder(
   path: pathlib.Path, weights: str
 ) -> weights_lib.EncoderWeights:
-  """Reads an encoder; executes nothing of the file.
+  """Reads an encoder from a file that `pretrained.read_weights` names.
 
-  Args:
-    path: .safetensors or .npz of `export`, a published .pkl, or a state dict
-      of torchvision or timm.
-    weights: 'online'; or 'target' of a published checkpoint.
+  Executes nothing of it.
 
   Raises:
     ConfigError: weights that the file does not have.

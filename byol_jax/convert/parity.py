@@ -24,14 +24,9 @@ def compare_encoders(
 ) -> dict[Size, float]:
   """Returns the relative error at each size, max|a - b| / max|b|.
 
-  Args:
-    ours: float32 [B, H, W, 3] in [0, 1] -> [B, D].
-    foreign: the same images normalised -> [B, D].
-    sizes: heights and widths in pixels.
-
-  Returns:
-    {(height, width): error}; infinity where a result is not finite, has
-    another shape, or is all zeros, which any network could give.
+  `ours` gets images float32 [B, H, W, 3] in [0, 1], `foreign` the same
+  normalised; both return [B, D]. The error is infinity where a result is not
+  finite, has another shape, or is all zeros, which any network could give.
   """
   return {
     size: _compute_error(ours(images), foreign(normalize_images(images)))

@@ -138,10 +138,7 @@ def make_shapes(
 ) -> tuple[Any, Any]:
   """Returns params and state of a network as `jax.ShapeDtypeStruct`s.
 
-  Args:
-    network: the config section, of a file that may be hostile.
-    num_classes: of the classifier; None without one.
-    where: the file, for messages.
+  The config section may be that of a hostile file.
 
   Raises:
     DataError: there is no such network.

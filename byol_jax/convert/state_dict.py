@@ -154,11 +154,9 @@ def restore_weights(
 ) -> weights_lib.EncoderWeights:
   """Returns the encoder of a state dict, and its classifier if it has one.
 
-  Args:
-    arrays: with the keys of torchvision's ResNet, or of transformers'.
-    text: from `archive.describe_weights`; None for weights from elsewhere, of
-      which the keys say the encoder.
-    path: of the file, for messages.
+  The keys are those of torchvision's ResNet, or of transformers'; `text` is
+  from `archive.describe_weights`, None for weights from elsewhere, of which the
+  keys say the encoder.
 
   Raises:
     DataError: keys or shapes are not those of the network, see

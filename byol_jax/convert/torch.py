@@ -27,9 +27,7 @@ LOADER = 'encoder.py'  # beside the weights, a copy of a module of ours
 def find_obstacle(network: Mapping[str, Any], library: str) -> str | None:
   """Returns why a library's ResNet cannot hold a network; None if it can.
 
-  Args:
-    network: the config section.
-    library: 'torchvision', 'timm' or 'transformers'.
+  The library is 'torchvision', 'timm' or 'transformers'.
   """
   encoder = network['encoder']
   if network['version'] != 1:
@@ -107,14 +105,9 @@ def write_files(
   """Writes the state dict, with facts in its header, and the loader.
 
   Heads, where they are kept, are written to a second file: keys and shapes are
-  those of an `nn.Sequential` of linear, batch norm, ReLU, linear ...
-
-  Args:
-    weights: of an encoder.
-    folder: exists.
-    model: for the loader, which makes the network with it.
-    loader: the module of `byol_jax.convert` that becomes `encoder.py`.
-    rename: see `state_dict.list_entries`.
+  those of an `nn.Sequential` of linear, batch norm, ReLU, linear ... The loader,
+  a module of `byol_jax.convert`, becomes `encoder.py` and makes the network from
+  `model`.
   """
   metadata = {'format': 'pt'}  # transformers refuses a file without it
   heads = state_dict.to_state_dict(weights, state_dict.name_head)
@@ -158,9 +151,6 @@ def load_module(folder: Path) -> Any:
 
 def read_encoder(path: Path) -> weights_lib.EncoderWeights:
   """Reads a state dict of torchvision's or timm's ResNet; runs no code of it.
-
-  Args:
-    path: of a file that `torch.load` reads with `weights_only`.
 
   Raises:
     ConfigError: torch is not installed.

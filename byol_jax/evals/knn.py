@@ -110,7 +110,7 @@ def classify(
     options: of the protocol.
     log: called after each part of the bank, if there are several.
   """
-  cosines, labels = _find_neighbours(bank, queries, max(options.ks), log)
+  cosines, labels = find_neighbours(bank, queries, max(options.ks), log)
   return {
     (k, temperature): count_votes(
       cosines, labels, k=k, temperature=temperature, num_classes=num_classes
@@ -203,8 +203,11 @@ def _select_ks(options: Options, size: int) -> tuple[int, ...]:
   return ks
 
 
-def _find_neighbours(
-  bank: features.Features, queries: np.ndarray, k: int, log: Log
+def find_neighbours(
+  bank: features.Features,
+  queries: np.ndarray,
+  k: int,
+  log: Log = lambda text: None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns cosines, float32 [Q, k], and labels, int32 [Q, k], of the nearest.
 

@@ -39,7 +39,8 @@ class Result(NamedTuple):
 
 
 IMAGENET, PLACES = 'imagenet2012', 'places365_small'
-RESNET50 = ('ResNet50', 1.0)
+RESNET50, RESNET18 = ('ResNet50', 1.0), ('ResNet18', 1.0)
+_NETTE, _ABOUT = 'imagenette', 'its authors, +-0.5'
 
 # Encoder, width: linear top-1, top-5 on ImageNet. T 9 has 94.9 for the top-5 of
 # ResNet-200 2x, T 1 and T 7 have 94.8.
@@ -105,34 +106,24 @@ TRANSFER = (
   ('flowers', 'oxford_flowers102', 'mean per class', 96.1, 97.0, 90.0),
 )
 
-# Pretraining, evaluation set, headline, value, source.
+# Encoder and width; pretrained on, epochs, batch size; evaluated on, headline,
+# value, source.
 OTHERS = (
-  (Pretraining(*RESNET50, PLACES), PLACES, 'linear top-1', 53.2, 'T 13'),
-  (Pretraining(*RESNET50, PLACES), IMAGENET, 'linear top-1', 58.5, 'T 13'),
-  (Pretraining(*RESNET50, IMAGENET), PLACES, 'linear top-1', 51.0, 'T 13'),
+  (RESNET50, (PLACES, 1000, 4096), PLACES, 'linear top-1', 53.2, 'T 13'),
+  (RESNET50, (PLACES, 1000, 4096), IMAGENET, 'linear top-1', 58.5, 'T 13'),
+  (RESNET50, (IMAGENET, 1000, 4096), PLACES, 'linear top-1', 51.0, 'T 13'),
+  (RESNET50, (IMAGENET, 300, 4096), IMAGENET, 'linear top-1', 72.5, 'T 16'),
+  (RESNET50, (IMAGENET, 300, 4096), IMAGENET, 'linear top-5', 90.8, 'T 16'),
+  (RESNET50, (IMAGENET, 1000, 512), IMAGENET, 'linear top-1', 73.7, 'App G'),
+  (RESNET50, (IMAGENET, 40, 4096), IMAGENET, 'linear top-1', 61.5, _ABOUT),
+  (RESNET50, (IMAGENET, 40, 4096), IMAGENET, 'online top-1', 62.0, _ABOUT),
   (
-    Pretraining(*RESNET50, IMAGENET, epochs=300),
-    *(IMAGENET, 'linear top-1', 72.5, 'T 16'),
-  ),
-  (
-    Pretraining(*RESNET50, IMAGENET, epochs=300),
-    *(IMAGENET, 'linear top-5', 90.8, 'T 16'),
-  ),
-  (
-    Pretraining(*RESNET50, IMAGENET, batch_size=512),
-    *(IMAGENET, 'linear top-1', 73.7, 'App G'),
-  ),
-  (
-    Pretraining(*RESNET50, IMAGENET, epochs=40),
-    *(IMAGENET, 'linear top-1', 61.5, 'its authors, +-0.5'),
-  ),
-  (
-    Pretraining(*RESNET50, IMAGENET, epochs=40),
-    *(IMAGENET, 'online top-1', 62.0, 'its authors, +-0.5'),
-  ),
-  (
-    Pretraining('ResNet18', 1.0, 'imagenette', batch_size=256),
-    *('imagenette', 'online top-1', 92.3, 'README, about'),
+    RESNET18,
+    (_NETTE, 1000, 256),
+    _NETTE,
+    'online top-1',
+    92.3,
+    'README, about',
   ),
 )
 
@@ -164,7 +155,8 @@ def list_results() -> Iterator[Result]:
     if places is not None:
       other = Pretraining(*RESNET50, PLACES)
       yield Result(other, name, headline, places, 'T 13')
-  yield from (Result(*row) for row in OTHERS)
+  for encoder, images, *number in OTHERS:
+    yield Result(Pretraining(*encoder, *images), *number)
 
 
 def find_result(
@@ -174,13 +166,8 @@ def find_result(
 
   Encoder, width and both sets must be those of the number. Of several the one
   of the same epochs and batch size counts, else that of 1,000 epochs at batch
-  4096, the paper's main results.
-
-  Args:
-    pretraining: of the encoder.
-    evaluated_on: the set, a name of `data.catalog`.
-    headline: `headlines.Headline.name`; a variant of the linear evaluation
-      (T 7) comes after 'linear': 'linear both top-1'.
+  4096, the paper's main results. In `headline` a variant of the linear
+  evaluation (T 7) comes after 'linear': 'linear both top-1'.
   """
   usual = Pretraining(*pretraining[:3])
   found = {

@@ -54,7 +54,12 @@ def measure_accuracy(
   for fraction, part in zip(fractions, parts):
     subset, share = named[part], format_share(fraction)
     facts = {'fraction': fraction, **describe_part(subset, num_classes)}
-    log(f'{share} of the labels: {format_part(facts)}')
+    few, many = min(facts['per_class']), max(facts['per_class'])
+    log(
+      f'{share} of the labels: {facts["images"]:,} images,'
+      f' {few if few == many else f"{few} to {many}"} of each class, digest'
+      f' {facts["digest"]}'
+    )
     _, state, results = tuner.search(subset, named['valid'], f'{share}, ')
     found.append((subset, state, facts | results))
   return {
@@ -85,16 +90,6 @@ def describe_part(subset: Any, num_classes: int) -> dict[str, Any]:
     'per_class': per_class.tolist(),
     'digest': subset.fingerprint[:16],
   }
-
-
-def format_part(facts: dict[str, Any]) -> str:
-  """Returns e.g. '450 images, 45 of each class, digest 0123456789abcdef'."""
-  few, many = min(facts['per_class']), max(facts['per_class'])
-  numbers = f'{few}' if few == many else f'{few} to {many}'
-  return (
-    f'{facts["images"]:,} images, {numbers} of each class, digest'
-    f' {facts["digest"]}'
-  )
 
 
 def format_share(fraction: float) -> str:

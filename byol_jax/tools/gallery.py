@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Callable, Mapping
-import importlib.util
 import io
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from byol_jax.data import from_config
 from byol_jax.data.sources import base
-from byol_jax.evals import features, splits
+from byol_jax.evals import features, knn, splits
 from byol_jax.tools import views
 
 NUM_VIEWS, NUM_QUERIES, NUM_NEIGHBOURS = 16, 12, 5
@@ -34,10 +33,9 @@ class Gallery(NamedTuple):
   """The pictures of a report.
 
   Attributes:
-    views: an image, view 1 and view 2, for each of some training images.
+    views: an image, view 1 and view 2, of some training images.
     neighbours: a query, and the nearest images with their cosines.
-    places: of images in the plane, float [N, 2]; None without scikit-learn or
-      with too few images.
+    places: of images in the plane, float [N, 2]; None of fewer than five.
     classes: int [N], of these images; None without labels.
     class_names: one a class.
   """
@@ -81,8 +79,7 @@ def make_gallery(
     views=[
       (
         Picture(make_thumbnail(one.image), one.name, ''),
-        make_thumbnail(one.views[0].image),
-        make_thumbnail(one.views[1].image),
+        *(make_thumbnail(view.image) for view in one.views),
       )
       for one in traced
     ],
@@ -114,25 +111,6 @@ def _choose(size: int, count: int) -> np.ndarray:
   return np.sort(rows)
 
 
-def find_neighbours(
-  bank: features.Features, queries: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """Returns rows of the bank and cosines of the nearest, [Q, count] each.
-
-  Args:
-    bank: the candidates.
-    queries: float32 [Q, D].
-    count: of neighbours, if the bank has as many.
-  """
-  norms = np.maximum(np.linalg.norm(bank.values, axis=1), 1e-12)
-  units = queries / np.maximum(
-    np.linalg.norm(queries, axis=1, keepdims=True), 1e-12
-  )
-  cosines = units @ bank.values.T / norms
-  order = np.argsort(-cosines, axis=1, kind='stable')[:, :count]
-  return order, np.take_along_axis(cosines, order, axis=1)
-
-
 def _show_neighbours(
   sets: Mapping[str, Any],
   bank: features.Features,
@@ -140,10 +118,10 @@ def _show_neighbours(
   class_names: list[str],
 ) -> list[tuple[Picture, list[tuple[Picture, float]]]]:
   rows = _choose(len(queries.ids), NUM_QUERIES)
+  places = bank._replace(labels=np.arange(len(bank.ids), dtype=np.int32))
   # One more: a query of the bank finds itself first.
-  order, cosines = find_neighbours(
-    bank, queries.values[rows], NUM_NEIGHBOURS + 1
-  )
+  count = min(NUM_NEIGHBOURS + 1, len(bank.ids))
+  cosines, order = knn.find_neighbours(places, queries.values[rows], count)
 
   def show(name: str, found: features.Features, row: int) -> Picture:
     dataset, index = sets.get(name, sets['train']), int(found.ids[row])
@@ -168,10 +146,9 @@ def _show_neighbours(
 def project(values: np.ndarray) -> np.ndarray | None:
   """Returns places in the plane that keep neighbours together, float [N, 2].
 
-  t-SNE of the unit vectors, by scikit-learn; None without it, or if there are
-  fewer than five.
+  t-SNE of the unit vectors; None if there are fewer than five.
   """
-  if len(values) < 5 or importlib.util.find_spec('sklearn') is None:
+  if len(values) < 5:
     return None
   norms = np.linalg.norm(values, axis=1, keepdims=True)
   units = values / np.maximum(norms, 1e-12)
@@ -189,6 +166,5 @@ def make_thumbnail(image: np.ndarray) -> str:
   picture = views.fit_picture(views.to_picture(image), _THUMBNAIL)
   stream = io.BytesIO()
   picture.save(stream, 'JPEG', quality=85)
-  return (
-    f'data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}'
-  )
+  text = base64.b64encode(stream.getvalue()).decode()
+  return f'data:image/jpeg;base64,{text}'

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import functools
-import io
 import textwrap
 from typing import Any, NamedTuple
 
@@ -77,7 +76,7 @@ def run(
   target = files.expand_home(output)
   with files.refuse_unwritable(f'output {errors.quote(output)}'):
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(encode_png(draw_grid(traced, config)))
+    draw_grid(traced, config).save(target, 'PNG', optimize=True)
   return len(traced)
 
 
@@ -125,12 +124,8 @@ def _select_view(
 ) -> View:
   """Returns one image's view of those of a batch."""
   chosen = jax.tree.map(lambda x: x[row], stages)
-  y, x, height, width = window.tolist()
-  return View(
-    (y, x, height, width),
-    crops[row],
-    [Stage(name, *stage) for name, stage in zip(names, chosen)],
-  )
+  found = [Stage(name, *stage) for name, stage in zip(names, chosen)]
+  return View(tuple(window.tolist()), crops[row], found)
 
 
 def describe_drawn(stage: Stage) -> list[str]:
@@ -197,13 +192,6 @@ def fit_picture(picture: Image.Image, side: int) -> Image.Image:
   return picture.resize((size[0], size[1]), method)
 
 
-def encode_png(picture: Image.Image) -> bytes:
-  """Returns the bytes of a PNG file."""
-  stream = io.BytesIO()
-  picture.save(stream, 'PNG', optimize=True)
-  return stream.getvalue()
-
-
 def _draw_window(
   image: np.ndarray, window: tuple[int, int, int, int], colour: str
 ) -> Image.Image:
@@ -212,10 +200,9 @@ def _draw_window(
     [picture.height / image.shape[0], picture.width / image.shape[1]] * 2
   )
   y, x, h, w = np.round(scale * window).astype(int)
-  box = (x, y, min(x + w, picture.width) - 1, min(y + h, picture.height) - 1)
-  ImageDraw.Draw(picture).rectangle(
-    (box[0], box[1], max(box[0], box[2]), max(box[1], box[3])), None, colour, 2
-  )
+  right = max(x, min(x + w, picture.width) - 1)
+  bottom = max(y, min(y + h, picture.height) - 1)
+  ImageDraw.Draw(picture).rectangle((x, y, right, bottom), None, colour, 2)
   return picture
 
 
@@ -227,18 +214,12 @@ def _draw_cell(
   lines: list[str],
   colour: str,
 ) -> None:
-  left, top = place
   sheet.paste(fit_picture(picture, _CELL), place)
-  draw, font = ImageDraw.Draw(sheet), _load_font()
+  draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
   wrapped = [part for line in lines for part in textwrap.wrap(line, 24)]
   # The font has no other letters.
   title = errors.to_line(title).encode('cp1252', 'replace').decode('cp1252')
   title = title if len(title) <= 22 else f'...{title[-19:]}'
   for row, line in enumerate([title, *wrapped]):
-    where = left, top + _CELL + 2 + row * _LINE
+    where = place[0], place[1] + _CELL + 2 + row * _LINE
     draw.text(where, line, fill='black' if row else colour, font=font)
-
-
-@functools.cache
-def _load_font() -> Any:
-  return ImageFont.load_default(11)

@@ -84,7 +84,7 @@ def neighbours_of_noise():
   bank, labels = noise(2, 300)
   bank = features.Features(bank, labels.astype(np.int32), np.arange(300))
   queries, _ = noise(3, knn.QUERIES + 40)
-  found = knn._find_neighbours(bank, queries, 30, lambda text: None)
+  found = knn.find_neighbours(bank, queries, 30, lambda text: None)
   return dict(zip(('cosines', 'labels'), found))
 
 

@@ -12,7 +12,6 @@ from PIL import Image
 import pytest
 
 from byol_jax import pretrained
-from byol_jax.evals import features
 from byol_jax.tools import charts, gallery, page, report
 from tests.helpers import tiny_folder
 
@@ -136,22 +135,7 @@ def test_curves_have_gaps_and_keep_the_last_point():
     assert 'nan' not in charts.draw_curve([*range(len(values))], values, 'x')
 
 
-def test_neighbours_are_the_nearest_by_angle():
-  generator = np.random.default_rng(0)
-  values = np.float32(generator.normal(size=(50, 8)))
-  values *= generator.uniform(0.1, 9, (50, 1)).astype(np.float32)
-  bank = features.Features(values, np.zeros(50, int), np.arange(50))
-  rows, cosines = gallery.find_neighbours(bank, values[:4], 50)
-  for query, row, found in zip(values, rows, cosines):
-    lengths = np.linalg.norm(values, axis=1) * np.linalg.norm(query)
-    expected = values @ query / lengths
-    np.testing.assert_allclose(expected[row], found, atol=1e-6)
-    assert np.all(np.diff(found) <= 0) and sorted(row) == [*range(50)]
-  assert [*rows[:, 0]] == [0, 1, 2, 3]
-
-
 def test_the_map_keeps_groups_together():
-  pytest.importorskip('sklearn')
   generator = np.random.default_rng(0)
   groups = np.arange(60) % 3
   values = np.eye(3, 16)[groups] + generator.normal(0, 0.05, (60, 16))
