@@ -178,8 +178,7 @@ def load(
 
 
 def make_config(
-  found: weights_lib.EncoderWeights,
-  base: config_dict.ConfigDict | None = None,
+  found: weights_lib.EncoderWeights, base: config_dict.ConfigDict | None = None
 ) -> config_dict.ConfigDict:
   """Returns the configuration of the pretraining that weights came from.
 

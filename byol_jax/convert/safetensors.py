@@ -87,9 +87,7 @@ def read_encoder(path: pathlib.Path) -> weights_lib.EncoderWeights:
   return restore(arrays, metadata.get(TEXT), path)
 
 
-def parse_arrays(
-  octets: bytes,
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def parse_arrays(octets: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
   """Returns the arrays of a safetensors file, read-only, and its metadata.
 
   Raises:

@@ -105,9 +105,10 @@ def write_files(
   """Writes the state dict, with facts in its header, and the loader.
 
   Heads, where they are kept, are written to a second file: keys and shapes are
-  those of an `nn.Sequential` of linear, batch norm, ReLU, linear ... The loader,
-  a module of `byol_jax.convert`, becomes `encoder.py` and makes the network from
-  `model`.
+  those of an `nn.Sequential` of linear, batch norm, ReLU, linear ...
+
+  `loader`, a module of `byol_jax.convert`, becomes `encoder.py`; it makes the
+  network from `model`.
   """
   metadata = {'format': 'pt'}  # transformers refuses a file without it
   heads = state_dict.to_state_dict(weights, state_dict.name_head)

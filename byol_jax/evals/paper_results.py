@@ -6,7 +6,7 @@ row of each number; it is the only reader of the tables.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Pretraining(NamedTuple):
@@ -108,7 +108,7 @@ TRANSFER = (
 
 # Encoder and width; pretrained on, epochs, batch size; evaluated on, headline,
 # value, source.
-OTHERS = (
+OTHERS: Any = (
   (RESNET50, (PLACES, 1000, 4096), PLACES, 'linear top-1', 53.2, 'T 13'),
   (RESNET50, (PLACES, 1000, 4096), IMAGENET, 'linear top-1', 58.5, 'T 13'),
   (RESNET50, (IMAGENET, 1000, 4096), PLACES, 'linear top-1', 51.0, 'T 13'),
@@ -155,8 +155,8 @@ def list_results() -> Iterator[Result]:
     if places is not None:
       other = Pretraining(*RESNET50, PLACES)
       yield Result(other, name, headline, places, 'T 13')
-  for encoder, images, *number in OTHERS:
-    yield Result(Pretraining(*encoder, *images), *number)
+  for (encoder, width), images, *number in OTHERS:
+    yield Result(Pretraining(encoder, width, *images), *number)
 
 
 def find_result(

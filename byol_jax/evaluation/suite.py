@@ -249,8 +249,7 @@ def _run_task(
   try:
     origin, encoder = subject.open()
     results = protocols.evaluate(
-      *(task.protocol, config, origin, encoder, log),
-      folder / protocols.RESULTS,
+      *(task.protocol, config, origin, encoder, log), folder / protocols.RESULTS
     )
   except errors.Preempted:
     raise

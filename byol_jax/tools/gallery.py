@@ -33,14 +33,14 @@ class Gallery(NamedTuple):
   """The pictures of a report.
 
   Attributes:
-    views: an image, view 1 and view 2, of some training images.
+    views: an image and its two views, of some training images.
     neighbours: a query, and the nearest images with their cosines.
     places: of images in the plane, float [N, 2]; None of fewer than five.
     classes: int [N], of these images; None without labels.
     class_names: one a class.
   """
 
-  views: list[tuple[Picture, str, str]]
+  views: list[tuple[Picture, list[str]]]
   neighbours: list[tuple[Picture, list[tuple[Picture, float]]]]
   places: np.ndarray | None
   classes: np.ndarray | None
@@ -79,7 +79,7 @@ def make_gallery(
     views=[
       (
         Picture(make_thumbnail(one.image), one.name, ''),
-        *(make_thumbnail(view.image) for view in one.views),
+        [make_thumbnail(view.image) for view in one.views],
       )
       for one in traced
     ],

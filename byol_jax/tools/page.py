@@ -103,7 +103,7 @@ def _text(value: Any) -> str:
   return html.escape(errors.to_line(str(value)))
 
 
-def _table(rows: Iterable[Sequence[str]], kind: str = '') -> str:
+def _table(rows: Iterable[Iterable[str]], kind: str = '') -> str:
   """Returns a table; its cells are HTML."""
   lines = (''.join(f'<td>{cell}</td>' for cell in row) for row in rows)
   inner = ''.join(f'<tr>{line}</tr>' for line in lines)
@@ -219,7 +219,7 @@ def _show_curves(lines: list[dict[str, float]]) -> str:
 
 def _show_views(gallery: gallery_lib.Gallery) -> str:
   figures = []
-  for picture, *views in gallery.views:
+  for picture, views in gallery.views:
     images = _image(picture.uri, picture.name)
     images += ''.join(_image(x, f'view {i}') for i, x in enumerate(views, 1))
     row = f'<div class="row">{images}</div>'

@@ -72,7 +72,7 @@ def make_gallery(names, count=8):
   noise = np.random.default_rng(0).random((9, 7, 3))
   picture = gallery.Picture(gallery.make_thumbnail(noise), HOSTILE, names[0])
   return gallery.Gallery(
-    views=[(picture, picture.uri, picture.uri)] * 3,
+    views=[(picture, [picture.uri] * 2)] * 3,
     neighbours=[(picture, [(picture, 0.5)] * 5)] * 2,
     places=np.random.default_rng(1).random((count, 2)),
     classes=np.arange(count) % len(names),
