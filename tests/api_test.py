@@ -357,10 +357,9 @@ def test_every_value_of_an_evaluation_arrives(
     assert load('fit') is sets[-1].result
     return {'hits': 1}
 
-  protocol = api.PROTOCOLS[name]._replace(
-    measure_accuracy=measure, list_headlines=lambda results: []
-  )
-  monkeypatch.setitem(api.PROTOCOLS, name, protocol)
+  protocol = api.PROTOCOLS[name]
+  monkeypatch.setattr(protocol, 'measure_accuracy', measure)
+  monkeypatch.setattr(protocol, 'list_headlines', lambda results: [])
   words = [f'--config.{key}={value}' for key, value in changed.items()]
   words += ['--workdir=no/run', '--step=7']
   assert command.main([name, *words]) == 0

@@ -22,8 +22,6 @@ def _make_function(name: str, summary: str) -> Callable[..., dict[str, Any]]:
     summary: what the function returns.
   """
 
-  measure = protocols.PROTOCOLS[name].measure_accuracy
-
   def run(
     workdir: str | Path,
     config: str | config_dict.ConfigDict = f'evals/{name}',
@@ -52,7 +50,7 @@ def _make_function(name: str, summary: str) -> Callable[..., dict[str, Any]]:
       WORKDIR/evaluations.jsonl, and none for weights from elsewhere.
 
   Returns:
-    See `{measure.__module__}.measure_accuracy`.
+    See `{protocols.PROTOCOLS[name].__name__}.measure_accuracy`.
 
   Raises:
     UserError: one of `byol_jax.errors`.

@@ -9,7 +9,7 @@ import inspect
 import json
 import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from ml_collections import config_dict
@@ -32,29 +32,16 @@ from byol_jax.evaluation import origins, saved
 from byol_jax.training import provenance, resumable, train
 
 RESULTS, UNFINISHED = 'evaluations.jsonl', 'evaluations'  # in a workdir
-
-
-class Protocol(NamedTuple):
-  """A protocol of evaluation, as its module in `evals` has it."""
-
-  make_options: Any  # dataclass: the configuration's keys of this protocol
-  # (options, encoder, load, log) -> results; gets `train` and `augment`, of the
-  # pretraining's view 1, if it has an argument of that name
-  measure_accuracy: Callable[..., dict[str, Any]]
-  list_headlines: Callable[[dict[str, Any]], list[headlines.Headline]]
-
-
-# By the name of the verb and of the function.
-PROTOCOLS = {
-  name: Protocol(module.Options, module.measure_accuracy, module.list_headlines)
-  for name, module in {
-    'knn': knn,
-    'linear': linear,
-    'online': online,
-    'finetune': finetune,
-    'semisup': semi_supervised,
-    'transfer': transfer,
-  }.items()
+# Modules as `byol_jax.evals` says, by the name of the verb and the function. A
+# `measure_accuracy` that has such an argument gets `train`, and `augment` of the
+# pretraining's view 1.
+PROTOCOLS: dict[str, Any] = {
+  'knn': knn,
+  'linear': linear,
+  'online': online,
+  'finetune': finetune,
+  'semisup': semi_supervised,
+  'transfer': transfer,
 }
 
 
@@ -114,9 +101,9 @@ def evaluate(
 
 def make_options(name: str, config: config_dict.ConfigDict) -> Any:
   """Returns the options of a protocol that a configuration holds."""
-  options = PROTOCOLS[name].make_options
-  fields = dataclasses.fields(options)
-  return options(**{field.name: config[field.name] for field in fields})
+  options = PROTOCOLS[name].Options
+  names = [field.name for field in dataclasses.fields(options)]
+  return options(**{key: config[key] for key in names})
 
 
 def describe_results(name: str, results: dict[str, Any]) -> list[str]:
