@@ -31,9 +31,9 @@ def get_config(name: str = 'paper') -> config_dict.ConfigDict:
   config = config_dict.ConfigDict(
     {
       **knn.make_common(),
-      # Where it starts: the 'online' or the 'target' network; as the pretraining
-      # began, 'random', which trains from scratch; or this with batch-norm
-      # averages, which batch_norm='frozen' needs, 'random_calibrated'.
+      # Where it starts: the 'online' or the 'target' network; as the run began,
+      # 'random', which trains from scratch; or this with batch-norm averages,
+      # which batch_norm='frozen' needs, 'random_calibrated'.
       'weights': 'online',
       'batch_size': 1024,  # images of a step, of all devices together
       # Base learning rates, each multiplied by batch_size / 256. The grid is
