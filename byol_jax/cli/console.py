@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-import importlib.metadata
+from importlib import metadata
 import inspect
 import io
 import logging
@@ -23,15 +23,6 @@ each verb:   byol-jax VERB --help
 
 From Python: byol_jax.pretrain(...), byol_jax.load(workdir).
 """
-
-
-class _Version(argparse.Action):
-  """Prints the versions of this package and of JAX, which is not imported."""
-
-  def __call__(self, *unused: Any) -> None:
-    version = importlib.metadata.version('jax')
-    print(f'byol_jax {byol_jax.__version__}, jax {version}')
-    sys.exit(0)
 
 
 # Argument -> its keyword in Python, where that has another name.
@@ -85,13 +76,9 @@ def parse(
     ConfigError: no such verb, or an argument is missing or unknown.
   """
   top = _Parser(prog='byol-jax', description=_TOP_HELP)
-  top.add_argument(
-    '--version',
-    action=_Version,
-    nargs=0,
-    default=argparse.SUPPRESS,
-    help='print the versions and exit',
-  )
+  version = f'byol_jax {byol_jax.__version__}, jax {metadata.version("jax")}'
+  text = 'print the versions and exit'
+  top.add_argument('--version', action='version', version=version, help=text)
   groups = {'': _add_subparsers(top)}
   for name, verb in known.items():
     group, _, word = name.rpartition(' ')

@@ -32,9 +32,9 @@ from byol_jax.evaluation import origins, saved
 from byol_jax.training import provenance, resumable, train
 
 RESULTS, UNFINISHED = 'evaluations.jsonl', 'evaluations'  # in a workdir
-# Modules as `byol_jax.evals` says, by the name of the verb and the function. If
-# `measure_accuracy` has such an argument it gets `train`, and `augment` of view 1
-# of the pretraining.
+# Modules as `byol_jax.evals` says, by the name of the verb and the function.
+# Where `measure_accuracy` has such an argument it gets `train`, and `augment`,
+# that of view 1 of the pretraining.
 PROTOCOLS: dict[str, Any] = {
   'knn': knn,
   'linear': linear,
