@@ -97,22 +97,9 @@ def _read_whole(content: Any, path: str) -> OfficialCheckpoint:
   )
 
 
-class Published(NamedTuple):
-  """What a published file holds.
-
-  Attributes:
-    weights: of one network, checked; heads and classifier if it has them.
-    checkpoint: the state of a run, from which it can go on; None for a file
-      that holds less.
-  """
-
-  weights: weights_lib.EncoderWeights
-  checkpoint: OfficialCheckpoint | None
-
-
 def read_published(
   path: str | os.PathLike, network: str = 'online'
-) -> Published:
+) -> tuple[weights_lib.EncoderWeights, OfficialCheckpoint | None]:
   """Reads a published file: a whole checkpoint, or an encoder only.
 
   The architecture is found from names and shapes. A file of less than a run
@@ -122,6 +109,10 @@ def read_published(
   Args:
     path: a `.pkl` that may be hostile.
     network: 'online' or 'target', whose weights to take from a checkpoint.
+
+  Returns:
+    The weights, checked, with the heads and the classifier that the file has;
+    and the state of a run, None of a file from which none can go on.
 
   Raises:
     DataError: see `read_checkpoint`; or lists what is missing, unknown or of
@@ -153,7 +144,7 @@ def read_published(
   weights = shapes.check_weights(weights, where)
   if checkpoint and not shapes.has_heads(weights.params, weights.network):
     checkpoint = None
-  return Published(weights, checkpoint)
+  return weights, checkpoint
 
 
 def _name_fields(value: Any) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def read_encoder(
       f' {errors.quote(weights)}'
     )
   if path.suffix == PUBLISHED:
-    return deepmind.read_published(path, weights).weights
+    return deepmind.read_published(path, weights)[0]
   converter = importlib.import_module(
     f'byol_jax.convert.{_READERS[path.suffix]}'
   )
