@@ -208,7 +208,7 @@ class FeatureStore:
   def __init__(self) -> None:
     # Of each set the rows that were encoded, and what was found, its ids those
     # in the set: an image that cannot be read has none.
-    self._kept: dict[Hashable, list[tuple[np.ndarray, Features]]] = {}
+    self._kept: dict[Hashable, tuple[np.ndarray, Features]] = {}
 
   def keep_only(self, wholes: set[Hashable]) -> None:
     """Drops the features of all sets but these."""
@@ -216,28 +216,21 @@ class FeatureStore:
 
   def find(self, whole: Hashable, rows: np.ndarray) -> Features | None:
     """Returns the features of a split if all its images were encoded."""
-    blocks = self._kept.get(whole, [])
-    encoded = [np.isin(rows, others) for others, _ in blocks]
-    if not blocks or not np.any(encoded, axis=0).all():
+    if whole not in self._kept:
       return None
-    chosen = [_select_ids(found, rows) for _, found in blocks]
-    merged = _merge([found for found in chosen if len(found.ids)] or chosen[:1])
-    if len(blocks) > 1 and all(
-      len(found.ids) == len(before.ids)
-      for found, (_, before) in zip(chosen, blocks)
-    ):
-      self._kept[whole] = [(rows, merged)]  # in one array from now on
-    return merged._replace(ids=np.searchsorted(rows, merged.ids))
+    encoded, found = self._kept[whole]
+    if not np.isin(rows, encoded).all():
+      return None
+    chosen = _select_ids(found, rows)
+    return chosen._replace(ids=np.searchsorted(rows, chosen.ids))
 
   def add(self, whole: Hashable, rows: np.ndarray, found: Features) -> None:
     """Keeps the features of a split."""
-    others = [
-      block
-      for block in self._kept.get(whole, [])
-      if not np.isin(block[0], rows).all()
-    ]
-    inside = found._replace(ids=rows[found.ids])
-    self._kept[whole] = [*others, (rows, inside)]
+    found = found._replace(ids=rows[found.ids])
+    if whole in self._kept:
+      encoded, before = self._kept[whole]
+      rows, found = np.union1d(encoded, rows), _merge(before, found)
+    self._kept[whole] = rows, found
 
 
 def _select_ids(found: Features, ids: np.ndarray) -> Features:
@@ -249,18 +242,14 @@ def _select_ids(found: Features, ids: np.ndarray) -> Features:
   return jax.tree.map(lambda column: column[rows], found)
 
 
-def _merge(parts: list[Features]) -> Features:
-  """Returns the rows of all parts by id, each once."""
-  if len(parts) == 1:
-    return parts[0]
-  ids = np.unique(np.concatenate([part.ids for part in parts]))
-  places = [np.searchsorted(ids, part.ids) for part in parts]
+def _merge(first: Features, second: Features) -> Features:
+  """Returns the rows of both by id, each once."""
+  ids = np.union1d(first.ids, second.ids)
 
   def merge(*columns: np.ndarray) -> np.ndarray:
-    first = columns[0]
-    merged = np.empty((len(ids), *first.shape[1:]), first.dtype)
-    for rows, column in zip(places, columns):
-      merged[rows] = column
+    merged = np.empty((len(ids), *columns[0].shape[1:]), columns[0].dtype)
+    for part, column in zip((first, second), columns):
+      merged[np.searchsorted(ids, part.ids)] = column
     return merged
 
-  return jax.tree.map(merge, *parts)
+  return jax.tree.map(merge, first, second)
