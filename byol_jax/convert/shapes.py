@@ -23,33 +23,24 @@ UNSEEN = {
 _MAX_LAYERS = 16
 
 
-def find_encoder(params: networks.Params, where: str) -> str:
-  """Returns the key of `resnet.ENCODERS` whose modules the parameters are.
-
-  Raises:
-    DataError: they are of no known encoder, or of several.
-  """
-  parts = {module.partition('/')[0] for module in params}
-  found = [k for k, x in resnet.ENCODERS.items() if x.module_name in parts]
-  if len(found) != 1:
-    known = [x.module_name for x in resnet.ENCODERS.values()]
-    raise errors.DataError(
-      f'{where}: expected parameters of one of {known}, found'
-      f' {errors.quote(sorted(parts))}'
-    )
-  return found[0]
-
-
 def describe_network(params: networks.Params, where: str) -> dict[str, Any]:
   """Returns the config section `network` that parameters belong to.
 
   Strides and `UNSEEN` are those of the published files.
 
   Raises:
-    DataError: of an unknown encoder, or without its first convolution.
+    DataError: they are of no known encoder, or of several, or without the first
+      convolution.
   """
-  encoder = find_encoder(params, where)
-  layers = resnet.ENCODERS[encoder]
+  parts = {module.partition('/')[0] for module in params}
+  encoders = [k for k, x in resnet.ENCODERS.items() if x.module_name in parts]
+  if len(encoders) != 1:
+    known = [x.module_name for x in resnet.ENCODERS.values()]
+    raise errors.DataError(
+      f'{where}: expected parameters of one of {known}, found'
+      f' {errors.quote(sorted(parts))}'
+    )
+  layers = resnet.ENCODERS[encoders[0]]
   prefix = f'{layers.module_name}/~/'
   kernel = params.get(f'{prefix}initial_conv', {}).get('w')
   stems = {7: 'imagenet', 3: 'small'}  # small_stride2 has the same shapes
@@ -60,7 +51,7 @@ def describe_network(params: networks.Params, where: str) -> dict[str, Any]:
       f' [3, 3, 3, channels], found {found}'
     )
   return {
-    'encoder': encoder,
+    'encoder': encoders[0],
     'width': kernel.shape[-1] / layers.initial_channels,
     'version': 2 if f'{prefix}final_batchnorm' in params else 1,
     'stem': stems[kernel.shape[0]],

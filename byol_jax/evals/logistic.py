@@ -66,7 +66,6 @@ class Regression:
     values: np.ndarray,
     targets: np.ndarray,
     num_classes: int,
-    *,
     max_iterations: int = 1000,
   ) -> None:
     _check_labels(targets, num_classes)

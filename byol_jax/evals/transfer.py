@@ -186,9 +186,8 @@ def measure_set(
   fit, valid, test = parts
   chosen = choose_penalty(metric, fit, valid, num_classes, options, tell)
   both = Part(*(np.concatenate(columns) for columns in zip(fit, valid)))
-  classifier, _ = _make_regression(both, num_classes, options).fit(
-    chosen.penalty, chosen.classifier
-  )
+  regression = logistic.Regression(*both, num_classes, options.max_iterations)
+  classifier, _ = regression.fit(chosen.penalty, chosen.classifier)
   tested = classifier.score(test.values), test.targets
   return {split: len(part.values) for split, part in zip(SPLITS, parts)} | {
     'name': shorten_name(name),
@@ -229,14 +228,6 @@ def encode_parts(
   return parts, splits.check_test(test, found, num_classes, log)
 
 
-def _make_regression(
-  part: Part, num_classes: int, options: Options
-) -> logistic.Regression:
-  return logistic.Regression(
-    *part, num_classes, max_iterations=options.max_iterations
-  )
-
-
 def choose_penalty(
   metric: str,
   fit: Part,
@@ -249,7 +240,7 @@ def choose_penalty(
 
   Each regression starts from the classifier of the next stronger penalty.
   """
-  regression = _make_regression(fit, num_classes, options)
+  regression = logistic.Regression(*fit, num_classes, options.max_iterations)
   lambdas = np.geomspace(
     options.max_lambda, options.min_lambda, options.num_lambdas
   )

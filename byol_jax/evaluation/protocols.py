@@ -82,7 +82,10 @@ def evaluate(
       'evaluation/save',
       functools.partial(saved.make_save, save, origin, encoder),
     )
-  file = find_results_file(origin, output)
+  file = origin.path / RESULTS if isinstance(origin, pretrained.Run) else None
+  if output is not None:
+    files.check_path('output', output)
+    file = files.expand_home(output)
   with contextlib.ExitStack() as stack:
     processes.raise_on_all(
       'evaluation/results', lambda: stack.enter_context(open_results(file))
@@ -158,16 +161,6 @@ def find_saves(
   text = json.dumps(facts, sort_keys=True, default=str)
   digest = hashlib.sha256(text.encode()).hexdigest()[:16]
   return origin.path / UNFINISHED / f'{name}-{digest}'
-
-
-def find_results_file(
-  origin: origins.Origin, output: str | os.PathLike | None
-) -> pathlib.Path | None:
-  """Returns where results go: `output`, or a file of the run, or nowhere."""
-  if output is not None:
-    files.check_path('output', output)
-    return files.expand_home(output)
-  return origin.path / RESULTS if isinstance(origin, pretrained.Run) else None
 
 
 @contextlib.contextmanager

@@ -45,10 +45,11 @@ def draw_curve(
   margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
   span = max(x[-1] - x[0], 1.0)
   across = _LEFT + (x - x[0]) / span * (_WIDTH - _LEFT - 6)
-  scale = (_HEIGHT - _TOP - _BOTTOM) / (high - low + 2 * margin)
-  down = _HEIGHT - _BOTTOM - (y - low + margin) * scale
+  axis = _HEIGHT - _BOTTOM
+  scale = (axis - _TOP) / (high - low + 2 * margin)
+  to_top = lambda value: axis - (value - low + margin) * scale
   runs: list[list[str]] = [[]]
-  for left, top in zip(across, down):
+  for left, top in zip(across, to_top(y)):
     if math.isfinite(top):
       runs[-1].append(f'{left:.1f},{top:.1f}')
     elif runs[-1]:
@@ -61,13 +62,10 @@ def draw_curve(
     places = [place.split(',') for run in runs for place in run]
     dots = ''.join(f'<circle cx="{a}" cy="{b}" r="2.5"/>' for a, b in places)
   ticks = ''.join(
-    f'<text x="{_LEFT - 4}" y="{top:.1f}" text-anchor="end">{value:.3g}</text>'
-    for value, top in (
-      (high, _HEIGHT - _BOTTOM - (high - low + margin) * scale + 4),
-      (low, _HEIGHT - _BOTTOM - margin * scale + 4),
-    )[: 1 + (high > low)]
+    f'<text x="{_LEFT - 4}" y="{to_top(value) + 4:.1f}" text-anchor="end">'
+    f'{value:.3g}</text>'
+    for value in dict.fromkeys((high, low))
   )
-  axis = _HEIGHT - _BOTTOM
   ends = (
     f'<text x="{_LEFT}" y="{_HEIGHT - 4}">{x[0]:,.0f}</text>'
     f'<text x="{_WIDTH - 6}" y="{_HEIGHT - 4}" text-anchor="end">'

@@ -59,19 +59,17 @@ def run(
     )
   found = _wait_for_checkpoint(workdir, None if once else seconds, log)
   watcher = Watcher(found, config, log)
+  last = found.experiment.num_steps
   while True:
-    steps = watcher.list_new_steps()
-    for step in steps[:1]:
-      watcher.evaluate(step, seconds)
-    if len(steps) > 1:
+    if steps := watcher.list_new_steps():
+      watcher.evaluate(steps[0], seconds)
       continue
-    last = found.experiment.num_steps
     if last in watcher.done:
       log(f'step {last} is the last of this run: all is evaluated')
       return
     if once:
       return
-    if not steps and not checkpointer.list_steps(found.checkpoints):
+    if not checkpointer.list_steps(found.checkpoints):
       raise errors.DataError(
         f'{errors.quote(found.checkpoints)}: all checkpoints were deleted; the'
         ' same command waits for new ones'
