@@ -106,9 +106,7 @@ def list_entries(
 ) -> Iterator[Entry]:
   """Yields the arrays of a state dict of an encoder and its classifier.
 
-  Args:
-    params: {module: {leaf: anything}}.
-    rename: our name of a module -> the target's; None leaves it out.
+  `rename` returns the target's name of our module; None leaves it out.
   """
   for module, leaves in params.items():
     name = rename(module)

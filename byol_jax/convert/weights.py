@@ -10,26 +10,18 @@ IMAGE_SIZE = 224  # of a file that says nothing of it
 
 
 class EncoderWeights(NamedTuple):
-  """An encoder with its batch-norm averages, outside of a run.
+  """An encoder with its batch-norm averages, outside of a run."""
 
-  Attributes:
-    params: float32 arrays {module path: {leaf: array}} of the encoder
-      ('res_net50/~/...'), and of the heads or the classifier where kept.
-    state: batch-norm averages of the same modules.
-    network: the config section `network`, JSON values.
-    num_classes: of the classifier; None without one.
-    image_size: in pixels, at which it was trained.
-    eval_crop: of `data.eval_crop`, its preprocessing.
-    card: facts for the model card, JSON values: `source`, `sha256`,
-      `weights`, `config`, `revision`, `licence`.
-  """
-
+  # float32 arrays {module path: {leaf: array}} of the encoder
+  # ('res_net50/~/...'), and of the heads or the classifier where kept.
   params: networks.Params
-  state: networks.NetState
-  network: dict[str, Any]
-  num_classes: int | None
-  image_size: int
-  eval_crop: str
+  state: networks.NetState  # batch-norm averages of the same modules
+  network: dict[str, Any]  # the config section `network`, JSON values
+  num_classes: int | None  # of the classifier; None without one
+  image_size: int  # in pixels, at which it was trained
+  eval_crop: str  # as `data.eval_crop`
+  # For the model card, JSON values: `source`, `sha256`, `weights`, `config`,
+  # `revision`, `licence`.
   card: dict[str, Any]
 
   @property

@@ -67,13 +67,8 @@ def count_votes(
   """Returns the classes with the most weight among the k nearest, int32 [Q].
 
   Weights are summed in float64; of classes with equal weight the lower wins.
-
-  Args:
-    cosines: float32 [Q, K], falling.
-    labels: int32 [Q, K], in [0, num_classes).
-    k: number of neighbours that vote, at most K.
-    temperature: of the weights, positive.
-    num_classes: C.
+  Cosines, float32 [Q, K] with K of at least k, are falling; labels, int32
+  [Q, K], are in [0, num_classes).
   """
   found = []
   for start in range(0, len(labels), VOTES):

@@ -20,21 +20,14 @@ class Pretraining(NamedTuple):
 
 
 class Result(NamedTuple):
-  """A number of the paper.
+  """A number of the paper."""
 
-  Attributes:
-    pretraining: of the encoder.
-    evaluated_on: the set, a name of `data.catalog`.
-    headline: `headlines.Headline.name` of the evaluation that measures it.
-    value: in percent.
-    source: T is a table of the paper, App an appendix; README and 'its authors'
-      are of the released code.
-  """
-
-  pretraining: Pretraining
-  evaluated_on: str
-  headline: str
-  value: float
+  pretraining: Pretraining  # of the encoder
+  evaluated_on: str  # a name of `data.catalog`
+  headline: str  # `headlines.Headline.name` of the evaluation that measures it
+  value: float  # in percent
+  # T is a table of the paper, App an appendix; README and 'its authors' are of
+  # the released code.
   source: str
 
 

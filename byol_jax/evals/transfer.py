@@ -47,35 +47,23 @@ class Part(NamedTuple):
 
 
 class Opened(NamedTuple):
-  """A set.
+  """A set."""
 
-  Attributes:
-    splits: by the names of `SPLITS`.
-    targets: of each, int8 [N, C], see `Part`; None where there are labels.
-    num_classes: C.
-    metric: a key of `headlines.METRICS`.
-  """
-
-  splits: dict[str, splits.Split]
-  targets: dict[str, np.ndarray | None]
-  num_classes: int
-  metric: str
+  splits: dict[str, splits.Split]  # by the names of `SPLITS`
+  targets: dict[
+    str, np.ndarray | None
+  ]  # see `Part`; None where there are labels
+  num_classes: int  # C
+  metric: str  # a key of `headlines.METRICS`
 
 
 class Selection(NamedTuple):
-  """The penalty that was chosen.
+  """The penalty that was chosen."""
 
-  Attributes:
-    penalty: the best on `valid`.
-    classifier: fitted on `fit` with it.
-    values: the metric on `valid` of all penalties, the strongest first.
-    num_iterations: of all regressions.
-  """
-
-  penalty: float
-  classifier: logistic.Classifier
-  values: list[float]
-  num_iterations: int
+  penalty: float  # the best on `valid`
+  classifier: logistic.Classifier  # fitted on `fit` with it
+  values: list[float]  # the metric on `valid`, of the strongest penalty first
+  num_iterations: int  # of all regressions
 
 
 def measure_accuracy(

@@ -16,10 +16,7 @@ def describe_pretraining(
 ) -> paper_results.Pretraining | None:
   """Returns what was pretrained; None if that is not known, or a v2 encoder.
 
-  Args:
-    pretrained_on: the set, a name of `data.catalog`; None for what the origin
-      says.
-    origin: of the encoder.
+  The set is `pretrained_on`, a name of `data.catalog`, or what the origin says.
   """
   config, network = origin.config, origin.config.network
   dataset = pretrained_on
@@ -57,10 +54,7 @@ def find_paper_result(
 ) -> paper_results.Result | None:
   """Returns the paper's number where encoder and both sets are the paper's.
 
-  Args:
-    headline: of our result.
-    trained: from `describe_pretraining`.
-    dataset: of the evaluation: a name or a path.
+  `dataset` is that of the evaluation: a name or a path.
   """
   name = catalog.TRANSFER_SETS.get(dataset) or catalog.find_name(dataset)
   facts = catalog.find_facts(name or '')

@@ -15,12 +15,7 @@ from byol_jax.evaluation import origins, protocols
 
 
 def _make_function(name: str, summary: str) -> Callable[..., dict[str, Any]]:
-  """Returns the function of a protocol, which `byol_jax` offers.
-
-  Args:
-    name: of `protocols.PROTOCOLS`.
-    summary: what the function returns.
-  """
+  """Returns the function of a protocol, which returns what `summary` says."""
 
   def run(
     workdir: str | Path,

@@ -101,14 +101,10 @@ def make_data_config(
 def list_fingerprints(
   origin: Origin, config: config_dict.ConfigDict, dataset: str | None = None
 ) -> list[str | None]:
-  """Returns what changes when the images of an evaluation do.
+  """Returns the fingerprint of each split of an evaluation.
 
-  Args:
-    origin, config: see `make_data_config`.
-    dataset: another set than that of `config`.
-
-  Returns:
-    The fingerprint of each split; None of one that cannot be opened.
+  It is None of a split that cannot be opened. `dataset` is another set than
+  that of `config`.
   """
   found: list[str | None] = []
   for split in ('train', 'valid', 'test'):

@@ -32,32 +32,20 @@ Log = Callable[[str], None]
 
 
 class Task(NamedTuple):
-  """One evaluation.
+  """One evaluation."""
 
-  Attributes:
-    protocol: of `protocols.PROTOCOLS`.
-    title: names it where it has no result.
-    dataset: on which it is measured; None for that of the pretraining.
-    config: of the protocol.
-  """
-
-  protocol: str
-  title: str
-  dataset: str | None
-  config: config_dict.ConfigDict
+  protocol: str  # of `protocols.PROTOCOLS`
+  title: str  # names it where it has no result
+  dataset: str | None  # None: that of the pretraining
+  config: config_dict.ConfigDict  # of the protocol
 
 
 class Subject(NamedTuple):
-  """What is evaluated.
+  """What is evaluated."""
 
-  Attributes:
-    weights: see `pretrained.open_encoder`.
-    key: changes when the weights do.
-    open: returns the origin and the encoder, the same at each call.
-  """
-
-  weights: str
-  key: str
+  weights: str  # see `pretrained.open_encoder`
+  key: str  # changes when the weights do
+  # The same at each call.
   open: Callable[[], tuple[origins.Origin, features.Encoder]]
 
 

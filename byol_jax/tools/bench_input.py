@@ -54,12 +54,9 @@ def run(
 ) -> None:
   """Measures, and prints a table and the cores that the paper's rate needs.
 
-  Args:
-    spec, overrides: see `configuration.load`.
-    rounds: results are medians of them.
-    cores: measure in this process on that many cores, and print JSON; 0 starts
-      a process for one core, for two and for all.
-    as_json: print one line of JSON in place of the table.
+  With `cores` in this process on that many, and prints JSON; 0 starts a process
+  for one core, for two and for all. `as_json` prints one line in place of the
+  table.
 
   Raises:
     ConfigError: a value cannot be used.

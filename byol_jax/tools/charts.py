@@ -30,12 +30,9 @@ def list_colours(count: int) -> list[str]:
 def draw_curve(
   steps: Sequence[float], values: Sequence[float], label: str
 ) -> str:
-  """Returns a curve over steps, of any length; what is not finite is a gap.
+  """Returns a curve over rising steps; what is not finite is a gap.
 
-  Args:
-    steps: rising.
-    values: one a step.
-    label: for readers who do not see it.
+  `label` is for readers who do not see it.
   """
   stride = -(-len(steps) // _MAX_POINTS)
   kept = sorted({*range(0, len(steps), stride), len(steps) - 1})
@@ -78,12 +75,9 @@ def draw_curve(
 def draw_map(
   places: np.ndarray, groups: np.ndarray | None, names: Sequence[str]
 ) -> str:
-  """Returns points in the plane, coloured by group.
+  """Returns points in the plane, float [N, 2], coloured by group.
 
-  Args:
-    places: float [N, 2].
-    groups: int [N], the row of each in `names`; None draws one colour.
-    names: of the groups.
+  `groups`, int [N], has the row of each in `names`; None draws one colour.
   """
   side, margin = 600, 8
   low, high = places.min(axis=0), places.max(axis=0)

@@ -30,20 +30,16 @@ class Picture(NamedTuple):
 
 
 class Gallery(NamedTuple):
-  """The pictures of a report.
+  """The pictures of a report."""
 
-  Attributes:
-    views: an image and its two views, of some training images.
-    neighbours: a query, and the nearest images with their cosines.
-    places: of images in the plane, float [N, 2]; None of fewer than five.
-    classes: int [N], of these images; None without labels.
-    class_names: one a class.
-  """
-
+  # An image and its two views, of some training images.
   views: list[tuple[Picture, list[str]]]
+  # A query, and the nearest images with their cosines.
   neighbours: list[tuple[Picture, list[tuple[Picture, float]]]]
-  places: np.ndarray | None
-  classes: np.ndarray | None
+  places: (
+    np.ndarray | None
+  )  # in the plane, float [N, 2]; None of fewer than five
+  classes: np.ndarray | None  # int [N], of these images; None without labels
   class_names: list[str]
 
 
