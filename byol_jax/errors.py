@@ -37,6 +37,11 @@ def to_line(text: str) -> str:
   return _cut(''.join(shown))
 
 
+def format_count(count: int, noun: str) -> str:
+  """Returns e.g. '1 image', '1,000 images'."""
+  return f'{count:,} {noun}' + 's' * (count != 1)
+
+
 def _cut(text: str) -> str:
   return text if len(text) <= 4000 else f'{text[:3000]} ... {text[-900:]}'
 

@@ -59,7 +59,8 @@ def pretrain(workdir: str, **job: Any) -> None:
 
   last = api.pretrain(config, workdir)
   if last['unusable_images']:
-    log(f'{last["unusable_images"]} images could not be used; see above')
+    images = errors.format_count(last['unusable_images'], 'image')
+    log(f'{images} could not be used; see above')
 
 
 @_add_evaluation('knn')
@@ -192,9 +193,8 @@ def suite(
   if as_json:
     log(json.dumps(found['rows']))
   if found['failed']:
-    raise errors.CheckFailed(
-      f'{len(found["failed"])} evaluations failed: {", ".join(found["failed"])}'
-    )
+    count = errors.format_count(len(found['failed']), 'evaluation')
+    raise errors.CheckFailed(f'{count} failed: {", ".join(found["failed"])}')
 
 
 @registry.add_verb(
@@ -233,7 +233,7 @@ def embed(
   count = api.embed(
     workdir, images, output, weights, step=step, labels=labels, log=log
   )
-  log(f'{count} representations in {output}')
+  log(f'{errors.format_count(count, "representation")} in {output}')
 
 
 @registry.add_verb(

@@ -131,7 +131,8 @@ def views(
   from byol_jax.tools import views as views_tool
 
   drawn = views_tool.run(dataset, config, output=output, count=count)
-  print(errors.to_line(f'both views of {drawn} images: {output}'))
+  images = errors.format_count(drawn, 'image')
+  print(errors.to_line(f'both views of {images}: {output}'))
 
 
 @registry.add_verb(

@@ -45,7 +45,7 @@ def write_embeddings(
       temporary.touch()
   try:
     total = dataset.num_examples
-    log(f'encoding {total:,} images')
+    log(f'encoding {errors.format_count(total, "image")}')
     progress = splits.make_progress(log, 'encoding', total)
     batches = dataset.eval_batches(PER_DEVICE * jax.device_count())
     found = features.extract_features(encoder, batches, progress)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 import math
 from typing import Any, NamedTuple
 
+from byol_jax import errors
+
 _Z = 1.96  # standard deviations of a normal distribution: 95 %
 
 
@@ -50,11 +52,8 @@ def format_headline(headline: Headline) -> str:
   name, value, count, half_width = headline
   if half_width is None:
     half_width = compute_half_width(value, count)
-  images = 'image' if count == 1 else 'images'
-  return (
-    f'{name} {100 * value:.1f} % on {count:,} {images}'
-    f' (+-{100 * half_width:.1f})'
-  )
+  images = errors.format_count(count, 'image')
+  return f'{name} {100 * value:.1f} % on {images} (+-{100 * half_width:.1f})'
 
 
 def compute_half_width(share: float, count: int) -> float:

@@ -56,7 +56,7 @@ def measure_accuracy(
     facts = {'fraction': fraction, **describe_part(subset, num_classes)}
     few, many = min(facts['per_class']), max(facts['per_class'])
     log(
-      f'{share} of the labels: {facts["images"]:,} images,'
+      f'{share} of the labels: {errors.format_count(facts["images"], "image")},'
       f' {few if few == many else f"{few} to {many}"} of each class, digest'
       f' {facts["digest"]}'
     )
@@ -81,9 +81,10 @@ def describe_part(subset: Any, num_classes: int) -> dict[str, Any]:
   """
   per_class = np.bincount(subset.labels, minlength=num_classes)
   if not per_class.all():
+    size = errors.format_count(subset.num_examples, 'image')
     raise errors.DataError(
       f'{np.sum(per_class == 0)} of {num_classes} classes have no training'
-      f' image in a part of {subset.num_examples} images; raise fractions'
+      f' image in a part of {size}; raise fractions'
     )
   return {
     'images': subset.num_examples,

@@ -94,7 +94,7 @@ def encode_split(
     DivergedError: a representation is not finite.
   """
   split, store = splits[name], encoder.store
-  count = f'{split.num_examples:,} images'
+  count = errors.format_count(split.num_examples, 'image')
   found = None
   if store is not None:
     store.keep_only({each.locate_images()[0] for each in splits.values()})
@@ -131,7 +131,7 @@ def make_progress(
     if clock() - last >= _PROGRESS_SECONDS:
       last = clock()
       done = min(count * jax.process_count(), total)
-      log(f'{what}: {done:,} of {total:,} images')
+      log(f'{what}: {done:,} of {errors.format_count(total, "image")}')
 
   return progress
 

@@ -358,7 +358,7 @@ def describe_report(report: dict[str, Any]) -> list[str]:
     f' {images["image_size"]} pixels'
   ]
   for result in report['results']:
-    lines += ['', f'{result["cores"]} core' + 's' * (result['cores'] > 1)]
+    lines += ['', errors.format_count(result['cores'], 'core')]
     lines += [f'{"":38}{"images/s":>9}{"of decoding":>13}{"of official":>13}']
     ratios = result['of_decoding'], result['of_official']
     lines += [

@@ -122,7 +122,7 @@ def test_one_that_fails_is_named_and_the_next_follow(
   words = ['suite', f'--workdir={labelled[1]}', *arguments]
   assert command.main(words) == 1
   printed = capsys.readouterr()
-  assert '1 evaluations failed: knn' in printed.err
+  assert '1 evaluation failed: knn' in printed.err
   assert '| all is / lost |' in printed.out
   rows = json.loads((output / 'suite.json').read_text())['rows']
   assert rows[0] == {'name': 'knn', 'error': 'all is | lost'}
