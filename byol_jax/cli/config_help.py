@@ -63,14 +63,15 @@ def read_meanings(kind: str) -> dict[str, str]:
     for key, value in zip(node.value.keys, node.value.values)
     if key and isinstance(value, ast.Dict)
   }
+  lines = text.splitlines()
   for outer in dicts:
     if id(outer) not in inner:
-      for key, meaning in _read_dict(outer, text.splitlines(), named):
+      for key, meaning in _read_dict(outer, lines, named):
         found[key] = meaning or found.get(key, '')
   for section, table in configuration.TABLES.items():
     for name, value in named.items():
       if name.startswith(f'{table}['):
-        for key, meaning in _read_dict(value, comments, named, f'{section}.'):
+        for key, meaning in _read_dict(value, lines, named, f'{section}.'):
           found.setdefault(key, meaning)
   return found
 

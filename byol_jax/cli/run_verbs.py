@@ -59,7 +59,7 @@ def pretrain(workdir: str, **job: Any) -> None:
 
   last = api.pretrain(config, workdir)
   if last['unusable_images']:
-    images = errors.format_count(last['unusable_images'], 'image')
+    images = errors.format_count(int(last['unusable_images']), 'image')
     log(f'{images} could not be used; see above')
 
 
