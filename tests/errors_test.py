@@ -47,12 +47,12 @@ def test_foreign_text_in_a_message_is_escaped_and_cut(text, shown):
   assert errors.quote(text) == shown
 
 
-HOSTILE = 'a\n\x1b[2J\u202e\x07.jpg'
-
-
 def test_one_is_written_in_the_singular():
   found = [errors.format_count(count, 'image') for count in (0, 1, 1000)]
   assert found == ['0 images', '1 image', '1,000 images']
+
+
+HOSTILE = 'a\n\x1b[2J\u202e\x07.jpg'
 
 
 @pytest.mark.parametrize(

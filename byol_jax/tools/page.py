@@ -50,6 +50,7 @@ img { width: 100%; display: block; aspect-ratio: 1; object-fit: contain;
   background: #f4f4f4 }
 .same img { outline: 2px solid #59a14f }
 .key { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 .8em }
+td .key { margin-left: 0 }
 pre { background: #f4f4f4; padding: .6rem; overflow-x: auto }
 .bad { color: #b00020; font-weight: 600 }
 """
@@ -110,10 +111,9 @@ def _table(rows: Iterable[Iterable[str]], kind: str = '') -> str:
   return f'<div class="wide"><table class="{kind}">{inner}</table></div>'
 
 
-def _figure(inner: str, caption: str, kind: str = '') -> str:
-  return (
-    f'<figure class="{kind}">{inner}<figcaption>{caption}</figcaption></figure>'
-  )
+def _figure(inner: str, caption: str, attribute: str = '') -> str:
+  caption = f'<figcaption>{caption}</figcaption>'
+  return f'<figure {attribute}>{inner}{caption}</figure>'
 
 
 def _image(uri: str, name: str) -> str:
@@ -210,8 +210,8 @@ def _show_curves(lines: list[dict[str, float]]) -> str:
     steps, values = zip(*pairs)
     meaning = scalars_lib.describe(name).partition('\n')[0]
     curve = charts.draw_curve(steps, values, name)
-    shown = _figure(curve, f'{_text(name)}, last {values[-1]:.4g}')
-    figures.append(f'<div title="{_text(meaning)}">{shown}</div>')
+    caption = f'{_text(name)}, last {values[-1]:.4g}'
+    figures.append(_figure(curve, caption, f'title="{_text(meaning)}"'))
   if not figures:
     return '<p>The workdir has no scalars.jsonl with lines.</p>'
   return f'<div class="curves">{"".join(figures)}</div>'
@@ -237,7 +237,8 @@ def _show_neighbours(gallery: gallery_lib.Gallery) -> str:
     shown = [(query, '', '')]
     for picture, cosine in near:
       is_same = query.label and picture.label == query.label
-      shown.append((picture, f'{cosine:.2f} ', 'same' if is_same else ''))
+      kind = 'class="same"' if is_same else ''
+      shown.append((picture, f'{cosine:.2f} ', kind))
     figures = ''.join(
       _figure(
         _image(picture.uri, picture.name),
