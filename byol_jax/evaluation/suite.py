@@ -80,11 +80,6 @@ def suite(
   """
   config = configuration.load_or_validate(config, overrides, 'evals/suite')
   tasks = list_tasks(config)
-  if config.pretrained_on and not catalog.find_facts(config.pretrained_on):
-    raise errors.ConfigError(
-      'pretrained_on: expected a set that byol_jax knows by name, such as'
-      f' imagenet2012, found {errors.quote(config.pretrained_on)}'
-    )
   folder = _find_folder(workdir, output)
   subjects = [*_open_subjects(workdir, config, step)]
   entries: dict[str, Any] = processes.broadcast_json(
@@ -118,8 +113,13 @@ def list_tasks(config: config_dict.ConfigDict) -> list[Task]:
 
   Raises:
     ConfigError: a protocol is unknown or named twice, or a value of its section
-      cannot be used.
+      or `pretrained_on` cannot be used.
   """
+  if config.pretrained_on and not catalog.find_facts(config.pretrained_on):
+    raise errors.ConfigError(
+      'pretrained_on: expected a set that byol_jax knows by name, such as'
+      f' imagenet2012, found {errors.quote(config.pretrained_on)}'
+    )
   names = [name.strip() for name in config.protocols.split(',') if name.strip()]
   known = [name for name in protocols.PROTOCOLS if name in config]
   if not names or len({*names}) < len(names) or {*names} - {*known}:

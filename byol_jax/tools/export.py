@@ -57,15 +57,9 @@ def export_encoder(
     CheckFailed: an error is above `parity.TOLERANCE`; the files are in
       OUTPUT.failed.
   """
-  for name, value, known in (
-    ('to', to, FORMATS),
-    ('weights', weights, ('online', 'target')),
-    ('with', parts, (*PARTS,)),
-  ):
-    if value not in known:
-      raise errors.ConfigError(
-        f'{name}: expected one of {list(known)}, found {errors.quote(value)}'
-      )
+  _check_value('to', to, FORMATS)
+  _check_value('weights', weights, ('online', 'target'))
+  _check_value('with', parts, (*PARTS,))
   converter = importlib.import_module(f'byol_jax.convert.{to}')
   goal = files.find_free_folder('output', output)
   whole = pretrained.read_weights(workdir, weights, step)
@@ -89,6 +83,13 @@ def export_encoder(
         f' {describe_errors(found)}; the files are in {errors.quote(aside)}'
       )
   return found
+
+
+def _check_value(name: str, value: str, known: tuple[str, ...]) -> None:
+  if value not in known:
+    raise errors.ConfigError(
+      f'{name}: expected one of {list(known)}, found {errors.quote(value)}'
+    )
 
 
 def select_parts(
