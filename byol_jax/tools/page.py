@@ -27,6 +27,7 @@ td, th { padding: .2rem .4rem; text-align: right;
 td:first-child, th:first-child { text-align: left; padding-left: 0 }
 .wide { overflow-x: auto }
 .facts td { text-align: left }
+.facts td:first-child { overflow-wrap: normal }
 figure { margin: 0; min-width: 0 }
 figcaption { font-size: .8rem; color: #555; overflow-wrap: anywhere }
 svg { width: 100%; height: auto; display: block }
