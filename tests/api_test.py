@@ -294,6 +294,8 @@ GRID = OF_ONE_SET | {
   'lengths': (3.0,),
   'length_unit': 'steps',
   'momentum': 0.25,
+  'warmup_share': 0.125,
+  'label_smoothing': 0.25,
   'encoder_rate': 0.5,
   'batch_norm': 'frozen',
   'bn_decay': 0.75,

@@ -73,7 +73,7 @@ MISTAKES = (
   ),
   ('pretrian', '--config=shapes'),
   ('knn', '--workdir=new', '--config=shapes'),
-  *(('config', 'lr'), ('config', '--config=no'), ('config', '--frob')),
+  *(('config', 'rats'), ('config', '--config=no'), ('config', '--frob')),
   ('linear', '--workdir=new', '--config.rates=(0.1,inf)'),
   ('embed', '--workdir=new', '--images=x', '--output=y', '--weights=best'),
   ('report', '--workdir=new', '--knn=evals/linear'),
