@@ -18,6 +18,7 @@ from ml_collections import config_dict
 
 from byol_jax import api, configuration, errors, files, pretrained, ranges
 from byol_jax.checkpoints import checkpointer
+from byol_jax.data import from_config
 from byol_jax.evals import features
 from byol_jax.tools import ablation_table, report
 from byol_jax.training import monitor, provenance, scalars, workdir
@@ -161,10 +162,16 @@ def run(
       stopped the training, whose state is saved. A run that diverges or
       collapses is a result.
   """
+  if '://' in output:
+    raise errors.ConfigError(
+      'workdir: expected a folder of this machine, found'
+      f' {errors.quote(output)}'
+    )
   folder = files.expand_home(output)
   with files.refuse_unwritable(f'workdir {errors.quote(output)}'):
     folder.mkdir(parents=True, exist_ok=True)
   trials = list_trials(plan, folder)
+  _check_images(trials[0].config)
   unique: dict[pathlib.Path, Trial] = {}
   for trial in trials:
     unique.setdefault(trial.folder, trial)
@@ -180,6 +187,16 @@ def run(
   table = _make_table(plan, trials)
   ablation_table.write(table, folder)
   return table
+
+
+def _check_images(config: config_dict.ConfigDict) -> None:
+  """Raises DataError before any training if the images allow no accuracy."""
+  test = from_config.open_split(from_config.resolve_paths(config), 'test')
+  if (test.num_classes or 0) < 2:
+    raise errors.DataError(
+      f'dataset: {errors.quote(config.dataset)}: kNN and linear accuracy need'
+      f' labels of at least two classes, found {test.num_classes or 0}'
+    )
 
 
 def _run_trial(trial: Trial, evaluations: Mapping[str, str], log: Log) -> None:

@@ -8,6 +8,7 @@ import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
+from PIL import Image
 import pytest
 
 from byol_jax import (
@@ -235,6 +236,18 @@ def test_parts_share_the_runs(lab, tmp_path):
     found = ablate.run(plan, str(tmp_path), part, lambda text: None)
   assert len(lab.trained) == len({*lab.trained}) == 7
   assert all(ours['runs'] == 1 for ours in found['ours'].values())
+
+
+def test_what_cannot_be_measured_is_not_trained(lab, tmp_path):
+  (tmp_path / 'one').mkdir()
+  for i in range(8):
+    Image.new('RGB', (9, 9), (i, 0, 0)).save(tmp_path / f'one/{i}.png')
+  plan = make_plan('table5b', 'byol', f'--config.dataset={tmp_path}/one')
+  with pytest.raises(errors.DataError, match='no labels and no test set'):
+    ablate.run(plan, str(tmp_path / 'runs'))
+  with pytest.raises(errors.ConfigError, match='a folder of this machine'):
+    ablate.run(make_plan('table5b', 'byol'), 'gs://bucket/runs')
+  assert not lab.trained
 
 
 def make_rows(**values):
