@@ -37,7 +37,8 @@ test: tools .venv/development lint types
 test-libtpu: .venv/libtpu
 	PYTHONPATH=.venv/libtpu $(BIN)/python -m pytest -q -m libtpu
 
-# Several devices or processes against one, one job at a time: minutes.
+# Several devices or processes against one, and a run that is killed and damaged
+# again and again; one job at a time: minutes.
 test-jobs: .venv/development
 	$(BIN)/python -m pytest -q -m jobs
 

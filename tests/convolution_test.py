@@ -46,18 +46,22 @@ def test_a_convolution_equals_the_plain_one(shape, padding):
   arrays = draw_arrays(kernel, *size)
   ours = functools.partial(convolution.convolve, stride=stride, padding=pads)
   plain = functools.partial(plain_convolution, stride=stride, padding=pads)
+  singles = [x.astype(np.float32) for x in arrays]
   with jax.enable_x64(True):
-    exact = with_gradients(plain, *map(jnp.asarray, arrays))
-    exact = [np.asarray(x) for x in exact]
-    for x, y in zip(
-      with_gradients(ours, *map(jnp.asarray, arrays)), exact, strict=True
-    ):
-      assert x.dtype == jnp.float64
-      np.testing.assert_allclose(x, y, rtol=0, atol=1e-9)
-  single = [jnp.asarray(x.astype(np.float32)) for x in arrays]
+    exact, found, *rounded = jax.jit(
+      lambda arrays, singles: [
+        *(with_gradients(function, *arrays) for function in (plain, ours)),
+        *(with_gradients(function, *singles) for function in (ours, plain)),
+      ]
+    )(arrays, singles)
+  exact = [np.asarray(x) for x in exact]
+  for x, y in zip(found, exact, strict=True):
+    assert x.dtype == y.dtype == jnp.float64
+    np.testing.assert_allclose(x, y, rtol=0, atol=1e-9)
+  assert {x.dtype for results in rounded for x in results} == {jnp.float32}
   errors = [
-    [np.abs(np.asarray(x) - y).max() for x, y in zip(found, exact, strict=True)]
-    for found in (with_gradients(ours, *single), with_gradients(plain, *single))
+    [np.abs(np.asarray(x) - y).max() for x, y in zip(results, exact)]
+    for results in rounded
   ]
   # Sums in another order: at most twice as far off, or a last bit of a sum.
   for error, plain_error in zip(*errors, strict=True):
@@ -71,8 +75,8 @@ def test_parameters_are_those_of_haiku():
     lambda x: hk.Conv2D(5, 3, 2, with_bias=False, name='conv_0')(x)
   )
   key = jax.random.PRNGKey(0)
-  params = ours.init(key, images)
-  jax.tree.map(np.testing.assert_array_equal, params, haikus.init(key, images))
+  found, expected = (jax.jit(x.init)(key, images) for x in (ours, haikus))
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_vmap_and_other_platforms():
@@ -81,11 +85,9 @@ def test_vmap_and_other_platforms():
 
   ours = functools.partial(convolution.convolve, stride=1, padding='SAME')
   plain = functools.partial(plain_convolution, stride=1, padding='SAME')
-  np.testing.assert_allclose(
-    jax.vmap(ours, (0, None))(images[:, None], weights)[:, 0],
-    ours(images, weights),
-    atol=1e-5,
-  )
+  each = jax.jit(jax.vmap(ours, (0, None)))(images[:, None], weights)
+  together = jax.jit(ours)(images, weights)
+  np.testing.assert_allclose(each[:, 0], together, atol=1e-5)
 
   def operations(function, platform):
     differentiated = jax.jit(functools.partial(with_gradients, function))

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -251,9 +252,9 @@ def test_an_encoder_is_fine_tuned_on_all_and_on_few_labels(
   # What was saved gives the accuracy that was reported.
   tuned = byol_jax.load(tmp_path / 'tuned')
   test = from_config.make_image_set(tuned.config, 'test')
-  hits = []
+  hits, apply = [], jax.jit(tuned.apply)
   for batch in test.eval_batches(8):
-    outputs, _ = tuned.apply(tuned.params, tuned.state, batch['images'][0])
+    outputs, _ = apply(tuned.params, tuned.state, batch['images'][0])
     hit = np.argmax(outputs.logits, axis=-1) == batch['labels'][0]
     hits += hit[batch['mask'][0]].tolist()
   assert np.mean(hits) == pytest.approx(found[0]['top1'])

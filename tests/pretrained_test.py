@@ -124,11 +124,16 @@ def published(tmp_path_factory):
   return official.write_file(folder / 'whole.pkl', vectors), vectors
 
 
+def compute(encoder, images):
+  """What an encoder computes of images; see `Encoder.apply`."""
+  return jax.jit(encoder.apply)(encoder.params, encoder.state, images)
+
+
 def test_published_weights_give_the_outputs_of_the_reference(published):
   path, vectors = published
   encoder = pretrained.load(path)
   images = vectors['eval/images']
-  outputs, state = encoder.apply(encoder.params, encoder.state, images)
+  outputs, state = compute(encoder, images)
   for name in ('projection', 'prediction', 'logits'):
     expected = vectors[f'eval/{name}']
     found = compare.compare_arrays(name, name, getattr(outputs, name), expected)
@@ -147,12 +152,12 @@ def test_a_file_of_an_encoder_only_is_the_same_encoder(published, tmp_path):
   path, vectors = published
   whole = pretrained.load(path)
   images = vectors['eval/images']
-  expected = whole.apply(whole.params, whole.state, images)[0].representation
+  expected = compute(whole, images)[0].representation
   for options in ({}, {'step': None, 'rng': None}):
     file = tmp_path / 'encoder.pkl'
     official.write_file(file, vectors, official.leave_encoder, **options)
     found = pretrained.load(file)
-    outputs, _ = found.apply(found.params, found.state, images)
+    outputs, _ = compute(found, images)
     np.testing.assert_array_equal(outputs.representation, expected)
     assert outputs.projection is None and found.num_classes is None
 
@@ -168,10 +173,8 @@ def test_a_linear_evaluation_is_the_encoder_with_its_classifier(
   file = official.write_file(tmp_path / 'linear-eval.pkl', vectors, change)
   whole, found = pretrained.load(path), pretrained.load(file)
   assert found.num_classes == 3 and found.params.keys() == whole.params.keys()
-  outputs, expected = (
-    x.apply(x.params, x.state, vectors['eval/images'])[0]
-    for x in (found, whole)
-  )
+  images = vectors['eval/images']
+  (outputs, _), (expected, _) = (compute(x, images) for x in (found, whole))
   np.testing.assert_array_equal(outputs.projection, expected.projection)
   logits = expected.representation @ classifier['w'] + classifier['b']
   np.testing.assert_allclose(outputs.logits, logits, rtol=1e-5, atol=1e-5)
@@ -228,29 +231,30 @@ def test_apply_is_pure_and_its_batch_norm_local_or_over_an_axis(published):
   path, vectors = published
   local, shared = pretrained.load(path), pretrained.load(path, axis_name='i')
   images = vectors['eval/images'][:4]
-  represent = lambda encoder, x, is_training: (
-    encoder.apply(encoder.params, encoder.state, x, is_training)[
-      0
-    ].representation
-  )
+
+  def represent(encoder, images, is_training, params=local.params):
+    outputs, _ = encoder.apply(params, encoder.state, images, is_training)
+    return outputs.representation
+
+  def map_images(encoder, images, is_training, axis_name=None):
+    function = lambda x: represent(encoder, x, is_training)
+    return jax.jit(jax.vmap(function, axis_name=axis_name))(images)
+
   expected = represent(local, images, False)
-  each = jax.vmap(lambda x: represent(local, x[None], False)[0])(images)
+  each = map_images(local, images[:, None], False)[:, 0]
   np.testing.assert_allclose(each, expected, rtol=1e-4, atol=1e-6)
-  jitted = jax.jit(local.apply, static_argnames='is_training')
-  found, _ = jitted(local.params, local.state, images)
+  found, _ = compute(local, images)
   np.testing.assert_allclose(found.representation, expected, rtol=1e-4)
-  loss = lambda params: local.apply(params, local.state, images, True)[0][
-    0
-  ].sum()
-  grads = jax.grad(loss)(local.params)
+  loss = lambda params: represent(local, images, True, params).sum()
+  grads = jax.jit(jax.grad(loss))(local.params)
   moved = [np.abs(x).max() for x in jax.tree.leaves(grads)]
   assert np.isfinite(moved).all() and max(moved) > 0
   halves = images.reshape(2, 2, *images.shape[1:])
-  whole = represent(local, images, True)
-  parts = jax.vmap(lambda x: represent(shared, x, True), axis_name='i')(halves)
+  (whole,) = map_images(local, images[None], True)
+  parts = map_images(shared, halves, True, axis_name='i')
   # Sums in another order, amplified where a variance is small.
   np.testing.assert_allclose(parts.reshape(whole.shape), whole, atol=1e-3)
-  alone = jax.vmap(lambda x: represent(local, x, True))(halves)
+  alone = map_images(local, halves, True)
   assert np.abs(alone.reshape(whole.shape) - whole).max() > 0.01
 
 

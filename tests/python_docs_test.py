@@ -93,7 +93,7 @@ def test_fine_tuning_improves_on_a_linear_head_of_the_frozen_encoder(page):
   linear = np.mean(found.argmax(1) == answers)
   crops = encoder.preprocess(images)
   (params, head), state = fine_tune(encoder, crops, labels, 10, 300)
-  outputs, _ = encoder.apply(params, state, encoder.preprocess(tests))
+  outputs, _ = page['apply'](params, state, encoder.preprocess(tests))
   tuned = np.mean((outputs.representation @ head).argmax(1) == answers)
   # Three standard deviations of the difference of two shares of 300 images.
   assert tuned > linear + 3 * (0.25 * 2 / 300) ** 0.5, (linear, tuned)

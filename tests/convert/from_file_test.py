@@ -66,7 +66,7 @@ def test_a_resnet18_of_torchvision_gets_a_shortcut_that_changes_no_bit(
   safetensors.write_arrays(file, state_dict.to_state_dict(stock), {})
   encoder = byol_jax.load(file)
   images = parity.make_images((33, 48))
-  found = encoder.apply(encoder.params, encoder.state, images)[0]
+  found = jax.jit(encoder.apply)(encoder.params, encoder.state, images)[0]
   expected = reference.make_encode(stock)(parity.normalize_images(images))
   error = np.abs(found.representation - expected).max() / expected.max()
   assert error <= parity.TOLERANCE

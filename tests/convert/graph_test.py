@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 
@@ -92,7 +93,8 @@ def test_numbers_are_those_of_haiku(network):
 def test_heads_are_those_of_haiku():
   forward, weights = encoders.make(projector=(16, 16, 8), predictor=(12, 8))
   images = parity.make_images((32, 32))
-  expected, _ = forward.apply(weights.params, weights.state, images, False)
+  apply = jax.jit(forward.apply, static_argnums=3)
+  expected, _ = apply(weights.params, weights.state, images, False)
   found = graph.build_graph(
     weights,
     reference.Operations(weights.network),

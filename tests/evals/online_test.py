@@ -76,10 +76,10 @@ def test_a_run_is_evaluated_by_its_own_classifier(labelled, tmp_path):
   loaded = byol_jax.load(labelled[1])
   config = pretrained.open_run(labelled[1]).config
   test = from_config.make_image_set(config, 'test')
-  hits = []
+  hits, apply = [], jax.jit(loaded.apply)
   for batch in test.eval_batches(4):
     images, labels, mask = (batch[k][0] for k in ('images', 'labels', 'mask'))
-    outputs, _ = loaded.apply(loaded.params, loaded.state, images)
+    outputs, _ = apply(loaded.params, loaded.state, images)
     hits += list((np.argmax(outputs.logits, axis=1) == labels)[mask])
   assert found == {
     'top1': np.mean(hits), 'test': len(hits), 'num_classes': 3

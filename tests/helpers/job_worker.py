@@ -17,7 +17,7 @@ import time
 import jax
 import numpy as np
 
-from byol_jax import api, errors
+from byol_jax import api, configuration, errors
 from byol_jax.cli import console
 from byol_jax.data.loading import image_set, thread_engine
 from byol_jax.data.sources import arrays
@@ -149,10 +149,8 @@ def main(path, distributed, *arguments):
     # The paper's optimizer. Adam divides the gradient of a bias before a batch
     # norm, which is rounding alone, by itself: with it one device and four
     # differ by a hundredth where LARS keeps a millionth.
-    config = tiny_config.tiny(
-      'pretrain:300',
-      **{key.replace('.', '__'): value for key, value in values.items()},
-    )
+    small = tiny_config.SMALL | values
+    config = configuration.load('pretrain:300', small)
     return config, provenance.describe_job(config.to_dict())
 
   config, described = processes.join_job(

@@ -26,7 +26,7 @@ import traceback
 from byol_jax import api, errors
 from byol_jax.training import signals
 from tests.helpers.tiny_checkpoint import arrays_of, assert_same_arrays
-from tests.helpers.tiny_config import FLIP_ONLY, ArraySet, tiny
+from tests.helpers.tiny_config import ArraySet, tiny
 
 STEPS = 60  # 15 epochs of 32 images in batches of 8
 EVERY = 6  # steps, between checkpoints
@@ -84,7 +84,6 @@ def start(path, dataset):
     sys.argv = ['byol-jax', 'pretrain']
     signals.install('__main__')
     config = tiny(
-      **{key.replace('.', '__'): x for key, x in FLIP_ONLY.items()},
       epochs=STEPS / 4,
       checkpoint__every_steps=EVERY,
       checkpoint__every_minutes=0.0,

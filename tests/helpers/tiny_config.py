@@ -17,7 +17,7 @@ SMALL = {
 }
 
 
-# Compiling the colour operations is most of a start of such a run.
+# Compiling the colour operations would be most of a start of such a run.
 FLIP_ONLY = {
   f'augment.{view}.{operation}.probability': 0.0
   for view in ('view1', 'view2')
@@ -26,9 +26,12 @@ FLIP_ONLY = {
 
 
 def tiny(preset='shapes', **overrides):
-  """A preset, by default the demo's, made small; '__' stands for a dot."""
+  """A preset, by default the demo's, made small; '__' stands for a dot.
+
+  Of the augmentation only flips are left.
+  """
   changes = {key.replace('__', '.'): v for key, v in overrides.items()}
-  return configuration.load(preset, SMALL | changes)
+  return configuration.load(preset, SMALL | FLIP_ONLY | changes)
 
 
 class ArraySet:

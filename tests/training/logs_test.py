@@ -14,7 +14,7 @@ import tensorboardX
 from tensorboardX.proto import event_pb2
 
 from byol_jax.training import logs, scalars as scalars_lib
-from tests.helpers import full_disk
+from tests.helpers import full_disk, pods
 
 
 class Clock:
@@ -248,17 +248,27 @@ def test_links_and_pipes_are_left_alone(tmp_path):
 def test_a_full_disk_warns_once_and_leaves_whole_lines(tmp_path, monkeypatch):
   """A limit on the size of files stands for the disk: root has it too."""
   add, added = tensorboardX.SummaryWriter.add_scalar, []
+  events_writer, taken = tensorboardX.event_file_writer.EventsWriter, []
+  write_event = events_writer.write_event
 
   def count(self, *arguments, **more):
     added.append(arguments)
     add(self, *arguments, **more)
 
+  def take(self, event):  # in the thread that writes events
+    try:
+      write_event(self, event)
+    finally:
+      taken.append(event.step)
+
   monkeypatch.setattr(tensorboardX.SummaryWriter, 'add_scalar', count)
+  monkeypatch.setattr(events_writer, 'write_event', take)
   writer, stream = open_logs(tmp_path)
   with full_disk.limit_files(1000):
     for step in range(1, 101):
       writer.write(step, {'loss': step / 7})
-      time.sleep(0.002)  # for the thread that writes events
+      if len(added) == step:
+        pods.wait_until(lambda step=step: step in taken)
   # Room again: the lines go on.
   writer.write(101, {'loss': 0})
   writer.close()

@@ -7,7 +7,7 @@ import pytest
 from tests.helpers import tiny_run
 
 
-@pytest.mark.slow
+@pytest.mark.jobs
 def test_twenty_random_faults_end_in_the_state_of_an_undisturbed_run(tmp_path):
   output = tiny_run.finish(
     tiny_run.start_python(

@@ -18,7 +18,7 @@ from byol_jax.checkpoints import checkpointer
 from byol_jax.training import scalars, workdir
 from tests.helpers import tiny_run
 from tests.helpers.tiny_checkpoint import arrays_of, assert_same_arrays
-from tests.helpers.tiny_config import FLIP_ONLY, ArraySet, tiny
+from tests.helpers.tiny_config import ArraySet, tiny
 
 STORED = tiny_run.ROOT / 'tests' / 'training' / 'stored_run'
 # Instruction sets round differently; where it was recorded all bits are equal.
@@ -34,18 +34,13 @@ def stored(tmp_path):
   return tmp_path, json.loads((STORED / 'expected.json').read_text())
 
 
-def make_config(**more):
-  flips = {key.replace('.', '__'): x for key, x in FLIP_ONLY.items()}
-  return tiny(**flips, **more)
-
-
 @pytest.mark.usefixtures('compiled_once')
 def test_a_stored_run_resumes_to_the_end_that_it_had(stored, tmp_path):
   """Where a new run gives its first six steps bit for bit, the rest too."""
   path, expected = stored
   step_6 = arrays_of(path)
   dataset = ArraySet()
-  api.pretrain_on(dataset, make_config(), path)
+  api.pretrain_on(dataset, tiny(), path)
   assert dataset.asked == [6, 7, 8, 9]
   lines = list(map(json.loads, (path / 'scalars.jsonl').open()))
   assert [line['step'] for line in lines] == [8, 10]
@@ -54,7 +49,7 @@ def test_a_stored_run_resumes_to_the_end_that_it_had(stored, tmp_path):
     now = {key: line[key] for key in then}
     assert now == pytest.approx(then, rel=TOLERANCE)
   assert arrays_of(path)['step'] == 10
-  config = make_config(checkpoint__every_steps=6, checkpoint__keep=2)
+  config = tiny(checkpoint__every_steps=6, checkpoint__keep=2)
   api.pretrain_on(ArraySet(), config, tmp_path / 'new')
   new_6 = arrays_of(tmp_path / 'new', 6)
   if all(array.tobytes() == new_6[k].tobytes() for k, array in step_6.items()):
@@ -77,7 +72,7 @@ def test_every_key_since_then_has_a_value_that_means_its_absence(stored):
   assert workdir.compare_configs(filled, now, free) is None
   missing = [
     key
-    for key in configuration.flatten(make_config())
+    for key in configuration.flatten(tiny())
     if key not in experiment.OLD_VALUES and not has_key(saved, key.split('.'))
   ]
   assert not missing, 'add them to experiment.OLD_VALUES'
@@ -85,7 +80,7 @@ def test_every_key_since_then_has_a_value_that_means_its_absence(stored):
 
 def keep_old_values(path):
   """Returns the configuration with which a run of today resumes the old one."""
-  config = make_config()
+  config = tiny()
   record = checkpointer.read_record(path / 'checkpoints')
   config.update_from_flattened_dict(experiment.find_old_values(config, record))
   return config.to_dict()

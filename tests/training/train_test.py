@@ -42,7 +42,7 @@ from tests.helpers.tiny_checkpoint import (
   assert_same_arrays,
   latest_step,
 )
-from tests.helpers.tiny_config import FLIP_ONLY, SMALL, ArraySet, tiny
+from tests.helpers.tiny_config import SMALL, ArraySet, tiny
 
 pytestmark = pytest.mark.usefixtures('compiled_once')
 
@@ -423,8 +423,7 @@ def test_a_collapse_is_told_with_its_cause_or_ends_the_run(
 
 
 def test_unlabelled_data_train_without_a_classifier(tmp_path):
-  flips = {key.replace('.', '__'): x for key, x in FLIP_ONLY.items()}
-  result = train(tmp_path, ArraySet(num_classes=None), **flips)
+  result = train(tmp_path, ArraySet(num_classes=None))
   assert 'classifier_loss' not in result
   assert not any('classifier' in name for name in arrays_of(tmp_path))
 
@@ -491,11 +490,7 @@ OPTIONS = {
   'seed': 0,
   'num_threads': 1,
 }
-RESIDENT = {
-  'data__resident': True,
-  'input__steps_per_call': 4,
-  **{key.replace('.', '__'): x for key, x in FLIP_ONLY.items()},
-}
+RESIDENT = {'data__resident': True, 'input__steps_per_call': 4}
 
 
 def pictures():
