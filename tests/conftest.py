@@ -24,6 +24,9 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 # reorder, has them (`training/loop_test.py`).
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
+# Processes that tests start need not compile our modules again.
+os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
+
 # Nothing is written to the home of whoever runs the tests. Set before the
 # first import, so that processes which tests start inherit it.
 os.environ['BYOL_JAX_CACHE'] = tempfile.mkdtemp(prefix='byol_jax_tests_')

@@ -282,7 +282,8 @@ def test_a_run_that_has_not_saved_yet(refused, run, labelled, tmp_path):
 def test_a_stopped_process_resumes(run, refused, labelled, tmp_path):
   workdir = tmp_path / 'run'
   lines = ('--config.log.every_steps=1', '--config.log.every_seconds=0')
-  more = ('--config.epochs=400', *lines)
+  # As in training/signals_test.py: one program.
+  more = ('--config.epochs=5000', *lines)
   arguments = pretrain(labelled[0], workdir, *more)
   process = subprocess.Popen(
     [sys.executable, '-u', '-m', 'byol_jax', *map(str, arguments)],

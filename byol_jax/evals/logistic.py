@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 
 from byol_jax import errors
 
@@ -139,6 +138,8 @@ class Regression:
         scaled, device_scale, penalty, self._values, self._targets
       )
       return float(value), np.asarray(gradient, np.float64).ravel()
+
+    import scipy.optimize  # 0.3 s of the start of every verb
 
     start = np.vstack([weights, bias]) / scale
     before = objective(start.ravel())[0]

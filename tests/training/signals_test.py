@@ -93,7 +93,6 @@ def test_a_signal_while_xla_compiles_is_one_line(
 
 IN_A_VERB = """
 import hashlib, os, pathlib, signal, sys
-from byol_jax import api, errors
 from byol_jax.training import signals
 sys.argv = ['byol-jax', *sys.argv[1:]]
 signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
