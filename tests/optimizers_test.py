@@ -86,13 +86,18 @@ def table(step):
   return jnp.asarray([rate(i) for i in range(NUM_STEPS)])[step]
 
 
-def run(optimizer, num_steps=NUM_STEPS):
-  params = jax.tree.map(jnp.float32, start())
-  state = optimizer.init(params)
-  for step in range(num_steps):
-    grads = jax.tree.map(jnp.float32, gradients(step))
+def run(optimizer, params, grads_of_steps):
+  """The parameters and the optimizer's state after steps in float32."""
+
+  @jax.jit
+  def update(params, state, grads):
     updates, state = optimizer.update(grads, state, params)
-    params = optax.apply_updates(params, updates)
+    return optax.apply_updates(params, updates), state
+
+  params = jax.tree.map(np.float32, params)
+  state = jax.jit(optimizer.init)(params)
+  for grads in grads_of_steps:
+    params, state = update(params, state, jax.tree.map(np.float32, grads))
   return params, state
 
 
@@ -112,7 +117,7 @@ def largest_error(a, b):
 def test_lars_and_sgd_against_float64(name):
   settings, factor = SCALINGS[name]
   optimizer = optimizers.make_optimizer(name.split()[0], table, **settings)
-  params, state = run(optimizer)
+  params, state = run(optimizer, start(), map(gradients, range(NUM_STEPS)))
   expected, momenta = reference(NUM_STEPS, factor)
   # Six float32 steps.
   assert largest_error(params, expected) < 2e-6
@@ -134,15 +139,11 @@ def test_kernels_are_those_and_only_those():
 
 def test_adamw_moves_by_the_rate_of_each_step_and_decays_kernels_only():
   # Of a constant gradient Adam's update is its sign, at any step.
-  rates, params = (0.0, 0.25), jax.tree.map(jnp.float32, tree(0, 1.0))
+  rates, old = (0.0, 0.25), tree(0, 1.0)
   optimizer = optimizers.make_optimizer(
     'adamw', lambda step: jnp.asarray(rates)[step], weight_decay=0.5
   )
-  state, old = optimizer.init(params), params
-  ones = jax.tree.map(jnp.ones_like, params)
-  for _ in rates:
-    updates, state = optimizer.update(ones, state, params)
-    params = optax.apply_updates(params, updates)
+  params, _ = run(optimizer, old, [jax.tree.map(np.ones_like, old)] * 2)
   for module, leaves in old.items():
     for name, x in leaves.items():
       decay = 0.5 * x if (module, name) in ADAPTED else 0

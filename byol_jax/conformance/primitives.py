@@ -10,6 +10,7 @@ import itertools
 import re
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -79,7 +80,7 @@ def compare_primitives(arrays: Arrays) -> Iterator[compare.Comparison]:
         values = [arrays[name] for name in inputs] + [
           *map(float, match.groups())
         ]
-        ours = function(*(jnp.asarray(v, jnp.float32) for v in values))
+        ours = jax.jit(function)(*(jnp.float32(v) for v in values))
         yield compare.compare_arrays(f'primitives: {group}', key, ours, theirs)
 
 
@@ -117,11 +118,11 @@ def _compare_lars(arrays: Arrays) -> Iterator[compare.Comparison]:
   if not {'init', 'final'} <= trees.keys():
     return
   optimizer = optimizers.lars(lambda _: LARS_RATE, **LARS)
-  params = trees['init']
+  update, params = jax.jit(optimizer.update), trees['init']
   state = optimizer.init(params)
   names = (f'grad{i}' for i in itertools.count())
   for name in itertools.takewhile(trees.__contains__, names):
-    updates, state = optimizer.update(trees[name], state, params)
+    updates, state = update(trees[name], state, params)
     params = optax.apply_updates(params, updates)
   yield from compare.compare_trees(
     'primitives: lars', params, arrays, 'lars/final/', separator='/'
