@@ -118,7 +118,8 @@ def init(
     target_params=target_params,
     online_state=online_state,
     target_state=target_state,
-    opt_state=optimizer.init(online_params),
+    # One program, not one for each shape.
+    opt_state=jax.jit(optimizer.init)(online_params),
   )
 
 
