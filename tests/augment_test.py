@@ -192,9 +192,7 @@ print('pixels', error.size, np.sum(error > 1e-3))
 
 def test_colours_do_not_depend_on_how_xla_fuses_an_image():
   """Pictures (smooth fields and noise) as a constant, with optimizations."""
-  process = tiny_run.start_python(
-    '-c', HUE_SCRIPT, JAX_DISABLE_MOST_OPTIMIZATIONS='0'
-  )
+  process = tiny_run.start_python('-c', HUE_SCRIPT, **tiny_run.OPTIMIZED)
   assert 'pixels 73728 0' in tiny_run.finish(process).splitlines()
 
 

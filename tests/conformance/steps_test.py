@@ -85,7 +85,7 @@ def test_two_devices_compute_what_the_reference_does(tmp_path):
       arrays[key].flat[-1] += np.asarray(change, arrays[key].dtype)
   shutil.copy(VECTORS / 'primitives.npz', folders[0])
   process = tiny_run.start_python(
-    *('-c', SCRIPT, *folders), JAX_DISABLE_MOST_OPTIMIZATIONS='0'
+    *('-c', SCRIPT, *folders), **tiny_run.OPTIMIZED
   )
   lines = tiny_run.finish(process).splitlines()
   keys = [*arrays, *run.read_arrays(VECTORS / 'primitives.npz')]

@@ -25,6 +25,8 @@ NETWORK = {
 BYOL_LOSS = losses.make_objective(
   'regression', parallel, **pretrain.OBJECTIVES['regression']
 )
+# The environment of a process in which XLA optimises as it does for users.
+OPTIMIZED = {'JAX_DISABLE_MOST_OPTIMIZATIONS': '0', 'XLA_FLAGS': ''}
 # Arguments of `make_forward` for the paper's heads and stem.
 PAPER_HEADS = {
   'num_classes': 1000,

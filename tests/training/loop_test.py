@@ -254,7 +254,7 @@ def test_one_device_and_four_train_alike_by_the_command_line(
         *(f'--config.data.resident={resident}',),
         '--config.input.steps_per_call=3',
         JAX_NUM_CPU_DEVICES=str(devices),
-        JAX_DISABLE_MOST_OPTIMIZATIONS='0',  # as users have it
+        **tiny_run.OPTIMIZED,
       )
     )
     states.append(arrays_of(path))

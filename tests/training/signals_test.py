@@ -77,7 +77,7 @@ def test_a_signal_while_xla_compiles_is_one_line(
   process = start_run(
     *(labelled[0], tmp_path, '--config.network.encoder=ResNet18'),
     JAX_LOG_COMPILES='1',
-    JAX_DISABLE_MOST_OPTIMIZATIONS='0',
+    **tiny_run.OPTIMIZED,
     JAX_ENABLE_COMPILATION_CACHE='0',
   )
   while f'Compiling {program}' not in (line := process.stdout.readline()):

@@ -236,13 +236,12 @@ def test_a_step_folder_that_was_renamed_is_refused(unbroken, tmp_path):
 
 def test_a_step_of_another_run_is_refused(unbroken, tmp_path):
   """Also beside steps of this run."""
-  shutil.copytree(unbroken, tmp_path / 'run')
-  train(tmp_path / 'other', seed=1, epochs=3.0)
-  shutil.copytree(
-    tmp_path / 'other' / 'checkpoints' / '12',
-    tmp_path / 'run' / 'checkpoints' / '12',
-  )
-  pattern = r"checkpoints/12' is of another run: epochs: saved 3\.0, now 2\.5"
+  train(tmp_path / 'run', checkpoint__every_steps=4)
+  train(tmp_path / 'other', seed=1)
+  place = pathlib.Path('checkpoints/10')
+  shutil.rmtree(tmp_path / 'run' / place)
+  shutil.copytree(tmp_path / 'other' / place, tmp_path / 'run' / place)
+  pattern = r"checkpoints/10' is of another run: seed: saved 1, now 0"
   refused_step(tmp_path / 'run', pattern)
 
 
