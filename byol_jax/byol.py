@@ -118,8 +118,7 @@ def init(
     target_params=target_params,
     online_state=online_state,
     target_state=target_state,
-    # One program, not one for each shape.
-    opt_state=jax.jit(optimizer.init)(online_params),
+    opt_state=jax.jit(optimizer.init)(online_params),  # one program
   )
 
 
