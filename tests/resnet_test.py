@@ -207,7 +207,8 @@ def test_gamma_init_is_that_of_the_last_norm_of_each_block(
 def test_weights_are_truncated_normals_of_the_fan_in():
   def forward(images):
     y = resnet.make_conv(64, 3, 1, 'conv')(images)
-    return networks.MLP((256, 64), MAKE_NORM, 'projector')(y[:, 0, 0], True)
+    head = networks.MLP((256, 64), 'batch', MAKE_NORM, 'projector')
+    return head(y[:, 0, 0], True)
 
   init = jax.jit(hk.transform_with_state(forward).init)
   params, _ = init(jax.random.PRNGKey(0), jnp.ones((2, 2, 2, 32)))
