@@ -44,9 +44,9 @@ atexit.register(shutil.rmtree, os.environ['BYOL_JAX_CACHE'], ignore_errors=True)
 # A file stays on one worker. The longest come first, so that the workers end
 # together.
 LONG = (
-  *('training/train', 'training/soak', 'main', 'conformance/steps', 'byol'),
-  *('training/multi_step', 'packaging', 'docs', 'finite', 'tools/bench_input'),
-  'api',
+  *('training/train', 'main', 'docs', 'python_docs', 'augment'),
+  *('training/signals', 'conformance/steps', 'packaging', 'byol', 'api'),
+  *('training/multi_step', 'finite', 'tools/bench_input'),
 )
 
 
