@@ -288,7 +288,7 @@ def embed(
     log: called with lines on what is done.
 
   Returns:
-    The number of images in the file.
+    The number of images in the file; one that cannot be read is left out.
 
   Raises:
     UserError: one of `byol_jax.errors`.
@@ -308,9 +308,13 @@ def embed(
     pixels = from_config.make_pixel_options(config)
     source = in_memory.ListedImages(images, pixels)
   config.data.labels = labels
+  config.input.max_bad_share = 1.0  # `names` tells which images have a row
   configuration.check_ranges(config)
   dataset = from_config.make_image_set(
     config, 'all', source=source, labels_key='--labels', log=log
   )
   names = [dataset.file_name(i) for i in range(dataset.num_examples)]
-  return embed_lib.write_embeddings(encoder, dataset, names, output, log)
+  count = embed_lib.write_embeddings(encoder, dataset, names, output, log)
+  if count < len(names):
+    log(f'{len(names) - count:,} images could not be used; see above')
+  return count

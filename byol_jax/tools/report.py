@@ -1,6 +1,7 @@
 """Reports a run: BYOL beside the untrained encoders, and pictures."""
 
 from collections.abc import Callable
+import tempfile
 import time
 from typing import Any
 
@@ -41,6 +42,11 @@ def run(
     {weights: {metric: value}}, empty without accuracies.
   """
   pretraining = pretrained.open_run(workdir)
+  # Before any work.
+  with files.refuse_unwritable(f'report: {errors.quote(pretraining.path)}'):
+    pretraining.path.mkdir(parents=True, exist_ok=True)  # of one in a bucket
+    with tempfile.TemporaryDirectory(dir=pretraining.path, prefix='.report.'):
+      pass
   specs = {'knn': knn, 'linear': linear}
   configs = {name: configuration.load(spec) for name, spec in specs.items()}
   # First: a step that is missing or damaged ends it before any work.

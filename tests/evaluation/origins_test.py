@@ -147,6 +147,17 @@ def test_a_hint_names_the_argument_of_the_verb_and_it_helps(
   assert ' --labels=folders takes them ' in capsys.readouterr().err
 
 
+def test_broken_images_have_no_row_however_many(run, tmp_path, capsys):
+  folder, output = tmp_path / 'set', tmp_path / 'new.npz'
+  shutil.copytree(run.parent / 'images' / 'ant', folder)
+  for i in range(20):
+    (folder / f'{i}.jpg').touch()
+  words = ('embed', f'--workdir={run}', f'--images={folder}')
+  assert command.main([*words, f'--output={output}']) == 0
+  assert '20 images could not be used' in capsys.readouterr().out
+  assert len(np.load(output)['names']) == tiny_folder.PER_CLASS
+
+
 def test_an_export_has_the_results_of_its_run(run, export, tmp_path):
   folder, output = export(), tmp_path / 'new' / 'results.jsonl'
   before = contents(folder)

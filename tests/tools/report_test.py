@@ -1,5 +1,6 @@
 """The table of a run beside its random encoders."""
 
+import errno
 import json
 
 import pytest
@@ -61,6 +62,18 @@ def test_a_missing_step_stops_before_any_work(labelled, monkeypatch):
   with pytest.raises(errors.DataError, match='no checkpoint of step 1'):
     report.run(str(labelled[1]), **specs, step=1)
   assert not calls
+
+
+def test_a_workdir_that_is_read_only_stops_before_any_work(
+  labelled, monkeypatch
+):
+  def refuse(**options):
+    raise OSError(errno.EROFS, 'Read-only file system')
+
+  monkeypatch.setattr(report.tempfile, 'TemporaryDirectory', refuse)
+  monkeypatch.setattr(report.pretrained, 'open_encoder', None)
+  with pytest.raises(errors.DataError, match=r'^report: .*Read-only'):
+    report.run(str(labelled[1]), knn='evals/knn', linear='evals/linear:cpu')
 
 
 def test_an_unknown_preset_stops_before_any_work(labelled):

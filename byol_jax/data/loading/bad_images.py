@@ -37,7 +37,7 @@ class BadImageCounter:
     name: str,
     num_examples: int,
     max_bad_share: float,
-    key: str = 'input.max_bad_share',
+    key: str = 'input.max_bad_share of the pretraining',
   ) -> None:
     self._set = errors.quote(name)
     self._limit = max(_ALWAYS_ALLOWED, int(max_bad_share * num_examples))
