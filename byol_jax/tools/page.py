@@ -20,14 +20,14 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
   max-width: 62rem; margin: 0 auto; padding: 0 1rem 3rem }
 h1, h2 { line-height: 1.2; overflow-wrap: anywhere }
 h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd }
-p, li, td, th { overflow-wrap: anywhere }
+p, li { overflow-wrap: anywhere }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 td, th { padding: .2rem .4rem; text-align: right;
   border-bottom: 1px solid #eee }
 td:first-child, th:first-child { text-align: left; padding-left: 0 }
 .wide { overflow-x: auto }
-.facts td { text-align: left }
-.facts td:first-child { overflow-wrap: normal }
+.facts td { text-align: left; vertical-align: top }
+.facts td + td { overflow-wrap: anywhere; min-width: 9rem }
 figure { margin: 0; min-width: 0 }
 figcaption { font-size: .8rem; color: #555; overflow-wrap: anywhere }
 svg { width: 100%; height: auto; display: block }
@@ -182,7 +182,8 @@ def _show_run(run: pretrained.Run, step: int | None) -> str:
   }
   command = run.path / 'command.txt'
   if command.is_file():
-    facts['command'] = files.read_file(command).decode(errors='replace').strip()
+    text = files.read_file(command).decode(errors='replace')
+    facts['command'] = ' && '.join(text.splitlines())
   settings = provenance.flatten_config(config.to_dict())
   hidden = {
     'Versions': _read_json(run.path / 'versions.json'),

@@ -22,6 +22,10 @@ addEventListener('load', () => {
       .filter(x => !x.closest('.wide, pre, details') &&
         (box(x).left < 0 || box(x).right > innerWidth + 1))
       .map(x => x.outerHTML.slice(0, 80)),
+    broken: [...document.querySelectorAll('td')]
+      .filter(x => /^[-+.\\w]+$/.test(x.textContent) &&
+        !x.closest('details') && box(x).height > 45)
+      .map(x => x.textContent),
     images: [...document.images].map(x =>
       x.complete && x.naturalWidth > 0 && box(x).width > 20),
     drawings: [...document.querySelectorAll('svg')].map(x =>
@@ -85,6 +89,7 @@ def test_a_report_is_drawn_at_the_width_of_a_phone(labelled, browse, tmp_path):
     html.unescape(re.search(r'<pre id="found">(.*?)</pre>', output)[1])
   )
   assert console == [] and found['wide'] == PHONE and found['outside'] == []
+  assert found['broken'] == []  # words and numbers
   assert found['images'] == [True] * len(expected.named('img'))
   assert found['drawings'] == [True] * len(expected.named('svg'))
 
