@@ -5,6 +5,9 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13; do \
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 EXPORT_PIP := $(subst .venv/,.venv-export/,$(PIP))
+# The package as a link to this folder, by a .pth file: pip's other way lets a
+# folder that is called byol_jax, as this one, hide it from scripts beside it.
+EDITABLE := --config-settings editable_mode=compat -e .
 WORKDIR ?= runs/demo
 SEED ?= 4
 # An extra of setup.py to install too: make demo EXTRA=cuda13
@@ -85,12 +88,12 @@ clean:
 	$(require_python)
 	$(PYTHON) -m venv .venv
 	$(PIP) -r requirements.txt
-	$(PIP) --no-deps -e .
+	$(PIP) --no-deps $(EDITABLE)
 	touch $@
 
 # With requirements.txt, so that the extra's packages fit the pinned ones.
 .venv/extra-%: .venv/runtime
-	$(PIP) -r requirements.txt -e '.[$*]'
+	$(PIP) -r requirements.txt $(EDITABLE)'[$*]'
 	touch $@
 
 .venv/development: requirements-dev.txt .venv/runtime
@@ -110,7 +113,7 @@ clean:
 	$(PYTHON) -m venv .venv-export
 	$(EXPORT_PIP) --no-deps torchvision==0.28.0
 	$(EXPORT_PIP) -r requirements-export.txt
-	$(EXPORT_PIP) --no-deps -e .
+	$(EXPORT_PIP) --no-deps $(EDITABLE)
 	touch $@
 
 # Ends make with one line if it does not hold.

@@ -95,7 +95,7 @@ CHOICES = {
   'data.holdout': ('paper', 'official'),
   **dict.fromkeys(('data.eval_crop', 'eval_crop'), ('resize', 'crop', 'whole')),
   'data.labels': ('auto', 'folders', 'none'),
-  'labels': ('pretraining', 'auto', 'folders'),
+  'labels': ('pretraining', 'auto', 'folders', 'none'),
   'data.decoding': ('once', 'crops'),
   'data.exif': ('auto', 'apply', 'ignore'),
   'data.background': ('white', 'black', 'drop'),

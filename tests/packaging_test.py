@@ -1,5 +1,6 @@
 """The package as pip leaves it, used from another folder, and the Makefile."""
 
+import importlib.metadata
 import os
 import re
 import shutil
@@ -245,3 +246,18 @@ def test_make_test_names_what_it_needs(make):
   assert 'make test needs gcc' in line
   (line,) = make('test', gcc='').stderr.splitlines()
   assert 'make test needs git' in line
+
+
+def test_a_folder_called_as_the_package_does_not_hide_it(tmp_path):
+  """A clone is such a folder; what `make` installs is seen from beside it."""
+  files = importlib.metadata.files
+  try:
+    links = [x.name for x in files('byol_jax') or () if x.suffix == '.pth']
+  except importlib.metadata.PackageNotFoundError:
+    links = []
+  if not links:
+    pytest.skip('the package is not installed as a link: make .venv/runtime')
+  (tmp_path / 'byol_jax').mkdir()
+  code = 'import byol_jax; byol_jax.UserError'
+  done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path)
+  assert done.returncode == 0

@@ -21,9 +21,9 @@ def make_common() -> dict[str, Any]:
     # The folder with the prepared sets of TFDS. Without a value: that of the
     # pretraining.
     'data_dir': config_dict.placeholder(str),
-    # Whether the folders of these images are classes: 'auto' or 'folders', see
-    # `data.labels` of a pretraining. 'pretraining': as there, but 'auto' for
-    # its 'none' on other images.
+    # Whether the folders of these images are classes: 'auto', 'folders' or
+    # 'none', see `data.labels` of a pretraining. 'pretraining': as there, but
+    # 'auto' for its 'none' on other images.
     'labels': 'pretraining',
     # Which encoder: the 'online' or the 'target' network; as the run began,
     # 'random'; or this with batch-norm averages that are estimated on training

@@ -151,7 +151,7 @@ def test_broken_images_have_no_row_however_many(run, tmp_path, capsys):
   folder, output = tmp_path / 'set', tmp_path / 'new.npz'
   shutil.copytree(run.parent / 'images' / 'ant', folder)
   for i in range(20):
-    (folder / f'{i}.jpg').touch()
+    (folder / f'broken{i}.jpg').touch()
   words = ('embed', f'--workdir={run}', f'--images={folder}')
   assert command.main([*words, f'--output={output}']) == 0
   assert '20 images could not be used' in capsys.readouterr().out

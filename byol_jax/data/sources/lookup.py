@@ -245,12 +245,17 @@ def _open_folders(
   holding = [layout for layout in found if layout.splits.get(split)]
   if not holding:
     count = sum(len(layout.splits['all']) for layout in found)
-    raise errors.DataError(
-      f'{dataset}: no image for {split!r}; a folder without class folders has'
-      f' no labels and no test set, else {share} of {count} images are held'
-      ' out: add train/ and val/, or raise data.heldout_share of the'
+    why = (
+      f'a share of {share:g} of {count} images, by their names, is none; add'
+      ' images, or val/ beside train/, or raise data.heldout_share of the'
       ' pretraining'
     )
+    if split == 'test' and not found[0].class_names:
+      why = (
+        'the images have no labels, so none are held out; give a folder for'
+        ' each class, or labels.csv'
+      )
+    raise errors.DataError(f'{dataset}: no image for {split!r}: {why}')
   sources = [layouts.open_split(layout, split) for layout in holding]
   if len(found) == 1:
     return sources[0]

@@ -134,7 +134,7 @@ def test_one_folder_around_the_set_is_looked_through(write, tmp_path):
     (
       ('val/a/1.jpg', 'val/b/1.jpg'),
       {},
-      'expected train/ beside val/, found none; give the folder',
+      'expected train/ beside val/, found none; give the folder ROOT/val',
     ),
     (
       ('train/a/1.jpg', 'train/b/2.jpg', 'val/a/3.jpg', 'val/z/4.jpg'),
@@ -144,8 +144,9 @@ def test_one_folder_around_the_set_is_looked_through(write, tmp_path):
     (
       ('a/1.jpg', 'b/2.jpg'),
       {'split': 'test', 'heldout_share': 0.0},
-      'add train/ and val/, or raise data.heldout_share of the pretraining',
+      'is none; add images, or val/ beside train/, or raise data.heldout_share',
     ),
+    (('1.jpg', '2.jpg'), {'split': 'test'}, '; give a folder for each class'),
   ],
 )
 def test_a_folder_that_is_no_set_is_refused(write, files, options, words):
