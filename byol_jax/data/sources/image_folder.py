@@ -102,6 +102,8 @@ def _count_unread(listed: Sequence[str]) -> collections.Counter[str]:
     ending = os.path.splitext(name)[1].lower()
     if name.startswith('.') or '/.' in name:
       ending = 'hidden folders' if name.endswith('/') else 'hidden files'
+    elif name.endswith('/'):
+      ending = 'unreadable folders'
     found[base.show_name(ending) or 'without extension'] += 1
   return found
 

@@ -106,23 +106,23 @@ def find_set(
   if dataset == 'shapes':
     drawn = {name: shapes.ShapesSource(name) for name in shapes.COUNTS}
     return _find_parts(dataset, drawn, heldout_share)
-  names = path_lists.split_paths(dataset)
-  roots = [locate_dataset(name, data_dir) for name in names]
-  for root in roots:
-    found = _find_divided(root, holdout, heldout_share)
-    if found and len(roots) > 1:
-      raise errors.DataError(
-        'dataset: expected folders, tar files or .txt files of paths between'
-        f' commas, found {errors.quote(str(root))}; give it alone'
-      )
-    if found:
-      return found
-  local = [pathlib.Path(root) for root in roots]
   name_key = lambda text: text.replace('data.labels=', f'{labels_key}=')
   try:
+    names = path_lists.split_paths(dataset)
+    roots = [locate_dataset(name, data_dir) for name in names]
+    for root in roots:
+      found = _find_divided(root, holdout, heldout_share)
+      if found and len(roots) > 1:
+        raise errors.DataError(
+          'dataset: expected folders, tar files or .txt files of paths between'
+          f' commas, found {errors.quote(str(root))}; give it alone'
+        )
+      if found:
+        return found
+    local = [pathlib.Path(root) for root in roots]
     layout = layouts.find_layouts(local, heldout_share, labels, least)
-  except errors.DataError as error:
-    raise errors.DataError(name_key(str(error))) from error
+  except (errors.DataError, PermissionError) as error:
+    raise errors.DataError(name_key(f'{error}')) from error
   opened = functools.partial(_open_folders, layout, dataset, heldout_share)
   return name_key(layouts.describe_layouts(layout)), opened
 

@@ -173,13 +173,17 @@ class Directory:
   def names(self) -> Iterator[str]:
     """Follows links, enters each real folder once, skips hidden folders.
 
-    Of a hidden folder it has the name, with a slash at the end.
+    Of a hidden folder, and of one that cannot be read, it has the name, with a
+    slash at the end.
     """
     if self._names is not None:
       yield from self._names
       return
     seen = set()
-    for folder, folders, names in os.walk(self.root, followlinks=True):
+    failed: list[OSError] = []
+    for folder, folders, names in os.walk(
+      self.root, onerror=failed.append, followlinks=True
+    ):
       status = os.stat(folder)
       if (status.st_dev, status.st_ino) in seen:
         folders.clear()
@@ -189,6 +193,9 @@ class Directory:
       folders[:] = sorted(f for f in folders if not f.startswith('.'))
       base = pathlib.Path(folder).relative_to(self.root).as_posix()
       yield from (f'{base}/{name}'.removeprefix('./') for name in names)
+    for error in failed:
+      below = os.path.relpath(error.filename, self.root)
+      yield f'{self.root.name if below == "." else below}/'
 
   def size(self, name: str) -> int:
     """Returns the bytes of a file, -1 if it has none: a broken link."""

@@ -1,3 +1,7 @@
+import errno
+import os
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -225,6 +229,28 @@ def test_what_is_not_read_is_counted_by_extension(write):
     " 2 .mp4, 2 hidden files, 2 hidden folders, 1 '.\\nline',"
     " 1 '.\\x1b[31m', 1 without extension"
   )
+
+
+def test_a_folder_that_cannot_be_read_is_counted(write, monkeypatch):
+  root = write('a/1.jpg', 'a/2.jpg', 'b/3.jpg', 'b/deep/4.jpg')
+  scandir = os.scandir
+
+  def refuse(path):
+    if os.path.basename(path) in refused_names:
+      raise PermissionError(errno.EACCES, 'Permission denied', path)
+    return scandir(path)
+
+  monkeypatch.setattr(os, 'scandir', refuse)
+  refused_names = ['b', 'no']
+  assert describe(root).endswith('test: none; not read: 1 unreadable folder')
+  refused_names = [os.path.basename(root)]
+  assert 'not read: 1 unreadable folder' in refused(root)
+
+  def exists(path):
+    raise PermissionError(errno.EACCES, 'Permission denied', str(path))
+
+  monkeypatch.setattr(pathlib.Path, 'exists', exists)
+  assert 'Permission denied' in refused(root)
 
 
 def test_a_val_folder_without_classes_is_said(write):
