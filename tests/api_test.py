@@ -25,6 +25,7 @@ from byol_jax import (
 from byol_jax.checkpoints import checkpointer, steps
 from byol_jax.data import from_config
 from byol_jax.data.sampling import resize
+from byol_jax.distributed import placement
 from byol_jax.evals import features, while_training
 from byol_jax.training import train
 from tests.helpers import encoders, tiny_folder, tiny_run, wiring
@@ -163,8 +164,16 @@ def test_every_value_of_the_training_arrives(monkeypatch, tmp_path):
   reads = wiring.spy(
     monkeypatch, pretrained, 'read_weights', lambda path: weights
   )
+  checks = wiring.spy(
+    monkeypatch, placement, 'check_batch_size', lambda *a, **k: None
+  )
   monkeypatch.chdir(tmp_path)
   assert api.pretrain(config, tmp_path) == {'step': 17, 'unusable_images': 3}
+  assert checks[0].arguments == {
+    **{'key': 'batch_size', 'batch_size': config.batch_size},
+    **{'accumulate': config.batch.accumulate},
+    **{'bn_group': wiring.CHANGED['network.bn_group']},
+  }
   run = runs[0].arguments
   assert sets[0].arguments.pop('config') == config
   del sets[0].arguments['log']
@@ -446,7 +455,7 @@ def test_the_package_names_what_it_offers():
   shown = {*dir(byol_jax)}
   assert {'errors', 'load_encoder', 'pretrain', '__version__'} <= shown
   for name, kind in vars(errors).items():
-    if isinstance(kind, type):
+    if isinstance(kind, type) and issubclass(kind, errors.UserError):
       assert name in shown and getattr(byol_jax, name) is kind
   with pytest.raises(AttributeError, match='no_such'):
     _ = byol_jax.no_such

@@ -94,12 +94,14 @@ def test_the_averages_follow_the_steps_of_an_epoch(monkeypatch):
 def test_every_option_arrives_in_the_training(monkeypatch):
   made = wiring.spy(monkeypatch, tuning, 'make_trainer')
   began = wiring.spy(monkeypatch, tuning, 'init_state')
-  measure(monkeypatch, {(0.1, 0): 0.5}, rates=(0.1,))
+  changes = {'warmup_share': 0.25, 'label_smoothing': 0.125}
+  measure(monkeypatch, {(0.1, 0): 0.5}, rates=(0.1,), **changes)
   (made,), (began,) = made, began
   assert made.arguments == {
     'network': tiny_run.NETWORK,
     **{'batch_norm': 'local', 'bn_decay': 0.75},
     **{'momentum': 0.5, 'encoder_rate': 0.25},
+    **changes,
   }
   assert began.arguments['seed'] == 3
 
