@@ -1,6 +1,7 @@
 """Tests the network: names, sizes, heads, normalisation, batch norm."""
 
 import collections
+import functools
 
 import haiku as hk
 import jax
@@ -235,8 +236,9 @@ def trained():
 
 def test_representations_do_not_depend_on_the_rest_of_the_batch(trained):
   forward, apply, params, states = trained
-  together = networks.represent(forward, params, states[-1], images(seed=9))
-  alone = networks.represent(forward, params, states[-1], images(seed=9)[:1])
+  represent = jax.jit(functools.partial(networks.represent, forward))
+  together = represent(params, states[-1], images(seed=9))
+  alone = represent(params, states[-1], images(seed=9)[:1])
   np.testing.assert_allclose(together[:1], alone, atol=1e-5)
   outputs, after = apply(params, states[-1], images(seed=9), False)
   np.testing.assert_allclose(together, outputs.representation, atol=1e-5)
