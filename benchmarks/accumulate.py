@@ -26,8 +26,6 @@ PROGRAMS = {
   'whole': (1, False),
   '4 in a loop': (4, False),
   '4 unrolled': (4, True),
-  '16 in a loop': (16, False),
-  '16 unrolled': (16, True),
 }
 SCAN = jax.lax.scan
 

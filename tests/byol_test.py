@@ -454,17 +454,22 @@ def divided_network(images, is_training):
   return networks.Outputs(hidden, projection, hk.Linear(4)(projection), logits)
 
 
-@functools.cache
-def divided_update(devices, **division):
-  """(update of the devices as a vmapped axis, state of each before step 0)."""
+def make_small():
+  """The network as pure functions."""
   pure = hk.transform_with_state(divided_network)
-  noise = jax.vmap(lambda x, key: x + jax.random.normal(key, x.shape))
-  forward = networks.Forward(
+  return networks.Forward(
     pure.init,
     lambda params, state, images, is_training: pure.apply(
       params, state, None, images, is_training
     ),
   )
+
+
+@functools.cache
+def divided_update(devices, **division):
+  """(update of the devices as a vmapped axis, state of each before step 0)."""
+  noise = jax.vmap(lambda x, key: x + jax.random.normal(key, x.shape))
+  forward = make_small()
   loss_fn = byol.make_loss(forward, (noise, noise), tiny_run.BYOL_LOSS)
   compute_gradients = byol.make_gradients(loss_fn, **division)
   rate, tau = tiny_run.warmup()
@@ -512,3 +517,22 @@ def test_a_sub_batch_that_is_not_finite_makes_no_step():
   assert scalars['skipped'] == 1
   changed = differing(new, state)
   assert changed and all(re.search(r'\.(step|count)$', x) for x in changed)
+
+
+def test_an_objective_sees_a_sub_batch():
+  """So do its negatives and normalisations."""
+  seen = []
+
+  def objective(online, target):
+    seen.append((online[1].prediction.shape, target[0].projection.shape))
+    return jnp.sum(online[1].prediction, axis=1)
+
+  unchanged = lambda images, keys: images
+  loss_fn = byol.make_loss(make_small(), (unchanged, unchanged), objective)
+  compute = byol.make_gradients(loss_fn, accumulate=PARTS)
+  _, state = divided_update(1, accumulate=PARTS)
+  step = lambda state, data: compute(state.online_params, state, data)
+  jax.eval_shape(
+    jax.vmap(step, axis_name=parallel.AXIS), state, divided_batch(1)
+  )
+  assert seen == [((4, 4), (4, 4))]

@@ -230,15 +230,21 @@ def test_a_run_resumes_on_one_process_or_two(precise, tmp_path, before, after):
 
 
 @pytest.mark.jobs
+@pytest.mark.parametrize('is_divided', (False, True))
 @pytest.mark.parametrize('resident', (False, True))
 def test_one_device_and_four_train_alike_by_the_command_line(
-  tmp_path, resident
+  tmp_path, resident, is_divided
 ):
   """Five steps with the paper's augmentation and optimizer, in float32.
 
   The bound holds as long as no ReLU's input lies within rounding of zero; the
-  float64 test above does not depend on that. Of a resident set two calls.
+  float64 test above does not depend on that. Of a resident set two calls. If
+  `is_divided`, one device has four sub-batches, and four share no batch norm.
   """
+  parts = {
+    1: ('--config.batch.accumulate=4', '--config.data.transfer=uint8'),
+    4: ('--config.network.bn_group=1', '--config.data.transfer=uint8'),
+  }
   states = []
   for devices in (1, 4):
     path = tmp_path / str(devices)
@@ -252,6 +258,7 @@ def test_one_device_and_four_train_alike_by_the_command_line(
         *('--config.network.projector=(64,32)',),
         *('--config.network.predictor=(64,32)',),
         *(f'--config.data.resident={resident}',),
+        *(parts[devices] * is_divided),
         '--config.input.steps_per_call=3',
         JAX_NUM_CPU_DEVICES=str(devices),
         **tiny_run.OPTIMIZED,
