@@ -298,10 +298,14 @@ def _accumulate(
     'online_state': state.online_state,
     'target_state': state.target_state,
   }
-  sums, scalars = jax.lax.scan(
-    add,
+  scan = functools.partial(jax.lax.scan, add)
+  # XLA on a CPU is 14 times slower at the convolutions of a loop
+  # (benchmarks/results/accumulate.json), and there memory is not short.
+  sums, scalars = jax.lax.platform_dependent(
     jax.tree.map(jnp.zeros_like, (online_params, states)),
     {k: x.reshape(count, -1, *x.shape[1:]) for k, x in batch.items()},
+    cpu=functools.partial(scan, unroll=True),
+    default=scan,
   )
   grads, states = jax.tree.map(
     lambda x: x / count if jnp.issubdtype(x.dtype, jnp.inexact) else x, sums

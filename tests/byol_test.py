@@ -536,3 +536,12 @@ def test_an_objective_sees_a_sub_batch():
     jax.vmap(step, axis_name=parallel.AXIS), state, divided_batch(1)
   )
   assert seen == [((4, 4), (4, 4))]
+
+
+@pytest.mark.parametrize('platform', ('tpu', 'cuda'))
+def test_sub_batches_are_a_loop_on_accelerators(platform):
+  """So that they need the memory of one; a CPU, slow at loops, has none."""
+  update, state = divided_update(1, accumulate=PARTS)
+  traced = update.trace(state, divided_batch(1))
+  text = traced.lower(lowering_platforms=(platform,)).as_text()
+  assert text.count('stablehlo.while') == 1

@@ -239,11 +239,11 @@ def test_one_device_and_four_train_alike_by_the_command_line(
 
   The bound holds as long as no ReLU's input lies within rounding of zero; the
   float64 test above does not depend on that. Of a resident set two calls. If
-  `is_divided`, one device has four sub-batches, and four share no batch norm.
+  `is_divided`, one device has two sub-batches, and four have two batch norms.
   """
   parts = {
-    1: ('--config.batch.accumulate=4', '--config.data.transfer=uint8'),
-    4: ('--config.network.bn_group=1', '--config.data.transfer=uint8'),
+    1: ('--config.batch.accumulate=2', '--config.data.transfer=uint8'),
+    4: ('--config.network.bn_group=2', '--config.data.transfer=uint8'),
   }
   states = []
   for devices in (1, 4):
