@@ -290,14 +290,9 @@ def _accumulate(
 
   def add(sums: Any, part: Batch) -> tuple[Any, Scalars]:
     grads, (states, scalars) = compute(online_params, state, {**part, **whole})
-    # Counters of batch norm are the same in all parts.
-    plus = lambda a, b: a + b if jnp.issubdtype(b.dtype, jnp.inexact) else b
-    return jax.tree.map(plus, sums, (grads, states)), scalars
+    return jax.tree.map(jnp.add, sums, (grads, states)), scalars
 
-  states = {
-    'online_state': state.online_state,
-    'target_state': state.target_state,
-  }
+  states = {k: getattr(state, k) for k in ('online_state', 'target_state')}
   scan = functools.partial(jax.lax.scan, add)
   # XLA on a CPU is 14 times slower at the convolutions of a loop
   # (benchmarks/results/accumulate.json), and there memory is not short.
@@ -307,9 +302,9 @@ def _accumulate(
     cpu=functools.partial(scan, unroll=True),
     default=scan,
   )
-  grads, states = jax.tree.map(
-    lambda x: x / count if jnp.issubdtype(x.dtype, jnp.inexact) else x, sums
-  )
+  # The counters of batch norm are the same in all parts.
+  divide = lambda x: x // count if x.dtype == jnp.int32 else x / count
+  grads, states = jax.tree.map(divide, sums)
   scalars = jax.tree.map(lambda x: jnp.mean(x, axis=0), scalars)
   return grads, (states, scalars)
 
