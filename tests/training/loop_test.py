@@ -230,8 +230,9 @@ def test_a_run_resumes_on_one_process_or_two(precise, tmp_path, before, after):
 
 
 @pytest.mark.jobs
-@pytest.mark.parametrize('is_divided', (False, True))
-@pytest.mark.parametrize('resident', (False, True))
+@pytest.mark.parametrize(
+  'resident, is_divided', ((False, False), (True, False), (True, True))
+)
 def test_one_device_and_four_train_alike_by_the_command_line(
   tmp_path, resident, is_divided
 ):
@@ -241,10 +242,7 @@ def test_one_device_and_four_train_alike_by_the_command_line(
   float64 test above does not depend on that. Of a resident set two calls. If
   `is_divided`, one device has two sub-batches, and four have two batch norms.
   """
-  parts = {
-    1: ('--config.batch.accumulate=2', '--config.data.transfer=uint8'),
-    4: ('--config.network.bn_group=2', '--config.data.transfer=uint8'),
-  }
+  parts = {1: '--config.batch.accumulate=2', 4: '--config.network.bn_group=2'}
   states = []
   for devices in (1, 4):
     path = tmp_path / str(devices)
@@ -258,7 +256,7 @@ def test_one_device_and_four_train_alike_by_the_command_line(
         *('--config.network.projector=(64,32)',),
         *('--config.network.predictor=(64,32)',),
         *(f'--config.data.resident={resident}',),
-        *(parts[devices] * is_divided),
+        *([parts[devices]] * is_divided),
         '--config.input.steps_per_call=3',
         JAX_NUM_CPU_DEVICES=str(devices),
         **tiny_run.OPTIMIZED,
