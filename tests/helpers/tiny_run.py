@@ -161,7 +161,7 @@ def start_python(*arguments, cwd=None, **environment):
   )
 
 
-def finish(process, seconds=240, code=0):
+def finish(process, seconds=600, code=0):
   """Its output; fails with it if the process ends with another exit code."""
   try:
     output, _ = process.communicate(timeout=seconds)
