@@ -42,9 +42,10 @@ SIGNS = (
     'from 0.7',
   ),
   Sign(
-    *('effective_rank', 1.5, True),
+    *('effective_rank', 1.2, True),
     'the projections have collapsed to few directions',
-    'from 5',
+    'from 1.7',
+    from_step=500,
   ),
   Sign(
     *('dead_units', 0.5, False),
@@ -54,8 +55,8 @@ SIGNS = (
   Sign(
     *('target_margin', 0.1, True),
     'the predictions do not tell the images apart',
-    'from 0.3',
-    from_step=500,
+    'from 0.15',
+    from_step=1000,
   ),
 )
 NUM_LINES = 3  # in a row that must show a sign

@@ -45,14 +45,14 @@ SCALARS = {
     ' their covariance, the square of the sum over the sum of the squares (the'
     ' participation ratio). From 1, one direction, to the width of the'
     ' projection; it cannot exceed the number of images in the batch.',
-    'Rises, to 5 or more.',
-    'Near 1 the collapse is one of dimensions: the projections differ, but in'
-    ' too few ways to tell images apart.',
+    'From 1.7 to 8 in runs of the small presets.',
+    'Below 1.2 the projections differ along one line only: a collapse of'
+    ' dimensions.',
   ),
   'target_cosine': Scalar(
     'Mean cosine, in [-1, 1], of the predictions of view 1 with what they'
     ' predict: the projections of view 2 by the target network.',
-    'Rises towards 0.8 to 0.95.',
+    'Rises to 0.8 or more.',
     'Near 1 with a `target_margin` near 0: collapse. Near 0: nothing is'
     ' learned.',
   ),
@@ -60,14 +60,14 @@ SCALARS = {
     'By how much `target_cosine` exceeds the mean cosine with the projections'
     ' of all images of the batch, in [-2, 2]: how well a prediction tells its'
     ' own image from others.',
-    'Rises within hundreds of steps, to 0.3 or more.',
-    'Near 0 a prediction fits any image: nothing is learned, or the network has'
-    ' collapsed.',
+    'Rises within 1,000 steps to 0.15 or more; ends from 0.15 to 0.8.',
+    'Below 0.1 after 1,000 steps a prediction fits any image: nothing is'
+    ' learned, or the network has collapsed.',
   ),
   'prediction_norm': Scalar(
     'Mean length of the predictions. The loss of BYOL does not depend on it, so'
     ' that it may drift.',
-    'Of the order that it has at the start.',
+    'From 5 to 120 in runs of the small presets.',
     'It grows without end: the learning rate is too high. It falls to 0: the'
     ' weight decay is.',
   ),

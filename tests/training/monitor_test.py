@@ -58,6 +58,19 @@ def test_a_measured_run_without_a_predictor_has_one_early():
   assert 'network.predictor is empty' in text
 
 
+def test_runs_no_better_than_random_are_flagged_and_no_others():
+  """By some of the log lines of `benchmarks/monitor.py`, which has all."""
+  found = json.loads((RESULTS / 'monitor.json').read_text())['runs']
+  for name, run in found.items():
+    curve = run['curve']
+    lines = [dict(zip(curve, row)) for row in zip(*curve.values())]
+    ends = range(1, len(lines) + 1)
+    flagged = any(monitor.find_collapse(lines[:end]) for end in ends)
+    assert flagged == run['failed'], name
+  failed = sum(run['failed'] for run in found.values())
+  assert failed >= 3 and len(found) - failed >= 10
+
+
 def test_it_takes_some_lines_in_a_row():
   low, high = 0.19, 0.2
   assert monitor.find_collapse(spreads(low, low)) is None
