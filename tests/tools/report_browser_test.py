@@ -16,6 +16,11 @@ PHONE = 390  # pixels
 PROBE = """<script>
 addEventListener('load', () => {
   const box = x => x.getBoundingClientRect();
+  const lines = x => {
+    const range = document.createRange();
+    range.selectNodeContents(x);
+    return range.getClientRects().length;
+  };
   const found = {
     wide: document.documentElement.scrollWidth,
     outside: [...document.querySelectorAll('img, svg, p, h1, h2, table')]
@@ -23,8 +28,8 @@ addEventListener('load', () => {
         (box(x).left < 0 || box(x).right > innerWidth + 1))
       .map(x => x.outerHTML.slice(0, 80)),
     broken: [...document.querySelectorAll('td')]
-      .filter(x => /^[-+.\\w]+$/.test(x.textContent) &&
-        !x.closest('details') && box(x).height > 45)
+      .filter(x => /^[-+.0-9A-Za-z]+$/.test(x.textContent) &&
+        !x.closest('details') && lines(x) > 1)
       .map(x => x.textContent),
     images: [...document.images].map(x =>
       x.complete && x.naturalWidth > 0 && box(x).width > 20),
