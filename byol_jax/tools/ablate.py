@@ -241,10 +241,12 @@ def find_collapse(lines: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 
 def _make_curve(lines: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-  columns = (
-    [key for key in lines[0] if key not in _NOT_IN_CURVE] if lines else []
-  )
-  rows = [[float(f'{line.get(k, 0):.4g}') for k in columns] for line in lines]
+  known = scalars.order(lines[0] if lines else {})
+  columns = ['step', *(x for x in known if x not in ('step', *_NOT_IN_CURVE))]
+  rows = [
+    [float(f'{line[k]:.4g}') if k in line else None for k in columns]
+    for line in lines
+  ]
   return {'columns': columns, 'rows': rows}
 
 
