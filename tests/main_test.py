@@ -145,7 +145,7 @@ def test_transfer_measures_what_is_there_and_names_the_rest(
   assert 0 <= found['value'] <= 1 and found['num_classes'] == 3
   assert found['fit'] + found['valid'] + found['test'] == 36
   assert 'tfds build dtd --data_dir' in results['missing']['dtd']
-  assert re.search(r'birdsnap is left out: .* put its images there', output)
+  assert re.search(r'birdsnap is left out: .* put its images into', output)
   sentence = rf'^transfer {folder.name} top-1 \d+\.\d % on {found["test"]} '
   assert re.search(sentence, output, re.M)
   before = contents(workdir)
@@ -176,9 +176,9 @@ def test_a_finished_run_is_left_alone_and_another_is_refused(
     ('linear', 'dataset=/no/x', 3, '/no/x'),
     ('knn', 'ks=(90,)', 2, r'ks: \[90\] are all more than the \d+ images'),
     ('knn', 'weights=best', 2, "weights: expected one of .* found 'best'"),
-    ('knn', 'dataset={}', 3, 'has no labels'),
-    ('linear', 'dataset={}', 3, 'has no labels'),
-    ('finetune', 'dataset={}', 3, 'has no labels'),
+    ('knn', 'dataset={}', 3, 'have no labels'),
+    ('linear', 'dataset={}', 3, 'have no labels'),
+    ('finetune', 'dataset={}', 3, 'have no labels'),
     ('semisup', 'dataset={}', 3, 'no labels, which a part'),
     ('semisup', 'fractions=(0.1,1.1)', 2, r'fractions: expected .* \(0, 1\]'),
   ),
