@@ -26,7 +26,8 @@ SCALARS = {
   'byol_loss': Scalar(
     'What BYOL minimises: the squared distance between predictions and'
     ' projections of unit length, summed over both orders of the views, in'
-    ' [0, 8]; 4 for unrelated directions.',
+    ' [0, 8]; 4 for unrelated directions. Another `objective.name` has other'
+    ' values.',
     'Falls from about 4 within hundreds of steps, then slowly; runs of'
     ' docs/results.md end between 0.5 and 0.8.',
     'Below 0.1: collapse, see `projection_std`. Near 4 for long: nothing is'
