@@ -113,7 +113,9 @@ def read_preset(spec: str) -> config_dict.ConfigDict:
         raise TypeError(f'get_config returns {found}, expected a ConfigDict')
       flatten(config)  # computes its references
       config = config_dict.ConfigDict(config)  # a frozen one has no `lock`
-    except (Exception, SystemExit) as error:  # whatever a user's file raises
+    except KeyboardInterrupt:
+      raise
+    except BaseException as error:  # whatever a user's file raises
       raise errors.ConfigError(
         f'--config={errors.quote(spec)}: {errors.first_line(error)}'
       ) from error
@@ -356,10 +358,12 @@ def _find_file(name: str) -> Path:
   by_name = {Path(file).stem: file for file in list_presets()}
   stem = suffixed.removesuffix('.py').rpartition('/')[2]
   near = difflib.get_close_matches(stem, by_name)
+  # `byol-jax ablate --list` has the many others.
+  listed = [x for x in by_name if '/ablations/' not in by_name[x]]
   raise errors.ConfigError(
     f'--config: no file or preset {errors.quote(name)};'
     f' {"nearest" if near else "presets"}:'
-    f' {", ".join(by_name[x] for x in near or by_name)}'
+    f' {", ".join(by_name[x] for x in near or listed)}'
   )
 
 
