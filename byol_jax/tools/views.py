@@ -59,10 +59,14 @@ def run(
   are drawn if there are as many.
 
   Raises:
-    ConfigError: `output` can be no path.
+    ConfigError: `output` can be no path, or does not end in .png.
     DataError: the images cannot be used, or the file cannot be written.
   """
   files.check_path('output', output)
+  if not output.lower().endswith('.png'):
+    raise errors.ConfigError(
+      f'output: expected a .png file, found {errors.quote(output)}'
+    )
   config = config_dict.ConfigDict(config)
   config.dataset = dataset
   path, source = files.expand_home(dataset), None

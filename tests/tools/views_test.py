@@ -163,5 +163,7 @@ def test_what_cannot_be_drawn_is_one_line(config, images, tmp_path):
   Image.fromarray(images[0]).save(tmp_path / 'one.png')
   flips = tiny_config.tiny('pretrain')
   where = str(tmp_path / 'one.png')
+  with pytest.raises(errors.ConfigError, match=r"a \.png file, found 'x\.jpg'"):
+    views.run(where, flips, output='x.jpg', count=1)
   with pytest.raises(errors.DataError, match=r"output '/dev/null/x\.png'"):
     views.run(where, flips, output='/dev/null/x.png', count=1)
