@@ -22,7 +22,13 @@ from byol_jax.evaluation import (
   protocols,
   suite as suite_lib,
 )
-from byol_jax.training import hardware, loop, train, workdir as workdir_lib
+from byol_jax.training import (
+  hardware,
+  loop,
+  old_values,
+  train,
+  workdir as workdir_lib,
+)
 
 PROTOCOLS = protocols.PROTOCOLS
 evaluate = protocols.evaluate
@@ -224,7 +230,7 @@ def _read_record(
 
   def read() -> tuple[dict[str, Any] | None, dict[str, Any]]:
     record = checkpointer.read_record(folder)
-    return record, experiment.find_old_values(config, record or {})
+    return record, old_values.find_old_values(config, record or {})
 
   is_first = jax.process_index() == 0
   record, old = processes.raise_on_all(

@@ -5,8 +5,6 @@ section is the keyword arguments of one factory.
 """
 
 from collections.abc import Callable, Collection, Mapping
-import copy
-import logging
 from typing import Any, NamedTuple
 
 import jax
@@ -27,38 +25,6 @@ from byol_jax import (
   ranges,
   schedules,
 )
-
-# What the lack of a key in a saved configuration means: the value that gives
-# the behaviour before the key existed. Every new key of a run is added here.
-OLD_VALUES: dict[str, Any] = {
-  **{'network.padding': 'same', 'network.head_norm': 'batch'},
-  'network.init_scale': 1.0,
-  **{'target.parameters': 'average', 'target.start': 'random'},
-  **{'objective.normalization': 'l2', 'objective.symmetric': True},
-  **{'network.bn_group': 0, 'batch.accumulate': 1},
-  'optimizer.clip_trust_ratio': False,
-  'steps': 0,
-  'schedule.max_warmup_share': 1.0,
-  **dict.fromkeys(['schedule.predictor_rate', 'schedule.projector_rate'], 1.0),
-  **{'data.labels': 'auto', 'data.eval_crop': 'resize'},
-  **{'data.decoding': 'once', 'data.transfer': 'float32'},
-  **{'data.exif': 'ignore', 'data.background': 'drop'},
-  'data.grey_range': (0.0, 65535.0),
-  'data.resident': False,
-  'input.engine': 'auto',
-  **{'input.cache': 'none', 'input.cache_gib': 0.0},
-  'input.max_bad_share': 0.001,
-  'input.resident_gib': 8.0,
-  'input.steps_per_call': 0,
-  'checkpoint.folder': '',
-  'init.checkpoint': '',
-  'faults.collapse': 'warn',
-  'log.every_seconds': 10.0,
-  'eval.knn_every_steps': 0,
-}
-
-# Section -> the name of which the settings in `OLD_VALUES` are.
-_OLD_NAMES = {'optimizer': 'lars', 'objective': 'regression'}
 
 # Shorter runs were worse than no training (docs/results.md).
 SHORT_RUN = 1000
@@ -200,62 +166,6 @@ def _compare_part(name: str, state: byol.ByolState, weights: Weights) -> str:
   return networks.describe_differences(*zip(found, expected, strict=True))
 
 
-def add_old_values(saved: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a saved configuration with the keys of `OLD_VALUES` it lacks.
-
-  Raises:
-    AttributeError, TypeError: a section is not a dict.
-  """
-  filled = copy.deepcopy(dict(saved))
-  for key, value in OLD_VALUES.items():
-    *sections, name = key.split('.')
-    section = filled
-    for part in sections:
-      section = section.setdefault(part, {})
-    old_name = _OLD_NAMES.get(key.partition('.')[0])
-    if section is None:  # an absent one is named by who checks the keys
-      continue
-    if not old_name or section.get('name', old_name) == old_name:
-      section.setdefault(name, value)  # another name has other settings
-  return filled
-
-
-def find_old_values(
-  config: config_dict.ConfigDict, record: Mapping[str, Any]
-) -> dict[str, Any]:
-  """Returns the values with which a run with a checkpoint's record goes on.
-
-  They are the `OLD_VALUES` of the keys that the record lacks and
-  that have their default in `config`: so the same command resumes a run of an
-  earlier version. `steps` and `input.engine` of 'auto' are those that the run
-  began with.
-  """
-  if 'config' not in record:
-    return {}
-  saved = configuration.flatten(config_dict.ConfigDict(record['config']))
-  now = configuration.flatten(config)
-  defaults = configuration.flatten(configuration.read_preset('pretrain'))
-  old = {
-    key: value
-    for key, value in OLD_VALUES.items()
-    if key not in saved and now.get(key) == defaults[key] != value
-  }
-  if config.steps == 'auto' and saved.get('steps'):
-    old['steps'] = saved['steps']
-  for key, value in old.items():
-    logging.warning('%s: %r, as when this run began', key, value)
-  engine, before = now['input.engine'], saved.get('input.engine', 'auto')
-  if engine == 'auto' != before:
-    old['input.engine'] = before
-  elif before not in ('auto', engine):
-    logging.warning(
-      'input.engine: %r decodes from here on, %r did before; the pixels are the'
-      ' same',
-      *(engine, before),
-    )
-  return old
-
-
 def build(
   config: config_dict.ConfigDict, num_examples: int, num_classes: int | None
 ) -> Experiment:
@@ -270,13 +180,12 @@ def build(
     ConfigError: a value is out of its range, or the run has no step.
   """
   configuration.check_ranges(config)
-  batch_size = config.batch_size
   num_steps = schedules.choose_length(
-    config.steps, config.epochs, num_examples, batch_size
+    config.steps, config.epochs, num_examples, config.batch_size
   )
   rate = schedules.make_learning_rate(
     num_examples=num_examples,
-    batch_size=batch_size,
+    batch_size=config.batch_size,
     total_steps=num_steps,
     in_epochs=not config.steps,
     **config.schedule,
@@ -290,24 +199,25 @@ def build(
     head_rates=rate.head_rates,
     **config.optimizer,
   )
-  objective = losses.make_objective(devices=parallel, **config.objective)
   augments = make_augments(config)
+  objective = losses.make_objective(devices=parallel, **config.objective)
   loss_fn = byol.make_loss(forward, augments, objective, target.get_params)
-  compute_gradients = byol.make_gradients(
+  gradients = byol.make_gradients(
     loss_fn, bn_group=config.network.bn_group, **config.batch
   )
   return Experiment(
     forward=forward,
     optimizer=optimizer,
-    update=byol.make_update(
-      compute_gradients, optimizer, target.tau, rate.schedule
-    ),
+    update=byol.make_update(gradients, optimizer, target.tau, rate.schedule),
     monitor=byol.make_monitor(
-      *(forward, augments, target.get_params),
-      *(losses.reads_prediction(**config.objective), config.batch.accumulate),
+      forward,
+      augments,
+      target.get_params,
+      reads_prediction=losses.reads_prediction(**config.objective),
+      accumulate=config.batch.accumulate,
     ),
     image_size=config.image_size,
-    batch_size=batch_size,
+    batch_size=config.batch_size,
     num_steps=num_steps,
     seed=config.seed,
     target_start=target.start,

@@ -22,7 +22,7 @@ from byol_jax.convert import from_file, shapes, weights as weights_lib
 from byol_jax.data import from_config
 from byol_jax.data.loading import in_memory
 from byol_jax.evals import features
-from byol_jax.training import provenance, workdir as workdir_lib
+from byol_jax.training import old_values, provenance, workdir as workdir_lib
 
 _MAX_IMAGES = 64  # on the device at once
 WEIGHTS = ('online', 'target', 'random', 'random_calibrated')
@@ -187,7 +187,7 @@ def make_config(
   """
   saved = found.card['config']
   if base is None and saved is not None:
-    config = config_dict.ConfigDict(experiment.add_old_values(saved))
+    config = config_dict.ConfigDict(old_values.add_old_values(saved))
   else:
     config = configuration.read_preset('pretrain') if base is None else base
     config = config.copy_and_resolve_references()
@@ -258,7 +258,7 @@ def read_config(workdir: str | os.PathLike) -> config_dict.ConfigDict:
     raise errors.DataError(
       f'{errors.quote(workdir)} holds no pretraining run of byol_jax'
     )
-  return config_dict.ConfigDict(experiment.add_old_values(saved)).lock()
+  return config_dict.ConfigDict(old_values.add_old_values(saved)).lock()
 
 
 def open_encoder(

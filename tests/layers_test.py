@@ -42,8 +42,8 @@ MAY_IMPORT = {
   'convert.*': ['errors', 'files', 'networks', 'resnet', 'convert.*'],
   'experiment': [*LAYER_0, *LAYER_1, *LAYER_2, 'configuration', 'ranges'],
   'training.*': [
-    *(*LAYER_0, *LAYER_1, *LAYER_2, 'experiment', 'training.*'),
-    *('checkpoints.*', 'distributed.*'),
+    *(*LAYER_0, *LAYER_1, *LAYER_2, 'configuration', 'experiment'),
+    *('training.*', 'checkpoints.*', 'distributed.*'),
   ],
   'conformance.*': [*TO_LAYER_5, 'conformance.*'],
   'planning.*': [*TO_LAYER_5, 'planning.*'],
@@ -63,6 +63,7 @@ PLACES = {
   'orbax': ['checkpoints.*'],
   'ml_collections': [
     *('configuration', 'experiment', 'data.from_config', 'pretrained'),
+    'training.old_values',
     *('conformance.*', 'evaluation.*', 'api', 'tools.*', 'cli.*'),
     'planning.*',
   ],

@@ -14,8 +14,8 @@ import pathlib
 import socket
 from typing import Any
 
-from byol_jax import errors, experiment, files
-from byol_jax.training import provenance
+from byol_jax import errors, files
+from byol_jax.training import old_values, provenance
 
 # Keys of a configuration that do not change what is learned.
 KEYS_THAT_MAY_CHANGE = {
@@ -180,12 +180,12 @@ def require_same_run(
   """
   where = errors.quote(where)
   try:
-    before = experiment.add_old_values(record['config'])
+    before = old_values.add_old_values(record['config'])
   except (AttributeError, KeyError, TypeError, ValueError):
     raise errors.DataError(
       f'{where} does not record of which run it is; give another --workdir'
     ) from None
-  now = experiment.add_old_values(config)
+  now = old_values.add_old_values(config)
   free = KEYS_THAT_MAY_CHANGE
   training_set = before.get('training_set', {})
   if training_set.get('fingerprint', '') is None:

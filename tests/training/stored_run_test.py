@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import byol_jax
-from byol_jax import api, configuration, experiment
+from byol_jax import api, configuration
 from byol_jax.checkpoints import checkpointer
-from byol_jax.training import scalars, workdir
+from byol_jax.training import old_values, scalars, workdir
 from tests.helpers import tiny_run
 from tests.helpers.tiny_checkpoint import arrays_of, assert_same_arrays
 from tests.helpers.tiny_config import ArraySet, tiny
@@ -68,21 +68,21 @@ def test_every_key_since_then_has_a_value_that_means_its_absence(stored):
   saved = json.loads((STORED / 'config.json').read_text())
   free = workdir.KEYS_THAT_MAY_CHANGE
   now = keep_old_values(stored[0]) | {'training_set': saved['training_set']}
-  filled = experiment.add_old_values(saved)
+  filled = old_values.add_old_values(saved)
   assert workdir.compare_configs(filled, now, free) is None
   missing = [
     key
     for key in configuration.flatten(tiny())
-    if key not in experiment.OLD_VALUES and not has_key(saved, key.split('.'))
+    if key not in old_values.OLD_VALUES and not has_key(saved, key.split('.'))
   ]
-  assert not missing, 'add them to experiment.OLD_VALUES'
+  assert not missing, 'add them to old_values.OLD_VALUES'
 
 
 def keep_old_values(path):
   """Returns the configuration with which a run of today resumes the old one."""
   config = tiny()
   record = checkpointer.read_record(path / 'checkpoints')
-  config.update_from_flattened_dict(experiment.find_old_values(config, record))
+  config.update_from_flattened_dict(old_values.find_old_values(config, record))
   return config.to_dict()
 
 
@@ -98,7 +98,7 @@ def test_a_key_that_is_missing_counts_as_its_old_value(stored, monkeypatch):
   """As if `data.eval_crop` and a section of one key were new."""
   path, _ = stored
   old = {'data.eval_crop': 'whole', 'objective.name': 'regression'}
-  monkeypatch.setattr(experiment, 'OLD_VALUES', experiment.OLD_VALUES | old)
+  monkeypatch.setattr(old_values, 'OLD_VALUES', old_values.OLD_VALUES | old)
   saved = json.loads((path / 'config.json').read_text())
   del saved['data']['eval_crop'], saved['objective']
   now = keep_old_values(path) | {'training_set': saved['training_set']}
