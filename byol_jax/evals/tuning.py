@@ -56,14 +56,11 @@ def make_trainer(
     warmup_share: of the steps, in which the rate rises from 0, in [0, 1).
     label_smoothing: share of each target that all classes have, in [0, 1).
   """
+  no_heads = {'projector': None, 'predictor': None}
   forward = networks.make_forward(
     num_classes=None,
     axis_name=parallel.AXIS if batch_norm == 'cross_replica' else None,
-    **{
-      **network,
-      **{'projector': None, 'predictor': None},
-      **{'bn_decay': bn_decay, 'bn_group': 0},
-    },
+    **{**network, **no_heads, 'bn_decay': bn_decay, 'bn_group': 0},
   )
   is_training = batch_norm != 'frozen'
 
