@@ -151,9 +151,9 @@ def make_loss(
     online, online_state = _apply_to_views(
       forward, online_params, state.online_state, views
     )
+    target_params = get_target_params(online_params, state)
     target, target_state = _apply_to_views(
-      *(forward, get_target_params(online_params, state)),
-      *(state.target_state, views),
+      forward, target_params, state.target_state, views
     )
     byol_loss = jnp.mean(objective(online, target))
     scalars = {
@@ -249,12 +249,12 @@ def make_gradients(
 ) -> GradientFn:
   """Returns the gradients of the loss of one device's images.
 
-  They are computed for `accumulate` sub-batches, one after another, in the
-  memory of one. A sub-batch is the same part of the images of each device, has
-  batch statistics of its own, and is what an objective sees. All start from
-  the batch-norm averages of the state; gradients, new averages and scalars are
-  means over the sub-batches. So they are, on one device, those of `accumulate`
-  devices with a sub-batch each and `bn_group` 1.
+  The images of each device are divided into `accumulate` sub-batches, which are
+  computed one after another in the memory of one. Batch statistics and the
+  objective are computed over one sub-batch. Each starts from the batch-norm
+  averages of the state; gradients, new averages and scalars are means over the
+  sub-batches. One device then computes what `accumulate` devices with a
+  sub-batch each and `bn_group` 1 compute.
 
   Args:
     loss_fn: from `make_loss`.
@@ -316,10 +316,11 @@ def make_monitor(
   reads_prediction: bool = True,
   accumulate: int = 1,
 ) -> Callable[[ByolState, Batch], Scalars]:
-  """Returns what a batch shows of both networks, a program of its own.
+  """Returns the function that computes the scalars of the monitor.
 
   The online network sees view 1 and the target network view 2, with the batch
-  statistics of training; no moving average changes.
+  statistics of training; no moving average changes. It is a separate program,
+  so the training step stays as it is.
 
   Args:
     forward, augments, get_target_params: as of `make_loss`.

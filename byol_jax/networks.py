@@ -178,8 +178,8 @@ def make_forward(
       None keeps them local.
     head_norm: of `HEAD_NORMS`.
     init_scale: factor of the variance of initial weights (method.md 2.4).
-    bn_group: how many neighbouring devices they are averaged over; 0: all. Of
-      several groups each device returns the moving averages of its own.
+    bn_group: how many neighbouring devices they are averaged over; 0: all. With
+      several groups the moving averages differ between them.
 
   Values outside `ranges` fail in other ways, or not at all.
   """

@@ -146,7 +146,8 @@ def make_optimizer(
   Args:
     name: a key of `OPTIMIZERS`.
     learning_rate: step -> rate.
-    head_rates: see `scale_heads`; empty for no part and no state of its own.
+    head_rates: see `scale_heads`; empty: nothing is scaled, and the
+      state has no part for it.
     **settings: keyword arguments of that optimizer.
 
   Raises:

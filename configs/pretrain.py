@@ -222,8 +222,8 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
         # average; 'online_stopped': the online network's, into which no
         # gradient flows; 'online': the same, with a gradient.
         'parameters': 'average',
-        # 'random': the average starts with random weights of its own; 'online':
-        # with those of the online network.
+        # How the average starts. 'random': with other random weights than the
+        # online network; 'online': with the same.
         'start': 'random',
         'base_tau': base_tau,  # share of the average that step 0 keeps
         'schedule': 'cosine',  # of that share: a cosine up to 1, or constant

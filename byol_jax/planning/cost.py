@@ -53,7 +53,7 @@ class Cost(NamedTuple):
     return live + self.temp_bytes + self.code_bytes
 
   def repeat(self, times: int) -> 'Cost':
-    """Returns the cost of a step that is mostly a loop, run so many times.
+    """Returns the cost of a step whose loop runs its body `times` times.
 
     The compiler counts the body of a loop once. The optimizer, outside of it,
     is counted too often: about a hundredth of a sub-batch of 64 images.

@@ -113,9 +113,9 @@ def draw_pairs(
   names: tuple[str, str],
   label: str,
 ) -> str:
-  """Returns two columns of bars side by side, each with a scale of its own.
+  """Returns two columns of bars side by side, each with a separate scale.
 
-  A picture of its own: it needs no style sheet.
+  The SVG can be opened alone: it needs no style sheet.
 
   Args:
     rows: name -> the value in each column, not negative; None draws nothing.
