@@ -279,12 +279,19 @@ def open_encoder(
     step: of the checkpoint, not of random weights; None for the newest one.
 
   Raises:
-    ConfigError: unknown weights, or a step of random ones.
+    ConfigError: unknown weights, a step of random ones, or the target of a run
+      that did not use its moving average.
     DataError: no checkpoint yet, or none of that step.
   """
   if weights not in WEIGHTS:
     raise errors.ConfigError(
       f'weights: expected one of {list(WEIGHTS)}, found {errors.quote(weights)}'
+    )
+  parameters = run.config.target.parameters
+  if weights == 'target' and parameters != 'average':
+    raise errors.ConfigError(
+      f"weights: 'target' is the moving average, which this run did not use"
+      f' (target.parameters {parameters!r}); take online'
     )
   is_random = weights.startswith('random')
   if is_random and step is not None:

@@ -96,6 +96,12 @@ def test_each_name_of_weights_has_its_parameters_and_averages(
   )
   run = pretrained.Run(None, '', config, method, {})
   step = None if weights.startswith('random') else 5
+  if weights == 'target':
+    assert config.target.parameters == 'online_stopped'
+    with pytest.raises(errors.ConfigError, match='which this run did not use'):
+      pretrained.open_encoder(run, weights)
+    with config.unlocked():
+      config.target.parameters = 'average'
   found = pretrained.open_encoder(
     run, weights, calibration_batches=7, step=step
   )
