@@ -228,8 +228,9 @@ def ablate(
   ordinary workdirs below --workdir; rows of any table that come to the same
   configuration are one. Each is measured by kNN and linear, beside the better
   of two random encoders. TABLE.json, .md and .svg there compare the order of
-  the rows with the paper's. A run that diverges or collapses is a result; the
-  same command goes on after an end, with exit code 42 after a signal.
+  the rows with the paper's. A run that diverges or collapses is a result. The
+  same command goes on after any end; a training that a signal stops is saved,
+  with exit code 42.
 
   examples: byol-jax ablate --list --table=5b
             byol-jax ablate --table=5b --rows=byol,simclr,average_beta0

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import functools
 import hashlib
 import json
+import math
 import pathlib
 import statistics
 from typing import Any, NamedTuple
@@ -19,14 +20,16 @@ from ml_collections import config_dict
 from byol_jax import api, configuration, errors, files, pretrained, ranges
 from byol_jax.checkpoints import checkpointer
 from byol_jax.data import from_config
+from byol_jax.distributed import placement
 from byol_jax.evals import features
 from byol_jax.tools import ablation_table, report
 from byol_jax.training import monitor, provenance, scalars, workdir
 
 Log = Callable[[str], None]
+Evaluations = Mapping[str, config_dict.ConfigDict]  # of knn and linear
 BASELINE = 'ablations/baseline'
 RECORD = 'ablation.json'
-KNN, LINEAR = 'knn_k20_t0.1', 'top1'
+KNN, LINEAR = ablation_table.KNN, ablation_table.LINEAR
 RANDOM = ('random', 'random_calibrated')
 # What the encoder before its training depends on, beside its network.
 _OF_START = ('seed', 'dataset', 'data_dir', 'image_size', 'batch_size', 'data')
@@ -46,7 +49,7 @@ class Plan(NamedTuple):
   base: str  # a preset
   overrides: Sequence[str]  # of the base, as on the command line
   seeds: int  # as many, from that of the base on
-  evaluations: Mapping[str, str]  # protocol -> preset
+  evaluations: Mapping[str, str]  # protocol -> preset, of `knn` and `linear`
 
 
 class Trial(NamedTuple):
@@ -95,7 +98,7 @@ def scale_changes(
     section, _, name = key.partition('.')
     own, usual = base[section].get(name), paper[section].get(name)
     if key in ('schedule.base_rate', 'optimizer.weight_decay'):
-      values[key] = value * own / usual
+      values[key] = own * (value / usual)  # exactly `own` for the usual value
     elif key == 'target.base_tau':
       share = (1 - value) * (1 - own) / (1 - usual)
       values[key] = max(0.0, round(1 - share, 9))
@@ -170,23 +173,74 @@ def run(
   folder = files.expand_home(output)
   with files.refuse_unwritable(f'workdir {errors.quote(output)}'):
     folder.mkdir(parents=True, exist_ok=True)
+  evaluations = _load_evaluations(plan)
   trials = list_trials(plan, folder)
   _check_images(trials[0].config)
+  _check_batches(trials)
   unique: dict[pathlib.Path, Trial] = {}
   for trial in trials:
     unique.setdefault(trial.folder, trial)
   runs = [*unique.values()][part[0] :: part[1]]
   for number, trial in enumerate(runs, 1):
     name = f'run {number} of {len(runs)}, {trial.folder.name}'
-    if (trial.folder / RECORD).exists():
+    if _is_done(trial, evaluations):
       log(f'{name}: done before')
     else:
       log(name)
-      _run_trial(trial, plan.evaluations, log)
+      _run_trial(trial, evaluations, log)
       ablation_table.write(_make_table(plan, trials), folder)
   table = _make_table(plan, trials)
   ablation_table.write(table, folder)
   return table
+
+
+def _load_evaluations(plan: Plan) -> dict[str, config_dict.ConfigDict]:
+  """Returns the configurations of kNN and linear evaluation.
+
+  Raises:
+    ConfigError: the one of kNN does not measure what the table shows.
+  """
+  configs = {
+    name: configuration.load(spec, kind=f'evals/{name}')
+    for name, spec in plan.evaluations.items()
+  }
+  if 20 not in configs['knn'].ks or 0.1 not in configs['knn'].temperatures:
+    raise errors.ConfigError(
+      f'knn: {errors.quote(plan.evaluations["knn"])}: expected 20 among ks and'
+      ' 0.1 among temperatures, which the table shows'
+    )
+  return configs
+
+
+def _list_values(evaluations: Evaluations) -> Any:
+  """Returns what the evaluations do, as JSON has it."""
+  values = {name: config.to_dict() for name, config in evaluations.items()}
+  return json.loads(json.dumps(values))
+
+
+def _is_done(trial: Trial, evaluations: Evaluations) -> bool:
+  """Returns whether a run was measured by the same evaluations."""
+  file = trial.folder / RECORD
+  if not file.exists():
+    return False
+  record = json.loads(file.read_bytes())
+  return record.get('evaluations') == _list_values(evaluations)
+
+
+def _check_batches(trials: Sequence[Trial]) -> None:
+  """Raises ConfigError, with the row, for a batch that cannot be divided."""
+  for trial in trials:
+    try:
+      placement.check_batch_size(
+        *('batch_size', trial.config.batch_size),
+        accumulate=trial.config.batch.accumulate,
+        bn_group=trial.config.network.bn_group,
+      )
+    except errors.ConfigError as error:
+      raise errors.ConfigError(
+        f'row {trial.row}: {error}; leave it out by --rows, or take another'
+        ' --base'
+      ) from error
 
 
 def _check_images(config: config_dict.ConfigDict) -> None:
@@ -199,7 +253,7 @@ def _check_images(config: config_dict.ConfigDict) -> None:
     )
 
 
-def _run_trial(trial: Trial, evaluations: Mapping[str, str], log: Log) -> None:
+def _run_trial(trial: Trial, evaluations: Evaluations, log: Log) -> None:
   """Trains, evaluates and records one run."""
   diverged = None
   try:
@@ -214,6 +268,7 @@ def _run_trial(trial: Trial, evaluations: Mapping[str, str], log: Log) -> None:
     'diverged': diverged,
     **find_collapse(lines),
     'results': None,
+    'evaluations': _list_values(evaluations),
     'random': _evaluate_start(trial, evaluations),
     'images_per_second': round(statistics.median(rates or [0])),
     'curve': _make_curve(lines),
@@ -243,31 +298,30 @@ def find_collapse(lines: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 def _make_curve(lines: Sequence[Mapping[str, float]]) -> dict[str, Any]:
   known = scalars.order(lines[0] if lines else {})
   columns = ['step', *(x for x in known if x not in ('step', *_NOT_IN_CURVE))]
-  rows = [
-    [float(f'{line[k]:.4g}') if k in line else None for k in columns]
-    for line in lines
-  ]
+  rows = [[_round(line.get(k, math.nan)) for k in columns] for line in lines]
   return {'columns': columns, 'rows': rows}
 
 
+def _round(value: float) -> float | None:
+  """Returns four digits; None of what is no number in JSON."""
+  return float(f'{value:.4g}') if math.isfinite(value) else None
+
+
 def _evaluate(
-  folder: pathlib.Path, weights: str, evaluations: Mapping[str, str]
+  folder: pathlib.Path, weights: str, evaluations: Evaluations
 ) -> dict[str, float]:
   """Returns the accuracies of an encoder of a run, in percent."""
   found = pretrained.open_run(folder)
   encoder = pretrained.open_encoder(found, weights)
   encoder = encoder._replace(store=features.FeatureStore())
   configs = {
-    name: configuration.load(spec, kind=f'evals/{name}')
-    for name, spec in evaluations.items()
+    name: x.copy_and_resolve_references() for name, x in evaluations.items()
   }
   results, _ = report.measure_encoder(found, encoder, configs)
   return {key: round(100 * results[key], 2) for key in (KNN, LINEAR)}
 
 
-def _evaluate_start(
-  trial: Trial, evaluations: Mapping[str, str]
-) -> dict[str, float]:
+def _evaluate_start(trial: Trial, evaluations: Evaluations) -> dict[str, float]:
   """Returns, of each accuracy, the one of the better random encoder.
 
   Trials whose encoders start alike share them.
@@ -275,7 +329,7 @@ def _evaluate_start(
   config = trial.config.to_dict()
   values = {key: config[key] for key in _OF_START}
   network = {k: x for k, x in config['network'].items() if k not in _HEADS}
-  digest = _digest([values, network, dict(evaluations)])
+  digest = _digest([values, network, _list_values(evaluations)])
   file = trial.folder.parent / 'starts' / f'{digest}.json'
   if not file.exists():
     found = {x: _evaluate(trial.folder, x, evaluations) for x in RANDOM}

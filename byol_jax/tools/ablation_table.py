@@ -13,6 +13,7 @@ from typing import Any
 from byol_jax import configuration, errors, files
 from byol_jax.tools import charts
 
+KNN, LINEAR = 'knn_k20_t0.1', 'top1'  # accuracies that a table shows
 # Two accuracies that differ by less, in percentage points, have no order: it is
 # the 95 % interval of 10,000 test images.
 MARGIN = 1.0
@@ -129,7 +130,7 @@ def _summarize(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """Returns means over the runs of a row, in percent, and what went wrong."""
   summary: dict[str, Any] = {'runs': len(runs)}
   measured = [run for run in runs if run['results'] is not None]
-  for name, key in (('knn', 'knn_k20_t0.1'), ('linear', 'top1')):
+  for name, key in (('knn', KNN), ('linear', LINEAR)):
     values = [run['results'][key] for run in measured]
     gains = [run['results'][key] - run['random'][key] for run in measured]
     summary[name] = round(statistics.mean(values), 2) if values else None

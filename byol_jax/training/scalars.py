@@ -26,7 +26,7 @@ SCALARS = {
   'byol_loss': Scalar(
     'What BYOL minimises: the squared distance between predictions and'
     ' projections of unit length, summed over both orders of the views, in'
-    ' [0, 8]; 4 for unrelated directions. Another `objective.name` has other'
+    ' [0, 8]; 4 for unrelated directions. Another `objective` has other'
     ' values.',
     'Falls from about 4 within hundreds of steps, then slowly; runs of'
     ' docs/results.md end between 0.5 and 0.8.',

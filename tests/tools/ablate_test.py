@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import xml.etree.ElementTree
 
 import chex
@@ -111,7 +112,8 @@ class Lab:
       raise errors.Preempted('saved')
     spread = 0.9 if config.network.predictor else 0.01
     lines = [
-      {'step': i, 'byol_loss': 1.0, 'projection_std': spread, 'time': i}
+      {'step': i, 'byol_loss': 1.0 if i < 5 else math.nan}
+      | {'projection_std': spread, 'time': i}
       | {'images_per_second': 100 + i}
       for i in range(1, 6)
     ]
@@ -122,7 +124,7 @@ class Lab:
       raise errors.DivergedError('not finite')
 
   def evaluate(self, folder, weights, evaluations):
-    assert evaluations == EVALUATIONS
+    assert evaluations.keys() == EVALUATIONS.keys()
     self.evaluated.append((folder.name.rpartition('-')[0], weights))
     if weights != 'online':
       return {
@@ -201,7 +203,7 @@ def test_runs_are_shared_resumed_and_not_repeated(lab, tmp_path):
   assert (first['seed'], second['seed'], first['steps']) == (3, 4, 5)
   assert first['curve'] == {
     'columns': ['step', 'byol_loss', 'projection_std'],
-    'rows': [[i, 1.0, 0.9] for i in range(1, 6)],
+    'rows': [[i, 1.0 if i < 5 else None, 0.9] for i in range(1, 6)],
   }
   # The same configuration in another table is the same run.
   before = len(lab.trained)
@@ -221,6 +223,13 @@ def test_runs_are_shared_resumed_and_not_repeated(lab, tmp_path):
     )
   )
   assert len(lab.trained) == before + 1
+  # Another evaluation is not taken for the one that was made.
+  measured = len(lab.evaluated)
+  plan = make_plan('table5b', 'byol', '--config.seed=3')
+  run(plan._replace(evaluations=EVALUATIONS | {'linear': 'evals/linear'}))
+  assert [weights for _, weights in lab.evaluated[measured:]] == [
+    *('random', 'random_calibrated', 'online')
+  ]
   written = json.loads((tmp_path / 'runs/table5b.json').read_text())
   assert written['rows'].keys() == {'byol'}
   text = (tmp_path / 'runs/table15a.md').read_text()
@@ -247,6 +256,19 @@ def test_what_cannot_be_measured_is_not_trained(lab, tmp_path):
     ablate.run(plan, str(tmp_path / 'runs'))
   with pytest.raises(errors.ConfigError, match='a folder of this machine'):
     ablate.run(make_plan('table5b', 'byol'), 'gs://bucket/runs')
+  plan = make_plan('table16', '4096,64')
+  with pytest.raises(errors.ConfigError, match=r'row 64: batch_size: .*--rows'):
+    ablate.run(plan, str(tmp_path / 'runs'))
+  (tmp_path / 'k.py').write_text(
+    'from configs.evals import knn\n\n\ndef get_config():\n'
+    '  config = knn.get_config()\n  config.ks = (1,)\n  return config\n'
+  )
+  plan = make_plan('table5b', 'byol')
+  plan = plan._replace(
+    evaluations=EVALUATIONS | {'knn': str(tmp_path / 'k.py')}
+  )
+  with pytest.raises(errors.ConfigError, match='expected 20 among ks'):
+    ablate.run(plan, str(tmp_path / 'runs'))
   assert not lab.trained
 
 
