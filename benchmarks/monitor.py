@@ -75,10 +75,10 @@ def measure(workdir: pathlib.Path) -> list[dict[str, float]]:
 
   The spread of the projections is that of the log line of the step, if any.
   """
-  from byol_jax import pretrained
   from byol_jax.checkpoints import checkpointer
   from byol_jax.data import from_config
   from byol_jax.distributed import packing, placement
+  from byol_jax.evaluation import pretrained
   from byol_jax.training import multi_step, scalars
 
   run = pretrained.open_run(workdir)

@@ -10,7 +10,7 @@ import jax
 from ml_collections import config_dict
 import numpy as np
 
-from byol_jax import configuration, errors, experiment, files, pretrained
+from byol_jax import configuration, errors, experiment, files
 from byol_jax.checkpoints import checkpointer
 from byol_jax.data import from_config
 from byol_jax.data.loading import in_memory
@@ -19,6 +19,7 @@ from byol_jax.evals import embed as embed_lib, while_training
 from byol_jax.evaluation import (
   functions,
   origins,
+  pretrained,
   protocols,
   suite as suite_lib,
 )

@@ -178,14 +178,14 @@ def _augment_views(
   batch: Batch,
 ) -> list[jax.Array]:
   """Returns both views, augmented with the keys of the step."""
-  keys = _make_keys(state, batch)
+  keys = make_keys(state, batch)
   return [
     augment(batch[f'view{i + 1}'], parallel.fold_in_view(keys, i))
     for i, augment in enumerate(augments)
   ]
 
 
-def _make_keys(state: ByolState, batch: Batch) -> jax.Array:
+def make_keys(state: ByolState, batch: Batch) -> jax.Array:
   """Returns the keys of the images, uint32 [B, 2]."""
   if 'keys' in batch:
     return batch['keys']
@@ -216,7 +216,7 @@ def _score_classifier(logits: jax.Array, batch: Batch) -> Scalars:
   """
   labels, mean, scalars = batch['labels'], jnp.mean, {}
   if 'is_labelled' in batch:
-    is_labelled, share = batch['is_labelled'], _share_of_labels(batch)
+    is_labelled, share = batch['is_labelled'], compute_label_share(batch)
     labels, scalars = jnp.where(is_labelled, labels, 0), {'labelled': share}
     mean = functools.partial(_mean_of_labelled, is_labelled, share)
   return scalars | {
@@ -226,7 +226,7 @@ def _score_classifier(logits: jax.Array, batch: Batch) -> Scalars:
   }
 
 
-def _share_of_labels(batch: Batch) -> jax.Array:
+def compute_label_share(batch: Batch) -> jax.Array:
   """Returns the share of the images of all devices with a label, []."""
   if 'labelled' in batch:
     return batch['labelled']
@@ -242,71 +242,6 @@ def _mean_of_labelled(
   """
   weighted = jnp.mean(jnp.where(is_labelled, values, 0))
   return weighted / jnp.where(share > 0, share, 1)
-
-
-def make_gradients(
-  loss_fn: LossFn, *, accumulate: int = 1, bn_group: int = 0
-) -> GradientFn:
-  """Returns the gradients of the loss of one device's images.
-
-  The images of each device are divided into `accumulate` sub-batches, which are
-  computed one after another in the memory of one. Batch statistics and the
-  objective are computed over one sub-batch. Each starts from the batch-norm
-  averages of the state; gradients, new averages and scalars are means over the
-  sub-batches. One device then computes what `accumulate` devices with a
-  sub-batch each and `bn_group` 1 compute.
-
-  Args:
-    loss_fn: from `make_loss`.
-    accumulate: number of sub-batches; divides the images of a device.
-    bn_group: of `networks.make_forward`; new averages are means over groups.
-  """
-  compute: GradientFn = jax.grad(loss_fn, has_aux=True)
-  if accumulate > 1:
-    compute = functools.partial(_accumulate, compute, accumulate)
-  if not bn_group:
-    return compute
-
-  def compute_and_combine(*args: Any) -> Any:
-    grads, (states, scalars) = compute(*args)
-    return grads, (parallel.mean_averages(states), scalars)
-
-  return compute_and_combine
-
-
-def _accumulate(
-  compute: GradientFn,
-  count: int,
-  online_params: networks.Params,
-  state: ByolState,
-  batch: Batch,
-) -> tuple[networks.Params, tuple[dict[str, Any], Scalars]]:
-  """Returns the means of `compute` over `count` parts of a batch."""
-  # What does not depend on how a batch is divided.
-  batch = {**batch, 'keys': _make_keys(state, batch)}
-  whole = {}
-  if 'is_labelled' in batch:
-    whole = {'labelled': _share_of_labels(batch)}
-
-  def add(sums: Any, part: Batch) -> tuple[Any, Scalars]:
-    grads, (states, scalars) = compute(online_params, state, {**part, **whole})
-    return jax.tree.map(jnp.add, sums, (grads, states)), scalars
-
-  states = {k: getattr(state, k) for k in ('online_state', 'target_state')}
-  scan = functools.partial(jax.lax.scan, add)
-  # XLA on a CPU is 14 times slower at the convolutions of a loop
-  # (benchmarks/results/accumulate.json), and there memory is not short.
-  sums, scalars = jax.lax.platform_dependent(
-    jax.tree.map(jnp.zeros_like, (online_params, states)),
-    {k: x.reshape(count, -1, *x.shape[1:]) for k, x in batch.items()},
-    cpu=functools.partial(scan, unroll=True),
-    default=scan,
-  )
-  # The counters of batch norm are the same in all parts.
-  divide = lambda x: x // count if x.dtype == jnp.int32 else x / count
-  grads, states = jax.tree.map(divide, sums)
-  scalars = jax.tree.map(lambda x: jnp.mean(x, axis=0), scalars)
-  return grads, (states, scalars)
 
 
 def make_monitor(
@@ -325,7 +260,8 @@ def make_monitor(
   Args:
     forward, augments, get_target_params: as of `make_loss`.
     reads_prediction: of the objective, see `losses.reads_prediction`.
-    accumulate: of `make_gradients`; the first sub-batch is what is seen.
+    accumulate: of `gradients.make_gradients`; only the first sub-batch is
+      seen.
 
   Returns:
     (state, batch of one device) -> scalars of the batch of all devices.
@@ -357,7 +293,7 @@ def make_update(
   the counts of steps, and reports the scalar `skipped` as 1 (see `finite`).
 
   Args:
-    compute_gradients: from `make_gradients`.
+    compute_gradients: from `gradients.make_gradients`.
     optimizer: of the online parameters.
     tau: step -> decay of the target parameters, in [0, 1].
     learning_rate: step -> rate, for the log; the optimizer has its own.

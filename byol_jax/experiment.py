@@ -18,6 +18,7 @@ from byol_jax import (
   byol,
   configuration,
   errors,
+  gradients,
   losses,
   networks,
   optimizers,
@@ -202,13 +203,13 @@ def build(
   augments = make_augments(config)
   objective = losses.make_objective(devices=parallel, **config.objective)
   loss_fn = byol.make_loss(forward, augments, objective, target.get_params)
-  gradients = byol.make_gradients(
+  compute = gradients.make_gradients(
     loss_fn, bn_group=config.network.bn_group, **config.batch
   )
   return Experiment(
     forward=forward,
     optimizer=optimizer,
-    update=byol.make_update(gradients, optimizer, target.tau, rate.schedule),
+    update=byol.make_update(compute, optimizer, target.tau, rate.schedule),
     monitor=byol.make_monitor(
       forward,
       augments,

@@ -20,13 +20,13 @@ from byol_jax import (
   errors,
   experiment,
   networks,
-  pretrained,
 )
 from byol_jax.checkpoints import checkpointer, steps
 from byol_jax.data import from_config
 from byol_jax.data.sampling import resize
 from byol_jax.distributed import placement
 from byol_jax.evals import features, while_training
+from byol_jax.evaluation import pretrained
 from byol_jax.training import train
 from tests.helpers import encoders, tiny_folder, tiny_run, wiring
 

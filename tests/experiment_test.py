@@ -15,6 +15,7 @@ from byol_jax import (
   configuration,
   errors,
   experiment,
+  gradients,
   losses,
   networks,
   optimizers,
@@ -49,7 +50,7 @@ def test_every_value_of_the_method_arrives(monkeypatch):
       *((schedules, 'make_learning_rate'), (byol, 'make_target')),
       *((networks, 'scale_initial_weights'),),
       *((byol, 'make_loss'), (byol, 'make_update'), (byol, 'init')),
-      *((byol, 'make_gradients'), (parallel, 'list_groups')),
+      *((gradients, 'make_gradients'), (parallel, 'list_groups')),
       *((resnet, 'ResNet'), (networks, 'MLP'), (hk, 'BatchNorm')),
     )
   }
@@ -63,12 +64,12 @@ def test_every_value_of_the_method_arrives(monkeypatch):
   state = jax.eval_shape(built.initial_state)
   (update,), (loss,) = seen['make_update'], seen['make_loss']
   assert built.update is update.result
-  gradients = wiring.find_call(
+  division = wiring.find_call(
     seen['make_gradients'], update.arguments['compute_gradients']
   )
-  assert gradients['loss_fn'] is loss.result
+  assert division['loss_fn'] is loss.result
   (groups,) = {tuple(x.arguments.values()) for x in seen['list_groups']}
-  assert groups == (1, gradients['bn_group'])
+  assert groups == (1, division['bn_group'])
   assert update.arguments['optimizer'] is built.optimizer
   assert loss.arguments['forward'] is built.forward
   optimizer = wiring.find_call(seen['make_optimizer'], built.optimizer)
@@ -123,7 +124,7 @@ def test_every_value_of_the_method_arrives(monkeypatch):
     'epochs': in_epochs.num_steps * in_epochs.batch_size / NUM_EXAMPLES,
     'steps': built.num_steps,
     'batch_size': built.batch_size,
-    'batch': pick(gradients, 'accumulate'),
+    'batch': pick(division, 'accumulate'),
     'network': {
       'encoder': encoder['encoder'],
       **pick(encoder, 'width', 'version', 'gamma_init', 'stem', 'padding'),

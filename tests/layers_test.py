@@ -13,7 +13,7 @@ METHOD += ['convolution', 'resnet']
 LAYER_0 = (*('errors', 'files', *METHOD, 'data.catalog', 'data.sampling.*'),)
 LAYER_1 = ['networks', 'parallel']
 LAYER_2 = ['finite', 'byol', 'evals.supervised']
-MATHS = [*METHOD, *LAYER_1, *LAYER_2]
+MATHS = [*METHOD, *LAYER_1, *LAYER_2, 'gradients']
 TO_LAYER_2 = [
   *(*LAYER_0, *LAYER_1, *LAYER_2, 'configuration', 'ranges'),
   *('checkpoints.*', 'distributed.*', 'data.*'),
@@ -30,6 +30,7 @@ MAY_IMPORT = {
   'parallel': ['errors'],
   'finite': [*LAYER_0, *LAYER_1],
   **{name: [*LAYER_0, *LAYER_1, 'finite'] for name in LAYER_2},
+  'gradients': [*LAYER_0, *LAYER_1, 'byol'],
   'ranges': ['errors', 'files'],
   'configuration': ['errors', 'files', 'ranges'],
   'checkpoints.*': ['errors', 'files', 'checkpoints.*'],
@@ -40,18 +41,16 @@ MAY_IMPORT = {
   'data.from_config': [*SOURCES, 'data.*'],
   'evals.*': [*LAYER_0, *LAYER_1, *LAYER_2, 'distributed.*', 'evals.*'],
   'convert.*': ['errors', 'files', 'networks', 'resnet', 'convert.*'],
-  'experiment': [*LAYER_0, *LAYER_1, *LAYER_2, 'configuration', 'ranges'],
+  'experiment': [*MATHS, *LAYER_0, 'configuration', 'ranges'],
   'training.*': [
     *(*LAYER_0, *LAYER_1, *LAYER_2, 'configuration', 'experiment'),
     *('training.*', 'checkpoints.*', 'distributed.*'),
   ],
   'conformance.*': [*TO_LAYER_5, 'conformance.*'],
   'planning.*': [*TO_LAYER_5, 'planning.*'],
-  'pretrained': TO_LAYER_5,
-  'evaluation.*': [*TO_LAYER_5, 'pretrained', 'evaluation.*'],
+  'evaluation.*': [*TO_LAYER_5, 'evaluation.*'],
   'api': [
-    *(*TO_LAYER_5, 'pretrained', 'evaluation.*', 'conformance.*'),
-    'planning.*',
+    *(*TO_LAYER_5, 'evaluation.*', 'conformance.*', 'planning.*'),
   ],
   **{name: ['*'] for name in ['__init__', '__main__', 'tools.*', 'cli.*']},
 }
@@ -62,7 +61,7 @@ PLACES = {
   'tensorflow_datasets': ['data.sources.tfds', 'data.preparation.*'],
   'orbax': ['checkpoints.*'],
   'ml_collections': [
-    *('configuration', 'experiment', 'data.from_config', 'pretrained'),
+    *('configuration', 'experiment', 'data.from_config'),
     'training.old_values',
     *('conformance.*', 'evaluation.*', 'api', 'tools.*', 'cli.*'),
     'planning.*',

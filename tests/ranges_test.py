@@ -17,12 +17,12 @@ from byol_jax import (
   losses,
   networks,
   optimizers,
-  pretrained,
   ranges,
   resnet,
 )
 from byol_jax.data import catalog
 from byol_jax.data.sampling import resize
+from byol_jax.evaluation import pretrained
 from configs import pretrain
 
 KEYS = {

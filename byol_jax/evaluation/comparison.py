@@ -2,10 +2,9 @@
 
 from ml_collections import config_dict
 
-from byol_jax import pretrained
 from byol_jax.data import catalog
 from byol_jax.evals import headlines, paper_results
-from byol_jax.evaluation import origins
+from byol_jax.evaluation import origins, pretrained
 
 # The share of a set's images that may differ: some cannot be read.
 _TOLERANCE = 0.01

@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 from ml_collections import config_dict
 
-from byol_jax import errors, files, parallel, pretrained
+from byol_jax import errors, files, parallel
 from byol_jax.convert import from_file, shapes
 from byol_jax.data import from_config
 from byol_jax.evals import features
+from byol_jax.evaluation import pretrained
 
 
 class Export(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from ml_collections import config_dict
 
-from byol_jax import configuration, errors, experiment, files, pretrained
+from byol_jax import configuration, errors, experiment, files
 from byol_jax.checkpoints import digests
 from byol_jax.data import from_config
 from byol_jax.distributed import processes
@@ -28,7 +28,7 @@ from byol_jax.evals import (
   semi_supervised,
   transfer,
 )
-from byol_jax.evaluation import origins, saved
+from byol_jax.evaluation import origins, pretrained, saved
 from byol_jax.training import provenance, resumable, train
 
 RESULTS, UNFINISHED = 'evaluations.jsonl', 'evaluations'  # in a workdir

@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 
-from byol_jax import files, pretrained
+from byol_jax import files
 from byol_jax.checkpoints import digests
 from byol_jax.convert import safetensors
 from byol_jax.evals import features
-from byol_jax.evaluation import origins
+from byol_jax.evaluation import origins, pretrained
 
 
 def make_save(

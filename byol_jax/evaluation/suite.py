@@ -13,13 +13,19 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import config_dict
 
-from byol_jax import configuration, errors, files, pretrained
+from byol_jax import configuration, errors, files
 from byol_jax.checkpoints import digests
 from byol_jax.convert import from_file
 from byol_jax.data import catalog
 from byol_jax.distributed import processes
 from byol_jax.evals import features, paper_results, transfer
-from byol_jax.evaluation import comparison, origins, protocols, table
+from byol_jax.evaluation import (
+  comparison,
+  origins,
+  pretrained,
+  protocols,
+  table,
+)
 
 JSON, MARKDOWN = 'suite.json', 'suite.md'
 RANDOM = 'random_calibrated'

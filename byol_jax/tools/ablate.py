@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import config_dict
 
-from byol_jax import api, configuration, errors, files, pretrained, ranges
+from byol_jax import api, configuration, errors, files, ranges
 from byol_jax.checkpoints import checkpointer
 from byol_jax.data import from_config
 from byol_jax.distributed import placement
 from byol_jax.evals import features
+from byol_jax.evaluation import pretrained
 from byol_jax.tools import ablation_table, report
 from byol_jax.training import monitor, provenance, scalars, workdir
 

@@ -8,8 +8,9 @@ import pathlib
 import shutil
 from typing import Any
 
-from byol_jax import errors, files, networks, pretrained, resnet
+from byol_jax import errors, files, networks, resnet
 from byol_jax.convert import parity, shapes, weights as weights_lib
+from byol_jax.evaluation import pretrained
 
 # Each is a module of byol_jax.convert.
 FORMATS = (

@@ -12,10 +12,11 @@ import jax
 from ml_collections import config_dict
 import numpy as np
 
-from byol_jax import configuration, errors, experiment, files, pretrained
+from byol_jax import configuration, errors, experiment, files
 from byol_jax.checkpoints import checkpointer
 from byol_jax.convert import deepmind, from_file, shapes, weights as weights_lib
 from byol_jax.data import catalog, from_config
+from byol_jax.evaluation import pretrained
 from byol_jax.training import workdir as workdir_lib
 
 

@@ -10,7 +10,8 @@ import pathlib
 import shlex
 from typing import Any
 
-from byol_jax import errors, files, pretrained
+from byol_jax import errors, files
+from byol_jax.evaluation import pretrained
 from byol_jax.tools import charts, gallery as gallery_lib
 from byol_jax.training import monitor, provenance, scalars as scalars_lib
 

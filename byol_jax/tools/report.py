@@ -5,10 +5,10 @@ import tempfile
 import time
 from typing import Any
 
-from byol_jax import api, configuration, errors, files, pretrained
+from byol_jax import api, configuration, errors, files
 from byol_jax.data import from_config
 from byol_jax.evals import features
-from byol_jax.evaluation import protocols
+from byol_jax.evaluation import pretrained, protocols
 from byol_jax.tools import gallery, page
 
 ROWS = {

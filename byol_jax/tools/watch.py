@@ -14,11 +14,11 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from byol_jax import configuration, errors, files, pretrained
+from byol_jax import configuration, errors, files
 from byol_jax.checkpoints import checkpointer
 from byol_jax.data import from_config
 from byol_jax.evals import features, splits
-from byol_jax.evaluation import origins, protocols
+from byol_jax.evaluation import origins, pretrained, protocols
 from byol_jax.training import events, workdir as workdir_lib
 
 Log = Callable[[str], None]

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from byol_jax import configuration, errors, pretrained
+from byol_jax import configuration, errors
 from byol_jax.data import from_config
 from byol_jax.data.loading import (
   cache,
@@ -20,6 +20,7 @@ from byol_jax.data.loading import (
 )
 from byol_jax.data.sampling import crops, resize
 from byol_jax.data.sources import arrays, base, lookup, tfds
+from byol_jax.evaluation import pretrained
 from tests.helpers import listed, wiring
 from tests.helpers.made import encode, image_set as images_of, smooth
 

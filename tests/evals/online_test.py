@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 import byol_jax
-from byol_jax import errors, metrics, networks, pretrained
+from byol_jax import errors, metrics, networks
 from byol_jax.data import from_config
 from byol_jax.evals import features, online
 from byol_jax.evals.online import Options
+from byol_jax.evaluation import pretrained
 from tests.helpers import encoders, fakes
 
 NUM_CLASSES = 7

@@ -8,8 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from byol_jax import api, errors, pretrained
+from byol_jax import api, errors
 from byol_jax.evals import knn, while_training
+from byol_jax.evaluation import pretrained
 from tests.helpers import fakes
 from tests.helpers.tiny_checkpoint import arrays_of, assert_same_arrays
 from tests.helpers.tiny_config import ArraySet, tiny

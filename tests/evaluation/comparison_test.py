@@ -2,9 +2,9 @@
 
 import pytest
 
-from byol_jax import configuration, pretrained
+from byol_jax import configuration
 from byol_jax.evals import headlines
-from byol_jax.evaluation import comparison, origins, table
+from byol_jax.evaluation import comparison, origins, pretrained, table
 
 
 def make_run(count=1_281_167, **changes):

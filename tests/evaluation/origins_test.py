@@ -12,11 +12,10 @@ from byol_jax import (
   api,
   configuration,
   errors,
-  pretrained,
 )
 from byol_jax.checkpoints import checkpointer
 from byol_jax.convert import npz
-from byol_jax.evaluation import origins
+from byol_jax.evaluation import origins, pretrained
 from tests.helpers import tiny_folder
 
 KNN = {'ks': (1, 20), 'batch_size': 8}

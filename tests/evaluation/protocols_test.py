@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import byol_jax
-from byol_jax import __main__ as command, configuration, pretrained
+from byol_jax import __main__ as command, configuration
 from byol_jax.data.loading import image_set
-from byol_jax.evaluation import protocols
+from byol_jax.evaluation import pretrained, protocols
 from tests.helpers import jobs, tiny_run
 
 CONFIG = {'batch_size': 8, 'epochs': 8.0, 'rates': (0.3, 3.0)}

@@ -10,7 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax import byol, losses, networks, optimizers, parallel, schedules
+from byol_jax import (
+  byol,
+  gradients,
+  losses,
+  networks,
+  optimizers,
+  parallel,
+  schedules,
+)
 from configs import pretrain
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -84,7 +92,7 @@ def make_experiment(*, rate, tau, num_classes=NUM_CLASSES):
     forward,
     loss_fn,
     optimizer,
-    byol.make_update(byol.make_gradients(loss_fn), optimizer, tau, rate),
+    byol.make_update(gradients.make_gradients(loss_fn), optimizer, tau, rate),
   )
 
 

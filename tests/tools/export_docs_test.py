@@ -6,8 +6,9 @@ import shlex
 import numpy as np
 import pytest
 
-from byol_jax import __main__ as command, pretrained
+from byol_jax import __main__ as command
 from byol_jax.convert import parity, reference
+from byol_jax.evaluation import pretrained
 from tests.helpers import tiny_run
 
 SECTIONS = re.split(

@@ -8,8 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
-from byol_jax import __main__ as command, errors, pretrained
+from byol_jax import __main__ as command, errors
 from byol_jax.convert import npz, parity
+from byol_jax.evaluation import pretrained
 from byol_jax.tools import export
 from tests.helpers import full_disk
 

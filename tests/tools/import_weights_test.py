@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import byol_jax
-from byol_jax import __main__ as command, errors, pretrained
+from byol_jax import __main__ as command, errors
 from byol_jax.checkpoints import checkpointer
 from byol_jax.convert import npz, safetensors
+from byol_jax.evaluation import pretrained
 from byol_jax.tools import import_weights
 from tests.helpers import official, tiny_config
 

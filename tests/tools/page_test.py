@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from byol_jax import pretrained
+from byol_jax.evaluation import pretrained
 from byol_jax.tools import charts, gallery, page, report
 from tests.helpers import tiny_folder
 

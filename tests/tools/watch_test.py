@@ -7,9 +7,10 @@ import signal
 import numpy as np
 import pytest
 
-from byol_jax import configuration, errors, networks, pretrained
+from byol_jax import configuration, errors, networks
 from byol_jax.checkpoints import checkpointer
 from byol_jax.evals import features, knn, online
+from byol_jax.evaluation import pretrained
 from byol_jax.tools import watch
 from byol_jax.training import workdir as workdir_lib
 from tests.helpers import tiny_checkpoint, tiny_run

@@ -11,9 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from byol_jax import api, pretrained
+from byol_jax import api
 from byol_jax.distributed import placement
 from byol_jax.evals import knn, while_training
+from byol_jax.evaluation import pretrained
 from byol_jax.training import logs
 from tests.helpers import job_worker, jobs, tiny_run
 from tests.helpers.tiny_checkpoint import (

@@ -120,7 +120,8 @@ def test_by_default_no_boundary_cuts_a_call_short(
 
 WITHOUT_TENSORFLOW = """
 import sys
-from byol_jax import api, configuration, pretrained
+from byol_jax import api, configuration
+from byol_jax.evaluation import pretrained
 from tests.helpers import tiny_folder
 folder, workdir = sys.argv[1:]
 values = tiny_folder.VALUES | {'dataset': folder, 'data.resident': True}

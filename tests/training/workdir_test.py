@@ -10,7 +10,8 @@ import sys
 import jax
 import pytest
 
-from byol_jax import errors, pretrained
+from byol_jax import errors
+from byol_jax.evaluation import pretrained
 from byol_jax.training import workdir
 from tests.helpers import full_disk, tiny_run
 

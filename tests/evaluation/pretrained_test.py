@@ -12,12 +12,13 @@ import jax
 import numpy as np
 import pytest
 
-from byol_jax import byol, configuration, errors, pretrained
+from byol_jax import byol, configuration, errors
 from byol_jax.checkpoints import checkpointer
 from byol_jax.conformance import compare
 from byol_jax.convert import npz
 from byol_jax.data import from_config
 from byol_jax.evals import features
+from byol_jax.evaluation import pretrained
 from tests.helpers import official, wiring
 
 
