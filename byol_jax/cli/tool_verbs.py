@@ -228,9 +228,9 @@ def ablate(
   ordinary workdirs below --workdir; rows of any table that come to the same
   configuration are one. Each is measured by kNN and linear, beside the better
   of two random encoders. TABLE.json, .md and .svg there compare the order of
-  the rows with the paper's. A run that diverges or collapses is a result. The
-  same command goes on after any end; a training that a signal stops is saved,
-  with exit code 42.
+  the rows with the paper's, those of earlier calls too. A run that diverges or
+  collapses is a result. The same command goes on after any end; a training that
+  a signal stops is saved, with exit code 42.
 
   examples: byol-jax ablate --list --table=5b
             byol-jax ablate --table=5b --rows=byol,simclr,average_beta0
@@ -252,9 +252,9 @@ def ablate(
   configuration.load(spec, overrides, 'pretrain')
   for protocol, preset in evaluations.items():
     configuration.load(preset, kind=f'evals/{protocol}')
-  from byol_jax.tools import ablate as ablate_tool
+  from byol_jax.tools import ablate as ablate_tool, ablation_plan
 
-  plan = ablate_tool.Plan(name, selected, spec, overrides, seeds, evaluations)
+  plan = ablation_plan.Plan(name, selected, spec, overrides, seeds, evaluations)
   log = lambda text: print(errors.to_line(text), flush=True)
   found = ablate_tool.run(plan, workdir, part, log)
   print('', *ablation_table.format_table(found), sep='\n')

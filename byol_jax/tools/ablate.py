@@ -6,147 +6,46 @@ ordinary workdir; ablation.json in it says that it is done.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-import functools
-import hashlib
 import json
 import math
 import pathlib
 import statistics
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from ml_collections import config_dict
 
-from byol_jax import api, configuration, errors, files, ranges
+from byol_jax import api, configuration, errors, files
 from byol_jax.checkpoints import checkpointer
 from byol_jax.data import from_config
 from byol_jax.distributed import placement
 from byol_jax.evals import features
 from byol_jax.evaluation import pretrained
-from byol_jax.tools import ablation_table, report
-from byol_jax.training import monitor, provenance, scalars, workdir
+from byol_jax.tools import ablation_plan as plan_lib, ablation_table, report
+from byol_jax.training import monitor, provenance, scalars
 
 Log = Callable[[str], None]
 Evaluations = Mapping[str, config_dict.ConfigDict]  # of knn and linear
-BASELINE = 'ablations/baseline'
 RECORD = 'ablation.json'
 KNN, LINEAR = ablation_table.KNN, ablation_table.LINEAR
 RANDOM = ('random', 'random_calibrated')
-# What the encoder before its training depends on, beside its network.
-_OF_START = ('seed', 'dataset', 'data_dir', 'image_size', 'batch_size', 'data')
-_HEADS = ('projector', 'predictor', 'head_norm')
+# What the encoder before its training depends on: keys that start so, without
+# those of the heads.
+_OF_START = ('seed', 'dataset', 'image_size', 'batch_size', 'data.', 'network.')
+_HEADS = tuple(
+  f'network.{key}' for key in ('projector', 'predictor', 'head_norm')
+)
 # Scalars that are not of the method, or follow from the configuration.
 _NOT_IN_CURVE = (
   *('time', 'images_per_second', 'data_wait', 'learning_rate', 'tau'),
 )
-_DIGITS = 12  # of the digest in the name of a workdir
-
-
-class Plan(NamedTuple):
-  """What to run: the rows of a table on a base."""
-
-  table: str  # as in configs/ablations/
-  rows: Mapping[str, Any]  # name -> configs.ablations.baseline.Row
-  base: str  # a preset
-  overrides: Sequence[str]  # of the base, as on the command line
-  seeds: int  # as many, from that of the base on
-  evaluations: Mapping[str, str]  # protocol -> preset, of `knn` and `linear`
-
-
-class Trial(NamedTuple):
-  """A row with a seed."""
-
-  row: str
-  seed: int
-  config: config_dict.ConfigDict
-  folder: pathlib.Path  # the workdir of its run
-
-
-def make_config(
-  base: str, overrides: Sequence[str], changes: Mapping[str, Any]
-) -> config_dict.ConfigDict:
-  """Returns a base with a row's changes.
-
-  Args:
-    base: a preset.
-    overrides: of it, as on the command line.
-    changes: of the row, to the paper's setting; see `scale_changes`.
-
-  Raises:
-    ConfigError: a value cannot be used with this base.
-  """
-  values = scale_changes(changes, _load(base, tuple(overrides)))
-  words = [f'--config.{key}={value}' for key, value in values.items()]
-  return configuration.load(base, [*overrides, *words], 'pretrain')
-
-
-@functools.cache
-def _load(spec: str, overrides: tuple[str, ...] = ()) -> config_dict.ConfigDict:
-  return configuration.load(spec, overrides, 'pretrain')
-
-
-def scale_changes(
-  changes: Mapping[str, Any], base: config_dict.ConfigDict
-) -> dict[str, Any]:
-  """Returns what a row changes in a base, {'section.key': value}.
-
-  The learning rate, the weight decay, 1 - tau and the widths of the heads are
-  to the base as the row's are to the paper's setting; all else is the row's.
-  """
-  paper = _load(BASELINE)
-  values = dict(changes)
-  for key, value in changes.items():
-    section, _, name = key.partition('.')
-    own, usual = base[section].get(name), paper[section].get(name)
-    if key in ('schedule.base_rate', 'optimizer.weight_decay'):
-      values[key] = own * (value / usual)  # exactly `own` for the usual value
-    elif key == 'target.base_tau':
-      share = (1 - value) * (1 - own) / (1 - usual)
-      values[key] = max(0.0, round(1 - share, 9))
-    elif key in ('network.projector', 'network.predictor') and own:
-      widths = [width * own[0] // usual[0] for width in value[:-1]]
-      widths += [width * own[-1] // usual[-1] for width in value[-1:]]
-      values[key] = tuple(max(1, width) for width in widths)
-  if values.get('network.projector') == ():  # the representation is predicted
-    channels = ranges.CHANNELS[base.network.encoder]
-    size = max(1, round(channels * base.network.width))
-    values['network.predictor'] = (*values['network.predictor'][:-1], size)
-  return values
-
-
-def list_trials(plan: Plan, folder: pathlib.Path) -> list[Trial]:
-  """Returns every row with every seed, seed by seed.
-
-  Trials of the same configuration have the same workdir, whose name is that of
-  the first of them in any table.
-
-  Raises:
-    ConfigError: see `make_config`.
-  """
-  first = _load(plan.base, tuple(plan.overrides)).seed
-  names = {path.name[-_DIGITS:]: path.name for path in folder.glob('*-seed*')}
-  trials = []
-  for seed in range(first, first + plan.seeds):
-    overrides = [*plan.overrides, f'--config.seed={seed}']
-    for row, (_, changes, *_) in plan.rows.items():
-      config = make_config(plan.base, overrides, changes)
-      digest = _digest(
-        provenance.flatten_config(
-          config.to_dict(), workdir.KEYS_THAT_MAY_CHANGE
-        )
-      )
-      name = names.setdefault(digest, f'{plan.table}-{row}-seed{seed}-{digest}')
-      trials.append(Trial(row, seed, config, folder / name))
-  return trials
-
-
-def _digest(values: Any) -> str:
-  text = json.dumps(values, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
 
 
 def run(
-  plan: Plan, output: str, part: tuple[int, int] = (0, 1), log: Log = print
+  plan: plan_lib.Plan,
+  output: str,
+  part: tuple[int, int] = (0, 1),
+  log: Log = print,
 ) -> dict[str, Any]:
   """Runs, evaluates and tabulates; the same call goes on after an end.
 
@@ -175,10 +74,10 @@ def run(
   with files.refuse_unwritable(f'workdir {errors.quote(output)}'):
     folder.mkdir(parents=True, exist_ok=True)
   evaluations = _load_evaluations(plan)
-  trials = list_trials(plan, folder)
+  trials = plan_lib.list_trials(plan, folder)
   _check_images(trials[0].config)
   _check_batches(trials)
-  unique: dict[pathlib.Path, Trial] = {}
+  unique: dict[pathlib.Path, plan_lib.Trial] = {}
   for trial in trials:
     unique.setdefault(trial.folder, trial)
   runs = [*unique.values()][part[0] :: part[1]]
@@ -189,13 +88,15 @@ def run(
     else:
       log(name)
       _run_trial(trial, evaluations, log)
-      ablation_table.write(_make_table(plan, trials), folder)
-  table = _make_table(plan, trials)
+      ablation_table.write(_make_table(plan, trials, folder), folder)
+  table = _make_table(plan, trials, folder)
   ablation_table.write(table, folder)
   return table
 
 
-def _load_evaluations(plan: Plan) -> dict[str, config_dict.ConfigDict]:
+def _load_evaluations(
+  plan: plan_lib.Plan,
+) -> dict[str, config_dict.ConfigDict]:
   """Returns the configurations of kNN and linear evaluation.
 
   Raises:
@@ -219,16 +120,19 @@ def _list_values(evaluations: Evaluations) -> Any:
   return json.loads(json.dumps(values))
 
 
-def _is_done(trial: Trial, evaluations: Evaluations) -> bool:
+def _is_done(trial: plan_lib.Trial, evaluations: Evaluations) -> bool:
   """Returns whether a run was measured by the same evaluations."""
-  file = trial.folder / RECORD
-  if not file.exists():
-    return False
-  record = json.loads(file.read_bytes())
+  record = json.loads(_read_record(trial) or '{}')
   return record.get('evaluations') == _list_values(evaluations)
 
 
-def _check_batches(trials: Sequence[Trial]) -> None:
+def _read_record(trial: plan_lib.Trial) -> bytes:
+  """Returns the record of a run; empty before it is done."""
+  file = trial.folder / RECORD
+  return file.read_bytes() if file.exists() else b''
+
+
+def _check_batches(trials: Sequence[plan_lib.Trial]) -> None:
   """Raises ConfigError, with the row, for a batch that cannot be divided."""
   for trial in trials:
     try:
@@ -254,7 +158,9 @@ def _check_images(config: config_dict.ConfigDict) -> None:
     )
 
 
-def _run_trial(trial: Trial, evaluations: Evaluations, log: Log) -> None:
+def _run_trial(
+  trial: plan_lib.Trial, evaluations: Evaluations, log: Log
+) -> None:
   """Trains, evaluates and records one run."""
   diverged = None
   try:
@@ -273,6 +179,7 @@ def _run_trial(trial: Trial, evaluations: Evaluations, log: Log) -> None:
     'random': _evaluate_start(trial, evaluations),
     'images_per_second': round(statistics.median(rates or [0])),
     'curve': _make_curve(lines),
+    'versions': provenance.list_versions() | provenance.find_commit(),
   }
   if checkpointer.list_steps(trial.folder / 'checkpoints'):
     try:
@@ -322,15 +229,19 @@ def _evaluate(
   return {key: round(100 * results[key], 2) for key in (KNN, LINEAR)}
 
 
-def _evaluate_start(trial: Trial, evaluations: Evaluations) -> dict[str, float]:
+def _evaluate_start(
+  trial: plan_lib.Trial, evaluations: Evaluations
+) -> dict[str, float]:
   """Returns, of each accuracy, the one of the better random encoder.
 
   Trials whose encoders start alike share them.
   """
-  config = trial.config.to_dict()
-  values = {key: config[key] for key in _OF_START}
-  network = {k: x for k, x in config['network'].items() if k not in _HEADS}
-  digest = _digest([values, network, _list_values(evaluations)])
+  values = {
+    key: value
+    for key, value in plan_lib.list_changes(trial.config).items()
+    if key.startswith(_OF_START) and key not in _HEADS
+  }
+  digest = plan_lib.digest([values, _list_values(evaluations)])
   file = trial.folder.parent / 'starts' / f'{digest}.json'
   if not file.exists():
     found = {x: _evaluate(trial.folder, x, evaluations) for x in RANDOM}
@@ -340,23 +251,42 @@ def _evaluate_start(trial: Trial, evaluations: Evaluations) -> dict[str, float]:
   return {k: max(found[x][k] for x in RANDOM) for k in (KNN, LINEAR)}
 
 
-def _make_table(plan: Plan, trials: Sequence[Trial]) -> dict[str, Any]:
-  """Returns the results so far, as TABLE.json holds them."""
-  rows = {}
-  for name, (top1, changes, top5, spread) in plan.rows.items():
-    runs = [
-      {'seed': x.seed, 'run': x.folder.name, **json.loads(file.read_bytes())}
-      for x in trials
-      if x.row == name and (file := x.folder / RECORD).exists()
-    ]
-    paper = {'top1': top1, 'top5': top5, 'spread': spread}
-    rows[name] = {'paper': paper, 'changes': dict(changes), 'runs': runs}
-  return {
+def _make_table(
+  plan: plan_lib.Plan,
+  trials: Sequence[plan_lib.Trial],
+  folder: pathlib.Path,
+) -> dict[str, Any]:
+  """Returns the results so far, as TABLE.json holds them.
+
+  Rows and seeds of earlier calls stay in it.
+  """
+  what = {
     'table': plan.table,
     'base': plan.base,
     'overrides': [*plan.overrides],
     'evaluations': dict(plan.evaluations),
-    'versions': provenance.list_versions() | provenance.find_commit(),
+  }
+  earlier: Mapping[str, Any] = {}
+  if (written := folder / f'{plan.table}.json').exists():
+    found = json.loads(written.read_bytes())
+    if found.items() >= what.items():
+      earlier = found['rows']
+  rows = {}
+  listed = ablation_table.list_tables()[plan.table]
+  for name, (top1, changes, top5, spread) in listed.items():
+    before = earlier.get(name, {'runs': ()})['runs']
+    runs = {run['seed']: run for run in before} | {
+      x.seed: {'seed': x.seed, 'run': x.folder.name, **json.loads(file)}
+      for x in trials
+      if x.row == name and (file := _read_record(x))
+    }
+    if name not in plan.rows and not runs:
+      continue
+    paper = {'top1': top1, 'top5': top5, 'spread': spread}
+    changes, ordered = dict(changes), [runs[seed] for seed in sorted(runs)]
+    rows[name] = {'paper': paper, 'changes': changes, 'runs': ordered}
+  return {
+    **what,
     **ablation_table.compare(rows),
     'rows': rows,
   }

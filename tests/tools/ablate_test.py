@@ -1,98 +1,15 @@
-"""Rows of the paper's ablations: built, run once each, and compared."""
+"""Rows of the paper's ablations: run once each, and compared."""
 
-import importlib
 import json
 import math
 import xml.etree.ElementTree
 
-import chex
-import haiku as hk
-import jax
-import jax.numpy as jnp
 from PIL import Image
 import pytest
 
-from byol_jax import (
-  __main__ as command,
-  configuration,
-  errors,
-  experiment,
-  networks,
-  parallel,
-)
+from byol_jax import __main__ as command, errors
 from byol_jax.tools import ablate, ablation_table
-from tests.helpers import tiny_config
-
-EVALUATIONS = {'knn': 'evals/knn', 'linear': 'evals/linear:cpu'}
-
-
-def make_plan(table, rows=None, *overrides, seeds=1):
-  selected = ablation_table.select_rows(table, rows)
-  return ablate.Plan(table, selected, 'shapes', overrides, seeds, EVALUATIONS)
-
-
-# Three numbers stand for images, heads and encoder.
-TINY = (
-  *('--config.image_size=8', '--config.batch_size=128'),
-  *('--config.network.encoder=TinyResNet', '--config.optimizer.name=lars'),
-  '--config.network.projector=(32, 8)',
-  '--config.network.predictor=(32, 8)',
-  *(f'--config.{key}={value}' for key, value in tiny_config.FLIP_ONLY.items()),
-)
-
-
-class OneLayer(hk.Module):
-  """In the place of an encoder, which no row changes but by `init_scale`."""
-
-  def __init__(self, encoder, **unused):
-    super().__init__(name='tiny_res_net')
-
-  def __call__(self, images, is_training):
-    return jax.nn.relu(hk.Linear(8)(jnp.mean(images, axis=(1, 2))))
-
-
-def find_program(config):
-  """What changes the traced program: not each number that does."""
-
-  def simplify(value):
-    kept = {bool: bool, float: bool, int: lambda x: x > 1, tuple: bool}
-    return kept.get(type(value), str)(value)
-
-  flat = configuration.flatten(config)
-  sections = ('network', 'objective', 'target', 'batch.')
-  rates = [flat[f'schedule.{x}_rate'] == 1 for x in ('predictor', 'projector')]
-  values = {k: simplify(x) for k, x in flat.items() if k.startswith(sections)}
-  return json.dumps([values, rates], sort_keys=True)
-
-
-def test_every_row_builds(monkeypatch):
-  """At the paper's size, and by shapes on a tiny base."""
-  monkeypatch.setattr(networks.resnet, 'ResNet', OneLayer)
-  usual = configuration.flatten(configuration.load('ablations/baseline'))
-  views = {f'view{i}': jnp.zeros((128, 8, 8, 3)) for i in (1, 2)}
-  batch = views | {'labels': jnp.zeros(128, jnp.int32)}
-  programs, states = set(), {}
-  for table in ablation_table.list_tables():
-    module = importlib.import_module(f'configs.ablations.{table}')
-    for row, (_, changes, *_) in module.ROWS.items():
-      config = configuration.validate(module.get_config(row), 'pretrain')
-      found = configuration.flatten(config)
-      assert found.items() >= changes.items()
-      others = {k for k in found if found[k] != usual.get(k)} - changes.keys()
-      assert not others or 'objective.name' in changes
-      assert {k.partition('.')[0] for k in others} <= {'objective'}
-      if (program := find_program(config)) not in programs:
-        programs.add(program)
-        tiny = ablate.make_config('shapes', TINY, changes)
-        built = experiment.build(tiny, 4096, 10)
-        network = repr((tiny.network, tiny.schedule))
-        if network not in states:
-          states[network] = jax.eval_shape(built.initial_state)
-        state = states[network]
-        update = parallel.on_one_device(built.update)
-        after, scalars = jax.eval_shape(update, state, batch)
-        chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
-        assert scalars['byol_loss'].shape == ()
+from tests.tools.ablation_plan_test import EVALUATIONS, make_plan
 
 
 class Lab:
@@ -140,41 +57,6 @@ def lab(monkeypatch):
   return Lab(monkeypatch)
 
 
-def test_a_row_changes_a_base_in_proportion():
-  """The paper's 0.3, 1e-6, 1 - 0.99 and (4096, 256) are 1.2, 1e-6, 0.03 and
-  (256, 64) of the preset for CPUs."""
-  base = configuration.load(
-    'small/cifar10:cpu', {'optimizer.weight_decay': 1e-3}
-  )
-  scale = lambda **changes: ablate.scale_changes(
-    {key.replace('__', '.'): value for key, value in changes.items()}, base
-  )
-  assert scale(schedule__base_rate=0.1)['schedule.base_rate'] == (
-    pytest.approx(0.4)
-  )
-  assert scale(optimizer__weight_decay=5e-6)['optimizer.weight_decay'] == (
-    pytest.approx(5e-3)
-  )
-  for value, expected in ((0.9, 0.7), (0.999, 0.997), (1.0, 1.0), (0.0, 0.0)):
-    found = scale(target__base_tau=value)['target.base_tau']
-    assert found == pytest.approx(expected)
-  for value, expected in (
-    ((256,), (64,)),
-    ((4096, 4096, 16), (256, 256, 4)),
-    ((), ()),
-  ):
-    assert scale(network__predictor=value) == {'network.predictor': expected}
-  # The representation of its encoder has 64 numbers.
-  found = scale(network__projector=(), network__predictor=(4096, 2048))
-  assert found['network.predictor'] == (256, 64)
-  # What has no size of its own stays.
-  changes = {
-    'augment.view1.flip.probability': 0.0,
-    'objective.symmetric': False,
-  }
-  assert ablate.scale_changes(changes, base) == changes
-
-
 def test_runs_are_shared_resumed_and_not_repeated(lab, tmp_path):
   lines = []
   run = lambda plan, **more: ablate.run(
@@ -216,6 +98,11 @@ def test_runs_are_shared_resumed_and_not_repeated(lab, tmp_path):
   assert run_of('byol')['collapsed_at'] is None
   again = run(other)
   assert again == table and len(lab.trained) == before + 1
+  # Rows and seeds of earlier calls stay in the table.
+  more = run(make_plan('table5b', 'byol', '--config.seed=3', seeds=2))
+  assert [*more['rows']] == ['byol', 'average_beta0']
+  assert more['ours']['byol']['runs'] == 2
+  assert run(other)['rows'] == more['rows']
   # A key that does not change the result does not make another run.
   run(
     make_plan(
