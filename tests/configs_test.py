@@ -69,6 +69,18 @@ def test_cifar10_has_the_published_settings_of_solo_learn():
   assert not configuration.load('cifar10:cpu').optimizer.clip_trust_ratio
 
 
+def test_cifar10_in_minutes_has_the_rate_and_decay_of_lightly():
+  """Theirs is for 128 images and a quarter of our loss: -cosine, the mean."""
+  config = configuration.load('cifar10:200')
+  assert config.optimizer.name == 'sgd'
+  assert 4 * config.schedule.base_rate * 128 / 256 == pytest.approx(0.06)
+  assert config.optimizer.weight_decay / 4 == pytest.approx(5e-4)
+  # A call of 25 steps ends at each log line, checkpoint and evaluation.
+  config_log = config.log.every_steps, config.checkpoint.every_steps
+  for every in (*config_log, config.eval.knn_every_steps):
+    assert every % 25 == 0
+
+
 @pytest.mark.parametrize('name', list(SPEC))
 def test_a_preset_has_the_published_numbers(name):
   assert pretrain.PRESETS.keys() == SPEC.keys()

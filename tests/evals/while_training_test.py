@@ -21,12 +21,24 @@ KEYS = {'log__every_steps': 3, 'checkpoint__every_steps': 4}
 MEASURED = ('time', 'images_per_second', 'data_wait')  # they differ
 
 
+READS = []  # splits whose images were read for a whole evaluation
+
+
+class Counted(fakes.ImageSet):
+  """Counts the passes over its images."""
+
+  def eval_batches(self, batch_size):
+    if batch_size > 1:  # not a look at the first image
+      READS.append(len(self.images))
+    yield from super().eval_batches(batch_size)
+
+
 def load(split, **changes):
   """24 images of 4 classes to train, 12 to test."""
   count = 24 if split == 'train' else 12
   images = np.random.default_rng(count).random((count, 16, 16, 3), np.float32)
   facts = {'labels': np.arange(count) % 4, 'num_classes': 4} | changes
-  return fakes.ImageSet(images, **facts)
+  return Counted(images, **facts)
 
 
 def read_lines(workdir):
@@ -45,10 +57,12 @@ def test_the_training_is_the_same_bit_for_bit(tmp_path, capsys):
   without, found = tmp_path / 'without', tmp_path / 'with'
   last = api.pretrain_on(ArraySet(), tiny(**KEYS), without)
   config = tiny(**KEYS, eval__knn_every_steps=4)
+  READS.clear()
   again = api.pretrain_on(ArraySet(), config, found, load)
   assert {**last, 'seconds': 0} == {**again, 'seconds': 0} | {
     key: last[key] for key in MEASURED if key in last
   }
+  assert READS == [24, 12]  # once for three evaluations
   for step in (4, 8, 10):
     assert_same_arrays(arrays_of(without, step), arrays_of(found, step))
   (expected, none), (lines, evaluations) = map(read_lines, (without, found))
