@@ -4,7 +4,7 @@ PYTHONPATH=. python benchmarks/cpu_steps.py [--output=FILE.json] [--rounds=6]
 
 The step of `pretrain:1000` without augmentation, by the encoder, the image size
 and the batch size, of two programs in turns: all convolutions plain, and those
-of `convolution.py`. Compare the ratios: on a busy machine the images per second
+of `modules.py`. Compare the ratios: on a busy machine the images per second
 say little, CPU seconds (`cpu_ratio`) more.
 """
 
@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from benchmarks import results_file, timing
-from byol_jax import configuration, convolution, experiment
+from byol_jax import configuration, experiment, modules
 from byol_jax.distributed import placement
 
 # Encoder, stem, image size, batch size.
@@ -29,7 +29,7 @@ SHAPES = {
 }
 PROGRAMS = {
   'plain': lambda on_cpu, elsewhere: elsewhere,
-  'forms': convolution._choose_form,
+  'forms': modules._choose_form,
 }
 
 
@@ -72,7 +72,7 @@ def measure(shape, rounds):
   built, batch = build(*shape)
   steps, losses = {}, {}
   for name, choose in PROGRAMS.items():
-    convolution._choose_form = choose
+    modules._choose_form = choose
     steps[name] = make_step(built, batch)
     losses[name] = float(steps[name]()['loss'][0])
   np.testing.assert_allclose(list(losses.values()), losses['plain'], rtol=1e-5)

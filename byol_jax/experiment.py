@@ -49,7 +49,7 @@ class Weights(NamedTuple):
 class Experiment(NamedTuple):
   """What a configuration stands for: functions, sizes and lengths."""
 
-  forward: networks.Forward
+  forward: networks.Forward  # float32, whatever the precision of the update
   optimizer: optax.GradientTransformation
   update: Update  # runs inside `pmap` over `parallel.AXIS`
   monitor: Monitor  # the same
@@ -192,9 +192,7 @@ def build(
     **config.schedule,
   )
   target = byol.make_target(total_steps=num_steps, **config.target)
-  forward = networks.make_forward(
-    num_classes=num_classes, axis_name=parallel.AXIS, **config.network
-  )
+  forward, training_forward = _make_forwards(config, num_classes)
   optimizer = optimizers.make_optimizer(
     learning_rate=rate.schedule,
     head_rates=rate.head_rates,
@@ -202,7 +200,9 @@ def build(
   )
   augments = make_augments(config)
   objective = losses.make_objective(devices=parallel, **config.objective)
-  loss_fn = byol.make_loss(forward, augments, objective, target.get_params)
+  loss_fn = byol.make_loss(
+    training_forward, augments, objective, target.get_params
+  )
   compute = gradients.make_gradients(
     loss_fn, bn_group=config.network.bn_group, **config.batch
   )
@@ -211,7 +211,7 @@ def build(
     optimizer=optimizer,
     update=byol.make_update(compute, optimizer, target.tau, rate.schedule),
     monitor=byol.make_monitor(
-      forward,
+      training_forward,
       augments,
       target.get_params,
       reads_prediction=losses.reads_prediction(**config.objective),
@@ -227,6 +227,22 @@ def build(
       *_list_warnings(config, num_examples, num_steps),
     ),
   )
+
+
+def _make_forwards(
+  config: config_dict.ConfigDict, num_classes: int | None
+) -> tuple[networks.Forward, networks.Forward]:
+  """Returns the network in float32, and in the precision of the update."""
+  in_float32, in_training = (
+    networks.make_forward(
+      num_classes=num_classes,
+      axis_name=parallel.AXIS,
+      precision=precision,
+      **config.network,
+    )
+    for precision in ('float32', config.precision)
+  )
+  return in_float32, in_training
 
 
 def make_augments(

@@ -14,7 +14,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from byol_jax import augment, errors, parallel, resnet
+from byol_jax import augment, errors, modules, parallel, resnet
 
 # Of ImageNet's training images in [0, 1] (method.md 3.1).
 MEAN_RGB = (0.485, 0.456, 0.406)
@@ -102,12 +102,11 @@ def apply_linear(x: jax.Array, size: int, standardized: bool) -> jax.Array:
   """
 
   def standardize(next_getter: Any, value: jax.Array, context: Any) -> Any:
-    value = next_getter(value)
-    if context.name != 'w':
-      return value
-    centered = value - jnp.mean(value, axis=0)
-    square = jnp.sum(jnp.square(centered), axis=0)
-    return centered * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
+    if context.name == 'w':
+      value -= jnp.mean(value, axis=0)
+      square = jnp.sum(jnp.square(value), axis=0)
+      value *= jax.lax.rsqrt(jnp.maximum(square, 1e-12))
+    return next_getter(value)  # that may round
 
   if not standardized:
     return hk.Linear(size)(x)
@@ -123,10 +122,12 @@ def apply_norm(
     return make_batch_norm()(x, is_training)
   if norm == 'none':
     return x
+  exact = modules.to_full_precision(x)
   if norm == 'layer':
-    return hk.LayerNorm(-1, create_scale=True, create_offset=True)(x)
+    learned = hk.LayerNorm(-1, create_scale=True, create_offset=True)
+    return learned(exact).astype(x.dtype)
   if norm == 'group':
-    return hk.GroupNorm(GROUPS)(x)  # it learns both
+    return hk.GroupNorm(GROUPS)(exact).astype(x.dtype)  # it learns both
   raise ValueError(f'norm: expected one of {HEAD_NORMS}, found {norm!r}')
 
 
@@ -163,6 +164,7 @@ def make_forward(
   head_norm: str = 'batch',  # as of weights that were stored without it
   init_scale: float = 1.0,
   bn_group: int = 0,
+  precision: str = 'float32',
 ) -> Forward:
   """Returns the network of the config section `network`.
 
@@ -180,6 +182,7 @@ def make_forward(
     init_scale: factor of the variance of initial weights (method.md 2.4).
     bn_group: how many neighbouring devices they are averaged over; 0: all. With
       several groups the moving averages differ between them.
+    precision: of activations, 'float32' or 'bfloat16' (method.md 2.6).
 
   Values outside `ranges` fail in other ways, or not at all.
   """
@@ -201,7 +204,9 @@ def make_forward(
       functools.partial(head, projector, name='projector'),
       functools.partial(head, predictor, name='predictor'),
     )
-  return _connect_modules(make_encoder, heads, num_classes, init_scale)
+  return _connect_modules(
+    make_encoder, heads, num_classes, init_scale, precision
+  )
 
 
 def _make_norm_factory(
@@ -210,18 +215,12 @@ def _make_norm_factory(
   """Returns what builds the batch norms; arguments as of `make_forward`."""
   axis = None if group == 1 else axis_name
 
-  def make_norm(**options: Any) -> hk.BatchNorm:
+  def make_norm(**options: Any) -> modules.BatchNorm:
     groups = None
     if axis is not None and group:
       groups = parallel.list_groups(jax.lax.axis_size(axis), group)
-    return hk.BatchNorm(
-      create_scale=True,
-      create_offset=True,
-      decay_rate=decay,
-      eps=epsilon,
-      cross_replica_axis=axis,
-      cross_replica_axis_index_groups=groups,
-      **options,
+    return modules.BatchNorm(
+      decay=decay, epsilon=epsilon, axis_name=axis, groups=groups, **options
     )
 
   return make_norm
@@ -232,31 +231,42 @@ def _connect_modules(
   heads: tuple[Callable[[], MLP], Callable[[], MLP]] | None,
   num_classes: int | None,
   init_scale: float,
+  precision: str,
 ) -> Forward:
   """Returns the modules, one after another, as pure functions."""
 
-  def forward(images: jax.Array, is_training: bool) -> Outputs:
+  def forward(
+    images: jax.Array, is_training: bool, dtype: Any = None
+  ) -> Outputs:
     chex.assert_rank(images, 4)
-    images = normalize(augment.to_float(images))
-    representation = make_encoder()(images, is_training)
+    x = normalize(augment.to_float(images))
+    x = x if dtype is None else x.astype(dtype)
+    representation = make_encoder()(x, is_training)
     projection: Any = None
     prediction: Any = None
     logits = None
     if heads is not None:
       make_projector, make_predictor = heads
-      projection = make_projector()(representation, is_training)
+      projection = make_projector()(representation.astype(x.dtype), is_training)
       prediction = make_predictor()(projection, is_training)
     if num_classes is not None:
       # The labels never reach the encoder (method.md 1.4).
       frozen = jax.lax.stop_gradient(representation)
       logits = hk.Linear(num_classes, name='classifier')(frozen)
-    return Outputs(representation, projection, prediction, logits)
+    outputs = Outputs(representation, projection, prediction, logits)
+    return jax.tree.map(modules.to_full_precision, outputs)
 
   def forward_from_scaled(images: jax.Array, is_training: bool) -> Outputs:
     with hk.custom_creator(scale_initial_weights(init_scale)):
       return forward(images, is_training)
 
-  pure = hk.transform_with_state(forward)
+  def forward_in_precision(images: jax.Array, is_training: bool) -> Outputs:
+    if precision == 'float32':
+      return forward(images, is_training)
+    with hk.custom_getter(modules.cast_parameters):
+      return forward(images, is_training, jnp.dtype(precision))
+
+  pure = hk.transform_with_state(forward_in_precision)
   return Forward(
     init=hk.transform_with_state(forward_from_scaled).init,
     apply=lambda params, state, images, is_training: pure.apply(

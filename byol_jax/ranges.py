@@ -79,6 +79,7 @@ CHANNELS = {
   **{'ResNet152': 2048, 'ResNet200': 2048, 'TinyResNet': 8, 'MiniResNet': 64},
 }
 CHOICES = {
+  'precision': ('float32', 'bfloat16'),
   'network.encoder': tuple(CHANNELS),
   'network.version': (1, 2),
   'network.gamma_init': ('ones', 'zeros'),

@@ -1,8 +1,9 @@
 """Defines ResNet encoders, v1 and v2 (method.md 2.1, 2.2).
 
 Module names are those of the published weights (method.md 9.3). Images are
-float32 NHWC, padding is TensorFlow-style SAME unless `padding` says otherwise,
-no convolution has a bias.
+NHWC, float32 or, like all activations then, bfloat16; padding is
+TensorFlow-style SAME unless `padding` says otherwise, no convolution has a
+bias.
 
 The blocks are our own because the paper initialises every batch-norm scale
 (gamma) with ones, while Haiku's bottleneck v1 block, and no other of its
@@ -18,7 +19,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from byol_jax import convolution
+from byol_jax import modules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,16 +71,16 @@ PADDINGS = ('same', 'torch')
 POOL_PADDING = ((0, 0), (1, 1), (1, 1), (0, 0))  # of 'torch'
 
 # Builds a batch norm; takes `name` and `scale_init`.
-MakeNorm = Callable[..., hk.BatchNorm]
+MakeNorm = Callable[..., modules.BatchNorm]
 
 
 def make_conv(
   channels: int, kernel: int, stride: int, name: str, padding: str = 'same'
-) -> convolution.Conv2D:
+) -> modules.Conv2D:
   """Returns a square convolution without bias; `padding` is of `PADDINGS`."""
   half = (kernel // 2, kernel // 2)
   pads = 'SAME' if padding == 'same' else (half, half)
-  return convolution.Conv2D(channels, kernel, stride, pads, name)
+  return modules.Conv2D(channels, kernel, stride, pads, name)
 
 
 class Block(hk.Module):
@@ -233,7 +234,7 @@ class ResNet(hk.Module):
     ]
 
   def __call__(self, images: jax.Array, is_training: bool) -> jax.Array:
-    """Normalised images [B, H, W, 3] -> representation [B, D]."""
+    """Normalised images [B, H, W, 3] -> representation, float32 [B, D]."""
     chex.assert_rank(images, 4)
     stem = self._finish_stem
     if self.pool:  # Recomputed for the gradient: the largest activations.
@@ -243,7 +244,7 @@ class ResNet(hk.Module):
       x = group(x, is_training)
     if self.version == 2:
       x = jax.nn.relu(self.outer_norm(x, is_training))
-    return jnp.mean(x, axis=(1, 2))
+    return jnp.mean(modules.to_full_precision(x), axis=(1, 2))
 
   def _finish_stem(self, x: jax.Array, is_training: bool) -> jax.Array:
     if self.version == 1:

@@ -166,6 +166,10 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
       # training images, at least 4000.
       'steps': 0,
       'batch_size': batch_size,  # images of a step, of all devices together
+      # Of the activations and operands in the networks of the training step.
+      # 'bfloat16' halves their memory; parameters, statistics of batch norm and
+      # losses stay float32, and evaluations are in float32.
+      'precision': 'float32',
       'batch': {
         # Sub-batches into which each device divides its images of a step. They
         # are computed one after another, in the memory of one, each with its

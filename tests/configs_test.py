@@ -186,8 +186,8 @@ def parameters(function):
 
 def test_a_section_is_the_arguments_of_its_factory():
   config = pretrain.get_config()
-  network = parameters(networks.make_forward) - {'num_classes', 'axis_name'}
-  assert set(config.network) == network
+  others = {'num_classes', 'axis_name', 'precision'}
+  assert set(config.network) == parameters(networks.make_forward) - others
   for view in config.augment.values():
     assert set(view) - {'crop'} == parameters(augment.make_augment)
     strengths = parameters(augment.draw_jitter) - {'key'}

@@ -3,7 +3,6 @@
 import math
 import re
 
-import haiku as hk
 import jax
 from ml_collections import config_dict
 import numpy as np
@@ -17,6 +16,7 @@ from byol_jax import (
   experiment,
   gradients,
   losses,
+  modules,
   networks,
   optimizers,
   parallel,
@@ -26,7 +26,7 @@ from byol_jax import (
 from tests.helpers import wiring
 
 NUM_EXAMPLES, NUM_CLASSES = 192, 4
-NORM = ('cross_replica_axis', 'decay_rate', 'eps')
+NORM = ('axis_name', 'decay', 'epsilon')
 
 
 def pick(arguments, *names):
@@ -51,7 +51,7 @@ def test_every_value_of_the_method_arrives(monkeypatch):
       *((networks, 'scale_initial_weights'),),
       *((byol, 'make_loss'), (byol, 'make_update'), (byol, 'init')),
       *((gradients, 'make_gradients'), (parallel, 'list_groups')),
-      *((resnet, 'ResNet'), (networks, 'MLP'), (hk, 'BatchNorm')),
+      *((resnet, 'ResNet'), (networks, 'MLP'), (modules, 'BatchNorm')),
     )
   }
   in_epochs = experiment.build(
@@ -71,7 +71,13 @@ def test_every_value_of_the_method_arrives(monkeypatch):
   (groups,) = {tuple(x.arguments.values()) for x in seen['list_groups']}
   assert groups == (1, division['bn_group'])
   assert update.arguments['optimizer'] is built.optimizer
-  assert loss.arguments['forward'] is built.forward
+  whole, in_training = (
+    wiring.find_call(seen['make_forward'], forward)
+    for forward in (built.forward, loss.arguments['forward'])
+  )
+  assert whole.pop('precision') == 'float32'
+  precision = in_training.pop('precision')
+  assert whole == in_training
   optimizer = wiring.find_call(seen['make_optimizer'], built.optimizer)
   rate = update.arguments['learning_rate']
   assert optimizer.pop('learning_rate') is rate
@@ -124,6 +130,7 @@ def test_every_value_of_the_method_arrives(monkeypatch):
     'epochs': in_epochs.num_steps * in_epochs.batch_size / NUM_EXAMPLES,
     'steps': built.num_steps,
     'batch_size': built.batch_size,
+    'precision': precision,
     'batch': pick(division, 'accumulate'),
     'network': {
       'encoder': encoder['encoder'],
@@ -180,6 +187,20 @@ def test_the_state_before_step_0_is_that_of_the_seed(monkeypatch):
   np.testing.assert_array_equal(arguments['rng'], jax.random.PRNGKey(5))
   assert arguments['optimizer'] is built.optimizer
   assert arguments['images'].shape == (1, 24, 24, 3)
+
+
+def test_bfloat16_leaves_state_and_scalars_in_float32():
+  values = {'precision': 'bfloat16'}
+  built = experiment.build(configuration.load('cifar10:cpu', values), 300, 10)
+  state = jax.eval_shape(built.initial_state)
+  view = jax.ShapeDtypeStruct((4, 32, 32, 3), 'float32')
+  labels = jax.ShapeDtypeStruct((4,), 'int32')
+  after, scalars = jax.eval_shape(
+    parallel.on_one_device(built.update),
+    *(state, {'view1': view, 'view2': view, 'labels': labels}),
+  )
+  assert after == state  # names, shapes and dtypes
+  assert {x.dtype.name for x in scalars.values()} == {'float32'}
 
 
 def test_a_run_without_a_step_is_refused(monkeypatch):

@@ -5,11 +5,12 @@ import functools
 
 import haiku as hk
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax import networks, resnet
+from byol_jax import modules, networks, resnet
 from tests.helpers import tiny_run
 
 # method.md 2.1, 2.5, 9.3: encoder, width, name, blocks per group, parameters of
@@ -29,6 +30,7 @@ SIZES = [
   ('MiniResNet', 1, 'mini_res_net', (1, 1, 1), 79_600),
 ]
 KEY = jax.random.PRNGKey(0)
+EMAS = ('mean_ema', 'var_ema')
 
 
 def images(count=6, size=8, seed=0):
@@ -143,7 +145,7 @@ def normalize_by_hand(x, norm):
   ],
 )
 def test_heads_of_depth_one_to_three_against_numpy(sizes, norm):
-  make_norm = lambda **named: hk.BatchNorm(True, True, 0.9, eps=1e-5, **named)
+  make_norm = functools.partial(modules.BatchNorm, decay=0.9, epsilon=1e-5)
   pure = hk.transform_with_state(
     lambda x: networks.MLP(sizes, norm, make_norm, 'projector')(x, True)
   )
@@ -257,7 +259,7 @@ def test_moving_averages_are_debiased_and_biased_variance(trained):
     view = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (1, 2))
     y = np.einsum('bhwcij,ijco->bhwo', view, kernel)
     moments.append((y.mean((0, 1, 2)), y.var((0, 1, 2))))
-  for i, name in enumerate(('mean_ema', 'var_ema')):
+  for i, name in enumerate(EMAS):
     ema = states[2][f'tiny_res_net/~/initial_batchnorm/~/{name}']
     hidden = 0.9 * 0.1 * moments[0][i] + 0.1 * moments[1][i]
     assert ema['counter'] == 2
@@ -289,6 +291,58 @@ def test_batch_norm_is_that_of_all_devices():
   for a, b in zip(jax.tree.leaves(states), jax.tree.leaves(expected_state)):
     for device in range(4):
       np.testing.assert_allclose(a[device], b, rtol=1e-3, atol=1e-4)
+
+
+def list_operands(jaxpr):
+  """Dtypes of the operands of convolutions and matrix products."""
+  for equation in jaxpr.eqns:
+    if equation.primitive.name in ('conv_general_dilated', 'dot_general'):
+      yield tuple(x.aval.dtype.name for x in equation.invars)
+    for inner in jax.extend.core.jaxprs_in_params(equation.params):
+      yield from list_operands(inner)
+
+
+@pytest.mark.parametrize('head_norm', ['batch', 'group'])
+def test_bfloat16_is_of_operands_only(head_norm):
+  forward = tiny_run.make_forward(head_norm=head_norm, precision='bfloat16')
+  params, state = tiny_run.shapes_of(forward)
+
+  def differentiate(params, state, x):
+    def loss(params):
+      outputs, after = forward.apply(params, state, x, True)
+      return sum(jnp.sum(output) for output in outputs), (outputs, after)
+
+    return jax.grad(loss, has_aux=True)(params)
+
+  traced = jax.make_jaxpr(differentiate, return_shape=True)
+  jaxpr, (grads, (outputs, after)) = traced(params, state, images())
+  dtypes = lambda tree: jax.tree.map(lambda x: x.dtype.name, tree)
+  assert dtypes((grads, after)) == dtypes((params, state))
+  assert {*jax.tree.leaves(dtypes((params, outputs)))} == {'float32'}
+  counts = collections.Counter(list_operands(jaxpr.jaxpr))
+  # The classifier, forward and for its weights, sees what the encoder gives.
+  assert counts.pop(('float32', 'float32')) == 2
+  assert counts.keys() == {('bfloat16', 'bfloat16')}
+
+
+def test_statistics_of_bfloat16_are_exact():
+  norm = hk.transform_with_state(
+    lambda x: modules.BatchNorm(decay=0.9, epsilon=1e-5)(x, True)
+  )
+  x = np.random.default_rng(0).normal(20, 0.5, (64, 4, 4, 8))
+  x = jnp.asarray(x, jnp.bfloat16)
+  y, state = jax.jit(norm.apply)(*norm.init(KEY, x), None, x)
+  exact = np.float64(x)
+  mean, variance = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
+  found = [state[f'batch_norm/~/{name}']['average'] for name in EMAS]
+  assert all(x.dtype == jnp.float32 for x in found)
+  # In bfloat16 the mean of squares alone is off by as much as the variance.
+  np.testing.assert_allclose(np.ravel(found[0]), mean, rtol=1e-6)
+  np.testing.assert_allclose(np.ravel(found[1]), variance, rtol=1e-3)
+  expected = (exact - mean) / np.sqrt(variance + 1e-5)
+  assert y.dtype == jnp.bfloat16
+  # Half a last place of bfloat16, below 4 in absolute value.
+  np.testing.assert_allclose(np.float64(y), expected, atol=2**-7, rtol=1e-3)
 
 
 def test_differences_are_listed_up_to_a_number():

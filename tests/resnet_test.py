@@ -9,12 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax import networks, resnet
+from byol_jax import modules, networks, resnet
 from tests.helpers import tiny_run
 
-MAKE_NORM = functools.partial(
-  hk.BatchNorm, create_scale=True, create_offset=True, decay_rate=0.9
-)
+MAKE_NORM = functools.partial(modules.BatchNorm, decay=0.9, epsilon=1e-5)
 
 
 def same(size, kernel, stride):
@@ -102,7 +100,7 @@ def test_bottleneck_blocks_equal_those_of_the_official_network(version):
   """Haiku's, with the same parameters: two training passes, an evaluation."""
   norm = {'decay_rate': 0.9, 'eps': 1e-5}
   settings = {'version': version, 'last_gamma': 1.0, 'bottleneck': True}
-  settings |= {'make_norm': functools.partial(hk.BatchNorm, True, True, **norm)}
+  settings |= {'make_norm': MAKE_NORM}
   settings |= {'padding': 'same'}
   ours = lambda x, is_training: resnet.BlockGroup(
     *(16, 2, 2, 'group'), **settings

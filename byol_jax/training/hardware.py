@@ -35,8 +35,9 @@ def describe_run(config: Mapping[str, Any]) -> list[str]:
   precision = options.jax_default_matmul_precision or 'default'
   lines = [
     f'{_count(count, "device")} ({kind}), {_count(jax.process_count())};'
-    f' float32, matrix products in {precision} precision; batch {batch_size:,},'
-    f' {batch_size / count:g} a device{_describe_parts(config)}'
+    f' {config["precision"]}, matrix products in {precision} precision;'
+    f' batch {batch_size:,}, {batch_size / count:g} a device'
+    f'{_describe_parts(config)}'
   ]
   if jax.default_backend() == 'cpu' and encoder not in _FOR_CPUS:
     lines.append(

@@ -13,6 +13,7 @@ from byol_jax import configuration
 # the behaviour before the key existed. Every new key of a run is added here.
 OLD_VALUES: dict[str, Any] = {
   'steps': 0,
+  'precision': 'float32',
   'network.padding': 'same',
   'network.head_norm': 'batch',
   'network.init_scale': 1.0,

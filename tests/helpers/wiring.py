@@ -40,6 +40,7 @@ CHANGED = {
   'epochs': 7.5,
   'steps': 17,
   'batch_size': 96,
+  'precision': 'bfloat16',
   'batch.accumulate': 4,
   'network.encoder': 'TinyResNet',
   'network.width': 0.5,

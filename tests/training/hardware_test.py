@@ -18,7 +18,8 @@ HOURS = 3600.0
 
 def config_of(encoder):
   network, images = {'encoder': encoder}, {'engine': 'auto'}
-  batch = {'batch_size': 8, 'batch': {'accumulate': 2}}
+  batch = {'precision': 'float32', 'batch_size': 8}
+  batch['batch'] = {'accumulate': 2}
   return {'network': network, 'input': images, **batch}
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax import convolution, resnet
+from byol_jax import modules, resnet
 
 # Kernel, stride, height, width: each form, odd and even sizes, one pixel.
 SHAPES = [
@@ -44,7 +44,7 @@ def test_a_convolution_equals_the_plain_one(shape, padding):
   kernel, stride, *size = shape
   pads = {'same': 'SAME', 'torch': [(kernel // 2, kernel // 2)] * 2}[padding]
   arrays = draw_arrays(kernel, *size)
-  ours = functools.partial(convolution.convolve, stride=stride, padding=pads)
+  ours = functools.partial(modules.convolve, stride=stride, padding=pads)
   plain = functools.partial(plain_convolution, stride=stride, padding=pads)
   singles = [x.astype(np.float32) for x in arrays]
   with jax.enable_x64(True):
@@ -83,7 +83,7 @@ def test_vmap_and_other_platforms():
   """The platform of the program counts, not the host it is lowered on."""
   images, weights = (x.astype(np.float32) for x in draw_arrays(1, 4, 4))
 
-  ours = functools.partial(convolution.convolve, stride=1, padding='SAME')
+  ours = functools.partial(modules.convolve, stride=1, padding='SAME')
   plain = functools.partial(plain_convolution, stride=1, padding='SAME')
   each = jax.jit(jax.vmap(ours, (0, None)))(images[:, None], weights)
   together = jax.jit(ours)(images, weights)

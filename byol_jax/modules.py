@@ -1,8 +1,13 @@
-"""Computes convolutions, on a CPU in the form that is fast for their shape.
+"""Defines convolution and batch norm, the modules that compute in our own way.
 
-XLA is slow on CPUs at 1x1 kernels, most of all in the gradient of the weights,
-and at outputs of at most 2x2 pixels. There the form is a matrix product; only
-the order of summation differs (benchmarks/results/cpu_steps.json). It is chosen
+Parameters and states are those of Haiku's modules. A module computes in the
+dtype of its input: bfloat16 in mixed precision, where `cast_parameters` rounds
+the weights.
+
+Convolutions take the form that is fast for their shape on a CPU. XLA is slow
+there at 1x1 kernels, most of all in the gradient of the weights, and at outputs
+of at most 2x2 pixels; the form for these is a matrix product, where only the
+order of summation differs (benchmarks/results/cpu_steps.json). It is chosen
 when a program is lowered, by the platform it is lowered for: TPUs and GPUs get
 the plain form, also on a host without any.
 """
@@ -25,6 +30,11 @@ _Form = Callable[..., Any]  # a function of arrays
 MAX_COLUMNS_SIZE = 4
 
 
+def to_full_precision(x: jax.Array) -> jax.Array:
+  """Converts bfloat16 to float32; leaves other floats as they are."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 class Conv2D(hk.Module):
   """Computes a square convolution; the parameter is that of `hk.Conv2D`."""
 
@@ -41,6 +51,74 @@ class Conv2D(hk.Module):
     init = hk.initializers.TruncatedNormal(1 / np.sqrt(np.prod(shape[:-1])))
     weights = hk.get_parameter('w', shape, images.dtype, init)
     return convolve(images, weights, self.stride, self.padding)
+
+
+class BatchNorm(hk.Module):
+  """Normalises each channel; parameters and states of `hk.BatchNorm`.
+
+  The statistics are computed, averaged over devices and kept in float32 also
+  where the images are bfloat16.
+
+  Args:
+    decay: of the moving averages.
+    epsilon: added to the variance.
+    axis_name: over which the statistics are averaged in training mode; None
+      keeps them local.
+    groups: of devices, see `parallel.list_groups`.
+    scale_init: initial value of the scale.
+    name: of the module.
+  """
+
+  def __init__(
+    self,
+    *,
+    decay: float,
+    epsilon: float,
+    axis_name: str | None = None,
+    groups: list[list[int]] | None = None,
+    scale_init: hk.initializers.Initializer = jnp.ones,
+    name: str | None = None,
+  ):
+    super().__init__(name=name)
+    self.epsilon, self.scale_init = epsilon, scale_init
+    self.axis_name, self.groups = axis_name, groups
+    self.mean_ema = hk.ExponentialMovingAverage(decay, name='mean_ema')
+    self.var_ema = hk.ExponentialMovingAverage(decay, name='var_ema')
+
+  def __call__(self, x: jax.Array, is_training: bool) -> jax.Array:
+    """[B, ..., C] -> the same shape and dtype."""
+    exact = to_full_precision(x)
+    if is_training:
+      mean, variance = self._measure(exact)
+      self.mean_ema(mean)
+      self.var_ema(variance)
+    else:
+      mean, variance = self.mean_ema.average, self.var_ema.average
+    shape = (*[1] * (x.ndim - 1), x.shape[-1])
+    scale = hk.get_parameter('scale', shape, exact.dtype, self.scale_init)
+    offset = hk.get_parameter('offset', shape, exact.dtype, jnp.zeros)
+    inverse = scale * lax.rsqrt(variance + self.epsilon)
+    return ((exact - mean) * inverse + offset).astype(x.dtype)
+
+  def _measure(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns mean and biased variance of each channel, [1, ..., C]."""
+    axes = tuple(range(x.ndim - 1))
+    moments = [jnp.mean(y, axes, keepdims=True) for y in (x, jnp.square(x))]
+    if self.axis_name is not None:
+      moments = lax.pmean(
+        moments, self.axis_name, axis_index_groups=self.groups
+      )
+    mean, mean_of_squares = moments
+    return mean, mean_of_squares - jnp.square(mean)
+
+
+def cast_parameters(
+  next_getter: Callable[[jax.Array], jax.Array],
+  value: jax.Array,
+  context: Any,
+) -> jax.Array:
+  """Casts a parameter to the dtype a module asks for; a getter of Haiku."""
+  return next_getter(value).astype(context.original_dtype)
 
 
 def convolve(
