@@ -10,8 +10,7 @@ other workdirs with such results, from its scalars.jsonl or, of one that lacks
 the scalars of the monitor, from its checkpoints, kept in DIR/NAME.json. A run
 has failed if its kNN (k = 20) is not above that of the better random encoder by
 more than half the width of its 95 % interval.
-The limits were set with the runs in `CHOSEN_ON` known; the others show whether
-they hold.
+The limits were last set with all these runs known.
 """
 
 from collections.abc import Callable
@@ -44,10 +43,6 @@ RUNS: dict[str, dict[str, Any]] = {
   'tau_0': {**_FAILED, **_CONSTANT, 'target.base_tau': 0.0},
   'rate_tiny': {'batch_size': 16, 'epochs': 5.0, 'schedule.base_rate': 1e-7},
 }
-# Those that were known when `training.monitor.SIGNS` were set.
-CHOSEN_ON = (
-  *('rate_half', 'rate_double', 'no_predictor', 'tau_0', '9000_seed3'),
-)
 WEIGHTS = ('online', 'random', 'random_calibrated')
 ACCURACY = 'knn_k20_t0.1'
 SCALARS = (
@@ -147,7 +142,6 @@ def judge(root: pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
     'failed': knn['online'] <= best + half_width,
     'flagged_at': flagged_at,
     'verdict': verdict,
-    'known_before': workdir.name in CHOSEN_ON,
     'curve': {
       name: [float(f'{line[name]:.4g}') for line in kept]
       for name in ('step', *SCALARS)

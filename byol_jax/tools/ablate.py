@@ -173,7 +173,6 @@ def _run_trial(
   record = {
     'steps': int(lines[-1]['step']) if lines else 0,
     'diverged': diverged,
-    **find_collapse(lines),
     'results': None,
     'evaluations': _list_values(evaluations),
     'random': _evaluate_start(trial, evaluations),
@@ -190,12 +189,13 @@ def _run_trial(
   jax.clear_caches()  # the next one has other programs
 
 
-def find_collapse(lines: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-  """Returns where the lines of a log first show a collapse, and what it is.
+def find_collapse(curve: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns where the curve of a record first shows a collapse, and what it is.
 
   Returns:
     `collapsed_at`, a step, and `collapse`, a sentence; None without one.
   """
+  lines = [dict(zip(curve['columns'], row)) for row in curve['rows']]
   for end in range(1, len(lines) + 1):
     found = monitor.find_collapse(lines[:end])
     if found is not None:
@@ -280,6 +280,7 @@ def _make_table(
       for x in trials
       if x.row == name and (file := _read_record(x))
     }
+    runs = {k: x | find_collapse(x['curve']) for k, x in runs.items()}
     if name not in plan.rows and not runs:
       continue
     paper = {'top1': top1, 'top5': top5, 'spread': spread}

@@ -1,6 +1,5 @@
 """Judges from the logged scalars whether a run has collapsed, and why."""
 
-import collections
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ class Sign(NamedTuple):
 
   Attributes:
     scalar: its name.
-    limit: the first value, from `healthy` on, that is wrong.
+    limit: values beyond it are wrong.
     is_least: whether lower values are wrong, or higher ones.
     meaning: what has happened then.
     healthy: what it is else.
@@ -27,25 +26,26 @@ class Sign(NamedTuple):
   from_step: int = 0
 
   def is_shown(self, line: Mapping[str, float]) -> bool:
-    """Returns whether a log line shows it; not where the scalar is missing."""
-    value = line.get(self.scalar)
-    if value is None or line.get('step', self.from_step) < self.from_step:
+    """Returns whether a log line with the scalar shows it."""
+    value = line[self.scalar]
+    if line.get('step', self.from_step) < self.from_step:
       return False
     return value < self.limit if self.is_least else value > self.limit
+
+  def select_last(
+    self, lines: Sequence[Mapping[str, float]]
+  ) -> list[Mapping[str, float]]:
+    """Returns the last `NUM_LINES` log lines with the scalar."""
+    found = [line for line in lines if line.get(self.scalar) is not None]
+    return found[-NUM_LINES:]
 
 
 # In this order: the first one that is shown is named. How the limits were
 # chosen: docs/logs.md, benchmarks/results/monitor.json.
 SIGNS = (
   Sign(
-    *('projection_std', 0.2, True, 'the projections have collapsed to a point'),
-    'from 0.7',
-  ),
-  Sign(
-    *('effective_rank', 1.2, True),
-    'the projections have collapsed to few directions',
-    'from 1.7',
-    from_step=500,
+    *('projection_std', 0.5, True, 'the projections have collapsed to a point'),
+    'from 0.65',
   ),
   Sign(
     *('dead_units', 0.5, False),
@@ -53,13 +53,13 @@ SIGNS = (
     'near 0',
   ),
   Sign(
-    *('target_margin', 0.1, True),
+    *('target_margin', 0.03, True),
     'the predictions do not tell the images apart',
-    'from 0.15',
+    'from 0.15 at the end',
     from_step=1000,
   ),
 )
-NUM_LINES = 3  # in a row that must show a sign
+NUM_LINES = 3  # in a row, with its scalar, that must show a sign
 
 
 def find_collapse(lines: Sequence[Mapping[str, float]]) -> str | None:
@@ -68,8 +68,8 @@ def find_collapse(lines: Sequence[Mapping[str, float]]) -> str | None:
   Args:
     lines: scalars of log lines, in order, with their `step`.
   """
-  last = lines[-NUM_LINES:]
   for sign in SIGNS:
+    last = sign.select_last(lines)
     if len(last) == NUM_LINES and all(map(sign.is_shown, last)):
       return (
         f'{sign.meaning}: {sign.scalar} {last[-1][sign.scalar]:.3f},'
@@ -115,9 +115,7 @@ class CollapsePolicy:
 
   def __init__(self, action: str, cause: Callable[[], str]) -> None:
     self._action, self._cause = action, cause
-    self._lines: collections.deque[Mapping[str, float]] = collections.deque(
-      maxlen=NUM_LINES
-    )
+    self._lines: list[Mapping[str, float]] = []
     self.has_collapsed = False
 
   def observe(self, scalars: Mapping[str, float]) -> str | None:
@@ -129,8 +127,10 @@ class CollapsePolicy:
     if self._action == 'ignore':
       return None
     self._lines.append(scalars)
+    needed = [line for sign in SIGNS for line in sign.select_last(self._lines)]
+    self._lines = [x for x in self._lines if any(x is y for y in needed)]
     before = self.has_collapsed
-    found = find_collapse(list(self._lines))
+    found = find_collapse(self._lines)
     self.has_collapsed = found is not None
     if found is None or before:
       return None

@@ -38,8 +38,8 @@ SCALARS = {
     ' the square root of the sum of their variances. Of D numbers each has then'
     ' a standard deviation of about this share of 1/sqrt(D). 1: the directions'
     ' cancel; 0: all images have the same projection.',
-    'From 0.7 to 1.',
-    'Below 0.2 the network has collapsed: it answers all images alike.',
+    'From 0.65 to 1.',
+    'Below 0.5 the network has collapsed: it answers all images alike.',
   ),
   'effective_rank': Scalar(
     'In how many directions these projections differ: of the eigenvalues of'
@@ -47,8 +47,8 @@ SCALARS = {
     ' participation ratio). From 1, one direction, to the width of the'
     ' projection; it cannot exceed the number of images in the batch.',
     'From 1.7 to 8 in runs of the small presets.',
-    'Below 1.2 the projections differ along one line only: a collapse of'
-    ' dimensions.',
+    'Below 1.2 the projections differ along one line only; the representation'
+    ' may still tell images apart.',
   ),
   'target_cosine': Scalar(
     'Mean cosine, in [-1, 1], of the predictions of view 1 with what they'
@@ -62,7 +62,7 @@ SCALARS = {
     ' of all images of the batch, in [-2, 2]: how well a prediction tells its'
     ' own image from others.',
     'Rises within 1,000 steps to 0.15 or more; ends from 0.15 to 0.8.',
-    'Below 0.1 after 1,000 steps a prediction fits any image: nothing is'
+    'Below 0.03 after 1,000 steps a prediction fits any image: nothing is'
     ' learned, or the network has collapsed.',
   ),
   'prediction_norm': Scalar(

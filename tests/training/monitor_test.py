@@ -1,10 +1,12 @@
 """Collapse: what a run's logged scalars say, and what follows."""
 
 import json
+import math
 
 import pytest
 
 from byol_jax import errors
+from byol_jax.tools import ablate
 from byol_jax.training import monitor
 from tests.helpers import tiny_run
 
@@ -71,21 +73,44 @@ def test_runs_no_better_than_random_are_flagged_and_no_others():
   assert failed >= 3 and len(found) - failed >= 10
 
 
+@pytest.mark.parametrize(
+  'path',
+  [*tiny_run.ROOT.glob('docs/results/table*.json')],
+  ids=lambda x: x.stem,
+)
+def test_runs_of_ablations_no_better_than_random_are_flagged(path):
+  """And no others; the interval is that of 10,000 test images."""
+  accuracy = 'knn_k20_t0.1'
+  for name, row in json.loads(path.read_text())['rows'].items():
+    for run in row['runs']:
+      best = run['random'][accuracy] / 100
+      half_width = 196 * math.sqrt(best * (1 - best) / 10_000)
+      failed = run['results'][accuracy] <= 100 * best + half_width
+      flagged = ablate.find_collapse(run['curve'])['collapsed_at']
+      assert (flagged is not None) == failed, (name, run['seed'])
+
+
 def test_it_takes_some_lines_in_a_row():
-  low, high = 0.19, 0.2
+  low, high = 0.49, 0.5
   assert monitor.find_collapse(spreads(low, low)) is None
   assert monitor.find_collapse(spreads(low, low, high, low, low)) is None
   assert monitor.find_collapse(spreads(low, float('nan'), low)) is None
   assert monitor.find_collapse([{'tau': 1.0}] * 5) is None
+  # Lines between two of the monitor lack its scalars.
+  between = {'byol_loss': 1.0, 'step': 2000}
+  lines = [between | {'target_margin': 0.0}, *[between] * 9] * 3
+  assert monitor.find_collapse(lines) and not monitor.find_collapse(lines[:20])
+  policy = monitor.CollapsePolicy('warn', lambda: 'x')
+  found = [policy.observe(line) is not None for line in lines]
+  assert found == [i == 20 for i in range(30)]
   found = monitor.find_collapse(spreads(high, low, low, 0.0123))
-  assert 'projection_std 0.012, below 0.2 in 3 log lines' in found
+  assert 'projection_std 0.012, below 0.5 in 3 log lines' in found
 
 
 @pytest.mark.parametrize('sign', monitor.SIGNS, ids=lambda sign: sign.scalar)
 def test_each_sign_is_seen_alone_and_from_its_step_on(sign):
   healthy = {
-    **{'projection_std': 0.9, 'effective_rank': 20.0, 'dead_units': 0.0},
-    'target_margin': 0.7,
+    **{'projection_std': 0.9, 'dead_units': 0.0, 'target_margin': 0.7},
   }
   wrong = sign.limit + (-0.01 if sign.is_least else 0.01)
 
