@@ -2,8 +2,8 @@
 
   python benchmarks/collect_run.py WORKDIR benchmarks/results/NAME.json
 
-Configuration, versions, the curve of some scalars, the median rate and, where
-`byol-jax report` was run, its numbers.
+Configuration, versions, the curve of some scalars, the median rate, kNN
+accuracies between steps and, where `byol-jax report` was run, its numbers.
 """
 
 import json
@@ -23,7 +23,9 @@ POINTS = 20
 def collect(workdir: Path) -> dict:
   """Reads a workdir."""
   read = lambda name: json.loads((workdir / name).read_text())
-  records = [line for line in scalars.read(workdir) if 'byol_loss' in line]
+  lines = list(scalars.read(workdir))
+  records = [line for line in lines if 'byol_loss' in line]
+  evaluations = [line for line in lines if 'knn_k1_t0.1' in line]
   kept = records[:: max(1, len(records) // POINTS)]
   if kept[-1] is not records[-1]:
     kept.append(records[-1])
@@ -43,6 +45,11 @@ def collect(workdir: Path) -> dict:
     'seconds': records[-1]['time'] - records[0]['time'],
     'curve': [[round(r.get(k, 0), 5) for k in CURVE] for r in kept],
     'curve_columns': CURVE,
+    'knn': [
+      {'seconds': line['time'] - records[0]['time']}
+      | {key: line[key] for key in line if key == 'step' or key[:3] == 'knn'}
+      for line in evaluations
+    ],
     'report': read('report.json') if report.exists() else None,
   }
 

@@ -18,8 +18,6 @@ from byol_jax import api, configuration, experiment
 from byol_jax.distributed import packing, placement
 from byol_jax.training import multi_step
 
-LOG_STEPS = 100  # of a log line of the resident run
-
 
 def make_config(arguments, preset, **values):
   """The configuration of a program."""
@@ -136,8 +134,8 @@ def serve_resident(arguments):
         'dataset': path,
         'batch_size': batch_size,
         'epochs': 0.0,
-        'steps': LOG_STEPS * (arguments.rounds + 1),
-        'log.every_steps': LOG_STEPS,
+        'steps': arguments.log_steps * (arguments.rounds + 1),
+        'log.every_steps': arguments.log_steps,
         'log.every_seconds': 0.0,
         'checkpoint.every_steps': 0,
         'eval.knn_every_steps': 0,
@@ -155,7 +153,7 @@ def serve_resident(arguments):
       times.append(time.perf_counter())
 
     api.pretrain(config, os.path.join(folder, 'run'), on_log=on_log)
-  images = LOG_STEPS * batch_size
+  images = arguments.log_steps * batch_size
   run = worker.summarize(images / np.diff(times))
   alone = worker.time_steps(
     step.run, batch_size, arguments.rounds, arguments.seconds
@@ -182,6 +180,7 @@ def main():
   parser.add_argument('--seconds', type=float, required=True)
   parser.add_argument('--product', type=int, default=0)
   parser.add_argument('--images', type=int, default=50_000)
+  parser.add_argument('--log_steps', type=int, default=100)
   arguments, arguments.config = parser.parse_known_args()
   {'step': serve_step, 'resident': serve_resident}[arguments.program](arguments)
 

@@ -71,6 +71,7 @@ def _for_minutes(config: config_dict.ConfigDict) -> None:
   config.schedule.update({'base_rate': 0.03, 'warmup_epochs': 5.0})
   for view in config.augment.values():
     view.crop.area = (0.2, 1.0)
+  config.precision = 'bfloat16'
   config.data.resident = True
   # Multiples of 25, the steps of a call. 2,000 steps are 20 epochs.
   config.log.every_steps = 100
