@@ -130,7 +130,7 @@ def make_loss(
 ) -> LossFn:
   """Returns the loss of one device's images (method.md 1.2 to 1.4).
 
-  Each view is a separate forward pass, so the views never share batch
+  Both views are one forward pass of a network, in which they never share batch
   statistics. Both networks run in training mode (method.md 1.3).
 
   Args:
@@ -198,13 +198,15 @@ def _apply_to_views(
   state: networks.NetState,
   views: list[jax.Array],
 ) -> tuple[tuple[networks.Outputs, networks.Outputs], networks.NetState]:
-  """Returns the outputs for view 1, then view 2, in training mode.
+  """Returns the outputs for view 1 and view 2 in training mode.
 
-  Each pass moves the batch-norm averages of the state that is returned.
+  Each view moves the batch-norm averages of the state that is returned.
   """
-  first, state = forward.apply(params, state, views[0], is_training=True)
-  second, state = forward.apply(params, state, views[1], is_training=True)
-  return (first, second), state
+  outputs, state = forward.apply(
+    params, state, jnp.stack(views), is_training=True
+  )
+  select = lambda view: jax.tree.map(lambda x: x[view], outputs)
+  return (select(0), select(1)), state
 
 
 def _score_classifier(logits: jax.Array, batch: Batch) -> Scalars:

@@ -54,10 +54,11 @@ class Conv2D(hk.Module):
 
 
 class BatchNorm(hk.Module):
-  """Normalises each channel; parameters and states of `hk.BatchNorm`.
+  """Normalises each channel of each view; parameters of `hk.BatchNorm`.
 
-  The statistics are computed, averaged over devices and kept in float32 also
-  where the images are bfloat16.
+  The batch has the images of one view after those of another. Each view has
+  its own statistics and moves the averages in turn, as in a pass of its own
+  (method.md 2.2). They are float32 also where the images are bfloat16.
 
   Args:
     decay: of the moving averages.
@@ -65,6 +66,7 @@ class BatchNorm(hk.Module):
     axis_name: over which the statistics are averaged in training mode; None
       keeps them local.
     groups: of devices, see `parallel.list_groups`.
+    num_views: of equal numbers of images.
     scale_init: initial value of the scale.
     name: of the module.
   """
@@ -76,34 +78,41 @@ class BatchNorm(hk.Module):
     epsilon: float,
     axis_name: str | None = None,
     groups: list[list[int]] | None = None,
+    num_views: int = 1,
     scale_init: hk.initializers.Initializer = jnp.ones,
     name: str | None = None,
   ):
     super().__init__(name=name)
     self.epsilon, self.scale_init = epsilon, scale_init
     self.axis_name, self.groups = axis_name, groups
+    self.num_views = num_views
     self.mean_ema = hk.ExponentialMovingAverage(decay, name='mean_ema')
     self.var_ema = hk.ExponentialMovingAverage(decay, name='var_ema')
 
   def __call__(self, x: jax.Array, is_training: bool) -> jax.Array:
-    """[B, ..., C] -> the same shape and dtype."""
-    exact = to_full_precision(x)
+    """[views * B, ..., C] -> the same shape and dtype."""
+    views = x.reshape(self.num_views, -1, *x.shape[1:])
+    views = to_full_precision(views)
     if is_training:
-      mean, variance = self._measure(exact)
-      self.mean_ema(mean)
-      self.var_ema(variance)
+      mean, variance = self._measure(views)
+      for view in range(self.num_views):
+        self.mean_ema(mean[view])
+        self.var_ema(variance[view])
     else:
       mean, variance = self.mean_ema.average, self.var_ema.average
     shape = (*[1] * (x.ndim - 1), x.shape[-1])
-    scale = hk.get_parameter('scale', shape, exact.dtype, self.scale_init)
-    offset = hk.get_parameter('offset', shape, exact.dtype, jnp.zeros)
+    scale = hk.get_parameter('scale', shape, views.dtype, self.scale_init)
+    offset = hk.get_parameter('offset', shape, views.dtype, jnp.zeros)
     inverse = scale * lax.rsqrt(variance + self.epsilon)
-    return ((exact - mean) * inverse + offset).astype(x.dtype)
+    return ((views - mean) * inverse + offset).reshape(x.shape).astype(x.dtype)
 
-  def _measure(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns mean and biased variance of each channel, [1, ..., C]."""
-    axes = tuple(range(x.ndim - 1))
-    moments = [jnp.mean(y, axes, keepdims=True) for y in (x, jnp.square(x))]
+  def _measure(self, views: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns mean and biased variance of [views, B, ..., C]."""
+    axes = range(1, views.ndim - 1)
+    moments = [
+      jnp.mean(x, tuple(axes), keepdims=True)
+      for x in (views, jnp.square(views))
+    ]
     if self.axis_name is not None:
       moments = lax.pmean(
         moments, self.axis_name, axis_index_groups=self.groups

@@ -7,6 +7,7 @@ published weights (method.md 9.3).
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
+import math
 from typing import Any, NamedTuple
 
 import chex
@@ -34,7 +35,7 @@ MAX_LISTED = 30  # differences in one message
 
 
 class Outputs(NamedTuple):
-  """Outputs of one forward pass, float32."""
+  """Outputs of one forward pass, float32; of V views each is [V, B, ...]."""
 
   representation: jax.Array  # y, [B, D]
   projection: jax.Array  # z, [B, P]; None of a network without heads
@@ -45,7 +46,8 @@ class Outputs(NamedTuple):
 class Forward(NamedTuple):
   """The network as two pure functions.
 
-  Images are [B, H, W, 3], uint8 or float32 in [0, 1].
+  Images are [B, H, W, 3], uint8 or float32 in [0, 1], or [V, B, H, W, 3] of V
+  views: as V passes one after another, each with its batch statistics.
   """
 
   # (rng, images, is_training) -> params, state
@@ -195,17 +197,17 @@ def make_forward(
     gamma_init=gamma_init,
     stem=stem,
     padding=padding,
-    make_norm=make_norm,
   )
   heads = None
   if projector is not None and predictor is not None:
-    head = functools.partial(MLP, norm=head_norm, make_batch_norm=make_norm)
+    head = functools.partial(MLP, norm=head_norm)
     heads = (
       functools.partial(head, projector, name='projector'),
       functools.partial(head, predictor, name='predictor'),
     )
   return _connect_modules(
-    make_encoder, heads, num_classes, init_scale, precision
+    *(make_norm, make_encoder, heads),
+    *(num_classes, init_scale, precision),
   )
 
 
@@ -227,8 +229,9 @@ def _make_norm_factory(
 
 
 def _connect_modules(
-  make_encoder: Callable[[], resnet.ResNet],
-  heads: tuple[Callable[[], MLP], Callable[[], MLP]] | None,
+  make_norm: resnet.MakeNorm,
+  make_encoder: Callable[..., resnet.ResNet],
+  heads: tuple[Callable[..., MLP], Callable[..., MLP]] | None,
   num_classes: int | None,
   init_scale: float,
   precision: str,
@@ -238,23 +241,28 @@ def _connect_modules(
   def forward(
     images: jax.Array, is_training: bool, dtype: Any = None
   ) -> Outputs:
-    chex.assert_rank(images, 4)
-    x = normalize(augment.to_float(images))
+    chex.assert_rank(images, {4, 5})
+    *leading, height, width, _ = images.shape
+    norm = functools.partial(make_norm, num_views=math.prod(leading[:-1]))
+    x = normalize(augment.to_float(images)).reshape(-1, height, width, 3)
     x = x if dtype is None else x.astype(dtype)
-    representation = make_encoder()(x, is_training)
+    representation = make_encoder(make_norm=norm)(x, is_training)
     projection: Any = None
     prediction: Any = None
     logits = None
     if heads is not None:
-      make_projector, make_predictor = heads
-      projection = make_projector()(representation.astype(x.dtype), is_training)
-      prediction = make_predictor()(projection, is_training)
+      projector, predictor = (head(make_batch_norm=norm) for head in heads)
+      projection = projector(representation.astype(x.dtype), is_training)
+      prediction = predictor(projection, is_training)
     if num_classes is not None:
       # The labels never reach the encoder (method.md 1.4).
       frozen = jax.lax.stop_gradient(representation)
       logits = hk.Linear(num_classes, name='classifier')(frozen)
     outputs = Outputs(representation, projection, prediction, logits)
-    return jax.tree.map(modules.to_full_precision, outputs)
+    return jax.tree.map(
+      lambda x: modules.to_full_precision(x).reshape(*leading, x.shape[-1]),
+      outputs,
+    )
 
   def forward_from_scaled(images: jax.Array, is_training: bool) -> Outputs:
     with hk.custom_creator(scale_initial_weights(init_scale)):

@@ -139,7 +139,7 @@ def test_each_view_has_its_own_augmentation():
   """Of a network that averages pixels: 1 + 1 of view 1, 2 + 4 of view 2."""
 
   def apply(params, state, images, is_training):
-    value = jnp.mean(images, (1, 2))
+    value = jnp.mean(images, (-3, -2))
     return networks.Outputs(value, value, value, None), state
 
   def read(online, target):
@@ -325,7 +325,7 @@ def fake_forward():
     name = f'pass{len(state["seen"])}'
     return Seen(out, out, None), {'seen': state['seen'] | {name: flat}}
 
-  return networks.Forward(init, apply)
+  return networks.Forward(init, tiny_run.in_passes(apply))
 
 
 def shown(devices, number=0):

@@ -28,12 +28,10 @@ def divided_network(images, is_training):
 def make_small():
   """The network as pure functions."""
   pure = hk.transform_with_state(divided_network)
-  return networks.Forward(
-    pure.init,
-    lambda params, state, images, is_training: pure.apply(
-      params, state, None, images, is_training
-    ),
+  apply = lambda params, state, images, is_training: pure.apply(
+    params, state, None, images, is_training
   )
+  return networks.Forward(pure.init, tiny_run.in_passes(apply))
 
 
 @functools.cache

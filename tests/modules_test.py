@@ -68,6 +68,50 @@ def test_a_convolution_equals_the_plain_one(shape, padding):
     assert error <= max(2 * plain_error, 2e-6)
 
 
+def test_a_batch_norm_of_two_views_is_one_of_each_in_turn():
+  """On two devices; outputs, averages and gradients, in float64."""
+
+  def make(num_views, axis_name='devices'):
+    settings = {'decay': 0.9, 'epsilon': 1e-5, 'axis_name': axis_name}
+    norm = lambda: modules.BatchNorm(**settings, num_views=num_views)
+    return hk.transform_with_state(lambda x: jnp.square(norm()(x, True)))
+
+  def together(scales, views):
+    y, state = make(2).apply(*scales, None, views.reshape(6, 5, 4))
+    return y.reshape(views.shape), state
+
+  def apart(scales, views):
+    (params, state), found = scales, []
+    for view in views:
+      y, state = make(1).apply(params, state, None, view)
+      found.append(y)
+    return jnp.stack(found), state
+
+  def measure(function, params, state, views):
+    outputs = lambda *args: function((args[0], state), args[1])[0]
+    after = function((params, state), views)[1]
+    return with_gradients(outputs, params, views), after
+
+  def on_devices(function, *scales):
+    mapped = functools.partial(measure, function, *scales)
+    return jax.vmap(mapped, axis_name='devices')
+
+  rng = np.random.default_rng(0)
+  views = rng.normal(size=(2, 2, 3, 5, 4))
+  views[:, 1] = 3 * views[:, 1] + 1
+  with jax.enable_x64(True):
+    scales = make(1, None).init(jax.random.PRNGKey(0), views[0, 0])
+    scales[0]['batch_norm']['scale'] += rng.normal(size=(1, 1, 4))
+    found, expected = jax.jit(
+      lambda scales, views: [
+        on_devices(function, *scales)(views) for function in (together, apart)
+      ]
+    )(scales, views)
+  for x, y in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+    assert x.dtype in (np.float64, np.int32)
+    np.testing.assert_allclose(x, y, rtol=0, atol=1e-9)
+
+
 def test_parameters_are_those_of_haiku():
   images = jnp.ones((2, 4, 4, 3))
   ours = hk.transform(lambda x: resnet.make_conv(5, 3, 2, 'conv_0')(x))

@@ -293,6 +293,42 @@ def test_batch_norm_is_that_of_all_devices():
       np.testing.assert_allclose(a[device], b, rtol=1e-3, atol=1e-4)
 
 
+def differentiate(apply, params, state, views):
+  """Gradients of a weighted sum of all outputs, outputs and new state."""
+
+  def loss(params):
+    outputs, after = apply(params, state, views, True)
+    weigh = lambda x: jnp.sum(x * jnp.cos(jnp.arange(x.size)).reshape(x.shape))
+    return sum(weigh(x) for x in outputs), (outputs, after)
+
+  grads, results = jax.grad(loss, has_aux=True)(params)
+  return jax.lax.pmean(grads, 'devices'), *results
+
+
+@pytest.mark.jobs
+def test_views_in_one_pass_are_those_of_two_passes():
+  """In float64, on two devices with common batch norms."""
+  network = {'encoder': 'ResNet50', 'stem': 'imagenet', 'width': 0.25}
+  forward = tiny_run.make_forward(axis_name='devices', **network)
+  state = tiny_run.random_network(tiny_run.make_forward(**network))
+  views = np.stack([images(6, 64), 0.5 * images(6, 64, seed=1)])
+  views = views.reshape(2, 2, 3, 64, 64, 3).swapaxes(0, 1)
+  with jax.enable_x64(True):
+    exact = lambda x: x if x.dtype == np.int32 else np.float64(x)
+    apply_each = tiny_run.in_passes(forward.apply)
+    together, apart = jax.jit(
+      lambda state, views: [
+        jax.vmap(
+          functools.partial(differentiate, apply, *state), axis_name='devices'
+        )(views)
+        for apply in (forward.apply, apply_each)
+      ]
+    )(*jax.tree.map(exact, (state, views)))
+  for x, y in zip(*map(jax.tree.leaves, (together, apart)), strict=True):
+    assert x.dtype in (np.float64, np.int32)
+    np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-9)
+
+
 def list_operands(jaxpr):
   """Dtypes of the operands of convolutions and matrix products."""
   for equation in jaxpr.eqns:
