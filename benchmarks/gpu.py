@@ -40,6 +40,8 @@ STAGES = (
   ('resident bfloat16', 'ours float32', 'lightly float32'),
 )
 
+MEASURING = 12  # seconds of a program, about, once it is compiled
+
 
 def make_command(name, arguments):
   """The command of a worker."""
@@ -91,10 +93,10 @@ def measure_stages(arguments, save):
     for name in stage
   }
 
-  def ask(name, word):
+  def ask(name, word, until):
     """Waits for the answer to a word; records it."""
     try:
-      answer = workers[name].receive(deadline)
+      answer = workers[name].receive(until)
     except RuntimeError as error:
       answer = {'error': f'{word}: {error}'}
       workers[name].stop()
@@ -110,10 +112,12 @@ def measure_stages(arguments, save):
     for stage in stages:
       for name in stage:
         workers[name].send('compile')
-      compiled = [name for name in stage if ask(name, 'compile')]
+      # What is not compiled in time must not keep others from measuring.
+      until = deadline - MEASURING * len(stage)
+      compiled = [name for name in stage if ask(name, 'compile', until)]
       for name in compiled:
         workers[name].send('measure')
-        ask(name, 'measure')
+        ask(name, 'measure', deadline)
         workers[name].stop()
   finally:
     for each in workers.values():
