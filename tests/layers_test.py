@@ -67,6 +67,7 @@ PLACES = {
     'planning.*',
   ],
   'numba': ['data.sampling.resize'],
+  'llvmlite': ['data.sampling.resize'],
   'scipy': ['evals.logistic'],
   'sklearn': ['tools.gallery'],
   'argparse': ['cli.*', '__main__'],
@@ -153,7 +154,15 @@ def test_imports_point_down_and_packages_are_in_their_places(name):
     assert fits(imported, MAY_IMPORT[rule]), f'{name} imports {imported}'
   packages = foreign(SOURCES_OF[name])
   if fits(name, [*LAYER_0, *MATHS]):
-    assert packages <= {'numpy', 'jax', 'haiku', 'optax', 'chex', 'numba'}
+    assert packages <= {
+      'numpy',
+      'jax',
+      'haiku',
+      'optax',
+      'chex',
+      'numba',
+      'llvmlite',
+    }
   for package in heads(SOURCES_OF[name]) & PLACES.keys():
     assert fits(name, PLACES[package]), f'{name} imports {package}'
 

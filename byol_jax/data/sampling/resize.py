@@ -12,7 +12,9 @@ from collections.abc import Callable
 import functools
 from typing import NamedTuple
 
+from llvmlite import ir
 import numba
+from numba import extending, types
 import numpy as np
 
 from byol_jax import errors
@@ -126,32 +128,48 @@ def _compiled(function: Callable) -> Callable:
     return numba.njit(nogil=True)(function)
 
 
+@extending.intrinsic
+def _combine_pixels(typing, line, start, row, columns, weights):  # type: ignore
+  """line[start + i] = the sum of weights[k] * row[columns[k] + i], i < 4.
+
+  Four numbers, where a pixel has three, are one vector of the processor; the
+  next pixel overwrites the fourth. Numba's compiler finds no vectors here.
+  """
+
+  def generate(context, builder, signature, arguments):  # type: ignore
+    line, start, row, columns, weights = arguments
+    four = ir.VectorType(ir.FloatType(), 4)
+
+    def locate(array, kind, index):  # type: ignore
+      data = context.make_array(kind)(context, builder, array).data
+      return builder.bitcast(builder.gep(data, [index]), four.as_pointer())
+
+    total = None
+    for k in range(4):
+      lanes = ir.Constant(four, ir.Undefined)
+      for lane in map(ir.IntType(32), range(4)):
+        weight = builder.extract_value(weights, k)
+        lanes = builder.insert_element(lanes, weight, lane)
+      index = builder.extract_value(columns, k)
+      place = locate(row, signature.args[2], index)
+      term = builder.fmul(lanes, builder.load(place, align=4))
+      total = builder.fadd(total, term) if total else term
+    place = locate(line, signature.args[0], start)
+    builder.store(total, place, align=4)
+    return context.get_dummy_value()
+
+  return types.void(line, start, row, columns, weights), generate
+
+
 @_compiled
-def _resize_line(  # type: ignore
-  above, row_weights, columns, column_weights, row, line
-):
-  """One new line from the four image rows above, [W * 3] bytes or floats."""
+def _combine_rows(above, weights, row):  # type: ignore
+  """One new line of floats from the four image rows above."""
   row0, row1, row2, row3 = above
-  w0, w1, w2, w3 = row_weights
+  w0, w1, w2, w3 = weights
   for i in range(len(row0)):
     row[i] = (
       w0 * _F(row0[i]) + w1 * _F(row1[i]) + w2 * _F(row2[i]) + w3 * _F(row3[i])
     )
-  for x in range(len(columns)):
-    c0, c1 = _U(3) * columns[x, 0], _U(3) * columns[x, 1]
-    c2, c3 = _U(3) * columns[x, 2], _U(3) * columns[x, 3]
-    w0, w1 = column_weights[x, 0], column_weights[x, 1]
-    w2, w3 = column_weights[x, 2], column_weights[x, 3]
-    start = _U(3) * _U(x)
-    # Four numbers, where a pixel has three, compile to one instruction. The
-    # next pixel overwrites the fourth.
-    for i in range(_U(4)):
-      line[start + i] = (
-        w0 * row[c0 + i]
-        + w1 * row[c1 + i]
-        + w2 * row[c2 + i]
-        + w3 * row[c3 + i]
-      )
 
 
 @_compiled
@@ -160,8 +178,10 @@ def _resample(  # type: ignore
 ):
   """Resizes a window to floats [h, w * 3]; `unit` in the image becomes 1."""
   y, x, _, width = window
-  left, right = 3 * x, 3 * (x + width)
-  row = np.zeros(3 * width + 1, _F)
+  left = 3 * x
+  # Whole vectors, with numbers that no weight is for, where the image has them.
+  right = min(left + (3 * width + 15) // 16 * 16, pixels.shape[1])
+  row = np.zeros(3 * width + 16, _F)
   line = np.zeros(3 * len(columns) + 1, _F)
   for i in range(len(rows)):
     above = (
@@ -176,7 +196,22 @@ def _resample(  # type: ignore
       row_weights[i, 2],
       row_weights[i, 3],
     )
-    _resize_line(above, weights, columns, column_weights, row, line)
+    _combine_rows(above, weights, row)
+    for j in range(len(columns)):
+      places = (
+        _U(3) * columns[j, 0],
+        _U(3) * columns[j, 1],
+        _U(3) * columns[j, 2],
+        _U(3) * columns[j, 3],
+      )
+      weights = (
+        column_weights[j, 0],
+        column_weights[j, 1],
+        column_weights[j, 2],
+        column_weights[j, 3],
+      )
+      start = _U(3) * _U(j)
+      _combine_pixels(line, start, row, places, weights)  # type: ignore
     # Bicubic overshoots, so values are clipped.
     for j in range(out.shape[1]):
       out[i, j] = min(max(line[j] / unit, _F(0)), _F(1))
