@@ -6,6 +6,7 @@ The same batches, bit for bit, as `tf_engine` with `data.decoding=once`.
 import collections
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent import futures
+import contextlib
 import os
 from typing import TypeVar
 
@@ -17,7 +18,12 @@ from byol_jax.data.sources import base
 Item = TypeVar('Item')
 Result = TypeVar('Result')
 
+Rows = tuple[np.ndarray, ...]  # positions, ids and what is drawn, [N, ...]
+
 _WAITING = 8  # items a thread, so that none is idle
+# Rows that a thread writes before it hands them over: one at a time that took
+# as much of Python's lock as the rows themselves.
+_CHUNK = 8
 
 
 def count_threads(threads: int) -> int:
@@ -26,7 +32,10 @@ def count_threads(threads: int) -> int:
 
 
 def map_in_order(
-  function: Callable[[Item], Result], items: Iterable[Item], threads: int
+  function: Callable[[Item], Result],
+  items: Iterable[Item],
+  threads: int,
+  waiting: int = _WAITING,
 ) -> Iterator[Result]:
   """Yields function(item) in the order of the items, a few items ahead.
 
@@ -37,16 +46,17 @@ def map_in_order(
     function: called from several threads; what it raises is raised here.
     items: read in this thread.
     threads: at least 1.
+    waiting: items a thread that are read ahead.
   """
-  waiting: collections.deque[futures.Future[Result]] = collections.deque()
+  started: collections.deque[futures.Future[Result]] = collections.deque()
   pool = futures.ThreadPoolExecutor(threads)
   try:
     for item in items:
-      waiting.append(pool.submit(function, item))
-      if len(waiting) > _WAITING * threads:
-        yield waiting.popleft().result()
-    while waiting:
-      yield waiting.popleft().result()
+      started.append(pool.submit(function, item))
+      if len(started) > waiting * threads:
+        yield started.popleft().result()
+    while started:
+      yield started.popleft().result()
   finally:
     pool.shutdown(cancel_futures=True)
 
@@ -56,18 +66,21 @@ def decode_into(
 ) -> Generator[batch_buffer.Chunk]:
   """Writes the rows of a plan in their order, leaving out bad images."""
 
-  def write(item: tuple[int, int, np.ndarray]) -> batch_buffer.Chunk:
-    position, index, drawn = item
-    try:
-      image, label = source.read(index)
-      plan.write_row(position, [decode.to_pixels(image, plan.pixels)], drawn)
-    except Exception:  # a source may raise anything; FallbackReader names it
-      return batch_buffer.make_chunk([], [])
-    return batch_buffer.make_chunk([position], [label])
+  def write(rows: Rows) -> batch_buffer.Chunk:
+    done, labels = [], []
+    for position, index, drawn in zip(*rows):
+      # A source may raise anything; FallbackReader names the image.
+      with contextlib.suppress(Exception):
+        image, label = source.read(int(index))
+        pixels = decode.to_pixels(image, plan.pixels)
+        plan.write_row(int(position), [pixels], drawn)
+        done.append(int(position))
+        labels.append(label)
+    return batch_buffer.make_chunk(done, labels)
 
   items = (
-    (int(position), int(index), drawn)
-    for step in plan.steps
-    for position, index, drawn in zip(*plan.plan_step(step))
+    tuple(column[start : start + _CHUNK] for column in rows)
+    for rows in map(plan.plan_step, plan.steps)
+    for start in range(0, len(rows[0]), _CHUNK)
   )
-  yield from map_in_order(write, items, threads)
+  yield from map_in_order(write, items, threads, waiting=2)
