@@ -90,7 +90,7 @@ def format_section(result):
   row = lambda name, values: f'| {name} | {" | ".join(values)} |'
   percent = lambda key: [f'{100 * p[key]:.1f}' for p in points if key in p]
   lines = [
-    row('step', [str(point['step']) for point in points]),
+    row('step', [f'{point["step"]:.0f}' for point in points]),
     row('---', ['---'] * len(points)),
     row('seconds', [f'{point["seconds"]:.0f}' for point in points]),
     *(
