@@ -144,18 +144,57 @@ def convolve(
   if weights.shape[0] > 1 and height * width > MAX_COLUMNS_SIZE:
     return plain(images, weights)
   fast = functools.partial(_multiply_columns, stride, padding)
-  return _choose_form(fast, plain)(images, weights)
+  return choose_form(plain, cpu=fast)(images, weights)
 
 
-def _choose_form(on_cpu: _Form, elsewhere: _Form) -> _Form:
-  """Returns one of two equal functions, by the platform of the program.
+def max_pool(images: jax.Array, padding: Padding) -> jax.Array:
+  """Returns the largest of 3x3 pixels, stride 2, [B, H, W, C].
 
-  The gradient chooses again: that of a choice would save the values of both.
+  On a GPU the gradient of XLA's window is a scatter with two passes over
+  intermediate indices; there three lines are compared along the width, then
+  along the height. Both give the gradient to the first of equal pixels.
+  """
+  window, strides = (1, 3, 3, 1), (1, 2, 2, 1)
+  if isinstance(padding, str):
+    padding = lax.padtype_to_pads(images.shape, window, strides, padding)
+
+  def pool_windows(x: jax.Array) -> jax.Array:
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding)
+
+  by_lines = functools.partial(pool_by_lines, padding)
+  return choose_form(pool_windows, cuda=by_lines)(images)
+
+
+def pool_by_lines(
+  padding: Sequence[tuple[int, int]], images: jax.Array
+) -> jax.Array:
+  """Returns `max_pool` by comparisons of whole lines."""
+  for axis in (2, 1):
+    pads = [(0, 0)] * images.ndim
+    pads[axis] = padding[axis]
+    padded = jnp.pad(images, pads, constant_values=-jnp.inf)
+    stop = padded.shape[axis] - 2
+    lines = [
+      lax.slice_in_dim(padded, first, first + stop, 2, axis)
+      for first in range(3)
+    ]
+    images = functools.reduce(lambda a, b: jnp.where(b > a, b, a), lines)
+  return images
+
+
+def choose_form(plain: _Form, **forms: _Form) -> _Form:
+  """Returns one of equal functions, by the platform of the program.
+
+  The gradient chooses again: that of a choice would save the values of all.
+
+  Args:
+    plain: for platforms that are not named.
+    **forms: by the name of a platform, 'cpu', 'cuda' or 'tpu'.
   """
 
   @jax.custom_vjp
   def choose(*args: jax.Array) -> jax.Array:
-    return lax.platform_dependent(*args, cpu=on_cpu, default=elsewhere)
+    return lax.platform_dependent(*args, **forms, default=plain)
 
   def pull_back(form: _Form) -> _Form:
     return lambda args, change: jax.vjp(form, *args)[1](change)
@@ -163,7 +202,9 @@ def _choose_form(on_cpu: _Form, elsewhere: _Form) -> _Form:
   choose.defvjp(
     lambda *args: (choose(*args), args),
     lambda args, change: lax.platform_dependent(
-      *(args, change), cpu=pull_back(on_cpu), default=pull_back(elsewhere)
+      *(args, change),
+      **{name: pull_back(form) for name, form in forms.items()},
+      default=pull_back(plain),
     ),
   )
   return choose

@@ -250,14 +250,8 @@ class ResNet(hk.Module):
     if self.version == 1:
       x = jax.nn.relu(self.outer_norm(x, is_training))
     if self.pool:
-      x = jax.lax.reduce_window(
-        x,
-        -jnp.inf,
-        jax.lax.max,
-        window_dimensions=(1, 3, 3, 1),
-        window_strides=(1, 2, 2, 1),
-        padding='SAME' if self.padding == 'same' else POOL_PADDING,
-      )
+      same = self.padding == 'same'
+      x = modules.max_pool(x, 'SAME' if same else POOL_PADDING)
     return x
 
 

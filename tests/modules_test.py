@@ -145,3 +145,24 @@ def test_vmap_and_other_platforms():
   for platform in ('tpu', 'cuda'):
     assert operations(ours, platform) == operations(plain, platform)
   assert 'convolution' not in operations(ours, 'cpu')
+
+
+@pytest.mark.parametrize('padding', resnet.PADDINGS)
+@pytest.mark.parametrize('size', ((5, 6), (4, 7)), ids=str)
+def test_a_pool_by_lines_equals_that_of_windows(size, padding):
+  """Also where pixels are equal, as after a ReLU: the first gets all."""
+  drawn = np.random.default_rng(0).normal(size=(2, *size, 3))
+  images = jnp.maximum(0, jnp.round(drawn * 2))
+  pads = resnet.POOL_PADDING
+  if padding == 'same':
+    window = (1, 3, 3, 1), (1, 2, 2, 1)
+    pads = jax.lax.padtype_to_pads(images.shape, *window, 'SAME')
+  pools = (
+    functools.partial(modules.max_pool, padding=pads),
+    functools.partial(modules.pool_by_lines, pads),
+  )
+  plain, by_lines = jax.jit(
+    lambda images: [with_gradients(pool, images) for pool in pools]
+  )(images)
+  for x, y in zip(plain, by_lines, strict=True):
+    np.testing.assert_allclose(x, y, rtol=0, atol=1e-6)  # order of a sum
