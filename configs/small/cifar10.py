@@ -75,7 +75,7 @@ def _for_minutes(config: config_dict.ConfigDict) -> None:
   # As theirs; 'same' costs a GPU copies of what it pads on one side only.
   config.network.padding = 'torch'
   config.data.resident = True
-  # Multiples of 25, the steps of a call. 2,000 steps are 20 epochs.
-  config.log.every_steps = 100
-  config.checkpoint.every_steps = 5000
-  config.eval.knn_every_steps = 2000
+  # Multiples of 25, the steps of a call. 4,000 steps are 41 epochs.
+  config.log.every_steps = 200
+  config.checkpoint.every_steps = 4000
+  config.eval.knn_every_steps = 4000
