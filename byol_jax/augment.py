@@ -42,11 +42,26 @@ def adjust_contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
   return factor * (image - center) + center
 
 
-def rgb_to_hsv(image: jax.Array) -> jax.Array:
-  """Converts RGB [..., 3] to hue in [0, 1) turns, saturation and value."""
-  red, green, blue = (image[..., i] for i in range(3))
-  value = jnp.max(image, axis=-1)
-  spread = value - jnp.min(image, axis=-1)
+# Three channels as arrays of their own. Operations on them are one loop; joined
+# in an array, each of them would write the image to memory.
+Channels = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def split(image: jax.Array) -> Channels:
+  """[..., 3] -> three of [...]."""
+  return image[..., 0], image[..., 1], image[..., 2]
+
+
+def join(channels: Sequence[jax.Array]) -> jax.Array:
+  """Three of [...] -> [..., 3]."""
+  return jnp.stack(channels, axis=-1)
+
+
+def rgb_to_hsv(rgb: Channels) -> Channels:
+  """Converts RGB to hue in [0, 1) turns, saturation and value."""
+  red, green, blue = rgb
+  value = jnp.maximum(jnp.maximum(red, green), blue)
+  spread = value - jnp.minimum(jnp.minimum(red, green), blue)
   coloured = spread > 0
   # Divisors are made non-zero: both branches of a `where` are computed.
   sixth = 1.0 / (6.0 * jnp.where(coloured, spread, 1.0))
@@ -60,33 +75,31 @@ def rgb_to_hsv(image: jax.Array) -> jax.Array:
   hue = jnp.where(coloured, hue, 0.0)
   hue = jnp.where(hue < 0, hue + 1.0, hue)
   saturation = jnp.where(value > 0, spread / jnp.where(value > 0, value, 1), 0)
-  return jnp.stack([hue, saturation, value], axis=-1)
+  return hue, saturation, value
 
 
-def hsv_to_rgb(image: jax.Array) -> jax.Array:
-  """Converts hue, saturation and value [..., 3] to RGB."""
-  sixths = image[..., 0] * 6.0
-  saturation, value = image[..., 1, None], image[..., 2, None]
+def hsv_to_rgb(hsv: Channels) -> Channels:
+  """Converts hue, saturation and value to RGB."""
+  sixths, saturation, value = hsv[0] * 6.0, *hsv[1:]
   red = jnp.abs(sixths - 3.0) - 1.0
   green = 2.0 - jnp.abs(sixths - 2.0)
   blue = 2.0 - jnp.abs(sixths - 4.0)
-  pure = clip(jnp.stack([red, green, blue], axis=-1))
-  return value * (1.0 - saturation + saturation * pure)
+  mix = lambda pure: value * (1.0 - saturation + saturation * clip(pure))
+  return mix(red), mix(green), mix(blue)
 
 
-def adjust_hsv(image: jax.Array, factor: Any, delta: Any) -> jax.Array:
+def adjust_hsv(rgb: Channels, factor: Any, delta: Any) -> Channels:
   """Scales the saturation, clipped to [0, 1], and adds `delta` turns of hue."""
-  hsv = rgb_to_hsv(image)
-  hue = jnp.mod(hsv[..., 0] + delta, 1.0)
-  saturation = clip(hsv[..., 1] * factor)
-  return hsv_to_rgb(jnp.stack([hue, saturation, hsv[..., 2]], axis=-1))
+  hue, saturation, value = rgb_to_hsv(rgb)
+  hue = jnp.mod(hue + delta, 1.0)
+  return hsv_to_rgb((hue, clip(saturation * factor), value))
 
 
 def to_grayscale(image: jax.Array) -> jax.Array:
   """Returns the luma in all three channels."""
   # A sum rather than `@`: accelerators round the operands of matrix products.
-  luma = jnp.sum(image * jnp.asarray(GRAY_WEIGHTS, image.dtype), axis=-1)
-  return jnp.broadcast_to(luma[..., None], image.shape)
+  red, green, blue = map(jnp.multiply, GRAY_WEIGHTS, split(image))
+  return join([red + green + blue] * 3)
 
 
 def invert_above(image: jax.Array, threshold: float) -> jax.Array:
@@ -99,35 +112,58 @@ def compute_blur_radius(size: int) -> int:
   return int((size / 10) / 2)
 
 
+def compute_blur_weights(
+  offsets: jax.Array, radius: int, sigma: jax.Array
+) -> jax.Array:
+  """Returns the kernel at `offsets`, float32; the whole kernel's sum is 1."""
+
+  def weigh(offsets: jax.Array) -> jax.Array:
+    squares = jnp.square(offsets).astype(jnp.float32)
+    return jnp.exp(-squares / (2.0 * jnp.square(sigma)))
+
+  total = jnp.sum(weigh(jnp.arange(-radius, radius + 1)))
+  return jnp.where(jnp.abs(offsets) <= radius, weigh(offsets) / total, 0.0)
+
+
 def gaussian_blur(image: jax.Array, sigma: jax.Array) -> jax.Array:
   """Blurs float32 [H, W, 3] with a separable kernel of `sigma` pixels.
 
   Its width is 2 * compute_blur_radius(H) + 1. Pixels beyond the border count as
-  zeros, so the border darkens.
+  zeros, so the border darkens. The sum of shifted copies fuses into one loop; a
+  grouped convolution with one kernel per image is slow on every backend.
   """
   radius = compute_blur_radius(image.shape[0])
-  offsets = jnp.arange(-radius, radius + 1, dtype=image.dtype)
-  weights = jnp.exp(-jnp.square(offsets) / (2.0 * jnp.square(sigma)))
-  weights = weights / jnp.sum(weights)
+  weights = compute_blur_weights(jnp.arange(-radius, radius + 1), radius, sigma)
   for axis in (0, 1):
-    image = convolve(image, weights, axis)
+    padded = jnp.pad(image, [(radius * (i == axis),) * 2 for i in range(3)])
+    cut = functools.partial(jax.lax.slice_in_dim, padded, axis=axis)
+    size = image.shape[axis]
+    shifted = (weights[i] * cut(i, i + size) for i in range(2 * radius + 1))
+    image = functools.reduce(jnp.add, shifted)
   return image
 
 
-def convolve(image: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
-  """Convolves [H, W, 3] along one axis with a symmetric kernel [2 r + 1].
+def blur_and_flip(
+  image: jax.Array, sigma: Any, is_blurred: Any, is_flipped: Any
+) -> jax.Array:
+  """Blurs and mirrors [H, W, 3], or not, by a matrix product for each axis.
 
-  The sum of shifted copies fuses into one loop in float32; a grouped
-  convolution with one kernel per image is slow on every backend.
+  Equal to `gaussian_blur`; in the precision of float32 on a TPU, whose matrix
+  products round to bfloat16 by default.
   """
-  radius = weights.shape[0] // 2
-  padded = jnp.pad(image, [(radius * (i == axis),) * 2 for i in range(3)])
-  size = image.shape[axis]
-  shifted = (
-    weights[i] * jax.lax.slice_in_dim(padded, i, i + size, axis=axis)
-    for i in range(weights.shape[0])
-  )
-  return functools.reduce(jnp.add, shifted)
+  radius = compute_blur_radius(image.shape[0])
+
+  def make_matrix(size: int, is_reversed: Any) -> jax.Array:
+    places = jnp.arange(size)
+    outputs = jnp.where(is_reversed, size - 1 - places, places)
+    offsets = jnp.abs(outputs[:, None] - places)
+    weights = compute_blur_weights(offsets, radius, sigma)
+    return jnp.where(is_blurred, weights, offsets == 0)
+
+  multiply = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+  rows = make_matrix(image.shape[0], False)
+  columns = make_matrix(image.shape[1], is_flipped)
+  return multiply('vw,hwc->hvc', columns, multiply('gh,hwc->gwc', rows, image))
 
 
 class Jitter(NamedTuple):
@@ -159,26 +195,53 @@ def draw_jitter(
   return Jitter(jax.random.permutation(order_key, 4), *drawn)
 
 
-def apply_jitter(image: jax.Array, jitter: Jitter) -> jax.Array:
+def apply_jitter(
+  image: jax.Array, jitter: Jitter, in_two_passes: bool = False
+) -> jax.Array:
   """Applies the four operations in the drawn order and clips after each.
 
   Under `vmap` a branch computes all its sides. So each of the four positions
   has one affine operation (brightness or contrast) and one RGB-HSV round trip
   (saturation or hue) and selects: 4 round trips instead of the official code's
   8 (method.md 8.2).
+
+  Contrast alone needs means, of what the operations before it make of the
+  image. In two passes over the image, the first computes these operations once
+  more and writes the means only: fast where memory is slow.
   """
+  rgb, means = split(image), None
+  if in_two_passes:
+    before, contrast_place = rgb, jnp.argmax(jitter.order == CONTRAST)
+    for place in range(3):
+      changed = _apply_place(before, jitter, place, [0.0] * 3)
+      is_before = place < contrast_place
+      before = jax.tree.map(
+        functools.partial(jnp.where, is_before), changed, before
+      )
+    means = [jnp.mean(x) for x in before]
   for place in range(4):
-    operation = jitter.order[place]
+    rgb = _apply_place(rgb, jitter, place, means or [jnp.mean(x) for x in rgb])
+  return join(rgb)
+
+
+def _apply_place(
+  rgb: Channels, jitter: Jitter, place: int, means: Sequence[Any]
+) -> Channels:
+  """Applies the operation at one place of the order; `means` for contrast."""
+  operation = jitter.order[place]
+  factor = jnp.where(operation == SATURATION, jitter.saturation, 1.0)
+  delta = jnp.where(operation == HUE, jitter.hue, 0.0)
+
+  def adjust(x: jax.Array, coloured: jax.Array, mean: Any) -> jax.Array:
     affine = jnp.where(
       operation == BRIGHTNESS,
-      adjust_brightness(image, jitter.brightness),
-      adjust_contrast(image, jitter.contrast),
+      adjust_brightness(x, jitter.brightness),
+      jitter.contrast * (x - mean) + mean,
     )
-    factor = jnp.where(operation == SATURATION, jitter.saturation, 1.0)
-    delta = jnp.where(operation == HUE, jitter.hue, 0.0)
-    colour = adjust_hsv(image, factor, delta)
-    image = clip(jnp.where(operation <= CONTRAST, affine, colour))
-  return image
+    return clip(jnp.where(operation <= CONTRAST, affine, coloured))
+
+  red, green, blue = map(adjust, rgb, adjust_hsv(rgb, factor, delta), means)
+  return red, green, blue
 
 
 class Drawn(NamedTuple):
@@ -219,11 +282,7 @@ _OPERATIONS: dict[str, tuple[Callable[..., dict], Callable[..., jax.Array]]] = {
 def make_operations(
   recipe: Mapping[str, Mapping[str, Any] | None],
 ) -> list[Operation]:
-  """Returns the operations of a recipe in their order.
-
-  Args:
-    recipe: the arguments of `make_augment`.
-  """
+  """Returns the operations of a recipe, the arguments of `make_augment`."""
   return [
     _make_operation(index, name, *_OPERATIONS[name], **section)
     for index, name in enumerate(_OPERATIONS)
@@ -274,6 +333,29 @@ def run_operations(
   return stages
 
 
+def run_on_tpu(
+  operations: Sequence[Operation], image: jax.Array, key: jax.Array
+) -> jax.Array:
+  """Returns the last image of `run_operations`, in few passes over it.
+
+  The flip, which may come last as well, is part of the blur.
+  """
+  drawn = {operation.name: operation.draw(key) for operation in operations}
+  is_flipped = drawn['flip'].applied if 'flip' in drawn else False
+  for operation in operations:
+    applied, values = drawn[operation.name]
+    if operation.name == 'jitter':
+      changed = apply_jitter(image, Jitter(**values), in_two_passes=True)
+      image = jnp.where(applied, changed, image)
+    elif operation.name == 'blur':
+      image = blur_and_flip(image, values['sigma'], applied, is_flipped)
+    elif operation.name != 'flip':
+      image = operation.apply(image, drawn[operation.name])
+  if 'blur' not in drawn:
+    image = jnp.where(is_flipped, image[:, ::-1], image)
+  return image
+
+
 def make_augment(
   *,
   flip: Mapping[str, Any] | None,
@@ -299,22 +381,19 @@ def make_augment(
     A function (images [B, H, W, 3] uint8 or float32 in [0, 1], keys uint32
     [B, 2]) -> float32 [B, H, W, 3] in [0, 1], without gradient.
   """
-
-  operations = make_operations(
-    {
-      'flip': flip,
-      'jitter': jitter,
-      'grayscale': grayscale,
-      'blur': blur,
-      'solarize': solarize,
-    }
-  )
+  recipe = {'flip': flip, 'jitter': jitter, 'grayscale': grayscale}
+  operations = make_operations(recipe | {'blur': blur, 'solarize': solarize})
 
   def one(image: jax.Array, key: jax.Array) -> jax.Array:
     stages = run_operations(operations, image, key)
-    return clip(stages[-1][1] if stages else image)
+    return stages[-1][1] if stages else image
 
   def augment(images: jax.Array, keys: jax.Array) -> jax.Array:
-    return jax.lax.stop_gradient(jax.vmap(one)(to_float(images), keys))
+    augmented = jax.lax.platform_dependent(
+      *(to_float(images), keys),
+      tpu=jax.vmap(functools.partial(run_on_tpu, operations)),
+      default=jax.vmap(one),
+    )
+    return jax.lax.stop_gradient(clip(augmented))
 
   return augment

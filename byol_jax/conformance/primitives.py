@@ -39,18 +39,29 @@ LARS_KEY = re.compile(r'lars/(init|final|grad\d+)/(.+)/([^/]+)')
 INPUTS = ('steps', 'loss_x', 'loss_y', 'img', 'big')
 _NUMBER = r'([+-]?\d+(?:\.\d+)?)'
 
+
+def _adjust_hsv(image: Any, factor: float, delta: float) -> Any:
+  rgb = augment.adjust_hsv(augment.split(image), factor, delta)
+  return augment.clip(augment.join(rgb))
+
+
 # Group, pattern of the keys, inputs, function of these and the key's number.
 FUNCTIONS: tuple[tuple[str, str, tuple[str, ...], Callable], ...] = (
   ('loss', 'loss', ('loss_x', 'loss_y'), losses.regression_loss),
-  ('hsv', 'hsv', ('img',), lambda x: augment.rgb_to_hsv(x[0])),
+  (
+    'hsv',
+    'hsv',
+    ('img',),
+    lambda x: augment.join(augment.rgb_to_hsv(augment.split(x[0]))),
+  ),
   ('gray', 'gray', ('img',), lambda x: augment.to_grayscale(x[0])),
   *(
     (name, f'{name}_{_NUMBER}', ('img',), function)
     for name, function in {
       'bright': lambda x, v: augment.clip(augment.adjust_brightness(x[0], v)),
       'contrast': lambda x, v: augment.clip(augment.adjust_contrast(x[0], v)),
-      'sat': lambda x, v: augment.clip(augment.adjust_hsv(x[0], v, 0.0)),
-      'hue': lambda x, v: augment.clip(augment.adjust_hsv(x[0], 1.0, v)),
+      'sat': lambda x, v: _adjust_hsv(x[0], v, 0.0),
+      'hue': lambda x, v: _adjust_hsv(x[0], 1.0, v),
       'blur': lambda x, sigma: augment.gaussian_blur(x[0], sigma),
       'solarize': lambda x, v: augment.invert_above(x[0], v),
     }.items()
