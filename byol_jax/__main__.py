@@ -14,7 +14,7 @@ import os
 import sys
 
 from byol_jax import errors
-from byol_jax.cli import console, verbs
+from byol_jax.cli import compilation_cache, console, verbs
 
 # Quiet before any import of TensorFlow or XLA.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     argv = sys.argv[1:] if argv is None else argv
     verb, arguments = console.parse(argv, verbs.VERBS)
+    compilation_cache.enable()
     with signals.unwinding():
       verb.run(**arguments)
   except errors.UserError as error:

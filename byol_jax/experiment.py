@@ -76,7 +76,10 @@ class Experiment(NamedTuple):
 
   def init_on_host(self) -> byol.ByolState:
     """Returns the state before step 0 as numpy, for any number of devices."""
-    state = jax.device_get(self.initial_state())
+    init, options = self.initial_state, _find_quick_options()
+    if options:
+      init = jax.jit(init, compiler_options=options)
+    state = jax.device_get(init())
     return state if self.weights is None else start_from(state, self.weights)
 
   def state_at(
@@ -101,6 +104,17 @@ class Experiment(NamedTuple):
     opt_state = optax.tree_utils.tree_set(opt_state, **facts)
     start: Any = {'step': np.int32(step), 'rng': rng}  # on the host
     return byol.ByolState(opt_state=opt_state, **start, **trees)
+
+
+def _find_quick_options() -> dict[str, Any]:
+  """Returns the compiler's options for a program that runs once; {}: none.
+
+  On CPUs LLVM's level 1 gives the same bits in less than half the time.
+  """
+  is_lower: bool = jax.config.read('jax_disable_most_optimizations')
+  if is_lower or jax.default_backend() != 'cpu':
+    return {}
+  return {'xla_backend_optimization_level': 1}
 
 
 def start_from(state: byol.ByolState, weights: Weights) -> byol.ByolState:

@@ -277,6 +277,13 @@ def expand_home(path: str | os.PathLike[str]) -> pathlib.Path:
     ) from error
 
 
+def find_cache_folder() -> pathlib.Path:
+  """$BYOL_JAX_CACHE, else $XDG_CACHE_HOME/byol_jax, else ~/.cache/byol_jax."""
+  home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  folder = os.environ.get('BYOL_JAX_CACHE') or os.path.join(home, 'byol_jax')
+  return expand_home(folder)
+
+
 def check_path(name: str, path: str | os.PathLike[str]) -> None:
   """Raises ConfigError if a text, such as the argument `name`, is no path."""
   if not is_path(os.fspath(path)):

@@ -7,7 +7,7 @@ import pwd
 import pytest
 
 from byol_jax import errors, files
-from byol_jax.data.sources import index_cache, paths
+from byol_jax.data.sources import paths
 from byol_jax.training import workdir
 from tests.helpers import full_disk
 
@@ -111,7 +111,7 @@ def test_a_user_without_a_home_folder_is_told_so(monkeypatch, tmp_path):
   assert files.expand_home(tmp_path) == tmp_path
   for find in (
     lambda: paths.parse_path('~/tensorflow_datasets'),
-    index_cache.find_cache_folder,
+    files.find_cache_folder,
     lambda: workdir.local_folder('gs://bucket/run'),
   ):
     with pytest.raises(errors.ConfigError, match='home folder, found none'):

@@ -27,13 +27,6 @@ _DIGEST_SIZE = hashlib.sha256().digest_size
 _LOG = logging.getLogger(__name__)
 
 
-def find_cache_folder() -> pathlib.Path:
-  """$BYOL_JAX_CACHE, else $XDG_CACHE_HOME/byol_jax, else ~/.cache/byol_jax."""
-  home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  folder = os.environ.get('BYOL_JAX_CACHE') or os.path.join(home, 'byol_jax')
-  return files.expand_home(folder)
-
-
 def load_or_build(
   kind: str,
   path: paths.Path,
@@ -52,7 +45,7 @@ def load_or_build(
   """
   text = str(path) if paths.is_bucket(str(path)) else os.path.abspath(path)
   name = hashlib.sha256(f'{kind}\n{text}'.encode(errors='replace')).hexdigest()
-  target = find_cache_folder() / f'{kind}-{name[:40]}'
+  target = files.find_cache_folder() / f'{kind}-{name[:40]}'
   salt = f'{kind}\n{text}\n{stamp.size} {stamp.mtime_ns}\n'
   with contextlib.suppress(OSError):
     data = target.read_bytes()

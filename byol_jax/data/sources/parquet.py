@@ -20,7 +20,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from byol_jax import errors, files
-from byol_jax.data.sources import annotations, index_cache, paths
+from byol_jax.data.sources import annotations, paths
 
 _IMAGES = ('image', 'img')
 _LABELS = ('label', 'labels', 'class', 'fine_label', 'cls')
@@ -197,7 +197,7 @@ def _copy_as_arrow(path: pathlib.Path) -> pathlib.Path:
 
   stamp = repr(paths.stat_file(path)).encode()
   name = hashlib.sha256(os.path.abspath(path).encode(errors='replace'))
-  target = index_cache.find_cache_folder() / f'{name.hexdigest()[:40]}.arrow'
+  target = files.find_cache_folder() / f'{name.hexdigest()[:40]}.arrow'
   if target.exists():
     schema = pa.ipc.open_stream(pa.memory_map(str(target))).schema
     if (schema.metadata or {}).get(_STAMP) == stamp:

@@ -4,6 +4,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from byol_jax import files
 from byol_jax.data.sources import index_cache, paths
 
 PATH = pathlib.Path('/some/where/a.tar')
@@ -60,14 +61,14 @@ def test_every_flipped_bit_and_every_cut_is_noticed(stored):
 
 def test_the_folder_is_the_users(monkeypatch):
   home = pathlib.Path.home()
-  assert home not in index_cache.find_cache_folder().parents  # in tests
+  assert home not in files.find_cache_folder().parents  # in tests
   monkeypatch.setenv('XDG_CACHE_HOME', '/x')
   monkeypatch.setenv('BYOL_JAX_CACHE', '~/mine')
-  assert index_cache.find_cache_folder() == home / 'mine'
+  assert files.find_cache_folder() == home / 'mine'
   monkeypatch.delenv('BYOL_JAX_CACHE')
-  assert index_cache.find_cache_folder() == pathlib.Path('/x/byol_jax')
+  assert files.find_cache_folder() == pathlib.Path('/x/byol_jax')
   monkeypatch.delenv('XDG_CACHE_HOME')
-  assert index_cache.find_cache_folder() == home / '.cache' / 'byol_jax'
+  assert files.find_cache_folder() == home / '.cache' / 'byol_jax'
 
 
 def test_what_cannot_be_stored_warns_once(cache, monkeypatch, caplog):
