@@ -48,6 +48,7 @@ def pretrain(
   overrides: Mapping[str, Any] | None = None,
   *,
   on_log: Callable[[int, dict[str, float]], None] | None = None,
+  profile: str | Path | None = None,
 ) -> dict[str, float]:
   """Pretrains BYOL, or resumes what `workdir` holds.
 
@@ -58,6 +59,8 @@ def pretrain(
     overrides: {'section.key': value}, for a preset by name.
     on_log: called with the step and the scalars (docs/logs.md) of each line of
       scalars.jsonl, in process 0 only; its exceptions end the run.
+    profile: a folder for a trace of the sixth to tenth call of the devices, of
+      process 0 (docs/speed.md).
 
   Returns:
     The last scalars, `step`, `seconds`, and `unusable_images`: how many images
@@ -76,7 +79,9 @@ def pretrain(
   )
   dataset = processes.raise_on_all('data', open_set)
   load = functools.partial(from_config.make_image_set, config, labelled=True)
-  last = _pretrain(dataset, config, record, workdir, load, on_log, notes)
+  last = _pretrain(
+    *(dataset, config, record, workdir, load, on_log, notes), profile
+  )
   return last | {'unusable_images': dataset.num_failures}
 
 
@@ -87,6 +92,7 @@ def pretrain_on(
   load: Callable[[str], Any] | None = None,
   *,
   on_log: Callable[[int, dict[str, float]], None] | None = None,
+  profile: str | Path | None = None,
 ) -> dict[str, float]:
   """Pretrains on a given data set, or resumes what `workdir` holds.
 
@@ -99,7 +105,7 @@ def pretrain_on(
     workdir: see `pretrain`.
     load: 'train' and 'test' -> image set (`evals.splits.Split`), for
       `eval.knn_every_steps`.
-    on_log: see `pretrain`.
+    on_log, profile: see `pretrain`.
 
   Returns:
     The last scalars, `step` and `seconds`.
@@ -109,7 +115,9 @@ def pretrain_on(
   """
   config = configuration.validate(config, 'pretrain')
   config, record = _read_record(config, workdir)
-  return _pretrain(dataset, config, record, workdir, load, on_log)
+  return _pretrain(
+    *(dataset, config, record, workdir, load, on_log), profile=profile
+  )
 
 
 def _pretrain(
@@ -120,6 +128,7 @@ def _pretrain(
   load: Callable[[str], Any] | None,
   on_log: Callable[[int, dict[str, float]], None] | None = None,
   notes: Sequence[str] = (),
+  profile: str | Path | None = None,
 ) -> dict[str, float]:
   """Pretrains, or resumes the run of a checkpoint with the given record.
 
@@ -158,6 +167,7 @@ def _pretrain(
         loop.FaultOptions(**config.faults),
         loop.LogOptions(**config.log),
         loop.EvalOptions(**config.eval),
+        '' if profile is None else str(profile),
       ),
       config=config.to_dict(),
       steps_per_call=config.input.steps_per_call,

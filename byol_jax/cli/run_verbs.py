@@ -34,10 +34,11 @@ def _add_evaluation(
   'pretrain',
   registry.CONFIG,
   ('--workdir', ..., 'made if missing', registry.PATH),
+  ('--profile', None, 'a folder for a trace of some steps', registry.PATH),
   *registry.PROCESSES,
   preset='pretrain',
 )
-def pretrain(workdir: str, **job: Any) -> None:
+def pretrain(workdir: str, profile: str | None, **job: Any) -> None:
   """Pretrain BYOL into a workdir, or resume what it holds.
 
   presets: pretrain:{40,100,300,1000,1000_batch512,EPOCHS} for ImageNet,
@@ -57,7 +58,7 @@ def pretrain(workdir: str, **job: Any) -> None:
   config, log = _join_job('pretrain', **job)
   from byol_jax import api
 
-  last = api.pretrain(config, workdir)
+  last = api.pretrain(config, workdir, profile=profile)
   if last['unusable_images']:
     images = errors.format_count(int(last['unusable_images']), 'image')
     log(f'{images} could not be used; see above')

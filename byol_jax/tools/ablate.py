@@ -36,9 +36,7 @@ _HEADS = tuple(
   f'network.{key}' for key in ('projector', 'predictor', 'head_norm')
 )
 # Scalars that are not of the method, or follow from the configuration.
-_NOT_IN_CURVE = (
-  *('time', 'images_per_second', 'data_wait', 'learning_rate', 'tau'),
-)
+_NOT_IN_CURVE = (*('time', *scalars.RATES, 'learning_rate', 'tau'),)
 
 
 def run(

@@ -168,6 +168,12 @@ class Console:
     if rate is not None:
       shown = f'{rate:,.0f}' if rate > 9 else f'{rate:.2g}'
       fields.append(f'{shown} images/s')
+    each = values.pop('images_per_second_per_device', rate)
+    if rate is not None and each != rate:
+      fields[-1] += f' ({each:.4g} a device)'
+    share = values.pop('flop_utilization', None)
+    if share is not None:
+      fields.append(f'{100 * share:.0f} % of peak')
     wait = values.pop('data_wait', None)
     if wait is not None:
       fields.append(f'data wait {100 * wait:.0f} %')

@@ -14,6 +14,16 @@ from byol_jax import errors
 _FOR_CPUS = ('MiniResNet', 'TinyResNet')
 _CPU_PRESETS = 'presets for a CPU: shapes, and those that end in :cpu'
 _LONG_SECONDS = 12 * 3600
+# Operations in bfloat16 a second of a device, by the beginning of its name, as
+# the vendors state them, without sparsity: cloud.google.com/tpu/docs (see
+# `planning.topologies`) and NVIDIA's data sheets.
+_PEAKS = {
+  **{'TPU v3': 61.5e12, 'TPU v4': 275e12, 'TPU v5 lite': 197e12},
+  **{'TPU v5e': 197e12, 'TPU v5': 459e12, 'TPU v6 lite': 918e12},
+  **{'TPU v6e': 918e12, 'NVIDIA A100': 312e12, 'NVIDIA H200': 989e12},
+  **{'NVIDIA H100 80GB HBM3': 989e12, 'NVIDIA H100 PCIe': 756e12},
+  **{'NVIDIA L40S': 362e12, 'NVIDIA L4': 121e12},
+}
 # The speed is measured over this many calls after the first one, which
 # compiles, or over fewer that take this long.
 _CALLS = 9
@@ -115,6 +125,29 @@ def observe_first_calls(
         )
 
   return after_call
+
+
+def find_peak(device_kind: str) -> float | None:
+  """Returns a device's operations a second in bfloat16; None: unknown."""
+  names = sorted(_PEAKS, key=len, reverse=True)
+  if 'MIG' in device_kind:  # a part of a GPU
+    return None
+  name = next((x for x in names if device_kind.startswith(x)), None)
+  return _PEAKS[name] if name else None
+
+
+def count_flops(update: Any, *arguments: Any, accumulate: int = 1) -> float:
+  """Returns the operations of a call on one device, before optimization.
+
+  A multiplication and an addition are two. The steps of a call of several are
+  a loop, of which one counts.
+
+  Args:
+    update: as `jax.pmap` returns it, with `arguments` of these shapes.
+    accumulate: sub-batches of a step, a loop too.
+  """
+  cost = update.lower(*arguments).cost_analysis() or {}
+  return accumulate * float(cost.get('flops', 0.0))
 
 
 def format_duration(seconds: float) -> str:

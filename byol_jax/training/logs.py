@@ -215,6 +215,9 @@ class Meter:
   def __init__(self, clock: Callable[[], float] = time.perf_counter):
     """Starts an interval; `clock` returns seconds."""
     self._clock = clock
+    self.devices = 1  # of the job
+    # Seconds that an image takes all devices at their peak; None: unknown.
+    self.peak_seconds: float | None = None
     self.restart()
 
   def restart(self, images: int = 0) -> None:
@@ -251,18 +254,24 @@ class Meter:
     return found
 
   def peek(self, images: int) -> dict[str, float]:
-    """Returns 'images_per_second' and 'data_wait', in [0, 1], of the interval.
+    """Returns the scalars of the interval that `scalars.RATES` names.
 
-    `images` were processed in it; {} without any.
+    `images` were processed in it; {} without any. Without a known peak the
+    utilization is left out.
     """
     images -= self._before
     if images <= 0:
       return {}
     elapsed = max(self._clock() - self._start, 1e-9)
-    return {
-      'images_per_second': images / elapsed,
+    rate = images / elapsed
+    found = {
+      'images_per_second': rate,
+      'images_per_second_per_device': rate / self.devices,
       'data_wait': self._waited / elapsed,
     }
+    if self.peak_seconds is not None:
+      found['flop_utilization'] = rate * self.peak_seconds
+    return found
 
 
 def _open_lines(path: pathlib.Path, start_step: int) -> io.FileIO:

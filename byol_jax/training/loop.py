@@ -22,6 +22,7 @@ from byol_jax.checkpoints import checkpointer
 from byol_jax.distributed import packing, placement, processes
 from byol_jax.training import (
   batch_timeout,
+  hardware,
   logs,
   monitor,
   multi_step,
@@ -76,6 +77,7 @@ class TrainingOptions:
   faults: FaultOptions = FaultOptions()
   log: LogOptions = LogOptions()
   eval: EvalOptions = EvalOptions()
+  profile: str = ''  # a folder for a trace; see `profiling`
 
 
 # (state of a step as host arrays) -> scalars, and a line for the console; all
@@ -104,6 +106,8 @@ class TrainingContext:
     watchdog: ends a process whose steps stop coming.
     evaluate: called as `options.eval` says; None: never.
     after_call: called with the scalars of each call, on the devices.
+    count_flops: (packed state, batch) -> operations of a step on one device;
+      called once, where the peak of a device is known.
     monitor: compiled by `step_calls` too: (packed state, batch) -> scalars of
       a log line that are computed for it alone.
   """
@@ -131,6 +135,7 @@ class TrainingContext:
   )
   evaluate: Evaluate | None = None
   after_call: Callable[[Any], None] = lambda scalars: None
+  count_flops: Callable[[Any, Any], float] = lambda state, batch: 0.0
   monitor: Callable[[Any, Any], dict[str, Any]] = lambda state, batch: {}
 
 
@@ -157,7 +162,7 @@ def run_loop(
       # Step.
       if batch is not None:
         is_first = step == start.step
-        with _compiling(log) if is_first else jax.transfer_guard('disallow'):
+        with _calling(log, step, is_first):
           state, scalars = context.update(state, batch)
         if is_first:
           _finish_first_call(context, call, state, batch, meter)
@@ -197,10 +202,17 @@ def run_loop(
 
 
 @contextlib.contextmanager
-def _compiling(log: logs.Logs) -> Iterator[None]:
-  """Says that the first call compiles; it alone may transfer implicitly."""
-  log.start_phase('compiling')
-  with jax.transfer_guard('allow'):
+def _calling(log: logs.Logs, step: int, is_first: bool) -> Iterator[None]:
+  """Names a call in a trace, and says that the first one compiles.
+
+  The first alone may transfer implicitly.
+  """
+  if is_first:
+    log.start_phase('compiling')
+  with (
+    jax.profiler.StepTraceAnnotation('train', step_num=step),
+    jax.transfer_guard('allow' if is_first else 'disallow'),
+  ):
     yield
 
 
@@ -218,6 +230,10 @@ def _finish_first_call(
   """
   # Compiles the monitor now, while no watchdog waits.
   jax.block_until_ready((state, context.monitor(state, batch)))
+  meter.devices = jax.device_count()
+  peak = hardware.find_peak(jax.devices()[0].device_kind)
+  if peak and (flops := context.count_flops(state, batch)):
+    meter.peak_seconds = flops / peak / context.batch_size
   meter.restart(context.batch_size * len(call))
   context.preemption.first_step_done()
 

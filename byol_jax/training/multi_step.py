@@ -6,6 +6,7 @@ host does nothing between them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+import dataclasses
 import functools
 import itertools
 import math
@@ -99,6 +100,22 @@ def _compile_monitor(monitor: Callable) -> Callable:
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class _WithStore:
+  """A mapped function with a store as its second argument."""
+
+  mapped: Any
+  get_store: Callable[[], Any]
+
+  def __call__(self, state: Any, batch: Any) -> Any:
+    """Calls the function."""
+    return self.mapped(state, self.get_store(), batch)
+
+  def lower(self, state: Any, batch: Any) -> Any:
+    """As of `jax.jit`."""
+    return self.mapped.lower(state, self.get_store(), batch)
+
+
 class ResidentCalls:
   """Up to `max_steps_per_call` steps a call, none across a boundary.
 
@@ -147,7 +164,7 @@ class ResidentCalls:
     repeated = placement.pmap(
       packing.on_packed_state(repeated), donate_argnums=(0,)
     )
-    return lambda state, batch: repeated(state, self._store, batch)
+    return _WithStore(repeated, lambda: self._store)
 
   def compile_monitor(self, monitor: Callable) -> Callable:
     """See `StreamedCalls`."""

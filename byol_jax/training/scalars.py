@@ -130,6 +130,20 @@ SCALARS = {
     'Constant.',
     'Falls with the time: another program uses the machine, or its disk.',
   ),
+  'images_per_second_per_device': Scalar(
+    'The same, of each device.',
+    'Constant, and that of `byol-jax bench step` where `data_wait` is small.',
+    'As of `images_per_second`.',
+  ),
+  'flop_utilization': Scalar(
+    'Share, in [0, 1], of the peak of bfloat16 operations that the vendor'
+    ' states for these devices: the operations of a step before the compiler'
+    ' changes them, as it counts them itself. Absent where the peak is unknown,'
+    ' as on CPUs.',
+    'Constant; docs/speed.md has measured ones.',
+    'Low with a low `data_wait`: the batch of a device is small, or a precision'
+    ' other than bfloat16.',
+  ),
   'data_wait': Scalar(
     'Share of the time spent waiting for images, in [0, 1].',
     'Below 0.2.',
@@ -149,6 +163,11 @@ SCALARS = {
     'As of `knn_k*_t*`.',
   ),
 }
+# Those that are measured by the clock.
+RATES = (
+  *('images_per_second', 'images_per_second_per_device'),
+  *('flop_utilization', 'data_wait'),
+)
 # Names in scalars.jsonl of earlier versions: those of the official code.
 OLD_NAMES = {
   'repr_loss': 'byol_loss',

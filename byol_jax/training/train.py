@@ -24,6 +24,7 @@ from byol_jax.training import (
   monitor,
   multi_step,
   preemption,
+  profiling,
   recovery,
   resumable,
   watchdog,
@@ -69,7 +70,7 @@ def train(
   Args:
     method, dataset: what is trained, and its training set.
     path: the workdir, made if it is missing; or a URL (gs://BUCKET/RUN).
-    options: when and where to save and to log, limits on faults.
+    options: when and where to save, to log and to trace, limits on faults.
     config: plain dict, which the workdir records.
     steps_per_call: see `multi_step.make_step_calls`.
     origin: see `workdir.make_record`.
@@ -101,8 +102,7 @@ def train(
     while True:
       try:
         with _open_log(context, start, notes, on_log) as log:
-          observed = _observe_first_calls(context, start, config, log)
-          _, means = loop.run_loop(observed, start, log)
+          means = _run_loop(context, start, config, log)
           log.note_end(_describe_end(context, means, time.monotonic() - began))
         break
       except recovery.RollbackRequired as error:
@@ -114,16 +114,48 @@ def train(
   return means | {'step': method.num_steps, 'seconds': time.monotonic() - began}
 
 
-def _observe_first_calls(
+def _run_loop(
   context: loop.TrainingContext,
   start: recovery.StartPoint,
   config: Mapping[str, Any],
   log: logs.Logs,
-) -> loop.TrainingContext:
-  """Returns a context that notes what the first calls show of the hardware."""
+) -> dict[str, float]:
+  """Runs the loop, observed by `hardware` and the profiler; returns means."""
   count = context.num_steps - start.step
-  observe = hardware.observe_first_calls(config, count, log.note)
-  return dataclasses.replace(context, after_call=observe)
+  observers = [hardware.observe_first_calls(config, count, log.note)]
+  count_flops = functools.partial(
+    hardware.count_flops,
+    context.update,
+    accumulate=config['batch']['accumulate'],
+  )
+  with _open_profiler(context.options.profile, log) as profiler:
+    if profiler is not None:
+      observers.append(profiler.after_call)
+
+    def after_call(scalars: Any) -> None:
+      for observe in observers:
+        observe(scalars)
+
+    observed = dataclasses.replace(
+      context, after_call=after_call, count_flops=count_flops
+    )
+    _, means = loop.run_loop(observed, start, log)
+  return means
+
+
+@contextlib.contextmanager
+def _open_profiler(
+  folder: str, log: logs.Logs
+) -> Iterator[profiling.Profiler | None]:
+  """Opens the profiler of process 0, if there is a folder, and closes it."""
+
+  def make() -> profiling.Profiler | None:
+    is_wanted = folder and jax.process_index() == 0
+    return profiling.Profiler(folder, log.note) if is_wanted else None
+
+  profiler = processes.raise_on_all('profile', make)
+  with contextlib.closing(profiler) if profiler else contextlib.nullcontext():
+    yield profiler
 
 
 def _describe_end(

@@ -67,6 +67,15 @@ def test_a_pipe_gets_a_line_after_the_first_step_and_then_when_due():
   assert len(peeked) == 3
 
 
+def test_several_devices_and_a_known_peak_have_fields():
+  stream = io.StringIO()
+  console, _, _ = open_console(stream, num_steps=9)
+  rates = {'images_per_second': 400.0, 'images_per_second_per_device': 100.0}
+  console.tick(1, lambda: rates | {'flop_utilization': 0.25})
+  expected = 'step 1/9  400 images/s (100 a device)  25 % of peak\n'
+  assert stream.getvalue() == expected
+
+
 def test_a_line_for_each_point_where_seconds_are_zero():
   stream = io.StringIO()
   console, _, _ = open_console(stream, every_seconds=0.0)

@@ -314,9 +314,10 @@ def test_the_reader_of_a_pipe_may_leave(tmp_path):
   assert len(read_lines(tmp_path)) == 4
 
 
-def test_the_meter_measures_rate_and_waiting():
+def test_the_meter_measures_rates_and_waiting():
   clock = Clock(0.0)
   meter = logs.Meter(clock)
+  meter.devices = 4
   clock.now += 100
   meter.restart()
   for _ in range(3):
@@ -324,12 +325,16 @@ def test_the_meter_measures_rate_and_waiting():
       clock.now += 1  # the input takes one second a batch,
       raise StopIteration
     clock.now += 3  # the step three
-  assert meter.read(48) == {'images_per_second': 4.0, 'data_wait': 0.25}
+  names = 'images_per_second', 'images_per_second_per_device', 'data_wait'
+  assert meter.read(48) == dict(zip(names, (4.0, 1.0, 0.25)))
   meter.restart(images=8)  # as after the first step, which compiled
   clock.now += 2
   assert meter.peek(8) == {}
-  assert meter.peek(16) == {'images_per_second': 4.0, 'data_wait': 0.0}
+  assert meter.peek(16) == dict(zip(names, (4.0, 1.0, 0.0)))
   assert meter.read(24)['images_per_second'] == 8.0
   # A new interval: nothing of the old one is left in it.
   clock.now += 2
-  assert meter.read(10) == {'images_per_second': 5.0, 'data_wait': 0.0}
+  meter.peak_seconds = 0.1  # an image keeps all devices busy so long
+  found = meter.read(10)
+  assert found.pop('flop_utilization') == pytest.approx(0.5)
+  assert found == dict(zip(names, (5.0, 1.25, 0.0)))

@@ -15,7 +15,7 @@ from byol_jax import api
 from byol_jax.distributed import placement
 from byol_jax.evals import knn, while_training
 from byol_jax.evaluation import pretrained
-from byol_jax.training import logs
+from byol_jax.training import logs, scalars
 from tests.helpers import job_worker, jobs, tiny_run
 from tests.helpers.tiny_checkpoint import (
   arrays_of,
@@ -28,7 +28,7 @@ from tests.helpers.tiny_config import ArraySet, tiny
 EVERY_STEP = ('--checkpoint.every_steps=1', '--checkpoint.keep=20')
 EVERY_SECOND = '--checkpoint.every_steps=2'
 FLOAT64 = {'JAX_ENABLE_X64': '1'}
-TIMES = ('time', 'images_per_second', 'data_wait')
+TIMES = ('time', *scalars.RATES)
 LAYOUTS = {'1x1': (1, 1), '1x4': (1, 4), '2x2': (2, 2), '4x1': (4, 1)}
 
 

@@ -111,7 +111,7 @@ def test_a_run_leaves_its_state_scalars_config_and_versions(unbroken):
     *('total_loss', 'byol_loss', 'classifier_loss', 'top1_accuracy'),
     'top5_accuracy',
     *('tau', 'learning_rate', 'projection_std', *MONITORED),
-    *('images_per_second', 'data_wait'),
+    *('images_per_second', 'images_per_second_per_device', 'data_wait'),
   }
   for name in record.keys() - {'step', 'time'}:
     assert scalars.describe(name), name

@@ -1,0 +1,69 @@
+"""A trace of some steps of a run, and its operations and rate."""
+
+import jax
+import numpy as np
+import pytest
+
+from byol_jax import api, errors
+from byol_jax.distributed import placement
+from byol_jax.planning import topologies
+from byol_jax.training import hardware, profiling, scalars
+from tests.helpers.tiny_config import ArraySet, tiny
+
+pytestmark = pytest.mark.usefixtures('compiled_once')
+
+
+def test_a_run_traces_its_sixth_to_tenth_step(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(hardware, 'find_peak', lambda kind: 1e12)
+  config, folder = tiny(), tmp_path / 'trace'
+  api.pretrain_on(ArraySet(), config, tmp_path / 'run', profile=folder)
+  assert f'profile: tensorboard --logdir={folder}' in capsys.readouterr().out
+  times = profiling.sum_times(folder)
+  assert any('conv' in name for name in times) and min(times.values()) > 0
+  (path,) = folder.rglob('*.xplane.pb')
+  steps = [
+    dict(event.stats)['step_num']
+    for plane in jax.profiler.ProfileData.from_file(str(path)).planes
+    for line in plane.lines
+    for event in line.events
+    if event.name == 'train'
+  ]
+  assert sorted(steps) == [5, 6, 7, 8, 9]
+  *_, record = scalars.read(tmp_path / 'run')
+  assert record.keys() >= {*scalars.RATES} and record['flop_utilization'] > 0
+  with pytest.raises(errors.ConfigError, match='folder of this machine'):
+    api.pretrain_on(ArraySet(), config, tmp_path / 'b', profile='gs://b/c')
+
+
+def test_a_run_that_is_too_short_says_so():
+  notes = []
+  profiler = profiling.Profiler('.', notes.append)
+  profiler.after_call(None)
+  profiler.close()
+  assert notes == ['warning: no profile: fewer than 5 calls of devices']
+
+
+def test_operations_are_those_of_a_step_on_a_device():
+  batch = np.ones((1, 5, 6), np.float32)
+  weights = placement.replicate(np.ones((6, 7), np.float32))
+  product = placement.pmap(lambda w, x: x @ w)
+  many = placement.pmap(
+    lambda w, x: jax.lax.scan(lambda w, _: (w, x @ w), w, None, length=9)
+  )
+  flops = 2 * 5 * 6 * 7
+  found = [
+    hardware.count_flops(f, weights, batch, accumulate=3)
+    for f in (product, many)
+  ]
+  assert found == pytest.approx([3 * flops] * 2, rel=0.01)  # as XLA rounds
+
+
+def test_a_part_of_a_gpu_has_no_known_peak():
+  assert hardware.find_peak('NVIDIA H100 80GB HBM3') == 989e12
+  assert hardware.find_peak('NVIDIA H100 80GB HBM3 MIG 1g.10gb') is None
+  assert hardware.find_peak('cpu') is None
+  for row in topologies.TOPOLOGIES.values():
+    kind = 'TPU ' + {'v5e': 'v5 lite', 'v6e': 'v6 lite'}.get(
+      row.generation, row.generation
+    )
+    assert hardware.find_peak(kind) == row.peak_flops
