@@ -162,6 +162,29 @@ def bench_input(spec: str, overrides: list[str], **options: Any) -> None:
 
 
 @registry.add_verb(
+  'bench step',
+  registry.CONFIG,
+  registry.JSON,
+  registry.number('--rounds', 5, 'of two seconds or more', 1, 1000),
+  preset='pretrain',
+)
+def bench_step(spec: str, overrides: list[str], **options: Any) -> None:
+  """Measure the training step on the devices of this machine.
+
+  On views of noise, augmentation included. Prints images/s and how much the
+  rounds differ, FLOP/s and their share of the peak, memory, where the time
+  goes, and how long the run would take, unless the rounds differ by more than
+  20 %. Needs no images of a set that the presets name.
+
+  example: byol-jax bench step --config=shapes
+  """
+  configuration.load(spec, overrides, 'pretrain')
+  from byol_jax.tools import bench_step as bench_step_tool
+
+  bench_step_tool.run(spec, overrides, **options)
+
+
+@registry.add_verb(
   'plan',
   registry.CONFIG,
   ('--topology', ..., 'v3-512 or v3:16x16, v4-512, v5e-256, v5p-8, v6e-256'),

@@ -140,7 +140,7 @@ def compile_step(
     raise
   seconds = middle - start, time.monotonic() - middle
   return CompiledStep(
-    _read_cost(compiled).repeat(run.config.batch.accumulate), *seconds
+    read_cost(compiled).repeat(run.config.batch.accumulate), *seconds
   )
 
 
@@ -181,7 +181,8 @@ def _make_call(run: PlannedRun, per_device: int) -> tuple[Any, tuple[Any, ...]]:
   return packing.on_packed_state(function), (state, store, plan)
 
 
-def _read_cost(compiled: Any) -> cost.Cost:
+def read_cost(compiled: Any) -> cost.Cost:
+  """Returns what the compiler says of a program."""
   # A compiler may know of no cost, as that for GPUs.
   memory, found = compiled.memory_analysis(), compiled.cost_analysis() or {}
   return cost.Cost(

@@ -26,6 +26,7 @@ from byol_jax.data.loading import decode, image_set, tf_engine
 from byol_jax.data.loading.tf_engine import tf
 from byol_jax.data.sampling import crops, resize, views
 from byol_jax.data.sources import base
+from byol_jax.tools import spread
 from byol_jax.training import provenance
 
 PAPER_RATE = 44_485  # images/s: 1000 epochs of ImageNet in 8 hours
@@ -80,6 +81,9 @@ def run(
     'results': results,
     'verdict': count_needed_cores(results[-1]),
   }
+  worst = max(results[-1]['spread'][name] for name in (CONFIGURED, DECODED))
+  if reason := spread.explain(worst):
+    report |= {'verdict': {}, 'no_verdict': reason}
   print(json.dumps(report) if as_json else '\n'.join(describe_report(report)))
 
 
@@ -137,6 +141,10 @@ def measure_rates(config: Any, cores: int, rounds: int) -> dict[str, Any]:
     'rounds': rounds,
     'images': facts,
     'images_per_second': medians(),
+    'spread': {
+      name: spread.summarize(rate.tolist())['spread']
+      for name, rate in rates.items()
+    },
     'of_decoding': medians(DECODING),
     'of_official': medians(OFFICIAL) if OFFICIAL in rates else {},
   }
@@ -366,7 +374,7 @@ def describe_report(report: dict[str, Any]) -> list[str]:
       + ''.join(f'{of[name]:13.2f}' for of in ratios if of)
       for name, rate in result['images_per_second'].items()
     ]
-  lines.append('')
+  lines += ['', *filter(None, [report.get('no_verdict')])]
   return lines + [
     f'{int(demand):,} images/s, {name}: {need["cores"]:,} cores like these:'
     f' {need["hosts_of_96"]} hosts of 96, {need["hosts_of_48"]} of 48'

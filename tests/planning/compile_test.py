@@ -75,6 +75,6 @@ def test_a_compiler_may_know_the_memory_and_no_cost():
     cost_analysis=lambda: None,
     as_text=lambda: '',
   )
-  found = compile._read_cost(compiled)
+  found = compile.read_cost(compiled)
   assert (found.flops, found.temp_bytes) == (0.0, 4)
   assert found.memory_bytes == 1 + 2 - 8 + 4 + 16

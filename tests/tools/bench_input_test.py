@@ -42,6 +42,7 @@ def test_a_report_has_every_row_and_ends_with_the_cores(
   assert result['of_decoding'][bench_input.DECODED] == pytest.approx(
     rates[bench_input.DECODED] / rates[bench_input.DECODING]
   )
+  assert result['spread'][bench_input.CONFIGURED] == 0  # of one round
   lines = bench_input.describe_report(report)
   assert lines[-1].startswith('88,970 images/s')
   assert sum(line.startswith('44,485 images/s') for line in lines) == 2

@@ -1,0 +1,69 @@
+"""The verb `bench step` on the tiny network."""
+
+import json
+
+import jax
+import pytest
+
+from byol_jax import __main__ as command, experiment
+from byol_jax.planning import compile
+from byol_jax.tools import bench_step, spread
+from byol_jax.training import hardware
+from tests.helpers.tiny_config import ArraySet, tiny
+
+pytestmark = pytest.mark.usefixtures('compiled_once')
+
+
+def test_a_report_has_rates_memory_and_parts(monkeypatch, capsys):
+  config, images = tiny(), ArraySet()
+  size, num_classes = images.num_examples, images.num_classes
+
+  def open_run(_):
+    method = experiment.build(config, size, num_classes)
+    return compile.PlannedRun(config, method, num_classes, None)
+
+  monkeypatch.setattr(compile, 'open_run', open_run)
+  monkeypatch.setattr(bench_step, '_ROUND_SECONDS', 0.01)
+  monkeypatch.setattr(hardware, 'find_peak', lambda kind: 1e12)
+  monkeypatch.setattr(spread, 'MAX_SPREAD', 1e9)
+  arguments = ['bench', 'step', '--config=shapes', '--rounds=3', '--json']
+  arguments += [f'--config.batch_size={config.batch_size}']
+  assert command.main(arguments) == 0
+  report = json.loads(capsys.readouterr().out)
+  assert report['smallest'] <= report['images_per_second'] <= report['largest']
+  assert report['devices'] == jax.device_count() and report['memory_bytes'] > 0
+  share = report['time_share']
+  assert sum(share.values()) == pytest.approx(1)
+  assert share['backward pass: convolutions and products'] > 0
+  flops = report['step_flops_per_device']
+  assert report['flop_utilization'] == pytest.approx(
+    flops * report['images_per_second'] / config.batch_size / 1e12
+  )
+  hours = report['verdict']['steps'] * 8 / report['images_per_second'] / 3600
+  assert report['verdict']['hours'] == pytest.approx(hours)
+  *_, end = bench_step.describe_report(report)
+  assert end == 'the 10 steps of this run would take 1 minute'
+  del report['verdict']
+  monkeypatch.setattr(spread, 'MAX_SPREAD', 0.2)
+  *_, end = bench_step.describe_report(report | {'spread': 0.21})
+  assert end.startswith('no verdict: the rounds differ by 21%')
+
+
+def test_the_spread_is_the_range_over_the_median():
+  assert spread.summarize([2.0, 1.0, 1.5, 1.0, 2.0])['spread'] == 1 / 1.5
+  assert not spread.explain(0.2) and spread.explain(0.201)
+
+
+@pytest.mark.parametrize(
+  'path, part',
+  [
+    ('jit(f)/jvp(net)/conv_general_dilated', 'forward passes'),
+    ('jit(f)/transpose(jvp(net))/dot_general', 'backward pass: conv'),
+    ('jit(f)/transpose(jvp(net))/mul', 'backward pass: the rest'),
+    ('jit(f)/jvp()/cond/branch_1_fun/mul', 'augmentation'),
+    ('jit(f)/mul', 'optimizer'),
+    ('jit(f)/transpose(jvp(net))/psum', 'sums'),
+  ],
+)
+def test_operations_belong_to_parts(path, part):
+  assert bench_step.name_part('fusion', path).startswith(part)
