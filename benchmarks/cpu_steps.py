@@ -74,7 +74,7 @@ def measure(shape, rounds):
   for name, choose in PROGRAMS.items():
     modules.choose_form = choose
     steps[name] = make_step(built, batch)
-    losses[name] = float(steps[name]()['loss'][0])
+    losses[name] = float(steps[name]()['total_loss'][0])
   np.testing.assert_allclose(list(losses.values()), losses['plain'], rtol=1e-5)
   times = timing.time_rounds(steps, rounds)
   found = {}

@@ -31,7 +31,7 @@ _OPERATION = re.compile(
   r'(?m)^\s*(?:ROOT )?%?([\w.\-]+) = (?:\([^=]*?\)|\S+) ([\w\-]+)\('
   r'(?:.*op_name="([^"]*)")?'
 )
-_OUTER = ('while', 'conditional', 'call')  # of operations that count themselves
+OUTER = ('while', 'conditional', 'call')  # of operations that count themselves
 
 
 def run(
@@ -138,17 +138,18 @@ def _divide_time(text: str, take: Callable[[int], float]) -> dict[str, float]:
     with jax.profiler.trace(folder):
       take(_TRACED)
     times = profiling.sum_times(folder)
-  kinds = {name: (opcode, path) for name, opcode, path in _find(text)}
+  kinds = {name: (opcode, path) for name, opcode, path in list_operations(text)}
   found: Counter[str] = Counter()
   for name, spent in times.items():
     opcode, path = kinds.get(name.partition(' = ')[0].lstrip('%'), ('', ''))
-    if opcode not in _OUTER:
+    if opcode not in OUTER:
       found[name_part(opcode, path)] += spent
   total = sum(found.values())
   return {name: spent / total for name, spent in found.most_common()}
 
 
-def _find(text: str) -> list[tuple[str, str, str]]:
+def list_operations(text: str) -> list[tuple[str, str, str]]:
+  """Returns (name, opcode, path) of the operations of a program, as HLO."""
   return _OPERATION.findall(text)
 
 
