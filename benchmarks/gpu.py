@@ -126,16 +126,36 @@ def measure_stages(arguments, save):
   return found
 
 
-def summarize(found):
-  """The ratios, and the TFLOP/s, of what was measured."""
-  result = {'programs': found}
+def start_counter(arguments):
+  """A worker that counts the operations of our step, on the CPU."""
+  command = [
+    *(sys.executable, str(HERE / 'gpu_ours.py'), 'operations'),
+    *('--precision=float32', '--batch_size=8', '--rounds=1', '--seconds=1'),
+    f'--config.network.encoder={arguments.encoder}',
+    f'--config.image_size={arguments.size}',
+  ]
+  environment = make_environment(arguments) | {'JAX_PLATFORMS': 'cpu'}
+  return worker.Worker(command, environment)
+
+
+def count_operations(counter):
+  """Operations of our step for an image, GFLOP, from `start_counter`."""
+  try:
+    return counter.receive(time.monotonic() + 600)
+  finally:
+    counter.stop()
+
+
+def summarize(result):
+  """Adds the ratios, and the TFLOP/s where operations are counted."""
+  found = result['programs']
   rates = {k: v.get('images_per_second') for k, v in found.items()}
   peak = found.get('ours bfloat16', {}).get('product', {}).get('tflops')
+  flops = result.get('gflops_of_an_image')
   for precision in ('bfloat16', 'float32'):
     ours, theirs = (rates.get(f'{x} {precision}') for x in ('ours', 'lightly'))
     if ours and theirs:
       result[f'ours_over_lightly_{precision}'] = round(ours / theirs, 3)
-    flops = found.get(f'ours {precision}', {}).get('gflops_of_an_image', 0)
     for name in (f'ours {precision}', f'lightly {precision}'):
       if rates.get(name) and flops:
         # The same operations: those of our program.
@@ -160,7 +180,15 @@ def main():
   parser.add_argument('--limit', type=float, default=480, help='seconds of all')
   parser.add_argument('--only_eager', action='store_true')
   parser.add_argument('--xla_flags', default='', help='for our programs')
+  parser.add_argument(
+    '--complete', action='store_true', help='adds TFLOP/s to the output file'
+  )
   arguments = parser.parse_args()
+  if arguments.complete:
+    result = json.loads(arguments.output.read_text())
+    result = summarize(result | count_operations(start_counter(arguments)))
+    arguments.output.write_text(json.dumps(result, indent=2) + '\n')
+    return
   result = {
     'what': 'training steps on a GPU, ours and lightly in PyTorch; images/s are'
     ' medians over rounds, each image in two views',
@@ -170,11 +198,14 @@ def main():
   def save(found):
     """Writes what is known; a run that is cut keeps it."""
     if arguments.output:
-      arguments.output.write_text(json.dumps(result | summarize(found)))
+      known = summarize(result | {'programs': found})
+      arguments.output.write_text(json.dumps(known))
 
-  found = measure_stages(arguments, save)
+  counter = start_counter(arguments)
+  result['programs'] = measure_stages(arguments, save)
+  result |= count_operations(counter)
   results_file.write_result(
-    result | summarize(found), arguments.output, list_installed()
+    summarize(result), arguments.output, list_installed()
   )
 
 
