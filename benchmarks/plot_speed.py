@@ -26,8 +26,13 @@ INPUT = {
 
 def read_ratios() -> dict[str, float]:
   """Returns what is compared -> our speed over the other's."""
-  peer = json.loads((RESULTS / 'cpu_peer.json').read_text())['shapes']
+  gpu = json.loads((RESULTS / 'gpu_h100.json').read_text())
   found = {
+    f'H100 step, ResNet-50, {name} : lightly': gpu[f'ours_over_lightly_{name}']
+    for name in ('bfloat16', 'float32')
+  }
+  peer = json.loads((RESULTS / 'cpu_peer.json').read_text())['shapes']
+  found |= {
     f'CPU step, {text} : lightly': peer[name]['ratio']
     for name, text in CPU_STEPS.items()
   }
@@ -54,7 +59,7 @@ def draw(ratios: dict[str, float]) -> str:
       '</text>'
       f'<rect x="{LEFT}" y="{y}" width="{scale * ratio:.1f}" height="16"'
       f' fill="{colour}"/>'
-      f'<text x="{LEFT + scale * ratio + 6:.1f}" y="{y + 12}"'
+      f'<text x="{LEFT + scale * max(ratio, 1) + 6:.1f}" y="{y + 12}"'
       f' {TEXT}>{ratio:.2f}</text>'
     )
   equal = LEFT + scale
