@@ -5,6 +5,7 @@ section is the keyword arguments of one factory.
 """
 
 from collections.abc import Callable, Collection, Mapping
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ from byol_jax import (
   optimizers,
   parallel,
   ranges,
+  resnet,
   schedules,
 )
 
@@ -31,6 +33,10 @@ from byol_jax import (
 SHORT_RUN = 1000
 # The fewest whose gain was measured (docs/own_data.md).
 FEW_IMAGES = 300
+
+# Parts of the encoder, the stem and one group of blocks, that are faster on a
+# TPU with both views in the channels (benchmarks/results/plan_*.json).
+_PARTS_IN_CHANNELS = 2
 
 Update = Callable[
   [byol.ByolState, byol.Batch], tuple[byol.ByolState, byol.Scalars]
@@ -182,7 +188,10 @@ def _compare_part(name: str, state: byol.ByolState, weights: Weights) -> str:
 
 
 def build(
-  config: config_dict.ConfigDict, num_examples: int, num_classes: int | None
+  config: config_dict.ConfigDict,
+  num_examples: int,
+  num_classes: int | None,
+  platform: str | None = None,
 ) -> Experiment:
   """Builds the functions of a configuration.
 
@@ -190,6 +199,7 @@ def build(
     config: as in `configs/pretrain.py`.
     num_examples: images in the training set.
     num_classes: None for an unlabelled set.
+    platform: that the update will be compiled for; None: the one at hand.
 
   Raises:
     ConfigError: a value is out of its range, or the run has no step.
@@ -206,7 +216,7 @@ def build(
     **config.schedule,
   )
   target = byol.make_target(total_steps=num_steps, **config.target)
-  forward, training_forward = _make_forwards(config, num_classes)
+  forward, in_training = _make_forwards(config, num_classes, platform)
   optimizer = optimizers.make_optimizer(
     learning_rate=rate.schedule,
     head_rates=rate.head_rates,
@@ -214,9 +224,7 @@ def build(
   )
   augments = make_augments(config)
   objective = losses.make_objective(devices=parallel, **config.objective)
-  loss_fn = byol.make_loss(
-    training_forward, augments, objective, target.get_params
-  )
+  loss_fn = byol.make_loss(in_training, augments, objective, target.get_params)
   compute = gradients.make_gradients(
     loss_fn, bn_group=config.network.bn_group, **config.batch
   )
@@ -224,13 +232,7 @@ def build(
     forward=forward,
     optimizer=optimizer,
     update=byol.make_update(compute, optimizer, target.tau, rate.schedule),
-    monitor=byol.make_monitor(
-      training_forward,
-      augments,
-      target.get_params,
-      reads_prediction=losses.reads_prediction(**config.objective),
-      accumulate=config.batch.accumulate,
-    ),
+    monitor=_make_monitor(config, in_training, augments, target),
     image_size=config.image_size,
     batch_size=config.batch_size,
     num_steps=num_steps,
@@ -243,20 +245,43 @@ def build(
   )
 
 
-def _make_forwards(
-  config: config_dict.ConfigDict, num_classes: int | None
-) -> tuple[networks.Forward, networks.Forward]:
-  """Returns the network in float32, and in the precision of the update."""
-  in_float32, in_training = (
-    networks.make_forward(
-      num_classes=num_classes,
-      axis_name=parallel.AXIS,
-      precision=precision,
-      **config.network,
-    )
-    for precision in ('float32', config.precision)
+def _make_monitor(
+  config: config_dict.ConfigDict,
+  forward: networks.Forward,
+  augments: tuple[augment.Augment, augment.Augment],
+  target: byol.Target,
+) -> Monitor:
+  return byol.make_monitor(
+    forward,
+    augments,
+    target.get_params,
+    reads_prediction=losses.reads_prediction(**config.objective),
+    accumulate=config.batch.accumulate,
   )
-  return in_float32, in_training
+
+
+def _make_forwards(
+  config: config_dict.ConfigDict, num_classes: int | None, platform: str | None
+) -> tuple[networks.Forward, networks.Forward]:
+  """Returns the network in float32, and as it is in the update."""
+  make = functools.partial(
+    networks.make_forward,
+    num_classes=num_classes,
+    axis_name=parallel.AXIS,
+    **config.network,
+  )
+  first = resnet.ENCODERS[config.network.encoder].initial_channels
+  fits = (
+    config.network.stem == 'imagenet'
+    and config.image_size % 2 == 0
+    and first * config.network.width <= 64
+    and (platform or jax.default_backend()) == 'tpu'
+  )
+  in_training = make(
+    precision=config.precision,
+    parts_in_channels=_PARTS_IN_CHANNELS if fits else 0,
+  )
+  return make(), in_training
 
 
 def make_augments(

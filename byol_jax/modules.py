@@ -15,13 +15,35 @@ the plain form, also on a host without any.
 from collections.abc import Callable, Sequence
 import functools
 import itertools
-from typing import Any
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
+
+
+class Views(NamedTuple):
+  """How the images of several views lie in one array.
+
+  [views * B, ..., C], one view after another; or [B, ..., views * C], side by
+  side in the channels. Arrays of a TPU have 128 channels or are padded to them:
+  where a view has 64, the second form is half as large. Each view then has the
+  same weights in a block of the diagonal. The products with zeros cost nothing,
+  as the matrix unit has 128 rows and columns.
+  """
+
+  number: int = 1
+  in_channels: bool = False
+
+  @property
+  def channel_blocks(self) -> int:
+    """How many views the channels hold."""
+    return self.number if self.in_channels else 1
+
+
+ONE_VIEW = Views()
 
 Padding = str | Sequence[tuple[int, int]]  # 'SAME' or (before, after) per axis
 _Form = Callable[..., Any]  # a function of arrays
@@ -39,26 +61,39 @@ class Conv2D(hk.Module):
   """Computes a square convolution; the parameter is that of `hk.Conv2D`."""
 
   def __init__(
-    self, channels: int, kernel: int, stride: int, padding: Padding, name: str
+    self,
+    channels: int,
+    kernel: int,
+    stride: int,
+    padding: Padding,
+    name: str,
+    views: Views = ONE_VIEW,
   ):
     super().__init__(name=name)
     self.channels, self.kernel = channels, kernel
     self.stride, self.padding = stride, padding
+    self.views = views
 
   def __call__(self, images: jax.Array) -> jax.Array:
     """[B, H, W, C] -> [B, H / stride, W / stride, channels], rounded up."""
-    shape = (self.kernel, self.kernel, images.shape[-1], self.channels)
-    init = hk.initializers.TruncatedNormal(1 / np.sqrt(np.prod(shape[:-1])))
-    weights = hk.get_parameter('w', shape, images.dtype, init)
+    blocks = self.views.channel_blocks
+    weights = self._get_weights(images.shape[-1] // blocks, images.dtype)
+    if blocks > 1:
+      weights = repeat_on_diagonal(weights, blocks)
     return convolve(images, weights, self.stride, self.padding)
+
+  def _get_weights(self, inputs: int, dtype: Any) -> jax.Array:
+    shape = (self.kernel, self.kernel, inputs, self.channels)
+    init = hk.initializers.TruncatedNormal(1 / np.sqrt(np.prod(shape[:-1])))
+    return hk.get_parameter('w', shape, dtype, init)
 
 
 class BatchNorm(hk.Module):
   """Normalises each channel of each view; parameters of `hk.BatchNorm`.
 
-  The batch has the images of one view after those of another. Each view has
-  its own statistics and moves the averages in turn, as in a pass of its own
-  (method.md 2.2). They are float32 also where the images are bfloat16.
+  Each view has its own statistics and moves the averages in turn, as in a pass
+  of its own (method.md 2.2). They are float32 also where the images are
+  bfloat16.
 
   Args:
     decay: of the moving averages.
@@ -66,7 +101,7 @@ class BatchNorm(hk.Module):
     axis_name: over which the statistics are averaged in training mode; None
       keeps them local.
     groups: of devices, see `parallel.list_groups`.
-    num_views: of equal numbers of images.
+    views: how they lie in the input.
     scale_init: initial value of the scale.
     name: of the module.
   """
@@ -78,40 +113,45 @@ class BatchNorm(hk.Module):
     epsilon: float,
     axis_name: str | None = None,
     groups: list[list[int]] | None = None,
-    num_views: int = 1,
+    views: Views = ONE_VIEW,
     scale_init: hk.initializers.Initializer = jnp.ones,
     name: str | None = None,
   ):
     super().__init__(name=name)
     self.epsilon, self.scale_init = epsilon, scale_init
     self.axis_name, self.groups = axis_name, groups
-    self.num_views = num_views
+    self.views = views
     self.mean_ema = hk.ExponentialMovingAverage(decay, name='mean_ema')
     self.var_ema = hk.ExponentialMovingAverage(decay, name='var_ema')
 
   def __call__(self, x: jax.Array, is_training: bool) -> jax.Array:
-    """[views * B, ..., C] -> the same shape and dtype."""
-    views = x.reshape(self.num_views, -1, *x.shape[1:])
-    views = to_full_precision(views)
-    if is_training:
-      mean, variance = self._measure(views)
-      for view in range(self.num_views):
-        self.mean_ema(mean[view])
-        self.var_ema(variance[view])
-    else:
-      mean, variance = self.mean_ema.average, self.var_ema.average
-    shape = (*[1] * (x.ndim - 1), x.shape[-1])
+    """Images of all views, [..., C] -> the same shape and dtype."""
+    views = to_full_precision(x)
+    if not self.views.in_channels:
+      views = views.reshape(self.views.number, -1, *x.shape[1:])
+    blocks = self.views.channel_blocks
+    shape = (*[1] * (x.ndim - 1), x.shape[-1] // blocks)
+    repeat = lambda y: jnp.tile(y, blocks) if blocks > 1 else y
     scale = hk.get_parameter('scale', shape, views.dtype, self.scale_init)
     offset = hk.get_parameter('offset', shape, views.dtype, jnp.zeros)
-    inverse = scale * lax.rsqrt(variance + self.epsilon)
-    return ((views - mean) * inverse + offset).reshape(x.shape).astype(x.dtype)
+    if is_training:
+      mean, variance = self._measure(views)
+      for average, moment in ((self.mean_ema, mean), (self.var_ema, variance)):
+        for moment_of_view in moment.reshape(self.views.number, *shape):
+          average(moment_of_view)
+    else:
+      mean = repeat(self.mean_ema.average)
+      variance = repeat(self.var_ema.average)
+    inverse = repeat(scale) * lax.rsqrt(variance + self.epsilon)
+    normalized = (views - mean) * inverse + repeat(offset)
+    return normalized.reshape(x.shape).astype(x.dtype)
 
   def _measure(self, views: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns mean and biased variance of [views, B, ..., C]."""
-    axes = range(1, views.ndim - 1)
+    """Returns mean and biased variance of each channel of each view."""
+    first = 0 if self.views.in_channels else 1
+    axes = tuple(range(first, views.ndim - 1))
     moments = [
-      jnp.mean(x, tuple(axes), keepdims=True)
-      for x in (views, jnp.square(views))
+      jnp.mean(x, axes, keepdims=True) for x in (views, jnp.square(views))
     ]
     if self.axis_name is not None:
       moments = lax.pmean(
@@ -128,6 +168,78 @@ def cast_parameters(
 ) -> jax.Array:
   """Casts a parameter to the dtype a module asks for; a getter of Haiku."""
   return next_getter(value).astype(context.original_dtype)
+
+
+def repeat_on_diagonal(weights: jax.Array, count: int) -> jax.Array:
+  """[k, k, C, D] -> [k, k, count * C, count * D], zero off the diagonal."""
+  *kernel, inputs, outputs = weights.shape
+  diagonal = jnp.eye(count, dtype=weights.dtype)[:, None, :, None]
+  blocks = weights[:, :, None, :, None, :] * diagonal
+  return blocks.reshape(*kernel, count * inputs, count * outputs)
+
+
+def separate_views(x: jax.Array, count: int) -> jax.Array:
+  """[B, ..., views * C] -> [views * B, ..., C]."""
+  x = jnp.moveaxis(x.reshape(*x.shape[:-1], count, -1), -2, 0)
+  return x.reshape(-1, *x.shape[2:])
+
+
+class ConvOfBlocks(Conv2D):
+  """Computes a convolution of stride 2 of blocks of 2x2 pixels.
+
+  It has the parameter and the values of `Conv2D`, and puts views side by side.
+  The first convolution of a network has 3 channels, too few for the matrix unit
+  of a TPU; blocks of two views have 24.
+  """
+
+  def __call__(self, images: jax.Array) -> jax.Array:
+    """[views * B, H, W, C] -> [B, H / 2, W / 2, views * channels].
+
+    Height and width are even and equal.
+    """
+    weights = self._get_weights(images.shape[-1], images.dtype)
+    *_, channels, outputs = weights.shape
+    pads = self.padding
+    if isinstance(pads, str):
+      window = weights.shape[:2], (2, 2)
+      pads = lax.padtype_to_pads(images.shape[1:3], *window, pads)
+    before = pads[0][0]
+    # The kernel starts with a block, so with a row of zeros if `before` is odd.
+    lead = before % 2
+    trail = (lead + self.kernel) % 2
+    size = (lead + self.kernel + trail) // 2
+    weights = jnp.pad(weights, [(lead, trail)] * 2 + [(0, 0)] * 2)
+    weights = weights.reshape(size, 2, size, 2, channels, outputs)
+    weights = weights.transpose(0, 2, 1, 3, 4, 5)
+    weights = weights.reshape(size, size, 4 * channels, outputs)
+    first = (before + lead) // 2
+    return convolve(
+      gather_blocks(images, self.views.number),
+      repeat_on_diagonal(weights, self.views.number),
+      stride=1,
+      padding=[(first, size - 1 - first)] * 2,
+    )
+
+
+def gather_blocks(images: jax.Array, num_views: int) -> jax.Array:
+  """[views * B, H, W, C] -> [B, H / 2, W / 2, views * 4 * C], blocks of 2x2.
+
+  The even rows come before the odd ones, and so do columns, by products with
+  permutations, which are exact in this precision: reordering an array of few
+  channels in memory takes a TPU four times as long.
+  """
+  _, height, width, channels = images.shape
+
+  def make_permutation(size: int) -> jax.Array:
+    places = 2 * np.arange(size // 2) + np.arange(2)[:, None]
+    return jnp.eye(size, dtype=images.dtype)[places]
+
+  multiply = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+  x = images.reshape(num_views, -1, height, width, channels)
+  x = jnp.moveaxis(x, -1, 1)
+  x = multiply('yih,vcbhw->vcbyiw', make_permutation(height), x)
+  x = multiply('xjw,vcbyiw->bijvyxc', make_permutation(width), x)
+  return x.reshape(*x.shape[:3], -1)
 
 
 def convolve(

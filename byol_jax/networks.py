@@ -167,6 +167,7 @@ def make_forward(
   init_scale: float = 1.0,
   bn_group: int = 0,
   precision: str = 'float32',
+  parts_in_channels: int = 0,
 ) -> Forward:
   """Returns the network of the config section `network`.
 
@@ -185,6 +186,7 @@ def make_forward(
     bn_group: how many neighbouring devices they are averaged over; 0: all. With
       several groups the moving averages differ between them.
     precision: of activations, 'float32' or 'bfloat16' (method.md 2.6).
+    parts_in_channels: of `resnet.ResNet`, where there are several views.
 
   Values outside `ranges` fail in other ways, or not at all.
   """
@@ -198,16 +200,21 @@ def make_forward(
     stem=stem,
     padding=padding,
   )
-  heads = None
-  if projector is not None and predictor is not None:
-    head = functools.partial(MLP, norm=head_norm)
-    heads = (
-      functools.partial(head, projector, name='projector'),
-      functools.partial(head, predictor, name='predictor'),
-    )
-  return _connect_modules(
-    *(make_norm, make_encoder, heads),
-    *(num_classes, init_scale, precision),
+  heads = _make_heads(projector, predictor, head_norm)
+  network = _Network(make_norm, make_encoder, heads, num_classes)
+  return _connect_modules(network, init_scale, precision, parts_in_channels)
+
+
+def _make_heads(
+  projector: Sequence[int] | None, predictor: Sequence[int] | None, norm: str
+) -> tuple[Callable[..., MLP], Callable[..., MLP]] | None:
+  """Returns what builds the two heads from `make_batch_norm`, or None."""
+  if projector is None or predictor is None:
+    return None
+  head = functools.partial(MLP, norm=norm)
+  return (
+    functools.partial(head, projector, name='projector'),
+    functools.partial(head, predictor, name='predictor'),
   )
 
 
@@ -228,13 +235,17 @@ def _make_norm_factory(
   return make_norm
 
 
+class _Network(NamedTuple):
+  """Builds the modules of a network."""
+
+  make_norm: resnet.MakeNorm
+  make_encoder: Callable[..., resnet.ResNet]
+  make_heads: tuple[Callable[..., MLP], Callable[..., MLP]] | None
+  num_classes: int | None
+
+
 def _connect_modules(
-  make_norm: resnet.MakeNorm,
-  make_encoder: Callable[..., resnet.ResNet],
-  heads: tuple[Callable[..., MLP], Callable[..., MLP]] | None,
-  num_classes: int | None,
-  init_scale: float,
-  precision: str,
+  network: _Network, init_scale: float, precision: str, parts_in_channels: int
 ) -> Forward:
   """Returns the modules, one after another, as pure functions."""
 
@@ -243,21 +254,29 @@ def _connect_modules(
   ) -> Outputs:
     chex.assert_rank(images, {4, 5})
     *leading, height, width, _ = images.shape
-    norm = functools.partial(make_norm, num_views=math.prod(leading[:-1]))
+    views = modules.Views(math.prod(leading[:-1]))
+    norm = functools.partial(network.make_norm, views=views)
     x = normalize(augment.to_float(images)).reshape(-1, height, width, 3)
     x = x if dtype is None else x.astype(dtype)
-    representation = make_encoder(make_norm=norm)(x, is_training)
+    parts = parts_in_channels if views.number > 1 else 0
+    representation = network.make_encoder(
+      make_norm=network.make_norm,
+      num_views=views.number,
+      parts_in_channels=parts,
+    )(x, is_training)
     projection: Any = None
     prediction: Any = None
     logits = None
-    if heads is not None:
-      projector, predictor = (head(make_batch_norm=norm) for head in heads)
+    if network.make_heads is not None:
+      projector, predictor = (
+        make(make_batch_norm=norm) for make in network.make_heads
+      )
       projection = projector(representation.astype(x.dtype), is_training)
       prediction = predictor(projection, is_training)
-    if num_classes is not None:
+    if network.num_classes is not None:
       # The labels never reach the encoder (method.md 1.4).
       frozen = jax.lax.stop_gradient(representation)
-      logits = hk.Linear(num_classes, name='classifier')(frozen)
+      logits = hk.Linear(network.num_classes, name='classifier')(frozen)
     outputs = Outputs(representation, projection, prediction, logits)
     return jax.tree.map(
       lambda x: modules.to_full_precision(x).reshape(*leading, x.shape[-1]),

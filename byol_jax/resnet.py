@@ -12,6 +12,7 @@ blocks, initialises its last one with zeros and cannot be told otherwise.
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 from typing import Any
 
 import chex
@@ -70,17 +71,23 @@ STEMS: Mapping[str, Stem] = {
 PADDINGS = ('same', 'torch')
 POOL_PADDING = ((0, 0), (1, 1), (1, 1), (0, 0))  # of 'torch'
 
-# Builds a batch norm; takes `name` and `scale_init`.
+# Builds a batch norm; takes `name`, `scale_init` and `views`.
 MakeNorm = Callable[..., modules.BatchNorm]
 
 
 def make_conv(
-  channels: int, kernel: int, stride: int, name: str, padding: str = 'same'
+  channels: int,
+  kernel: int,
+  stride: int,
+  name: str,
+  padding: str = 'same',
+  views: modules.Views = modules.ONE_VIEW,
+  form: type[modules.Conv2D] = modules.Conv2D,
 ) -> modules.Conv2D:
   """Returns a square convolution without bias; `padding` is of `PADDINGS`."""
   half = (kernel // 2, kernel // 2)
   pads = 'SAME' if padding == 'same' else (half, half)
-  return modules.Conv2D(channels, kernel, stride, pads, name)
+  return form(channels, kernel, stride, pads, name, views)
 
 
 class Block(hk.Module):
@@ -101,6 +108,7 @@ class Block(hk.Module):
     padding: of `PADDINGS`.
     last_gamma: initial scale of the block's last batch norm.
     name: of the module.
+    views: how they lie in the input and the output.
   """
 
   def __init__(
@@ -115,12 +123,16 @@ class Block(hk.Module):
     padding: str,
     last_gamma: float,
     name: str,
+    views: modules.Views = modules.ONE_VIEW,
   ):
     super().__init__(name=name)
     self.version = version
     self.project = project
+    make_norm = functools.partial(make_norm, views=views)
     if project:
-      self.shortcut_conv = make_conv(channels, 1, stride, 'shortcut_conv')
+      self.shortcut_conv = make_conv(
+        channels, 1, stride, 'shortcut_conv', views=views
+      )
       if version == 1:
         self.shortcut_batchnorm = make_norm(name='shortcut_batchnorm')
     inner = channels // 4 if bottleneck else channels
@@ -132,7 +144,7 @@ class Block(hk.Module):
       scale = hk.initializers.Constant(last_gamma)
       last = {'scale_init': scale} if i == len(plan) - 1 else {}
       norm = make_norm(name=f'batchnorm_{i}', **last)
-      conv = make_conv(width, kernel, step, f'conv_{i}', padding)
+      conv = make_conv(width, kernel, step, f'conv_{i}', padding, views)
       self.layers.append((conv, norm))
 
   def __call__(self, x: jax.Array, is_training: bool) -> jax.Array:
@@ -192,6 +204,9 @@ class ResNet(hk.Module):
     stem: a key of `STEMS`.
     padding: of `PADDINGS`; 'same' is the paper's.
     make_norm: builds the batch norms.
+    num_views: that the images are of, one view after another.
+    parts_in_channels: how many parts of the network, the stem and groups of
+      blocks, have the views in the channels (`modules.Views`).
   """
 
   def __init__(
@@ -204,18 +219,28 @@ class ResNet(hk.Module):
     stem: str,
     padding: str,
     make_norm: MakeNorm,
+    num_views: int = 1,
+    parts_in_channels: int = 0,
   ):
     layers, first = ENCODERS[encoder], STEMS[stem]
     super().__init__(name=layers.module_name)
     self.version = version
     self.pool = first.pool
     self.padding = padding
+    views = [
+      modules.Views(num_views, part < parts_in_channels)
+      for part in range(1 + len(layers.blocks))
+    ]
+    self.views, self.parts_in_channels = num_views, parts_in_channels
     channels = scale_channels(layers.initial_channels, width)
+    form = modules.ConvOfBlocks if parts_in_channels else modules.Conv2D
     self.initial_conv = make_conv(
-      channels, first.kernel, first.stride, 'initial_conv', padding
+      *(channels, first.kernel, first.stride, 'initial_conv', padding),
+      *(views[0], form),
     )
     norm_name = 'initial_batchnorm' if version == 1 else 'final_batchnorm'
-    self.outer_norm = make_norm(name=norm_name)
+    norm_views = views[0] if version == 1 else views[-1]
+    self.outer_norm = make_norm(name=norm_name, views=norm_views)
     self.groups = [
       BlockGroup(
         scale_channels(channels, width),
@@ -227,6 +252,7 @@ class ResNet(hk.Module):
         padding=padding,
         last_gamma={'ones': 1.0, 'zeros': 0.0}[gamma_init],
         name=f'block_group_{i}',
+        views=views[1 + i],
       )
       for i, (num_blocks, channels) in enumerate(
         zip(layers.blocks, layers.channels, strict=True)
@@ -240,7 +266,9 @@ class ResNet(hk.Module):
     if self.pool:  # Recomputed for the gradient: the largest activations.
       stem = hk.remat(stem, policy=_is_reduced, static_argnums=1)
     x = stem(self.initial_conv(images), is_training)
-    for group in self.groups:
+    for part, group in enumerate(self.groups, 1):
+      if part == self.parts_in_channels:
+        x = modules.separate_views(x, self.views)
       x = group(x, is_training)
     if self.version == 2:
       x = jax.nn.relu(self.outer_norm(x, is_training))

@@ -75,8 +75,8 @@ def test_every_value_of_the_method_arrives(monkeypatch):
     wiring.find_call(seen['make_forward'], forward)
     for forward in (built.forward, loss.arguments['forward'])
   )
-  assert whole.pop('precision') == 'float32'
   precision = in_training.pop('precision')
+  assert in_training.pop('parts_in_channels') == 0  # of a TPU
   assert whole == in_training
   optimizer = wiring.find_call(seen['make_optimizer'], built.optimizer)
   rate = update.arguments['learning_rate']
@@ -154,6 +154,29 @@ def test_every_value_of_the_method_arrives(monkeypatch):
   }
   expected = {key: wiring.CHANGED[key] for key in wiring.METHOD}
   assert configuration.flatten(config_dict.ConfigDict(arrived)) == expected
+
+
+@pytest.mark.parametrize(
+  'changes, platform, parts',
+  [
+    *(({}, 'tpu', 2), ({'precision': 'bfloat16'}, 'tpu', 2), ({}, 'cuda', 0)),
+    *(({}, None, 0), ({'network.width': 2.0}, 'tpu', 0)),
+    *(({'image_size': 225}, 'tpu', 0), ({'network.stem': 'small'}, 'tpu', 0)),
+  ],
+)
+def test_views_are_in_the_channels_on_a_tpu_only(
+  monkeypatch, changes, platform, parts
+):
+  calls = wiring.spy(monkeypatch, networks, 'make_forward')
+  losses_made = wiring.spy(monkeypatch, byol, 'make_loss')
+  config = configuration.load('pretrain:1000', changes)
+  built = experiment.build(config, NUM_EXAMPLES * 100, 4, platform)
+  whole, training = (
+    wiring.find_call(calls, forward)
+    for forward in (built.forward, losses_made[0].arguments['forward'])
+  )
+  assert 'parts_in_channels' not in whole
+  assert training['parts_in_channels'] == parts
 
 
 @pytest.mark.parametrize('scale_with_batch', [True, False])

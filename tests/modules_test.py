@@ -73,7 +73,7 @@ def test_a_batch_norm_of_two_views_is_one_of_each_in_turn():
 
   def make(num_views, axis_name='devices'):
     settings = {'decay': 0.9, 'epsilon': 1e-5, 'axis_name': axis_name}
-    norm = lambda: modules.BatchNorm(**settings, num_views=num_views)
+    norm = lambda: modules.BatchNorm(**settings, views=modules.Views(num_views))
     return hk.transform_with_state(lambda x: jnp.square(norm()(x, True)))
 
   def together(scales, views):
@@ -107,6 +107,44 @@ def test_a_batch_norm_of_two_views_is_one_of_each_in_turn():
         on_devices(function, *scales)(views) for function in (together, apart)
       ]
     )(scales, views)
+  for x, y in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+    assert x.dtype in (np.float64, np.int32)
+    np.testing.assert_allclose(x, y, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize('padding', resnet.PADDINGS)
+def test_views_in_the_channels_are_views_in_turn(padding):
+  """A first convolution, batch norms and another one, in float64."""
+
+  def make(in_channels):
+    views = modules.Views(2, in_channels)
+    form = modules.ConvOfBlocks if in_channels else modules.Conv2D
+
+    def network(x):
+      norm = functools.partial(
+        modules.BatchNorm, decay=0.9, epsilon=1e-5, views=views
+      )
+      x = resnet.make_conv(4, 7, 2, 'first', padding, views, form)(x)
+      x = jax.nn.relu(norm(name='norm_0')(x, True))
+      x = resnet.make_conv(3, 3, 1, 'second', padding, views)(x)
+      x = norm(name='norm_1')(x, True)
+      return modules.separate_views(x, 2) if in_channels else x
+
+    return hk.transform_with_state(network)
+
+  def measure(network, params, state, images):
+    apply = lambda params: network.apply(params, state, None, images)
+    return with_gradients(lambda p: apply(p)[0], params), apply(params)[1]
+
+  images = np.random.default_rng(0).normal(size=(6, 16, 16, 3))
+  plain, fast = make(False), make(True)
+  with jax.enable_x64(True):
+    params, state = jax.jit(plain.init)(jax.random.PRNGKey(0), images)
+    vary = lambda x: x + jnp.cos(jnp.arange(x.size)).reshape(x.shape) / 4
+    params = jax.tree.map(vary, params)
+    found, expected = jax.jit(
+      lambda *args: [measure(network, *args) for network in (fast, plain)]
+    )(params, state, images)
   for x, y in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
     assert x.dtype in (np.float64, np.int32)
     np.testing.assert_allclose(x, y, rtol=0, atol=1e-9)

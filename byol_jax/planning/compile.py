@@ -111,7 +111,7 @@ def open_run(config: config_dict.ConfigDict) -> PlannedRun:
   else:
     source = from_config.open_split(config, 'train')
     size, num_classes = len(source), source.num_classes
-  built = experiment.build(config, size, num_classes)
+  built = experiment.build(config, size, num_classes, platform='tpu')
   return PlannedRun(config, built, num_classes, dataset)
 
 
