@@ -13,8 +13,10 @@ import sys
 
 RESULTS = Path(__file__).parent / 'results'
 
+_BFLOAT16 = '--config.precision=bfloat16'
 PLANS = {
   'resnet50_v3-512': ('v3:16x16',),
+  'resnet50_v3-512_bfloat16': ('v3:16x16', _BFLOAT16, '--once'),
   'resnet50_v4-512': ('v4-512', '--once'),
   # The setting of the ablations; the last --config counts.
   'ablations_v3-64': ('v3-64', '--config=pretrain:300', '--once'),
@@ -23,6 +25,18 @@ PLANS = {
   'resnet200x2_v3-512': (
     *('v3:16x16', '--config.network.width=2'),
     *('--config.network.encoder=ResNet200', '--once'),  # nine minutes
+  ),
+  'resnet50x4_v3-512_bfloat16': (
+    *('v3:16x16', '--config.network.width=4', _BFLOAT16, '--once'),
+  ),
+  'resnet200x2_v3-512_bfloat16': (
+    *('v3:16x16', '--config.network.width=2', _BFLOAT16),
+    *('--config.network.encoder=ResNet200', '--once'),
+  ),
+  # Host of 8 cores: the figures of a core are those of v3-512.
+  'resnet50_v3-8': ('v3:2x2', '--config.batch_size=64', '--once'),
+  'resnet50_v3-8_bfloat16': (
+    *('v3:2x2', '--config.batch_size=64', _BFLOAT16, '--once'),
   ),
   # The batch of 4096 on one chip.
   'resnet50_v5e-1_accumulate64': (

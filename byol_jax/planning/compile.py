@@ -185,6 +185,7 @@ def read_cost(compiled: Any) -> cost.Cost:
   """Returns what the compiler says of a program."""
   # A compiler may know of no cost, as that for GPUs.
   memory, found = compiled.memory_analysis(), compiled.cost_analysis() or {}
+  text = compiled.as_text()
   return cost.Cost(
     flops=found.get('flops', 0.0),
     bytes_accessed=found.get('bytes accessed', 0.0),
@@ -194,5 +195,6 @@ def read_cost(compiled: Any) -> cost.Cost:
     temp_bytes=memory.temp_size_in_bytes,
     alias_bytes=memory.alias_size_in_bytes,
     code_bytes=memory.generated_code_size_in_bytes,
-    collectives=cost.count_collectives(compiled.as_text()),
+    estimated_cycles=cost.sum_estimated_cycles(text),
+    collectives=cost.count_collectives(text),
   )

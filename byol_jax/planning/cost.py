@@ -44,6 +44,9 @@ class Cost(NamedTuple):
   temp_bytes: int
   alias_bytes: int  # of the outputs, written over donated arguments
   code_bytes: int
+  # Of all operations, one after another. They price the vector unit and a
+  # matrix unit that is not full, which the optimum does not, but no collective.
+  estimated_cycles: int
   collectives: dict[str, Collective]
 
   @property
@@ -58,7 +61,7 @@ class Cost(NamedTuple):
     The compiler counts the body of a loop once. The optimizer, outside of it,
     is counted too often: about a hundredth of a sub-batch of 64 images.
     """
-    names = ('flops', 'bytes_accessed', 'optimal_seconds')
+    names = ('flops', 'bytes_accessed', 'optimal_seconds', 'estimated_cycles')
     return self._replace(
       **{name: times * getattr(self, name) for name in names}
     )
@@ -78,6 +81,11 @@ def count_collectives(text: str) -> dict[str, Collective]:
     before = found.get(kind, Collective(0, 0))
     found[kind] = Collective(before.operations + 1, before.bytes + size)
   return found
+
+
+def sum_estimated_cycles(text: str) -> int:
+  """Returns the cycles that a compiled program's text (HLO) states; 0: none."""
+  return sum(int(n) for n in re.findall(r'"estimated_cycles":"(\d+)"', text))
 
 
 def estimate_largest_batch(

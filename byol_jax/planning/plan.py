@@ -184,28 +184,33 @@ def describe_report(report: dict[str, Any]) -> str:
     f'shortest time: {ms["optimal_seconds"]:.1f} ms, from'
     f' {report["optimal_seconds_from"]} (compiler'
     f' {ms["compiler_optimal_seconds"]:.1f} ms, roofline'
-    f' {ms["roofline_seconds"]:.1f} ms)',
+    f' {ms["roofline_seconds"]:.1f} ms);'
+    f' {report["estimated_cycles"] / 1e6:.1f} million cycles by its estimate',
     f'{"":36}{"shortest":>10}{share:>16}',
     *(
       f'{text:36}{report[k] * unit:>10{form}}{at_share[k] * unit:>16{form}}'
       for text, k, unit, form in rows
     ),
-    '\ncollectives of a step'
-    + ', those of a sub-batch once' * ('accumulate' in report),
-    *(
-      f'  {kind}: {all_["operations"]:,} operations,'
-      f' {all_["bytes"] / 1e6:,.1f} MB'
-      for kind, all_ in sorted(report['collectives'].items())
-    ),
+    *_describe_collectives(report),
   ]
-  if not report['collectives']:
-    lines.append('  none')
   plural = r'(?<![\d.,])1 (device|host|image|operation)s'
   return re.sub(plural, r'1 \1', '\n'.join(lines))
 
 
 def _describe_parts(accumulate: int) -> str:
   return f' in {accumulate} sub-batches' if accumulate > 1 else ''
+
+
+def _describe_collectives(report: dict[str, Any]) -> list[str]:
+  title = '\ncollectives of a step'
+  if 'accumulate' in report:
+    title += ', those of a sub-batch once'
+  lines = [
+    f'  {kind}: {all_["operations"]:,} operations,'
+    f' {all_["bytes"] / 1e6:,.1f} MB'
+    for kind, all_ in sorted(report['collectives'].items())
+  ]
+  return [title, *(lines or ['  none'])]
 
 
 def _describe_largest_batch(report: dict[str, Any]) -> list[str]:

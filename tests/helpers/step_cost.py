@@ -14,6 +14,7 @@ def make_cost(**changes):
     'temp_bytes': 1_500_000_000,
     'alias_bytes': 450_000_000,
     'code_bytes': 100_000_000,
+    'estimated_cycles': 46_000_000,
     'collectives': {'all-reduce': cost.Collective(50, 152_000_000)},
   }
   return cost.Cost(**values | changes)

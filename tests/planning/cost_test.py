@@ -92,6 +92,11 @@ def test_collectives_are_counted_with_the_bytes_of_their_results():
   assert cost.count_collectives('') == {}
 
 
+def test_cycles_are_those_of_all_operations():
+  line = '%f = f32[] fusion(%a), backend_config={"estimated_cycles":"304",'
+  assert cost.sum_estimated_cycles(f'{line}\n{HLO}\n{line}') == 608
+
+
 def test_collectives_of_a_program_of_four_devices():
   """Programs that XLA compiles for CPUs."""
   code = """

@@ -19,14 +19,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = ROOT / 'benchmarks' / 'results'
 PAPER = ('--config=pretrain:1000', '--topology=v3-512')
 
-# Figures of the official code's step, the limits of ours; of one core.
+# Of one core. The official code's step: 38.3 ms, 16.2 GB read and written, 1.48
+# of temporaries, 512 GFLOP; ours multiplies zeros (`modules.Views`) instead.
+MEMORY = {'argument_bytes': 0.465e9, 'output_bytes': 0.455e9}
+MEMORY |= {'temp_bytes': 1.48e9, 'flops': 640e9}
 LIMITS = {
-  'optimal_seconds': 38.3e-3,
-  'temp_bytes': 1.48e9,
-  'argument_bytes': 0.465e9,
-  'output_bytes': 0.455e9,
-  'flops': 512e9,
-  'bytes_accessed': 16.2e9,
+  'float32': {'optimal_seconds': 33.3e-3, 'bytes_accessed': 13.6e9} | MEMORY,
+  'bfloat16': {'optimal_seconds': 22.3e-3, 'bytes_accessed': 8.7e9} | MEMORY,
 }
 
 
@@ -77,8 +76,10 @@ def test_a_plan_is_text_and_one_line_of_json(plan, compiler):
   assert (code, error) == (0, '')
   *lines, last = output.splitlines()
   found = json.loads(last)
-  kept = json.loads((RESULTS / 'plan_resnet50_v3-512.json').read_text())
-  assert found.keys() == kept.keys()
+  name = 'plan_resnet50_v3-512_bfloat16.json'  # made with --once
+  kept = json.loads((RESULTS / name).read_text())
+  largest = {'largest_batch', 'largest_batch_from'}
+  assert found.keys() == kept.keys() | largest
   assert compiled[0] == 8 and len(compiled) == 2
   assert (found['devices'], found['hosts']) == (512, 64)
   assert (found['steps'], found['per_device_batch']) == (312_784, 8)
@@ -211,15 +212,15 @@ def run_plan(*arguments):
 class TestLibtpu:
   """With the compiler for TPUs."""
 
-  @pytest.mark.parametrize('case', ('small', 'resident', 'paper'))
+  @pytest.mark.parametrize('case', ('small', 'resident', *LIMITS))
   def test_a_plan_end_to_end(self, tmp_path, case):
     arguments = ['--config=shapes', '--topology=v3-8']
     if case == 'resident':
       tiny_folder.write(tmp_path)
       arguments += [*tiny_folder.SMALLEST, f'--config.dataset={tmp_path}']
       arguments += ['--config.data.resident=True', '--once']
-    elif case == 'paper':
-      arguments = [*PAPER, '--once']
+    elif case in LIMITS:
+      arguments = [*PAPER, '--once', f'--config.precision={case}']
     done = run_plan(*arguments, '--json')
     assert (done.returncode, done.stderr) == (0, '')
     found = json.loads(done.stdout.splitlines()[-1])
@@ -227,9 +228,10 @@ class TestLibtpu:
     if case == 'small':
       assert found['largest_batch'] > 64
       assert found['alias_bytes'] > 0.95 * found['output_bytes']
-    if case == 'paper':
+    if case in LIMITS:
+      assert found['collectives']['all-reduce']['operations'] <= 105
       assert found['alias_bytes'] > 0.99 * found['output_bytes']
-      for key, limit in LIMITS.items():
+      for key, limit in LIMITS[case].items():
         assert 0 < found[key] <= limit, key
 
   def test_a_step_that_is_too_large_is_one_line(self):
