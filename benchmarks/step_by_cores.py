@@ -44,6 +44,7 @@ def plan(topology, cores, images, overrides):
     'topology': topology,
     'images_of_a_core': images,
     'optimal_ms': round(1e3 * found['compiler_optimal_seconds'], 3),
+    'million_cycles': round(found['estimated_cycles'] / 1e6, 3),
     'gb_accessed': round(found['bytes_accessed'] / 1e9, 3),
     'gflop': round(found['flops'] / 1e9, 1),
     'memory_gb': round(found['memory_bytes'] / 1e9, 3),
