@@ -29,6 +29,8 @@ from byol_jax.training import profiling
 
 def name_part(opcode, path):
   """The part of a step to which an operation belongs."""
+  if not path:
+    return 'operations without a name, as copies'
   if re.search('batch_?norm', path):
     return 'batch norm'
   if 'reduce_window' in path or 'select_and_scatter' in path:

@@ -159,10 +159,12 @@ def name_part(opcode: str, path: str) -> str:
   Args:
     opcode: of HLO.
     path: functions and modules; `jvp(MODULE)` are those of a forward pass,
-      `transpose(` the backward pass.
+      `transpose(` the backward pass; '' of what has no name.
   """
   if 'psum' in path or opcode.startswith('all-'):
     return 'sums over devices'
+  if not path:
+    return 'operations without a name, as copies'
   is_product = 'conv_general_dilated' in path or 'dot_general' in path
   kind = 'convolutions and products' if is_product else 'the rest'
   if 'transpose(' in path:

@@ -62,6 +62,7 @@ def test_the_spread_is_the_range_over_the_median():
     ('jit(f)/transpose(jvp(net))/mul', 'backward pass: the rest'),
     ('jit(f)/jvp()/cond/branch_1_fun/mul', 'augmentation'),
     ('jit(f)/mul', 'optimizer'),
+    ('', 'operations without a name'),
     ('jit(f)/transpose(jvp(net))/psum', 'sums'),
   ],
 )
