@@ -336,7 +336,7 @@ def test_forms_of_two_views_are_two_passes():
       assert x.dtype in (np.float64, np.int32)
       np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-9)
   distances = [
-    optax.global_norm(jax.tree.map(np.subtract, grads, plain[0]))
+    optax.tree.norm(jax.tree.map(np.subtract, grads, plain[0]))
     for grads, *_ in rounded
   ]
   assert max(distances) <= 2 * distances[0]
