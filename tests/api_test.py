@@ -168,7 +168,8 @@ def test_every_value_of_the_training_arrives(monkeypatch, tmp_path):
     monkeypatch, placement, 'check_batch_size', lambda *a, **k: None
   )
   monkeypatch.chdir(tmp_path)
-  assert api.pretrain(config, tmp_path) == {'step': 17, 'unusable_images': 3}
+  result = api.pretrain(config, tmp_path, profile='/traces')
+  assert result == {'step': 17, 'unusable_images': 3}
   assert checks[0].arguments == {
     **{'key': 'batch_size', 'batch_size': config.batch_size},
     **{'accumulate': config.batch.accumulate},
@@ -198,7 +199,9 @@ def test_every_value_of_the_training_arrives(monkeypatch, tmp_path):
     **dataclasses.asdict(run['options']),
   }
   expected = {key: wiring.CHANGED[key] for key in wiring.TRAINING}
-  assert configuration.flatten(config_dict.ConfigDict(arrived)) == expected
+  found = configuration.flatten(config_dict.ConfigDict(arrived))
+  assert found.pop('profile') == '/traces'
+  assert found == expected
 
 
 def test_a_run_goes_on_with_the_steps_that_auto_was(monkeypatch, tmp_path):

@@ -260,7 +260,7 @@ def test_a_broken_file_is_one_line(tmp_path, text, reason):
       (f'pretrain:{x}', f'unknown preset {x!r}: expected one of ')
       for x in ('many', '', '0', '-3', '1000_batch256', '1e3')
     ),
-    ('cifar10:tpu', "expected 'gpu' or 'cpu', found 'tpu'"),
+    ('cifar10:tpu', "expected 'gpu', '200' or 'cpu', found 'tpu'"),
     ('evals/linear:gpu', "unknown argument 'gpu'"),
   ),
 )

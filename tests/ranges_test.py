@@ -166,7 +166,8 @@ def test_random_overrides_give_one_line_or_a_run(monkeypatch, capsys, tmp_path):
   rng, accepted = random.Random(0), []
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(
-    *(api, 'pretrain', lambda config, workdir: accepted.append(config) or DONE)
+    *(api, 'pretrain'),
+    lambda config, workdir, profile: accepted.append(config) or DONE,
   )
   for _ in range(500):
     count = len(accepted)

@@ -101,8 +101,9 @@ def train(
       notes.append(f'resumed after step {start.step} of {method.num_steps}')
     while True:
       try:
-        with _open_log(context, start, notes, on_log) as log:
-          means = _run_loop(context, start, config, log)
+        logged = _open_log(context, start, notes, on_log)
+        with logged as log, _observe(context, start, config, log) as observed:
+          _, means = loop.run_loop(observed, start, log)
           log.note_end(_describe_end(context, means, time.monotonic() - began))
         break
       except recovery.RollbackRequired as error:
@@ -114,13 +115,14 @@ def train(
   return means | {'step': method.num_steps, 'seconds': time.monotonic() - began}
 
 
-def _run_loop(
+@contextlib.contextmanager
+def _observe(
   context: loop.TrainingContext,
   start: recovery.StartPoint,
   config: Mapping[str, Any],
   log: logs.Logs,
-) -> dict[str, float]:
-  """Runs the loop, observed by `hardware` and the profiler; returns means."""
+) -> Iterator[loop.TrainingContext]:
+  """Yields a run that `hardware` and the profiler observe."""
   count = context.num_steps - start.step
   observers = [hardware.observe_first_calls(config, count, log.note)]
   count_flops = functools.partial(
@@ -136,11 +138,9 @@ def _run_loop(
       for observe in observers:
         observe(scalars)
 
-    observed = dataclasses.replace(
+    yield dataclasses.replace(
       context, after_call=after_call, count_flops=count_flops
     )
-    _, means = loop.run_loop(observed, start, log)
-  return means
 
 
 @contextlib.contextmanager
