@@ -11,7 +11,6 @@ time of the target network's forward passes on two views, over that of the step.
 """
 
 from collections import Counter
-import json
 import os
 import re
 import tempfile
@@ -20,7 +19,7 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 import jax
 
-from benchmarks import cpu_steps, results_file, timing
+from benchmarks import cpu_steps, timing
 from byol_jax import configuration, experiment
 from byol_jax.distributed import placement
 from byol_jax.tools import bench_step
@@ -134,23 +133,10 @@ def measure(shape, rounds):
   }
 
 
-def main():
-  parser = results_file.make_parser(__doc__, rounds=6)
-  parser.add_argument('--shapes', nargs='+', default=list(cpu_steps.SHAPES))
-  arguments = parser.parse_args()
-  result = {
-    'what': 'parts of training steps on CPUs: shares of a trace, and ratios of'
-    ' whole steps in turns',
-    'rounds': arguments.rounds,
-    'shapes': {},
-  }
-  for name in arguments.shapes:
-    figures = measure(cpu_steps.SHAPES[name], arguments.rounds)
-    figures['load_average'] = os.getloadavg()[0]
-    result['shapes'][name] = figures
-    print(name, json.dumps(figures), flush=True)
-  results_file.write_result(result, arguments.output)
-
-
 if __name__ == '__main__':
-  main()
+  cpu_steps.run(
+    __doc__,
+    'parts of training steps on CPUs: shares of a trace, and ratios of whole'
+    ' steps in turns',
+    measure,
+  )

@@ -88,18 +88,14 @@ def measure(shape, rounds):
   return found
 
 
-def main():
-  parser = results_file.make_parser(__doc__, rounds=6)
+def run(page, what, measure_shape):
+  """Measures the shapes of the command line and writes the result."""
+  parser = results_file.make_parser(page, rounds=6)
   parser.add_argument('--shapes', nargs='+', default=list(SHAPES))
   arguments = parser.parse_args()
-  result = {
-    'what': 'training steps on CPUs; ratios of the speed to that of the plain'
-    ' program, medians over rounds',
-    'rounds': arguments.rounds,
-    'shapes': {},
-  }
+  result = {'what': what, 'rounds': arguments.rounds, 'shapes': {}}
   for name in arguments.shapes:
-    figures = measure(SHAPES[name], arguments.rounds)
+    figures = measure_shape(SHAPES[name], arguments.rounds)
     figures['load_average'] = os.getloadavg()[0]
     result['shapes'][name] = figures
     print(name, json.dumps(figures), flush=True)
@@ -107,4 +103,9 @@ def main():
 
 
 if __name__ == '__main__':
-  main()
+  run(
+    __doc__,
+    'training steps on CPUs; ratios of the speed to that of the plain program,'
+    ' medians over rounds',
+    measure,
+  )

@@ -5,7 +5,7 @@ PYTHONPATH=. python benchmarks/gpu.py [--output=FILE.json] [--programs NAME ...]
 ResNet-50 at 224 pixels with heads 4096/256, views of noise on the device, no
 augmentation; ours is the step of `pretrain:1000` (LARS, online classifier),
 theirs is `gpu_peer.py`. Then a run of `cifar10:200` on noise against its update
-alone. Each program has a process of its own; those of one stage compile at the
+alone. Each program is a separate process; those of one stage compile at the
 same time, and measure one after another with the device to themselves. The
 result is written after each program. About four minutes on an H100. Needs `pip
 install torch torchvision lightly` beside this package.

@@ -1,4 +1,4 @@
-"""Programs in processes of their own that compile and measure on request.
+"""Programs in separate processes that compile and measure on request.
 
 A worker reads a word a line, 'compile' and then 'measure', and answers each
 with one line of JSON. So what takes a CPU overlaps with what takes the device,

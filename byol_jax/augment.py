@@ -42,8 +42,8 @@ def adjust_contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
   return factor * (image - center) + center
 
 
-# Three channels as arrays of their own. Operations on them are one loop; joined
-# in an array, each of them would write the image to memory.
+# Three channels, an array each. XLA fuses operations on them into one loop; on
+# the joined array each operation would write the image to memory.
 Channels = tuple[jax.Array, jax.Array, jax.Array]
 
 

@@ -91,9 +91,9 @@ class Conv2D(hk.Module):
 class BatchNorm(hk.Module):
   """Normalises each channel of each view; parameters of `hk.BatchNorm`.
 
-  Each view has its own statistics and moves the averages in turn, as in a pass
-  of its own (method.md 2.2). They are float32 also where the images are
-  bfloat16.
+  The statistics are of each view, and the averages move by one view after the
+  other, as in one pass for each (method.md 2.2). Both are float32 also where
+  the images are bfloat16.
 
   Args:
     decay: of the moving averages.
