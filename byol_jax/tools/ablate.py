@@ -69,12 +69,12 @@ def run(
       f' {errors.quote(output)}'
     )
   folder = files.expand_home(output)
-  with files.refuse_unwritable(f'workdir {errors.quote(output)}'):
-    folder.mkdir(parents=True, exist_ok=True)
   evaluations = _load_evaluations(plan)
   trials = plan_lib.list_trials(plan, folder)
   _check_images(trials[0].config)
   _check_batches(trials)
+  with files.refuse_unwritable(f'workdir {errors.quote(output)}'):
+    folder.mkdir(parents=True, exist_ok=True)
   unique: dict[pathlib.Path, plan_lib.Trial] = {}
   for trial in trials:
     unique.setdefault(trial.folder, trial)

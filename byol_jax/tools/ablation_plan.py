@@ -14,7 +14,10 @@ from byol_jax.training import old_values, provenance, workdir
 
 BASELINE = 'ablations/baseline'
 # A row is a change of BYOL: a base has the paper's values of these.
-_OF_BYOL = ('objective.', 'target.parameters', 'target.start')
+_OF_BYOL = (
+  *('objective.name', 'objective.normalization', 'objective.symmetric'),
+  *('target.parameters', 'target.start'),
+)
 _DIGITS = 12  # of the digest in the name of a workdir
 
 
@@ -117,12 +120,12 @@ def _check_base(plan: Plan) -> None:
   """Raises ConfigError for a base that is not BYOL."""
   usual = configuration.flatten(_load(BASELINE))
   base = configuration.flatten(_load(plan.base, tuple(plan.overrides)))
-  for key, value in base.items():
-    if key.startswith(_OF_BYOL) and value != usual.get(key):
+  for key in _OF_BYOL:
+    if base[key] != usual[key]:
       raise errors.ConfigError(
         f'base: {errors.quote(plan.base)}: rows are changes of BYOL; expected'
-        f' {key} to be that of {BASELINE}, {usual.get(key)!r}, found'
-        f' {errors.quote(value)}; take another --base'
+        f' {key}={usual[key]!r}, found {errors.quote(base[key])}; take another'
+        ' --base'
       )
 
 

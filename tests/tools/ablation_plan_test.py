@@ -135,5 +135,10 @@ def test_a_new_key_does_not_rename_runs(tmp_path, monkeypatch):
 
 def test_a_base_that_is_not_byol_is_refused(tmp_path):
   plan = make_plan('table5b', 'byol', '--config.target.parameters=online')
-  with pytest.raises(errors.ConfigError, match=r"rows .* 'average', found 'on"):
+  with pytest.raises(errors.ConfigError, match=r"parameters='average', found"):
+    ablation_plan.list_trials(plan, tmp_path)
+  plan = plan._replace(base='ablations/table5b:simclr', overrides=())
+  with pytest.raises(
+    errors.ConfigError, match=r"name='regression', found 'inf"
+  ):
     ablation_plan.list_trials(plan, tmp_path)
