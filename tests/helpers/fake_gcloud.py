@@ -10,6 +10,7 @@ is lost or deleted loses its processes and folders.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -18,14 +19,27 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 FOLDER = pathlib.Path(os.environ['FAKE_GCLOUD'])
 
 
 def end_processes():
-  for pid in FOLDER.glob('home-*/byol_jax/jobs/*/pid'):
-    with contextlib.suppress(ProcessLookupError):
-      os.kill(int(pid.read_text()), signal.SIGKILL)
+  """Kills each training; returns once its supervisor writes nothing more."""
+  for lock in FOLDER.glob('home-*/byol_jax/jobs/*/lock'):
+    with open(lock) as file:
+      while not is_free(file):
+        with contextlib.suppress(OSError, ValueError):  # no pid yet, or ended
+          os.kill(int((lock.parent / 'pid').read_text()), signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def is_free(file):
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return False
+  return True
 
 
 def read_field(value, field):

@@ -118,7 +118,8 @@ def test_attempts_and_hours_are_limited(
 
 def test_a_host_that_does_not_answer_costs_the_slice(pod):
   pod.play(starts=[['lost', 'train'], [0, 0]])
-  assert pod.run('run')[0] == 0
+  code, _, err = pod.run('run')
+  assert code == 0, err
   assert pod.verbs() == ['create', *STARTED, 'delete', 'create', *STARTED]
 
 
