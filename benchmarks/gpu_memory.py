@@ -57,7 +57,8 @@ def main() -> None:
   images = arguments.images
   overrides = [*overrides, f'--config.batch_size={images}']
   config = configuration.load(arguments.preset, overrides)
-  step = compile.compile_step(compile.open_run(config), devices, images)
+  run = compile.open_run(config, 'cuda')
+  step = compile.compile_step(run, devices, images)
   result = {
     'device': devices[0].device_kind,
     'preset': arguments.preset,

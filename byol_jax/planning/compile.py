@@ -94,8 +94,14 @@ def describe_devices(topology: topologies.Topology) -> list[jax.Device]:
     ) from error
 
 
-def open_run(config: config_dict.ConfigDict) -> PlannedRun:
+def open_run(
+  config: config_dict.ConfigDict, platform: str | None = None
+) -> PlannedRun:
   """Builds a run; a training set in the catalog need not be present.
+
+  Args:
+    config: as in `configs/pretrain.py`.
+    platform: that its step will be compiled for; None: the one at hand.
 
   Raises:
     UserError: a value of the configuration cannot be used, or the set is
@@ -111,7 +117,7 @@ def open_run(config: config_dict.ConfigDict) -> PlannedRun:
   else:
     source = from_config.open_split(config, 'train')
     size, num_classes = len(source), source.num_classes
-  built = experiment.build(config, size, num_classes, platform='tpu')
+  built = experiment.build(config, size, num_classes, platform)
   return PlannedRun(config, built, num_classes, dataset)
 
 

@@ -50,7 +50,7 @@ def run(
     bn_group=config.network.bn_group,
   )
   compile.isolate_libtpu(row)
-  planned = compile.open_run(config)
+  planned = compile.open_run(config, 'tpu')
   versions = {'jax': jax.__version__, 'libtpu': compile.read_libtpu_version()}
   print(f'compiling for {row.devices} devices; takes minutes', flush=True)
   report = {'config': spec, 'overrides': overrides, 'versions': versions}

@@ -28,7 +28,7 @@ _TRACED = 3  # steps
 # `%name = SHAPE opcode(...), metadata={op_name="PATH"`; paths are those of the
 # functions and modules that made an operation. That of a fusion is its root's.
 _OPERATION = re.compile(
-  r'(?m)^\s*(?:ROOT )?%?([\w.\-]+) = (?:\([^=]*?\)|\S+) ([\w\-]+)\('
+  r'(?m)^\s*(?:ROOT )?%?([\w.\-]+) = (?:\(.*?\)|\S+) ([\w\-]+)\('
   r'(?:.*op_name="([^"]*)")?'
 )
 OUTER = ('while', 'conditional', 'call')  # of operations that count themselves
@@ -163,10 +163,13 @@ def name_part(opcode: str, path: str) -> str:
   """
   if 'psum' in path or opcode.startswith('all-'):
     return 'sums over devices'
-  if not path:
-    return 'operations without a name, as copies'
-  is_product = 'conv_general_dilated' in path or 'dot_general' in path
+  # A product may have lost its name, or got that of a transpose around it.
+  is_product = opcode in ('convolution', 'dot') or re.search(
+    'conv_general_dilated|dot_general', path
+  )
   kind = 'convolutions and products' if is_product else 'the rest'
+  if not path:
+    return f'{kind if is_product else "operations"} without a name'
   if 'transpose(' in path:
     return f'backward pass: {kind}'
   if re.search(r'jvp\(\w', path):

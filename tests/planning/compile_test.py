@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from byol_jax import experiment
 from byol_jax.data import from_config
 from byol_jax.distributed import packing, placement
 from byol_jax.planning import compile
 from byol_jax.training import multi_step
-from tests.helpers import tiny_config, tiny_folder
+from tests.helpers import tiny_config, tiny_folder, wiring
 
 
 class Mapped(Exception):
@@ -27,7 +28,9 @@ def test_what_is_compiled_is_what_training_compiles(
   config = tiny_config.tiny(
     dataset=str(tmp_path), data__resident=resident, input__steps_per_call=3
   )
+  built = wiring.spy(monkeypatch, experiment, 'build')
   run = compile.open_run(config)
+  assert built[0].arguments.get('platform') is None  # as in training
   assert run.num_classes == (3 if labelled else None)
   calls = []
 

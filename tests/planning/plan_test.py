@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from byol_jax import __main__ as command
+from byol_jax import __main__ as command, experiment
 from byol_jax.planning import compile, cost
-from tests.helpers import tiny_folder
+from tests.helpers import tiny_folder, wiring
 from tests.helpers.step_cost import make_cost
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -68,12 +68,13 @@ def plan(capsys, monkeypatch):
   return call
 
 
-def test_a_plan_is_text_and_one_line_of_json(plan, compiler):
-  compiled = compiler(1000)
+def test_a_plan_is_text_and_one_line_of_json(plan, compiler, monkeypatch):
+  compiled, built = compiler(1000), wiring.spy(monkeypatch, experiment, 'build')
   code, output, error = plan(
     '--config=pretrain:1000', '--topology=v3:16x16', '--json', '--share=0.25'
   )
   assert (code, error) == (0, '')
+  assert built[0].arguments['platform'] == 'tpu'
   *lines, last = output.splitlines()
   found = json.loads(last)
   name = 'plan_resnet50_v3-512_bfloat16.json'  # made with --once

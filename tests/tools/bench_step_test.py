@@ -18,7 +18,8 @@ def test_a_report_has_rates_memory_and_parts(monkeypatch, capsys):
   config, images = tiny(), ArraySet()
   size, num_classes = images.num_examples, images.num_classes
 
-  def open_run(_):
+  def open_run(_, platform=None):
+    assert platform is None  # the network has the form for these devices
     method = experiment.build(config, size, num_classes)
     return compile.PlannedRun(config, method, num_classes, None)
 
@@ -52,6 +53,28 @@ def test_a_report_has_rates_memory_and_parts(monkeypatch, capsys):
 def test_the_spread_is_the_range_over_the_median():
   assert spread.summarize([2.0, 1.0, 1.5, 1.0, 2.0])['spread'] == 1 / 1.5
   assert not spread.explain(0.2) and spread.explain(0.201)
+
+
+def test_loops_over_many_arrays_are_operations_that_contain_others():
+  text = """
+  %copy.1 = f32[2]{0} copy(%x)
+  ROOT %while.2 = (s32[], /*index=5*/u32[4]{0:T(8)(2)}) while(%t), body=%b,\
+ metadata={op_name="jit(f)/while" id=1}
+  %dot.3 = (f32[2,2]{1,0}, (s32[], /*index=1*/u8[4]{0})) fusion(%x, %y)
+"""
+  assert bench_step.list_operations(text) == [
+    ('copy.1', 'copy', ''),
+    ('while.2', 'while', 'jit(f)/while'),
+    ('dot.3', 'fusion', ''),
+  ]
+
+
+def test_a_product_is_one_without_a_name_and_in_a_transpose():
+  path = 'jit(f)/transpose(jvp(net))/cond/transpose'
+  name = 'backward pass: convolutions and products'
+  assert bench_step.name_part('dot', path) == name
+  name = 'convolutions and products without a name'
+  assert bench_step.name_part('convolution', '') == name
 
 
 @pytest.mark.parametrize(
