@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import os
+import re
 import time
 from typing import Any
 
@@ -170,9 +171,9 @@ def explain_out_of_memory(
   try:
     yield
   except (jax.errors.JaxRuntimeError, MemoryError) as error:
-    if 'RESOURCE_EXHAUSTED' not in str(error) and not isinstance(
-      error, MemoryError
-    ):
+    # Errors of a CPU and of CUDA may be INTERNAL, with these words.
+    found = re.search('RESOURCE_EXHAUSTED|(?i:out.of.memory)', str(error))
+    if not found and not isinstance(error, MemoryError):
       raise
     count = jax.device_count()
     images = batch_size // count

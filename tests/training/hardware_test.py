@@ -93,3 +93,18 @@ def test_only_errors_of_memory_are_explained():
     np.empty(2**60, np.uint8)
   with pytest.raises(jax.errors.JaxRuntimeError, match='INTERN'), explain(8):
     raise jax.errors.JaxRuntimeError('INTERNAL: broken')
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    'RESOURCE_EXHAUSTED: while trying to allocate 9 bytes',
+    # A CPU whose program needs more than there is, and CUDA.
+    'INTERNAL: Error dispatching computation: Out of memory allocating 9 bytes',
+    'INTERNAL: CUDA error: CUDA_ERROR_OUT_OF_MEMORY: out of memory',
+  ],
+)
+def test_errors_of_memory_have_several_names(text):
+  with pytest.raises(errors.ConfigError, match='batch_size: out of memory'):
+    with hardware.explain_out_of_memory(8):
+      raise jax.errors.JaxRuntimeError(text)
