@@ -70,6 +70,7 @@ def pretrain(
     UserError: one of `byol_jax.errors`.
   """
   files.check_path('workdir', workdir)
+  _check_profile(profile)
   config = configuration.load_or_validate(config, overrides, 'pretrain')
   config, record = _read_record(config, workdir)
   config = from_config.resolve_engine(from_config.resolve_paths(config))
@@ -113,11 +114,20 @@ def pretrain_on(
   Raises:
     UserError: see `train.train`.
   """
+  _check_profile(profile)
   config = configuration.validate(config, 'pretrain')
   config, record = _read_record(config, workdir)
   return _pretrain(
     *(dataset, config, record, workdir, load, on_log), profile=profile
   )
+
+
+def _check_profile(folder: str | Path | None) -> None:
+  """Refuses a folder that process 0 cannot write, before images are read."""
+  if folder is not None:
+    check = functools.partial(files.find_writable_folder, 'profile', folder)
+    is_first = jax.process_index() == 0
+    processes.raise_on_all('profile', check if is_first else lambda: None)
 
 
 def _pretrain(

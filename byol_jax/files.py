@@ -104,16 +104,28 @@ def refuse_unwritable(name: str) -> Iterator[None]:
 def find_free_folder(name: str, path: str | os.PathLike[str]) -> pathlib.Path:
   """Returns the real path of a folder that is missing or empty.
 
-  A folder that is made and removed shows that `fill_folder` can write there:
-  permissions do not tell of root, or of a file system that is read-only.
+  Arguments and errors as of `find_writable_folder`; DataError also if something
+  is there.
+  """
+  return find_writable_folder(name, path, is_free=True)
+
+
+def find_writable_folder(
+  name: str, path: str | os.PathLike[str], is_free: bool = False
+) -> pathlib.Path:
+  """Returns the real path of a folder, or of one that can be made.
+
+  A folder that is made and removed shows that it can be written: permissions
+  do not tell of root, or of a file system that is read-only.
 
   Args:
     name: of the argument, for messages.
     path: of this machine.
+    is_free: whether to refuse a folder that holds something.
 
   Raises:
     ConfigError: it can be no local path.
-    DataError: something is there, or it cannot be written.
+    DataError: it cannot be written.
   """
   check_path(name, path)
   where = f'{name} {errors.quote(path)}'
@@ -122,7 +134,9 @@ def find_free_folder(name: str, path: str | os.PathLike[str]) -> pathlib.Path:
   folder = pathlib.Path(os.path.realpath(expand_home(path)))
   with refuse_unwritable(where):
     is_folder = folder.is_dir()
-    if any(folder.iterdir()) if is_folder else os.path.lexists(folder):
+    if is_free and (
+      any(folder.iterdir()) if is_folder else os.path.lexists(folder)
+    ):
       raise errors.DataError(
         f'{where}: expected a folder that is missing or empty; name another'
       )

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from byol_jax import errors, files
+from byol_jax import files
 
 # Calls of the devices before a trace begins, and those that it holds.
 SKIPPED = 5
@@ -21,21 +21,14 @@ class Profiler:
   def __init__(
     self, folder: str | pathlib.Path, note: Callable[[str], None]
   ) -> None:
-    """Makes `folder`; `note` gets a line with what was written.
+    """`note` gets a line with what was written to `folder`.
 
     Raises:
-      ConfigError: `folder` is a URL.
-      DataError: it cannot be made.
+      UserError: see `files.find_writable_folder`.
     """
-    if '://' in str(folder):
-      raise errors.ConfigError(
-        f'profile: expected a folder of this machine, found'
-        f' {errors.quote(folder)}'
-      )
-    self._folder, self._note = files.expand_home(folder), note
+    self._folder = files.find_writable_folder('profile', folder)
+    self._note = note
     self._calls, self._is_tracing = 0, False
-    with files.refuse_unwritable('profile'):
-      self._folder.mkdir(parents=True, exist_ok=True)
 
   def after_call(self, scalars: Any) -> None:
     """Counts a call; waits for it where a trace begins or ends."""

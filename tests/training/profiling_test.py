@@ -1,5 +1,8 @@
 """A trace of some steps of a run, and its operations and rate."""
 
+import functools
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -31,8 +34,27 @@ def test_a_run_traces_its_sixth_to_tenth_step(tmp_path, monkeypatch, capsys):
   assert sorted(steps) == [5, 6, 7, 8, 9]
   *_, record = scalars.read(tmp_path / 'run')
   assert record.keys() >= {*scalars.RATES} and record['flop_utilization'] > 0
-  with pytest.raises(errors.ConfigError, match='folder of this machine'):
-    api.pretrain_on(ArraySet(), config, tmp_path / 'b', profile='gs://b/c')
+
+
+@pytest.mark.parametrize(
+  'folder, kind, message',
+  [
+    ('gs://b/c', errors.ConfigError, "profile 'gs://b/c': expected a folder"),
+    ('', errors.ConfigError, "profile: expected .*, found ''"),
+    ('file', errors.DataError, 'file.: cannot be written: Not a directory'),
+    ('file/a', errors.DataError, 'file/a.: cannot be written: Not a directory'),
+  ],
+)
+def test_a_folder_of_no_use_is_refused_before_images(
+  tmp_path, monkeypatch, folder, kind, message
+):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'file').touch()
+  config, workdir = tiny(dataset=str(tmp_path / 'none')), tmp_path / 'run'
+  for call in (api.pretrain, functools.partial(api.pretrain_on, ArraySet())):
+    with pytest.raises(kind, match=message):
+      call(config, workdir, profile=folder)
+  assert os.listdir(tmp_path) == ['file']
 
 
 def test_a_run_that_is_too_short_says_so():
