@@ -105,6 +105,6 @@ def test_only_errors_of_memory_are_explained():
   ],
 )
 def test_errors_of_memory_have_several_names(text):
-  with pytest.raises(errors.ConfigError, match='batch_size: out of memory'):
-    with hardware.explain_out_of_memory(8):
-      raise jax.errors.JaxRuntimeError(text)
+  explain, found = hardware.explain_out_of_memory, 'batch_size: out of memory'
+  with pytest.raises(errors.ConfigError, match=found), explain(8):
+    raise jax.errors.JaxRuntimeError(text)
