@@ -195,7 +195,8 @@ def read_cost(compiled: Any) -> cost.Cost:
   return cost.Cost(
     flops=found.get('flops', 0.0),
     bytes_accessed=found.get('bytes accessed', 0.0),
-    optimal_seconds=found.get('optimal_seconds', 0.0),
+    optimal_seconds=found.get('optimal_seconds', 0.0)
+    + cost.count_unpriced_calls(text),
     argument_bytes=memory.argument_size_in_bytes,
     output_bytes=memory.output_size_in_bytes,
     temp_bytes=memory.temp_size_in_bytes,

@@ -13,6 +13,8 @@ from byol_jax.planning import compile
 from byol_jax.training import multi_step
 from tests.helpers import tiny_config, tiny_folder, wiring
 
+SIZES = ('argument', 'output', 'temp', 'alias', 'generated_code')
+
 
 class Mapped(Exception):
   """The function was mapped over the devices; the test needs no more."""
@@ -69,9 +71,8 @@ def test_what_is_compiled_is_what_training_compiles(
 
 def test_a_compiler_may_know_the_memory_and_no_cost():
   """As that for GPUs without one."""
-  sizes = ('argument', 'output', 'temp', 'alias', 'generated_code')
   memory = types.SimpleNamespace(
-    **{f'{name}_size_in_bytes': 2**i for i, name in enumerate(sizes)}
+    **{f'{name}_size_in_bytes': 2**i for i, name in enumerate(SIZES)}
   )
   compiled = types.SimpleNamespace(
     memory_analysis=lambda: memory,
@@ -81,3 +82,20 @@ def test_a_compiler_may_know_the_memory_and_no_cost():
   found = compile.read_cost(compiled)
   assert (found.flops, found.temp_bytes) == (0.0, 4)
   assert found.memory_bytes == 1 + 2 - 8 + 4 + 16
+
+
+def test_calls_of_unknown_time_do_not_shorten_the_optimum():
+  text = """
+  %a = f32[8]{0} custom-call(%x, %y), custom_call_target="ConcatBitcast"
+  %b = f32[8]{0} custom-call(), custom_call_target="AllocateBuffer"
+  ROOT %c = f32[8]{0} custom-call(%a, %b), custom_call_target="ConcatBitcast"
+  """
+  compiled = types.SimpleNamespace(
+    memory_analysis=lambda: types.SimpleNamespace(
+      **{f'{name}_size_in_bytes': 0 for name in SIZES}
+    ),
+    cost_analysis=lambda: {'optimal_seconds': -1.996},
+    as_text=lambda: text,
+  )
+  found = compile.read_cost(compiled)
+  assert found.optimal_seconds == pytest.approx(0.004)
