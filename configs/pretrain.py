@@ -307,7 +307,7 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
       'input': {
         # What decodes images, to the same pixels. 'auto': what a run that
         # resumes began with, else TensorFlow where it is installed; the run
-        # records which.
+        # records which. Pixels, and the embedded set, are read by threads.
         'engine': 'auto',
         'threads': 0,  # threads that decode images; 0: one per core
         # Whether the whole set stays in memory, up to input.cache_gib: as the

@@ -78,7 +78,7 @@ def make_image_set(
     return resident.ResidentImageSet(source, **options)
   return image_set.ImageSet(
     source,
-    engine=_find_engine(config, is_strict=held),
+    engine=_find_engine(config, source, is_strict=held),
     transfer=config.data.transfer,
     **options,
   )
@@ -151,13 +151,16 @@ def _has_tensorflow() -> bool:
   return importlib.util.find_spec('tensorflow') is not None
 
 
-def _find_engine(config: config_dict.ConfigDict, is_strict: bool) -> Callable:
+def _find_engine(
+  config: config_dict.ConfigDict, source: base.Source, is_strict: bool
+) -> Callable:
   """Returns the engine that decodes the images.
 
   Both make the same batches; `data.decoding=crops` needs TensorFlow.
 
   Args:
     config: of a run.
+    source: the images; some are read by threads, whatever the run names.
     is_strict: whether threads must not stand in for a TensorFlow that is not
       installed.
 
@@ -165,7 +168,9 @@ def _find_engine(config: config_dict.ConfigDict, is_strict: bool) -> Callable:
     ConfigError: TensorFlow is needed and not installed.
   """
   name, decoding = config.input.engine, config.data.decoding
-  if decoding == 'once' and not _has_tensorflow():
+  if source.suits_threads:
+    name = 'threads'
+  elif decoding == 'once' and not _has_tensorflow():
     if is_strict and name == 'tensorflow':
       raise errors.ConfigError(
         'input.engine: expected TensorFlow, with which this run began or that'

@@ -19,7 +19,7 @@ from byol_jax.data.loading import (
   thread_engine,
 )
 from byol_jax.data.sampling import crops, resize
-from byol_jax.data.sources import arrays, base, lookup, tfds
+from byol_jax.data.sources import arrays, base, lookup, shapes, tfds
 from byol_jax.evaluation import pretrained
 from tests.helpers import listed, wiring
 from tests.helpers.made import encode, image_set as images_of, smooth
@@ -144,6 +144,27 @@ def test_the_engine_is_that_of_the_run(monkeypatch, calls, is_installed):
     assert open_with(began) is thread_engine.decode_into
     with pytest.raises(errors.ConfigError, match='engine=threads'):
       open_with(began, held=True)
+
+
+@pytest.mark.parametrize(
+  'source',
+  (
+    arrays.ArraySource(np.zeros((4, 9, 9, 3), np.uint8)),
+    base.Subset(shapes.ShapesSource('test'), np.arange(3)),
+    cache.CachedSource(SOURCE, 'decoded', 1.0, 1),
+  ),
+)
+def test_what_threads_read_as_fast_needs_no_tensorflow(
+  monkeypatch, calls, source
+):
+  config = wiring.load(
+    monkeypatch,
+    **{'input__cache': 'none', 'data__resident': False},
+    **{'data__decoding': 'once', 'input__engine': 'tensorflow'},
+  )
+  from_config.make_image_set(config, 'train', source=source)
+  engine = calls['ImageSet'][-1].arguments['engine']
+  assert engine is thread_engine.decode_into
 
 
 def test_an_evaluation_has_no_random_crop_and_no_cache(monkeypatch, calls):

@@ -127,6 +127,7 @@ class CachedSource(base.Derived):
     check_budget(source, kind, gib)
     super().__init__(source)
     self._decoded = kind == 'decoded'
+    self.suits_threads |= self._decoded
     self._pixels = pixels
     self._threads = thread_engine.count_threads(num_threads)
     self._lock = threading.Lock()

@@ -28,6 +28,8 @@ class ArraySource(base.Source):
   Without `class_names` and `num_classes` the highest label is the last class.
   """
 
+  suits_threads = True
+
   def __init__(
     self,
     images: np.ndarray,

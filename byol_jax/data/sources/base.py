@@ -26,6 +26,8 @@ class Source(abc.ABC):
     fingerprint: a hex digest that changes when the set does.
     is_prepared: whether TFDS prepared the set, whose images are as it reads
       them.
+    suits_threads: whether Python threads read the images as fast as TensorFlow,
+      which takes seconds to import: pixels, or files of a few pixels.
   """
 
   name: str
@@ -34,6 +36,7 @@ class Source(abc.ABC):
   labels: np.ndarray | None
   fingerprint: str
   is_prepared = False
+  suits_threads = False
 
   @abc.abstractmethod
   def __len__(self) -> int: ...
@@ -177,6 +180,7 @@ class Derived(Source):
     self.num_classes = source.num_classes
     self.class_names = source.class_names
     self.is_prepared = source.is_prepared
+    self.suits_threads = source.suits_threads
     self.labels = source.labels
     self.fingerprint = source.fingerprint
 

@@ -149,6 +149,8 @@ def encode_image(split: str, index: int) -> bytes:
 class ShapesSource(base.Source):
   """A split of the embedded set, 'train' or 'test'; classes are balanced."""
 
+  suits_threads = True
+
   def __init__(self, split: str) -> None:
     self._split = split
     self._size = COUNTS[split]
