@@ -38,6 +38,16 @@ PLANS = {
   'resnet50_v3-8_bfloat16': (
     *('v3:2x2', '--config.batch_size=64', _BFLOAT16, '--once'),
   ),
+  # Each core holds its part of the momentum.
+  'resnet50_v3-8_bfloat16_sharded': (
+    *('v3:2x2', '--config.batch_size=64', _BFLOAT16),
+    *('--config.shard_optimizer=True', '--once'),
+  ),
+  'resnet200x2_v3-512_bfloat16_sharded': (
+    *('v3:16x16', '--config.network.width=2', _BFLOAT16),
+    *('--config.network.encoder=ResNet200', '--config.shard_optimizer=True'),
+    '--once',
+  ),
   # The batch of 4096 on one chip.
   'resnet50_v5e-1_accumulate64': (
     *('v5e:1x1', '--config.batch.accumulate=64'),

@@ -66,6 +66,7 @@ class Experiment(NamedTuple):
   derived: tuple[str, ...]  # lines for the log: the derived numbers
   target_start: str  # see `byol.init`
   weights: Weights | None = None  # of the state before step 0; None: random
+  shard_optimizer: bool = False  # `update` takes parts of `opt_state`
 
   def initial_state(self) -> byol.ByolState:
     """Returns the state before step 0; traceable."""
@@ -228,16 +229,20 @@ def build(
   compute = gradients.make_gradients(
     loss_fn, bn_group=config.network.bn_group, **config.batch
   )
+  in_update = optimizer
+  if config.shard_optimizer:
+    in_update = parallel.shard_optimizer(optimizer)
   return Experiment(
     forward=forward,
     optimizer=optimizer,
-    update=byol.make_update(compute, optimizer, target.tau, rate.schedule),
+    update=byol.make_update(compute, in_update, target.tau, rate.schedule),
     monitor=_make_monitor(config, in_training, augments, target),
     image_size=config.image_size,
     batch_size=config.batch_size,
     num_steps=num_steps,
     seed=config.seed,
     target_start=target.start,
+    shard_optimizer=config.shard_optimizer,
     derived=(
       *_describe_rates(config, rate, num_examples, num_steps),
       *_list_warnings(config, num_examples, num_steps),

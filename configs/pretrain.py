@@ -170,6 +170,10 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
       # 'bfloat16' halves their memory; parameters, statistics of batch norm and
       # losses stay float32, and evaluations are in float32.
       'precision': 'float32',
+      # Whether each device holds only its part of the optimizer's large arrays.
+      # The same results with less memory, for an exchange of them between the
+      # devices in every step; may change when a run resumes.
+      'shard_optimizer': False,
       'batch': {
         # Sub-batches into which each device divides its images of a step. They
         # are computed one after another, in the memory of one, each with its

@@ -51,6 +51,7 @@ def test_every_value_of_the_method_arrives(monkeypatch):
       *((networks, 'scale_initial_weights'),),
       *((byol, 'make_loss'), (byol, 'make_update'), (byol, 'init')),
       *((gradients, 'make_gradients'), (parallel, 'list_groups')),
+      (parallel, 'shard_optimizer'),
       *((resnet, 'ResNet'), (networks, 'MLP'), (modules, 'BatchNorm')),
     )
   }
@@ -70,7 +71,9 @@ def test_every_value_of_the_method_arrives(monkeypatch):
   assert division['loss_fn'] is loss.result
   (groups,) = {tuple(x.arguments.values()) for x in seen['list_groups']}
   assert groups == (1, division['bn_group'])
-  assert update.arguments['optimizer'] is built.optimizer
+  sharded = update.arguments['optimizer']
+  whole_state = wiring.find_call(seen['shard_optimizer'], sharded)
+  assert whole_state == {'optimizer': built.optimizer}
   whole, in_training = (
     wiring.find_call(seen['make_forward'], forward)
     for forward in (built.forward, loss.arguments['forward'])
@@ -131,6 +134,7 @@ def test_every_value_of_the_method_arrives(monkeypatch):
     'steps': built.num_steps,
     'batch_size': built.batch_size,
     'precision': precision,
+    'shard_optimizer': built.shard_optimizer,
     'batch': pick(division, 'accumulate'),
     'network': {
       'encoder': encoder['encoder'],

@@ -1,11 +1,13 @@
 """Inside the mapped step: sums over devices, and the keys of images."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from byol_jax import errors, parallel
+from byol_jax import errors, optimizers, parallel
 
 
 def test_mean_and_total_run_over_the_axis():
@@ -65,6 +67,66 @@ def test_a_batch_that_cannot_be_divided_is_refused(
   else:
     with pytest.raises(errors.ConfigError, match=message):
       check()
+
+
+SHAPES = {
+  'net': {'w': (3, 3, 5, 4), 'b': (4,)},  # 45 rows
+  'projector/linear': {'w': (8, 6), 'b': (6,)},
+  'predictor/linear': {'w': (6, 2), 'b': (2,)},  # too small
+}
+RATE = optax.linear_schedule(0.3, 0.1, 3)
+OPTIMIZERS = {
+  'lars': {'momentum': 0.9, 'trust_coefficient': 0.01},
+  'clipped': {
+    **{'momentum': 0.9, 'trust_coefficient': 0.5},
+    'clip_trust_ratio': True,
+  },
+  **{'sgd': {'momentum': 0.9}, 'adamw': {}},
+}
+
+
+def draw_tree(seed):
+  generator = np.random.default_rng(seed)
+  return {
+    module: {k: generator.normal(size=s).astype('f') for k, s in x.items()}
+    for module, x in SHAPES.items()
+  }
+
+
+@pytest.mark.parametrize(
+  'kind, devices', (('lars', 4), ('clipped', 7), ('sgd', 1), ('adamw', 4))
+)
+def test_a_sharded_optimizer_is_the_same_function(monkeypatch, kind, devices):
+  """Between updates a device has its rows of the large arrays."""
+  monkeypatch.setattr(parallel, '_SMALL', 12)
+  optimizer = optimizers.make_optimizer(
+    {'clipped': 'lars'}.get(kind, kind),
+    *(RATE, {'predictor': 2.0}),
+    **{'weight_decay': 0.1, **OPTIMIZERS[kind]},
+  )
+  sharded = parallel.shard_optimizer(optimizer)
+  run = lambda function, *axes: jax.jit(
+    jax.vmap(function, axes, axis_name=parallel.AXIS, axis_size=devices)
+  )
+  update = run(optimizer.update, None, None, None)
+  update_parts = run(sharded.update, None, 0, None)
+  params = draw_tree(0)
+  state = sharded.init(params)
+  parts = run(parallel.take_own_parts, None)(state)
+  for step in range(3):
+    grads = draw_tree(1 + step)
+    expected = update(grads, state, params)
+    updates, parts = update_parts(grads, parts, params)
+    whole = run(parallel.gather_parts, 0)(parts)
+    # Two programs: XLA may round a product before its sum, or not.
+    chex.assert_trees_all_close((updates, whole), expected, atol=1e-6)
+    updates, state = jax.tree.map(lambda x: x[0], expected)
+    params = optax.apply_updates(params, updates)
+  found = {x.shape for x in jax.tree.leaves(parts)}
+  rows = {1: (45, 8), 4: (12, 2), 7: (7, 2)}[devices]
+  assert {(devices, rows[0], 4), (devices, rows[1], 6)} <= found
+  assert {(devices, 6, 2), (devices, 6)} <= found
+  assert (devices, *SHAPES['net']['w']) not in found
 
 
 def image_keys(devices, batch_size, step=5, seed=0):

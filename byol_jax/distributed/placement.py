@@ -69,6 +69,31 @@ def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
   return jax.tree.map(put, tree)
 
 
+def place_state(state: Any, shard_optimizer: bool = False) -> packing.Packed:
+  """Packs a state with `opt_state`, host arrays, and replicates it.
+
+  With `shard_optimizer` each device then keeps its part of `opt_state`.
+  """
+  packed = replicate(packing.pack(state))
+  if shard_optimizer:
+    return _map_opt_state(parallel.take_own_parts)(packed)
+  return packed
+
+
+def gather_state(packed: packing.Packed) -> packing.Packed:
+  """Returns the whole state on every device; all processes must call."""
+  return _map_opt_state(parallel.gather_parts)(packed)
+
+
+@functools.cache
+def _map_opt_state(function: Callable) -> Callable:
+  def call(packed: packing.Packed) -> packing.Packed:
+    state = packing.unpack(packed)
+    return packing.pack(state._replace(opt_state=function(state.opt_state)))
+
+  return pmap(call)
+
+
 def shard(batch: Any, devices: Sequence[jax.Device] | None = None) -> Any:
   """Puts host arrays [L, ...] on the local devices, a row each."""
   return jax.device_put(batch, _shard_rows(devices))

@@ -15,7 +15,7 @@ from jax.experimental import topologies as aot
 import jax.numpy as jnp
 from ml_collections import config_dict
 
-from byol_jax import errors, experiment
+from byol_jax import errors, experiment, parallel
 from byol_jax.data import catalog, from_config
 from byol_jax.data.loading import resident
 from byol_jax.distributed import packing, placement
@@ -129,7 +129,7 @@ def compile_step(
   Raises:
     StepTooLarge: the step does not fit the memory of a device.
   """
-  function, arguments = _make_call(run, per_device)
+  function, arguments = _make_call(run, len(devices), per_device)
   step: Any = placement.pmap(function, donate_argnums=(0,), devices=devices)
   shapes = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype),
@@ -150,11 +150,13 @@ def compile_step(
   )
 
 
-def _make_call(run: PlannedRun, per_device: int) -> tuple[Any, tuple[Any, ...]]:
+def _make_call(
+  run: PlannedRun, num_devices: int, per_device: int
+) -> tuple[Any, tuple[Any, ...]]:
   """Returns what training maps over devices, and its arguments' shapes."""
   update, config = run.experiment.update, run.config
   shape = jax.ShapeDtypeStruct
-  state = jax.eval_shape(lambda: packing.pack(run.experiment.initial_state()))
+  state = jax.eval_shape(lambda: _make_state(run.experiment, num_devices))
   if run.dataset is None:
     side = config.image_size
     views = shape((per_device, side, side, 3), config.data.transfer)
@@ -185,6 +187,17 @@ def _make_call(run: PlannedRun, per_device: int) -> tuple[Any, tuple[Any, ...]]:
   )
   function = multi_step.repeat_update(update, run.dataset.views)
   return packing.on_packed_state(function), (state, store, plan)
+
+
+def _make_state(
+  method: experiment.Experiment, num_devices: int
+) -> packing.Packed:
+  """Returns a state like that of one device; traceable."""
+  state = method.initial_state()
+  if method.shard_optimizer:
+    parts = parallel.take_parts(state.opt_state, num_devices, 0)
+    state = state._replace(opt_state=parts)
+  return packing.pack(state)
 
 
 def read_cost(compiled: Any) -> cost.Cost:

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from byol_jax import configuration, errors
-from byol_jax.distributed import packing, placement
+from byol_jax.distributed import placement
 from byol_jax.planning import compile
 from byol_jax.tools import spread
 from byol_jax.training import hardware, multi_step, profiling, provenance
@@ -65,7 +65,7 @@ def _measure(planned: compile.PlannedRun, rounds: int) -> dict[str, Any]:
   config, method = planned.config, planned.experiment
   batch_size, devices = config.batch_size, jax.device_count()
   calls = multi_step.StreamedCalls(lambda *_: iter(()))
-  state = placement.replicate(packing.pack(method.init_on_host()))
+  state = placement.place_state(method.init_on_host(), method.shard_optimizer)
   batch = placement.shard(_make_noise(planned))
   began = time.monotonic()
   update: Any = calls.compile(method.update)

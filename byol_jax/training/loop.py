@@ -110,6 +110,7 @@ class TrainingContext:
       called once, where the peak of a device is known.
     monitor: compiled by `step_calls` too: (packed state, batch) -> scalars of
       a log line that are computed for it alone.
+    shard_optimizer: whether each device holds its part of `opt_state`.
   """
 
   update: Callable
@@ -137,6 +138,11 @@ class TrainingContext:
   after_call: Callable[[Any], None] = lambda scalars: None
   count_flops: Callable[[Any, Any], float] = lambda state, batch: 0.0
   monitor: Callable[[Any, Any], dict[str, Any]] = lambda state, batch: {}
+  shard_optimizer: bool = False
+
+  def gather_state(self, state: packing.Packed) -> packing.Packed:
+    """Returns a state that is whole on every device."""
+    return placement.gather_state(state) if self.shard_optimizer else state
 
 
 def run_loop(
@@ -149,7 +155,7 @@ def run_loop(
     UserError: see `train.train`.
   """
   step, last = start.step, context.num_steps
-  state = placement.replicate(packing.pack(start.state))
+  state = placement.place_state(start.state, context.shard_optimizer)
   buffer, meter = scalar_buffer.ScalarBuffer(step), logs.Meter()
   means, signal, saved_at = {}, None, time.monotonic()
   log.start_phase('reading the first images', has_line=False)
@@ -335,7 +341,8 @@ def _evaluate_if_due(
   if step % every and step < context.num_steps:
     return
   log.start_phase('evaluating', has_line=False)
-  host_state = packing.unpack(placement.fetch_first_replica(state))
+  whole = placement.fetch_first_replica(context.gather_state(state))
+  host_state = packing.unpack(whole)
   with (
     contextlib.suppress(preemption.WaitInterrupted),
     meter.excluding(),
@@ -370,6 +377,7 @@ def save_checkpoint(
     CheckFailed: the devices do not hold the same state.
     DataError: an earlier step could not be written.
   """
+  state = context.gather_state(state)
   if jax.device_count() > 1 and not placement.is_replicated(state):
     raise processes.mark_collective(
       errors.CheckFailed(

@@ -14,6 +14,7 @@ from byol_jax import configuration
 OLD_VALUES: dict[str, Any] = {
   'steps': 0,
   'precision': 'float32',
+  'shard_optimizer': False,
   'network.padding': 'same',
   'network.head_norm': 'batch',
   'network.init_scale': 1.0,

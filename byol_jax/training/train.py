@@ -217,6 +217,7 @@ def open_training(
       preemption=stop_request,
       watchdog=stack.enter_context(contextlib.closing(timer)),
       evaluate=evaluate,
+      shard_optimizer=method.shard_optimizer,
     )
 
 

@@ -4,8 +4,9 @@ python job_worker.py WORKDIR DISTRIBUTED [--key=value ...]: 20 steps of a tiny
 run, with views that are a function of the step and of each image's place in
 the global batch. Keys of the configuration as on the command line; and
 `--hook=NAME`: which fault happens, see `do_fault`; `--drift=STEP`: the last
-device's state changes by one bit; `--augment=paper`: more than flips. Exits as
-`byol-jax` does.
+device's state changes by one bit; `--augment=paper`: more than flips;
+`--small=SIZE`: of the largest array that `shard_optimizer` leaves whole. Exits
+as `byol-jax` does.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ import time
 import jax
 import numpy as np
 
-from byol_jax import api, configuration, errors
+from byol_jax import api, configuration, errors, parallel
 from byol_jax.cli import console
 from byol_jax.data.loading import image_set, thread_engine
 from byol_jax.data.sources import arrays
@@ -31,10 +32,11 @@ CONFIG = {
   'epochs': 10.0,  # 20 steps
   'checkpoint.every_minutes': 0.0,
   'log.every_steps': 5,
+  'shard_optimizer': False,
 }
 OPTIONS = {
   **{'hook': '', 'drift': '', 'augment': 'flip'},
-  **{'startup': '60', 'heartbeat': '10'},
+  **{'startup': '60', 'heartbeat': '10', 'small': ''},
 }
 
 
@@ -160,6 +162,8 @@ def main(path, distributed, *arguments):
     heartbeat_seconds=int(options['heartbeat']),
   )
   print(described, flush=True)
+  if options['small']:
+    parallel._SMALL = int(options['small'])
   if options['drift']:
     spoil_state(int(options['drift']))
   api.pretrain_on(Places(options['hook']), config, path, load_evaluation)

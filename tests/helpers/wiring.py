@@ -41,6 +41,7 @@ CHANGED = {
   'steps': 17,
   'batch_size': 96,
   'precision': 'bfloat16',
+  'shard_optimizer': True,
   'batch.accumulate': 4,
   'network.encoder': 'TinyResNet',
   'network.width': 0.5,

@@ -2,11 +2,12 @@
 
 import types
 
+import chex
 import jax
 import numpy as np
 import pytest
 
-from byol_jax import experiment
+from byol_jax import experiment, parallel
 from byol_jax.data import from_config
 from byol_jax.distributed import packing, placement
 from byol_jax.planning import compile
@@ -67,6 +68,24 @@ def test_what_is_compiled_is_what_training_compiles(
   # With a resident set each call wraps the update in its own loop.
   if not resident:
     assert planned.__wrapped__ is update and trained.__wrapped__ is update
+
+
+def test_a_planned_part_of_the_optimizer_is_that_of_training(monkeypatch):
+  """And the devices' parts are the whole state again."""
+  monkeypatch.setattr(parallel, '_SMALL', 64)
+  placement._map_opt_state.cache_clear()
+  run = compile.open_run(tiny_config.tiny(shard_optimizer=True))
+  draw = lambda x: generator.integers(99, size=x.shape).astype(x.dtype)
+  generator = np.random.default_rng(0)
+  state = jax.tree.map(draw, jax.eval_shape(run.experiment.initial_state))
+  placed = placement.place_state(state, shard_optimizer=True)
+  whole = placement.fetch_first_replica(placement.gather_state(placed))
+  placement._map_opt_state.cache_clear()
+  chex.assert_trees_all_equal(packing.unpack(whole), state)
+  assert 'Part' in str(jax.tree.structure(placed))
+  _, (planned, _) = compile._make_call(run, jax.device_count(), 8)
+  shapes = jax.tree.map(lambda x: (*x.shape[1:], x.dtype), placed)
+  assert shapes == jax.tree.map(lambda x: (*x.shape, x.dtype), planned)
 
 
 def test_a_compiler_may_know_the_memory_and_no_cost():

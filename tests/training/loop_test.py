@@ -29,7 +29,8 @@ EVERY_STEP = ('--checkpoint.every_steps=1', '--checkpoint.keep=20')
 EVERY_SECOND = '--checkpoint.every_steps=2'
 FLOAT64 = {'JAX_ENABLE_X64': '1'}
 TIMES = ('time', *scalars.RATES)
-LAYOUTS = {'1x1': (1, 1), '1x4': (1, 4), '2x2': (2, 2), '4x1': (4, 1)}
+LAYOUTS = {'1x1': (1, 1), '1x2': (1, 2), '1x4': (1, 4)}
+LAYOUTS |= {'2x2': (2, 2), '4x1': (4, 1)}
 
 
 @pytest.mark.usefixtures('compiled_once')
@@ -228,6 +229,26 @@ def test_a_run_resumes_on_one_process_or_two(precise, tmp_path, before, after):
   batches = resume(whole, after, 7, tmp_path, '--augment=paper', **FLOAT64)
   assert batches == {n: x for n, x in expected.items() if n >= 7}
   assert_close(arrays_of(whole, 20), arrays_of(tmp_path, 20))
+
+
+@pytest.mark.jobs
+def test_a_sharded_optimizer_trains_alike_and_resumes(precise, tmp_path):
+  """20 steps == 20 sharded == 7 sharded + 13 not, on other devices, or back."""
+  paper = '--augment=paper'
+  # Of 3,925 elements of the momentum 3,536 are in larger arrays.
+  sharded = ('--shard_optimizer=1', '--small=64')
+  knn_too = (*sharded, '--eval.knn_every_steps=20')
+  found = runs(tmp_path, ('2x2',), paper, *knn_too, **FLOAT64)
+  path, batches = found['2x2']
+  whole, expected = precise['2x2']
+  assert batches == expected
+  assert_same_arrays(arrays_of(whole, 20), arrays_of(path, 20))
+  assert 'knn_k1_t0.1' in (path / 'scalars.jsonl').read_text()
+  resume(path, '1x2', 7, tmp_path / 'whole', paper, **FLOAT64)
+  assert_close(arrays_of(whole, 20), arrays_of(tmp_path / 'whole', 20))
+  back, whole = tmp_path / 'back', precise['1x4'][0]
+  resume(whole, '1x4', 7, back, paper, *sharded, **FLOAT64)
+  assert_same_arrays(arrays_of(whole, 20), arrays_of(back, 20))
 
 
 @pytest.mark.jobs
