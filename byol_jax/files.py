@@ -292,9 +292,18 @@ def expand_home(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def find_cache_folder() -> pathlib.Path:
-  """$BYOL_JAX_CACHE, else $XDG_CACHE_HOME/byol_jax, else ~/.cache/byol_jax."""
+  """$BYOL_JAX_CACHE, else $XDG_CACHE_HOME/byol_jax, else ~/.cache/byol_jax.
+
+  Raises:
+    ConfigError: it is a URL, or there is no home folder.
+  """
   home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   folder = os.environ.get('BYOL_JAX_CACHE') or os.path.join(home, 'byol_jax')
+  if '://' in folder:  # a local path would be a folder 'gs:'
+    raise errors.ConfigError(
+      'BYOL_JAX_CACHE: expected a folder on this machine, found'
+      f' {errors.quote(folder)}'
+    )
   return expand_home(folder)
 
 

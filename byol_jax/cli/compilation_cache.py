@@ -5,12 +5,17 @@ CPU that compiled it, which another one that shares the home may lack.
 """
 
 import contextlib
+import glob
 import hashlib
 from importlib import metadata
+import logging
 import os
 import pathlib
 import platform
+import re
 import shutil
+from typing import Any
+import warnings
 
 from byol_jax import errors, files
 
@@ -23,6 +28,10 @@ _CPU_FACTS = frozenset(
 )
 _MAX_BYTES = 4 * 2**30
 _MIN_FREE_BYTES = 2**30
+# A warning of JAX, with the name of the program.
+_UNREADABLE = re.compile(
+  "Error reading persistent compilation cache entry for '(.+?)'"
+)
 
 
 def enable() -> None:
@@ -38,6 +47,7 @@ def enable() -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if _is_ours(folder) and shutil.disk_usage(folder).free > _MIN_FREE_BYTES:
       _delete_oldest(folder)
+      _replace_unreadable(folder)
       os.environ['JAX_COMPILATION_CACHE_DIR'] = str(folder)
       # Reading a small program, too, is faster than compiling it.
       name = 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'
@@ -73,3 +83,25 @@ def _delete_oldest(folder: pathlib.Path) -> None:
       break
     pathlib.Path(path).unlink(missing_ok=True)
     size -= stat.st_size
+
+
+def _replace_unreadable(folder: pathlib.Path) -> None:
+  """Deletes the programs that JAX cannot read, so that it writes them anew.
+
+  A process that is killed, or a disk that is full, leaves a part of one. JAX
+  would keep it, and compile and warn in each process.
+  """
+  show = warnings.showwarning
+
+  def show_warning(message: Any, *arguments: Any, **options: Any) -> None:
+    found = _UNREADABLE.match(str(message))
+    if found is None:
+      show(message, *arguments, **options)
+      return
+    for path in folder.glob(f'{glob.escape(found[1])}-*'):
+      with contextlib.suppress(OSError):
+        path.unlink()
+    text = '%s cannot be read in %s: it is compiled anew'
+    logging.warning(text, found[1], folder)
+
+  warnings.showwarning = show_warning

@@ -58,6 +58,24 @@ def test_a_verb_keeps_programs_for_the_next_one(home):
   assert any(file.startswith('jit__lambda') for file in os.listdir(folder))
 
 
+def test_a_part_of_a_program_is_replaced_with_one_line(home):
+  """As a process leaves it that is killed, or a full disk."""
+  code = 'from byol_jax.cli import compilation_cache as cache; cache.enable();'
+  code += 'import jax; print(jax.jit(lambda x: x + 1)(2))'
+
+  def run():
+    command = [sys.executable, '-c', code]
+    return subprocess.run(command, check=True, capture_output=True, text=True)
+
+  assert run().stderr == ''
+  (path,) = home.glob('xla/*/jit__lambda*')
+  size = path.stat().st_size
+  os.truncate(path, 50)
+  (line,) = run().stderr.splitlines()
+  assert 'jit__lambda cannot be read' in line
+  assert path.stat().st_size >= size - 8  # it holds the time of compilation
+
+
 @pytest.mark.parametrize('value', ['', '/elsewhere'])
 def test_a_folder_of_the_users_choice_stays(home, monkeypatch, value):
   monkeypatch.setenv(DIR, value)
@@ -65,7 +83,9 @@ def test_a_folder_of_the_users_choice_stays(home, monkeypatch, value):
   assert os.environ[DIR] == value and not list(home.iterdir())
 
 
-@pytest.mark.parametrize('fault', ['file', 'others', 'owner', 'full', 'home'])
+@pytest.mark.parametrize(
+  'fault', ['file', 'others', 'owner', 'full', 'home', 'url']
+)
 def test_without_a_usable_folder_there_is_no_cache(home, monkeypatch, fault):
   folder = home / 'xla' / compilation_cache.name_machine()
   if fault == 'file':
@@ -78,10 +98,13 @@ def test_without_a_usable_folder_there_is_no_cache(home, monkeypatch, fault):
   elif fault == 'full':
     usage = types.SimpleNamespace(free=10**6)
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
-  else:
+  elif fault == 'home':
     monkeypatch.setenv('BYOL_JAX_CACHE', '~nobody_of_that_name/x')
+  else:
+    monkeypatch.chdir(home)
+    monkeypatch.setenv('BYOL_JAX_CACHE', 'gs://bucket/x')
   compilation_cache.enable()
-  assert DIR not in os.environ
+  assert DIR not in os.environ and not (home / 'gs:').exists()
 
 
 def test_above_the_limit_what_was_read_long_ago_goes(home, monkeypatch):
