@@ -50,6 +50,7 @@ def test_every_value_of_the_method_arrives(monkeypatch):
       *((schedules, 'make_learning_rate'), (byol, 'make_target')),
       *((networks, 'scale_initial_weights'),),
       *((byol, 'make_loss'), (byol, 'make_update'), (byol, 'init')),
+      (byol, 'make_monitor'),
       *((gradients, 'make_gradients'), (parallel, 'list_groups')),
       (parallel, 'shard_optimizer'),
       *((resnet, 'ResNet'), (networks, 'MLP'), (modules, 'BatchNorm')),
@@ -69,6 +70,11 @@ def test_every_value_of_the_method_arrives(monkeypatch):
     seen['make_gradients'], update.arguments['compute_gradients']
   )
   assert division['loss_fn'] is loss.result
+  # It sees what the loss sees.
+  (monitor,) = (call.arguments for call in seen['make_monitor'])
+  shared = ('forward', 'augments', 'get_target_params')
+  assert all(monitor[name] is loss.arguments[name] for name in shared)
+  assert monitor['accumulate'] == division['accumulate']
   (groups,) = {tuple(x.arguments.values()) for x in seen['list_groups']}
   assert groups == (1, division['bn_group'])
   sharded = update.arguments['optimizer']
