@@ -112,6 +112,14 @@ def test_a_batch_norm_of_two_views_is_one_of_each_in_turn():
     np.testing.assert_allclose(x, y, rtol=0, atol=1e-9)
 
 
+def test_blocks_are_gathered_in_the_precision_of_float32():
+  """Products round to bfloat16 by default on a TPU; on a CPU they do not."""
+  gather = jax.jit(modules.gather_blocks, static_argnums=1)
+  text = gather.lower(np.zeros((2, 4, 4, 3), np.float32), 2).as_text()
+  assert text.count('stablehlo.dot_general') == 2
+  assert text.count('precision = [HIGHEST, HIGHEST]') == 2
+
+
 @pytest.mark.parametrize('padding', resnet.PADDINGS)
 def test_views_in_the_channels_are_views_in_turn(padding):
   """A first convolution, batch norms and another one, in float64."""

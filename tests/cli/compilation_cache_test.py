@@ -1,5 +1,6 @@
 """The cache of compiled programs: where it is, and when there is none."""
 
+from importlib import metadata
 import os
 import shutil
 import subprocess
@@ -17,6 +18,8 @@ vendor_id\t: AuthenticAMD
 model\t\t: {model}
 cpu MHz\t\t: {clock}
 flags\t\t: fpu {flags}
+Features\t: fp {features}
+CPU part\t: {part}
 
 processor\t: 1
 """
@@ -32,20 +35,27 @@ def make_home(monkeypatch, tmp_path):
   return tmp_path
 
 
-def name(tmp_path, number=0, model=1, clock=2000, flags='avx2'):
+FACTS = {'number': 0, 'model': 1, 'clock': 2000, 'flags': 'avx2'}
+FACTS |= {'features': 'asimd', 'part': '0xd0c'}  # of ARM
+
+
+def name(tmp_path, **changes):
   """The name of a machine with these facts."""
   path = tmp_path / 'cpuinfo'
-  facts = {'number': number, 'model': model, 'clock': clock, 'flags': flags}
-  path.write_text(CPUINFO.format(**facts))
+  path.write_text(CPUINFO.format(**FACTS | changes))
   return compilation_cache.name_machine(path)
 
 
-def test_a_machine_is_what_its_programs_depend_on(tmp_path):
+def test_a_machine_is_what_its_programs_depend_on(tmp_path, monkeypatch):
   known = name(tmp_path)
   assert known == name(tmp_path, number=3, clock=3456.7)
   assert known != name(tmp_path, model=2)
   assert known != name(tmp_path, flags='avx2 avx512f')
+  assert known != name(tmp_path, features='asimd sve')
+  assert known != name(tmp_path, part='0xd40')
   assert compilation_cache.name_machine('/none')  # as on macOS
+  monkeypatch.setattr(metadata, 'version', lambda package: f'{package} 9')
+  assert known != name(tmp_path)
 
 
 def test_a_verb_keeps_programs_for_the_next_one(home):
