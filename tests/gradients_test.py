@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from byol_jax import byol, gradients, networks, optimizers, parallel
+from byol_jax.training import hardware
 from tests import byol_test
 from tests.helpers import tiny_run
 
@@ -105,6 +106,17 @@ def test_an_objective_sees_a_sub_batch():
     jax.vmap(step, axis_name=parallel.AXIS), state, divided_batch(1)
   )
   assert seen == [((4, 4), (4, 4))]
+
+
+def test_the_operations_of_sub_batches_are_those_of_the_whole():
+  """On a CPU all of them are in the program, once."""
+  whole, parts = (
+    hardware.count_flops(update, state, divided_batch(1), accumulate=count)
+    for count in (1, PARTS)
+    for update, state in [divided_update(1, accumulate=count)]
+  )
+  # The gradients are added up besides.
+  assert parts == pytest.approx(whole, rel=0.05)
 
 
 @pytest.mark.parametrize('platform', ('tpu', 'cuda'))

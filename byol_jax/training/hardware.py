@@ -145,10 +145,11 @@ def count_flops(update: Any, *arguments: Any, accumulate: int = 1) -> float:
 
   Args:
     update: as `jax.pmap` returns it, with `arguments` of these shapes.
-    accumulate: sub-batches of a step, a loop too.
+    accumulate: sub-batches of a step, a loop too but on CPUs.
   """
   cost = update.lower(*arguments).cost_analysis() or {}
-  return accumulate * float(cost.get('flops', 0.0))
+  loops = 1 if jax.default_backend() == 'cpu' else accumulate
+  return loops * float(cost.get('flops', 0.0))
 
 
 def format_duration(seconds: float) -> str:

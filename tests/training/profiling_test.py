@@ -65,7 +65,8 @@ def test_a_run_that_is_too_short_says_so():
   assert notes == ['warning: no profile: fewer than 5 calls of devices']
 
 
-def test_operations_are_those_of_a_step_on_a_device():
+def test_operations_are_those_of_a_step_on_a_device(monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   batch = np.ones((1, 5, 6), np.float32)
   weights = placement.replicate(np.ones((6, 7), np.float32))
   product = placement.pmap(lambda w, x: x @ w)
