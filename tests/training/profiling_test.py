@@ -10,7 +10,8 @@ import pytest
 from byol_jax import api, errors
 from byol_jax.distributed import placement
 from byol_jax.planning import topologies
-from byol_jax.training import hardware, profiling, scalars
+from byol_jax.training import hardware, logs, profiling, scalars, train
+from tests.helpers import wiring
 from tests.helpers.tiny_config import ArraySet, tiny
 
 pytestmark = pytest.mark.usefixtures('compiled_once')
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.usefixtures('compiled_once')
 
 def test_a_run_traces_its_sixth_to_tenth_step(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(hardware, 'find_peak', lambda kind: 1e12)
+  counted = wiring.spy(monkeypatch, hardware, 'count_flops')
   config, folder = tiny(), tmp_path / 'trace'
   api.pretrain_on(ArraySet(), config, tmp_path / 'run', profile=folder)
   assert f'profile: tensorboard --logdir={folder}' in capsys.readouterr().out
@@ -33,7 +35,11 @@ def test_a_run_traces_its_sixth_to_tenth_step(tmp_path, monkeypatch, capsys):
   ]
   assert sorted(steps) == [5, 6, 7, 8, 9]
   *_, record = scalars.read(tmp_path / 'run')
-  assert record.keys() >= {*scalars.RATES} and record['flop_utilization'] > 0
+  assert record.keys() >= {*scalars.RATES}
+  flops_per_image = counted[0].result / config.batch_size
+  assert record['flop_utilization'] == pytest.approx(
+    record['images_per_second'] * flops_per_image / 1e12
+  )
 
 
 @pytest.mark.parametrize(
@@ -55,6 +61,28 @@ def test_a_folder_of_no_use_is_refused_before_images(
     with pytest.raises(kind, match=message):
       call(config, workdir, profile=folder)
   assert os.listdir(tmp_path) == ['file']
+
+
+class Stop(Exception):
+  """An error of the caller's."""
+
+
+def test_a_run_that_ends_early_ends_its_trace(tmp_path):
+  def stop(step, _):
+    if step == 8:
+      raise Stop
+
+  arguments = {'on_log': stop, 'profile': tmp_path / 'trace'}
+  with pytest.raises(Stop):
+    api.pretrain_on(ArraySet(), tiny(), tmp_path / 'run', **arguments)
+  assert len([*tmp_path.rglob('*.xplane.pb')]) == 1
+
+
+def test_process_0_alone_traces(monkeypatch, tmp_path):
+  for index in range(2):
+    monkeypatch.setattr(jax, 'process_index', lambda i=index: i)
+    with train._open_profiler(str(tmp_path), logs.Logs('', 1)) as profiler:
+      assert (profiler is None) == (index > 0)
 
 
 def test_a_run_that_is_too_short_says_so():
