@@ -23,7 +23,8 @@ from byol_jax.tools import spread
 from byol_jax.training import hardware, multi_step, profiling, provenance
 
 _ROUND_SECONDS = 2.0
-_TRACED = 3  # steps
+# Steps of a trace: of short ones more, in which an interruption counts less.
+_MIN_TRACED, _MAX_TRACED = 3, 20
 
 # `%name = SHAPE opcode(...), metadata={op_name="PATH"`; paths are those of the
 # functions and modules that made an operation. That of a fusion is its root's.
@@ -101,7 +102,7 @@ def _measure(planned: compile.PlannedRun, rounds: int) -> dict[str, Any]:
     'step_flops_per_device': flops,
     'memory_bytes': compile.read_cost(compiled).memory_bytes,
     'peak_memory_bytes': (device.memory_stats() or {}).get('peak_bytes_in_use'),
-    'time_share': _divide_time(compiled.as_text(), take),
+    'time_share': _divide_time(compiled.as_text(), take, steps // 4),
   }
   seconds = batch_size / report['images_per_second']
   report['flops_per_second_per_device'] = flops / seconds
@@ -132,11 +133,13 @@ def _make_noise(planned: compile.PlannedRun) -> dict[str, np.ndarray]:
   return batch
 
 
-def _divide_time(text: str, take: Callable[[int], float]) -> dict[str, float]:
-  """Returns the share of the time of each part of a step, by a trace."""
+def _divide_time(
+  text: str, take: Callable[[int], float], count: int
+) -> dict[str, float]:
+  """Returns the share of the time of each part in about `count` steps."""
   with tempfile.TemporaryDirectory() as folder:
     with jax.profiler.trace(folder):
-      take(_TRACED)
+      take(min(max(count, _MIN_TRACED), _MAX_TRACED))
     times = profiling.sum_times(folder)
   kinds = {name: (opcode, path) for name, opcode, path in list_operations(text)}
   found: Counter[str] = Counter()
@@ -201,8 +204,8 @@ def describe_report(report: dict[str, Any]) -> list[str]:
       if report['flop_utilization']
       else '; the peak of the device is unknown'
     ),
-    f'memory of a device: {report["memory_bytes"] / 2**30:.2f} GiB by the'
-    ' compiler' + (f', at most {peak / 2**30:.2f} GiB used' if peak else ''),
+    f'memory of a device: {report["memory_bytes"] / 2**30:.3g} GiB by the'
+    ' compiler' + (f', at most {peak / 2**30:.3g} GiB used' if peak else ''),
     'where the time goes:',
     *(
       f'  {share:5.1%}  {name}' for name, share in report['time_share'].items()

@@ -9,6 +9,7 @@ from byol_jax import __main__ as command, experiment
 from byol_jax.planning import compile
 from byol_jax.tools import bench_step, spread
 from byol_jax.training import hardware
+from tests.helpers import wiring
 from tests.helpers.tiny_config import ArraySet, tiny
 
 pytestmark = pytest.mark.usefixtures('compiled_once')
@@ -27,10 +28,12 @@ def test_a_report_has_rates_memory_and_parts(monkeypatch, capsys):
   monkeypatch.setattr(bench_step, '_ROUND_SECONDS', 0.01)
   monkeypatch.setattr(hardware, 'find_peak', lambda kind: 1e12)
   monkeypatch.setattr(spread, 'MAX_SPREAD', 1e9)
+  waits = wiring.spy(monkeypatch, jax, 'block_until_ready')
   arguments = ['bench', 'step', '--config=shapes', '--rounds=3', '--json']
   arguments += [f'--config.batch_size={config.batch_size}']
   assert command.main(arguments) == 0
   report = json.loads(capsys.readouterr().out)
+  assert len(waits) >= 3 + report['rounds']  # else it times the dispatch
   assert report['smallest'] <= report['images_per_second'] <= report['largest']
   assert report['devices'] == jax.device_count() and report['memory_bytes'] > 0
   share = report['time_share']

@@ -10,7 +10,15 @@ import pytest
 from byol_jax import api, errors
 from byol_jax.distributed import placement
 from byol_jax.planning import topologies
-from byol_jax.training import hardware, logs, profiling, scalars, train
+from byol_jax.training import (
+  hardware,
+  logs,
+  loop,
+  profiling,
+  recovery,
+  scalars,
+  train,
+)
 from tests.helpers import wiring
 from tests.helpers.tiny_config import ArraySet, tiny
 
@@ -107,6 +115,19 @@ def test_operations_are_those_of_a_step_on_a_device(monkeypatch):
     for f in (product, many)
   ]
   assert found == pytest.approx([3 * flops] * 2, rel=0.01)  # as XLA rounds
+
+
+def test_a_run_counts_the_operations_of_all_its_sub_batches(monkeypatch):
+  count = lambda *arguments, **options: 1.0
+  counted = wiring.spy(monkeypatch, hardware, 'count_flops', count)
+  context = loop.TrainingContext('update', None, 9, 8, None)
+  start, log = recovery.StartPoint(None, step=0), logs.Logs('', 9)
+  config = tiny(batch__accumulate=2)
+  with train._observe(context, start, config, log) as observed:
+    observed.count_flops('state', 'batch')
+  (call,) = counted
+  assert call.arguments.pop('arguments') == ('state', 'batch')
+  assert call.arguments == {'update': 'update', 'accumulate': 2}
 
 
 def test_a_part_of_a_gpu_has_no_known_peak():
