@@ -284,6 +284,7 @@ def _make_forwards(
   )
   in_training = make(
     precision=config.precision,
+    recompute_blocks=config.recompute_blocks,
     parts_in_channels=_PARTS_IN_CHANNELS if fits else 0,
   )
   return make(), in_training

@@ -168,6 +168,7 @@ def make_forward(
   bn_group: int = 0,
   precision: str = 'float32',
   parts_in_channels: int = 0,
+  recompute_blocks: bool = False,
 ) -> Forward:
   """Returns the network of the config section `network`.
 
@@ -187,6 +188,7 @@ def make_forward(
       several groups the moving averages differ between them.
     precision: of activations, 'float32' or 'bfloat16' (method.md 2.6).
     parts_in_channels: of `resnet.ResNet`, where there are several views.
+    recompute_blocks: the same.
 
   Values outside `ranges` fail in other ways, or not at all.
   """
@@ -199,6 +201,7 @@ def make_forward(
     gamma_init=gamma_init,
     stem=stem,
     padding=padding,
+    recompute_blocks=recompute_blocks,
   )
   heads = _make_heads(projector, predictor, head_norm)
   network = _Network(make_norm, make_encoder, heads, num_classes)

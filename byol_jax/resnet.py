@@ -174,12 +174,22 @@ class Block(hk.Module):
 
 
 class BlockGroup(hk.Module):
-  """Applies `num_blocks` blocks; the first has the stride and projects."""
+  """Applies `num_blocks` blocks; the first has the stride and projects.
+
+  With `recompute` the gradient computes the activations of a block again.
+  """
 
   def __init__(
-    self, channels: int, num_blocks: int, stride: int, name: str, **block: Any
+    self,
+    channels: int,
+    num_blocks: int,
+    stride: int,
+    name: str,
+    recompute: bool = False,
+    **block: Any,
   ):
     super().__init__(name=name)
+    self.recompute = recompute
     self.blocks = [
       Block(channels, step, project=i == 0, name=f'block_{i}', **block)
       for i, step in enumerate([stride] + [1] * (num_blocks - 1))
@@ -188,7 +198,8 @@ class BlockGroup(hk.Module):
   def __call__(self, x: jax.Array, is_training: bool) -> jax.Array:
     """[B, H, W, C] -> [B, H / stride, W / stride, channels]."""
     for block in self.blocks:
-      x = block(x, is_training)
+      apply = _recompute(block) if self.recompute else block
+      x = apply(x, is_training)
     return x
 
 
@@ -207,6 +218,8 @@ class ResNet(hk.Module):
     num_views: that the images are of, one view after another.
     parts_in_channels: how many parts of the network, the stem and groups of
       blocks, have the views in the channels (`modules.Views`).
+    recompute_blocks: whether only the inputs of blocks are kept for the
+      gradient, which computes the rest of their activations again.
   """
 
   def __init__(
@@ -221,6 +234,7 @@ class ResNet(hk.Module):
     make_norm: MakeNorm,
     num_views: int = 1,
     parts_in_channels: int = 0,
+    recompute_blocks: bool = False,
   ):
     layers, first = ENCODERS[encoder], STEMS[stem]
     super().__init__(name=layers.module_name)
@@ -253,6 +267,7 @@ class ResNet(hk.Module):
         last_gamma={'ones': 1.0, 'zeros': 0.0}[gamma_init],
         name=f'block_group_{i}',
         views=views[1 + i],
+        recompute=recompute_blocks,
       )
       for i, (num_blocks, channels) in enumerate(
         zip(layers.blocks, layers.channels, strict=True)
@@ -264,7 +279,7 @@ class ResNet(hk.Module):
     chex.assert_rank(images, 4)
     stem = self._finish_stem
     if self.pool:  # Recomputed for the gradient: the largest activations.
-      stem = hk.remat(stem, policy=_is_reduced, static_argnums=1)
+      stem = _recompute(stem)
     x = stem(self.initial_conv(images), is_training)
     for part, group in enumerate(self.groups, 1):
       if part == self.parts_in_channels:
@@ -281,6 +296,14 @@ class ResNet(hk.Module):
       same = self.padding == 'same'
       x = modules.max_pool(x, 'SAME' if same else POOL_PADDING)
     return x
+
+
+def _recompute(layers: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+  """Keeps no activations of `layers`(x, is_training) for the gradient.
+
+  The statistics of a batch are kept: no sum over devices is made again.
+  """
+  return hk.remat(layers, policy=_is_reduced, static_argnums=1)
 
 
 def _is_reduced(primitive: Any, *unused: Any, **options: Any) -> bool:

@@ -85,6 +85,7 @@ def test_every_value_of_the_method_arrives(monkeypatch):
     for forward in (built.forward, loss.arguments['forward'])
   )
   precision = in_training.pop('precision')
+  recompute_blocks = in_training.pop('recompute_blocks')
   assert in_training.pop('parts_in_channels') == 0  # of a TPU
   assert whole == in_training
   optimizer = wiring.find_call(seen['make_optimizer'], built.optimizer)
@@ -141,6 +142,7 @@ def test_every_value_of_the_method_arrives(monkeypatch):
     'batch_size': built.batch_size,
     'precision': precision,
     'shard_optimizer': built.shard_optimizer,
+    'recompute_blocks': recompute_blocks,
     'batch': pick(division, 'accumulate'),
     'network': {
       'encoder': encoder['encoder'],

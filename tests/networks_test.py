@@ -342,6 +342,47 @@ def test_forms_of_two_views_are_two_passes():
   assert max(distances) <= 2 * distances[0]
 
 
+def count_operations(jaxpr, name):
+  """How many operations of a name the program has, in those inside too."""
+  return sum(
+    (name in equation.primitive.name)
+    + sum(
+      count_operations(inner, name)
+      for inner in jax.extend.core.jaxprs_in_params(equation.params)
+    )
+    for equation in jaxpr.eqns
+  )
+
+
+def test_recomputed_blocks_are_the_same_function():
+  """Their convolutions run twice, their sums over devices once."""
+  make = functools.partial(tiny_run.make_forward, encoder='TinyResNet')
+  network = tiny_run.random_network(make())
+  views = np.stack([images(2), images(2, seed=1)])[None]
+  results, programs = [], []
+  with jax.enable_x64(True):
+    exact = lambda x: x if x.dtype == np.int32 else np.float64(x)
+    state, views = jax.tree.map(exact, (network, views))
+    for recompute in (False, True):
+      apply = make(axis_name='devices', recompute_blocks=recompute).apply
+      compute = jax.jit(
+        jax.vmap(
+          functools.partial(differentiate, apply, *state), axis_name='devices'
+        )
+      )
+      programs.append(jax.make_jaxpr(compute)(views).jaxpr)
+      results.append(jax.tree.map(np.asarray, compute(views)))
+  once, twice = (
+    [count_operations(program, name) for name in ('conv_general', 'psum')]
+    for program in programs
+  )
+  blocks = sum(resnet.ENCODERS['TinyResNet'].blocks)
+  assert twice[0] >= once[0] + 2 * blocks
+  assert twice[1] == once[1]
+  for x, y in zip(*map(jax.tree.leaves, results), strict=True):
+    np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-12)
+
+
 def list_operands(jaxpr):
   """Dtypes of the operands of convolutions and matrix products."""
   for equation in jaxpr.eqns:

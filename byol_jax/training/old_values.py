@@ -15,6 +15,7 @@ OLD_VALUES: dict[str, Any] = {
   'steps': 0,
   'precision': 'float32',
   'shard_optimizer': False,
+  'recompute_blocks': False,
   'network.padding': 'same',
   'network.head_norm': 'batch',
   'network.init_scale': 1.0,

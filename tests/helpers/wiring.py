@@ -42,6 +42,7 @@ CHANGED = {
   'batch_size': 96,
   'precision': 'bfloat16',
   'shard_optimizer': True,
+  'recompute_blocks': True,
   'batch.accumulate': 4,
   'network.encoder': 'TinyResNet',
   'network.width': 0.5,
