@@ -1,0 +1,123 @@
+"""How far the forms of a network of two views round, at full size.
+
+PYTHONPATH=. python benchmarks/forms.py [--images=2] [--size=224] \\
+  [--output=FILE.json]
+
+ResNet-50 with its heads in training mode: two passes, one for each view; one
+pass; and one pass with the views side by side in the channels of the stem, or
+of the stem and the first group, as on a TPU. Each in float32 on this CPU,
+beside two passes in float64. `distance` is of the gradients of a weighted sum
+of all outputs, and of the new batch-norm averages, relative to their norm.
+"""
+
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import results_file
+from byol_jax import configuration, networks
+
+FORMS = {'one pass': 0, 'stem in channels': 1, 'stem and group in channels': 2}
+
+
+def make(config, parts):
+  """The network of the preset; without axis all is one device."""
+  forward = networks.make_forward(
+    num_classes=None,
+    axis_name=None,
+    precision='float32',
+    parts_in_channels=parts,
+    **config.network,
+  )
+  return functools.partial(forward.apply, is_training=True), forward.init
+
+
+def in_passes(apply):
+  """`apply` to one view after the other."""
+
+  def apply_to_views(params, state, views):
+    outputs = []
+    for view in views:
+      found, state = apply(params, state, view)
+      outputs.append(found)
+    return jax.tree.map(lambda *x: jnp.stack(x), *outputs), state
+
+  return apply_to_views
+
+
+def differentiate(apply, params, state, views):
+  """Gradients of a weighted sum of the outputs, and the new averages."""
+
+  def loss(params):
+    outputs, after = apply(params, state, views)
+    weigh = lambda x: jnp.sum(x * jnp.cos(jnp.arange(x.size)).reshape(x.shape))
+    return sum(map(weigh, jax.tree.leaves(outputs))), after
+
+  return jax.grad(loss, has_aux=True)(params)
+
+
+def compute(name, apply, arguments):
+  """(gradients, averages) as numpy arrays; prints how long it took."""
+  began = time.monotonic()
+  found = jax.jit(functools.partial(differentiate, apply))(*arguments)
+  found = jax.tree.map(np.asarray, found)
+  print(f'{name}: {time.monotonic() - began:.0f} s', flush=True)
+  return found
+
+
+def measure(found, exact):
+  """Relative distances of the gradients and of the averages."""
+  distances = []
+  for tree, reference in zip(found, exact, strict=True):
+    reference = jax.tree.map(np.float64, reference)
+    change = jax.tree.map(np.subtract, tree, reference)
+    distances.append(
+      float(optax.tree.norm(change) / optax.tree.norm(reference))
+    )
+  return dict(zip(('gradients', 'averages'), distances, strict=True))
+
+
+def main():
+  parser = results_file.make_parser(__doc__)
+  parser.add_argument('--images', type=int, default=2)
+  parser.add_argument('--size', type=int, default=224)
+  arguments = parser.parse_args()
+  config = configuration.load('pretrain:1000')
+  shape = (2, arguments.images, arguments.size, arguments.size, 3)
+  views = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
+  plain, init = make(config, 0)
+  network = jax.jit(functools.partial(init, is_training=True))(
+    jax.random.PRNGKey(0), views[0]
+  )
+  arguments_of_all = jax.tree.map(np.asarray, (*network, views))
+  found = {
+    'two passes': compute('two passes', in_passes(plain), arguments_of_all)
+  }
+  for name, parts in FORMS.items():
+    found[name] = compute(name, make(config, parts)[0], arguments_of_all)
+  with jax.enable_x64(True):
+    exactly = jax.tree.map(
+      lambda x: x if x.dtype == np.int32 else np.float64(x), arguments_of_all
+    )
+    exact = compute('float64', in_passes(plain), exactly)
+    distances = {name: measure(tree, exact) for name, tree in found.items()}
+  base = distances['two passes']
+  result = {
+    'what': 'distance of float32 from float64, relative to the norm',
+    'images of a view': arguments.images,
+    'size': arguments.size,
+    'distance': distances,
+    'over two passes': {
+      name: {key: round(row[key] / base[key], 3) for key in row}
+      for name, row in distances.items()
+    },
+  }
+  results_file.write_result(result, arguments.output)
+
+
+if __name__ == '__main__':
+  main()
