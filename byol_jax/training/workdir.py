@@ -20,7 +20,8 @@ from byol_jax.training import old_values, provenance
 # Keys of a configuration that do not change what is learned.
 KEYS_THAT_MAY_CHANGE = {
   *('data_dir', 'input', 'checkpoint', 'faults', 'log', 'eval'),
-  *('preset', 'preset_epochs', 'preset_batch_size', 'shard_optimizer'),
+  *('preset', 'preset_epochs', 'preset_batch_size'),
+  *('shard_optimizer', 'recompute_blocks'),
 }
 ORIGIN = 'origin.json'
 _MAX_CONFIG_BYTES = 1 << 20
