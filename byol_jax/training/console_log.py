@@ -42,6 +42,7 @@ class Console:
     self._num_steps, self._every = num_steps, every_seconds
     self._values: Mapping[str, float] = {}
     self._line_at: float | None = None  # None: before the first step
+    self._line_step = start_step  # of the last line
     self._pace_start = (start_step, clock())
     self._phase: tuple[str, float] | None = None
     self._is_stopped = threading.Event()
@@ -92,7 +93,7 @@ class Console:
       self._phase = None
       self._is_stopped.set()
     is_first = self._line_at is None
-    if is_first:
+    if is_first or step == self._pace_start[0]:
       self._pace_start = (step, now)  # from here on without the compilation
     if is_first or (self._every and now - (self._line_at or 0) >= self._every):
       self._values = {**self._values, **peek()}
@@ -124,7 +125,9 @@ class Console:
   def _print_line(
     self, step: int, now: float, more: Sequence[str] = ()
   ) -> None:
-    self._line_at = now
+    if step == self._line_step:
+      return
+    self._line_at, self._line_step = now, step
     main, others = self._list_fields(step, now)
     fields = [f'step {main[0]}', *main[1:], *more, *others]
     self._print('  '.join(self._shorten(fields)), '  '.join(fields))

@@ -170,11 +170,11 @@ def run_loop(
         is_first = step == start.step
         with _calling(log, step, is_first):
           state, scalars = context.update(state, batch)
-        if is_first:
-          _finish_first_call(context, call, state, batch, meter)
-        context.after_call(scalars)
         step = call.stop
         buffer.add(scalars, len(call))
+        if is_first:
+          _finish_first_call(context, buffer, state, batch, meter, log, step)
+        context.after_call(scalars)
       context.watchdog.step_done(step)
 
       # Log. A signal may arrive at any moment: we ask once a call.
@@ -224,24 +224,29 @@ def _calling(log: logs.Logs, step: int, is_first: bool) -> Iterator[None]:
 
 def _finish_first_call(
   context: TrainingContext,
-  call: range,
+  buffer: scalar_buffer.ScalarBuffer,
   state: packing.Packed,
   batch: Any,
   meter: logs.Meter,
+  log: logs.Logs,
+  step: int,
 ) -> None:
   """Waits for the first call, in all processes: then the watchdog may start.
 
   `meter` starts after it, or the rate of the first interval would be that of
   the compiler.
   """
-  # Compiles the monitor now, while no watchdog waits.
-  jax.block_until_ready((state, context.monitor(state, batch)))
+  jax.block_until_ready(state)
+  context.preemption.first_step_done()
+  log.tick(step, buffer.peek_means)
+  # Compiles the monitor now, while no watchdog waits, and after the first line,
+  # which does not need it.
+  jax.block_until_ready(context.monitor(state, batch))
   meter.devices = jax.device_count()
   peak = hardware.find_peak(jax.devices()[0].device_kind)
   if peak and (flops := context.count_flops(state, batch)):
     meter.peak_seconds = flops / peak / context.batch_size
-  meter.restart(context.batch_size * len(call))
-  context.preemption.first_step_done()
+  meter.restart(context.batch_size * len(buffer))
 
 
 def _peek(

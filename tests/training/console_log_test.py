@@ -67,6 +67,19 @@ def test_a_pipe_gets_a_line_after_the_first_step_and_then_when_due():
   assert len(peeked) == 3
 
 
+def test_what_follows_the_first_line_is_not_part_of_the_pace():
+  stream = io.StringIO()
+  console, clock, _ = open_console(stream, num_steps=11)
+  console.tick(1, dict)
+  clock.now += 100  # the monitor compiles
+  console.write(1, {})
+  console.tick(1, dict)
+  clock.now += 10
+  console.tick(2, dict)
+  expected = ['step 1/11', 'step 2/11  eta 01:30']
+  assert stream.getvalue().splitlines() == expected
+
+
 def test_several_devices_and_a_known_peak_have_fields():
   stream = io.StringIO()
   console, _, _ = open_console(stream, num_steps=9)

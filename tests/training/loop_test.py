@@ -15,7 +15,7 @@ from byol_jax import api
 from byol_jax.distributed import placement
 from byol_jax.evals import knn, while_training
 from byol_jax.evaluation import pretrained
-from byol_jax.training import logs, scalars
+from byol_jax.training import logs, multi_step, scalars
 from tests.helpers import job_worker, jobs, tiny_run
 from tests.helpers.tiny_checkpoint import (
   arrays_of,
@@ -61,6 +61,28 @@ def test_between_log_lines_nothing_is_fetched(tmp_path, monkeypatch):
   others = set(fetched) - {ticks[0]}
   assert not [count for count in others if 2 < count < lines[0]]
   assert lines[0] in fetched  # what it counts by
+
+
+@pytest.mark.usefixtures('compiled_once')
+def test_the_first_line_does_not_wait_for_the_monitor(
+  tmp_path, monkeypatch, capsys
+):
+  compile_monitor, is_shown = multi_step.StreamedCalls.compile_monitor, []
+
+  def compile_noting(calls, monitor):
+    compiled = compile_monitor(calls, monitor)
+
+    def call(state, batch):
+      is_shown.append('step 1/' in capsys.readouterr().out)
+      return compiled(state, batch)
+
+    return call
+
+  monkeypatch.setattr(
+    multi_step.StreamedCalls, 'compile_monitor', compile_noting
+  )
+  api.pretrain_on(ArraySet(), tiny(log__every_steps=5), tmp_path)
+  assert is_shown[0]
 
 
 @pytest.mark.usefixtures('compiled_once')
