@@ -70,24 +70,26 @@ class Experiment(NamedTuple):
 
   def initial_state(self) -> byol.ByolState:
     """Returns the state before step 0; traceable."""
-    images = jnp.zeros((1, self.image_size, self.image_size, 3))
-    # Compiled once and called twice: most of the compilation is random draws.
-    network = parallel.on_one_device(
-      lambda rng, images: self.forward.init(rng, images, True)
-    )
-    forward = self.forward._replace(
-      init=lambda rng, images, is_training: network(rng, images)
-    )
-    rng = jax.random.PRNGKey(self.seed)
-    return byol.init(forward, self.optimizer, rng, images, self.target_start)
+    return self._init(_make_network_init(self.forward.init))
 
   def init_on_host(self) -> byol.ByolState:
     """Returns the state before step 0 as numpy, for any number of devices."""
-    init, options = self.initial_state, _find_quick_options()
-    if options:
-      init = jax.jit(init, compiler_options=options)
-    state = jax.device_get(init())
+    network = _make_network_init(self.forward.init)
+    # Compiled once and called twice: most of the compilation is random draws.
+    lowered = network.lower(jax.random.PRNGKey(self.seed), self._images())
+    compiled = lowered.compile(compiler_options=_find_quick_options())
+    state = jax.device_get(self._init(compiled))
     return state if self.weights is None else start_from(state, self.weights)
+
+  def _init(self, network: Callable) -> byol.ByolState:
+    forward = self.forward._replace(
+      init=lambda rng, images, is_training: network(rng, images)
+    )
+    rng, images = jax.random.PRNGKey(self.seed), self._images()
+    return byol.init(forward, self.optimizer, rng, images, self.target_start)
+
+  def _images(self) -> jax.Array:
+    return jnp.zeros((1, self.image_size, self.image_size, 3))
 
   def state_at(
     self,
@@ -111,6 +113,16 @@ class Experiment(NamedTuple):
     opt_state = optax.tree_utils.tree_set(opt_state, **facts)
     start: Any = {'step': np.int32(step), 'rng': rng}  # on the host
     return byol.ByolState(opt_state=opt_state, **start, **trees)
+
+
+@functools.lru_cache(maxsize=4)  # traced once for shapes and values
+def _make_network_init(init: Callable) -> Any:
+  """Returns (rng, images) -> parameters and state of a network, mapped."""
+
+  def init_network(rng: jax.Array, images: jax.Array) -> Any:
+    return init(rng, images, True)
+
+  return parallel.on_one_device(init_network)
 
 
 def _find_quick_options() -> dict[str, Any]:

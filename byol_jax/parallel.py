@@ -216,6 +216,7 @@ def check_division(
 def on_one_device(function: Callable) -> Callable:
   """Returns `function`, compiled, under `AXIS` with size one."""
 
+  @functools.wraps(function)
   def call(*args: Any) -> Any:
     lifted = jax.tree.map(lambda x: x[None], args)
     out = jax.vmap(function, axis_name=AXIS)(*lifted)
