@@ -108,7 +108,7 @@ def apply_linear(x: jax.Array, size: int, standardized: bool) -> jax.Array:
       value -= jnp.mean(value, axis=0)
       square = jnp.sum(jnp.square(value), axis=0)
       value *= jax.lax.rsqrt(jnp.maximum(square, 1e-12))
-    return next_getter(value)  # that may round
+    return next_getter(value)
 
   if not standardized:
     return hk.Linear(size)(x)

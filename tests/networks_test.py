@@ -435,6 +435,55 @@ def test_statistics_of_bfloat16_are_exact():
   np.testing.assert_allclose(np.float64(y), expected, atol=2**-7, rtol=1e-3)
 
 
+HEAD_PARTS = {
+  'layer': lambda x: networks.apply_norm(x, 'layer', None, True),
+  'group': lambda x: networks.apply_norm(x, 'group', None, True),
+  'weights': lambda x: networks.apply_linear(x[:, :32], 32, True),
+}
+
+
+@pytest.mark.parametrize('part', HEAD_PARTS)
+def test_parts_of_heads_compute_in_float32_and_round_once(part):
+  def compute(x):
+    with hk.custom_getter(modules.cast_parameters):
+      return HEAD_PARTS[part](x)
+
+  pure = hk.without_apply_rng(hk.transform(compute))
+  x = np.random.default_rng(0).normal(20, 0.5, (32, 64))
+  x = np.eye(32, dtype=np.float32) if part == 'weights' else x
+  x = jnp.asarray(x, jnp.bfloat16)
+  params = pure.init(KEY, x.astype(np.float32))
+  # A shift, which the standardized weights take away.
+  params = jax.tree.map(lambda x: x + 20 * (x.ndim > 1), params)
+  # Not compiled: XLA may leave out a rounding between two operations.
+  found, exact = (
+    pure.apply(params, x.astype(dtype)) for dtype in (jnp.bfloat16, np.float32)
+  )
+  assert (found.dtype, exact.dtype) == (jnp.bfloat16, np.float32)
+  # Half a last place of bfloat16; a bit of it where float32 lies between two.
+  np.testing.assert_allclose(np.float32(found), exact, atol=1e-6, rtol=2**-8)
+
+
+@pytest.mark.parametrize('version', [1, 2])
+def test_views_in_the_channels_need_no_other_parameters(version):
+  """Of a channel that was taken for two, or two for one, they differ."""
+  make = functools.partial(
+    tiny_run.make_forward, stem='imagenet', version=version
+  )
+  params, state = tiny_run.shapes_of(make())
+  views = jnp.zeros((2, 2, 32, 32, 3))
+  plain, fast = (
+    jax.eval_shape(
+      lambda *args, parts=parts: make(parts_in_channels=parts).apply(
+        *args, views, True
+      ),
+      *(params, state),
+    )
+    for parts in (0, 2)
+  )
+  assert fast == plain
+
+
 def test_differences_are_listed_up_to_a_number():
   found = {('a', 'w'): (1, 2), ('b', 'w'): (3,)}
   assert networks.describe_differences((found, found)) == ''
