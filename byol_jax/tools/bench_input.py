@@ -377,7 +377,8 @@ def describe_report(report: dict[str, Any]) -> list[str]:
   lines += ['', *filter(None, [report.get('no_verdict')])]
   return lines + [
     f'{int(demand):,} images/s, {name}: {need["cores"]:,} cores like these:'
-    f' {need["hosts_of_96"]} hosts of 96, {need["hosts_of_48"]} of 48'
+    f' {errors.format_count(need["hosts_of_96"], "host")} of 96,'
+    f' {need["hosts_of_48"]} of 48'
     for name, needs in report['verdict'].items()
     for demand, need in needs.items()
   ]

@@ -68,8 +68,9 @@ def test_a_verb_keeps_programs_for_the_next_one(home):
   assert any(file.startswith('jit__lambda') for file in os.listdir(folder))
 
 
-def test_a_part_of_a_program_is_replaced_with_one_line(home):
+def test_a_part_of_a_program_is_replaced_with_one_line(home, monkeypatch):
   """As a process leaves it that is killed, or a full disk."""
+  monkeypatch.delenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS')
   code = 'from byol_jax.cli import compilation_cache as cache; cache.enable();'
   code += 'import jax; print(jax.jit(lambda x: x + 1)(2))'
 

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import numpy as np
 import pytest
 
 from byol_jax import __main__ as command, experiment
@@ -51,6 +52,17 @@ def test_a_report_has_rates_memory_and_parts(monkeypatch, capsys):
   monkeypatch.setattr(spread, 'MAX_SPREAD', 0.2)
   *_, end = bench_step.describe_report(report | {'spread': 0.21})
   assert end.startswith('no verdict: the rounds differ by 21%')
+
+
+@pytest.mark.parametrize('dtype, classes', [('uint8', 3), ('float32', None)])
+def test_noise_has_the_types_of_batches(dtype, classes):
+  config = tiny(data__transfer=dtype)
+  batch = bench_step._make_noise(
+    compile.PlannedRun(config, None, classes, None)
+  )
+  assert {batch[name].dtype for name in ('view1', 'view2')} == {np.dtype(dtype)}
+  assert batch['view1'].shape == (jax.local_device_count(), 8, 16, 16, 3)
+  assert ('labels' in batch) == (classes is not None)
 
 
 def test_the_spread_is_the_range_over_the_median():

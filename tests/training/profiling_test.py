@@ -42,6 +42,9 @@ def test_a_run_traces_its_sixth_to_tenth_step(tmp_path, monkeypatch, capsys):
     if event.name == 'train'
   ]
   assert sorted(steps) == [5, 6, 7, 8, 9]
+  (folder / 'older.xplane.pb').touch()
+  os.utime(folder / 'older.xplane.pb', (0, 0))
+  assert profiling.sum_times(folder) == times
   *_, record = scalars.read(tmp_path / 'run')
   assert record.keys() >= {*scalars.RATES}
   flops_per_image = counted[0].result / config.batch_size
@@ -69,6 +72,26 @@ def test_a_folder_of_no_use_is_refused_before_images(
     with pytest.raises(kind, match=message):
       call(config, workdir, profile=folder)
   assert os.listdir(tmp_path) == ['file']
+
+
+def test_a_trace_begins_and_ends_between_calls(monkeypatch, tmp_path):
+  seen = []
+  monkeypatch.setattr(jax, 'block_until_ready', seen.append)
+  for name in ('start_trace', 'stop_trace'):
+    note = lambda *_, name=name: seen.append(name)
+    monkeypatch.setattr(jax.profiler, name, note)
+  profiler = profiling.Profiler(tmp_path, lambda text: seen.append(text[:8]))
+  for call in range(1, 13):
+    profiler.after_call(call)
+  profiler.close()
+  assert seen == [5, 'start_trace', 10, 'stop_trace', 'profile:']
+
+
+def test_rates_of_a_run_are_divided_by_all_devices(monkeypatch):
+  context, meter = loop.TrainingContext(None, None, 9, 8, None), logs.Meter()
+  monkeypatch.setattr(jax, 'device_count', lambda: 4)
+  loop._finish_first_call(context, range(1), None, None, meter)
+  assert meter.devices == 4
 
 
 class Stop(Exception):
