@@ -193,6 +193,18 @@ def test_vmap_and_other_platforms():
   assert 'convolution' not in operations(ours, 'cpu')
 
 
+@pytest.mark.parametrize('platform', ('cpu', 'tpu', 'cuda'))
+def test_a_pool_has_windows_but_on_a_gpu(platform):
+  """There their gradient is a scatter."""
+  pool = functools.partial(modules.max_pool, padding='SAME')
+  traced = jax.jit(functools.partial(with_gradients, pool)).trace(
+    jnp.zeros((1, 4, 4, 1))
+  )
+  text = traced.lower(lowering_platforms=(platform,)).as_text()
+  for name in ('reduce_window', 'select_and_scatter'):
+    assert (f'stablehlo.{name}' in text) == (platform != 'cuda')
+
+
 @pytest.mark.parametrize('padding', resnet.PADDINGS)
 @pytest.mark.parametrize('size', ((5, 6), (4, 7)), ids=str)
 def test_a_pool_by_lines_equals_that_of_windows(size, padding):

@@ -20,8 +20,9 @@ def test_a_report_has_rates_memory_and_parts(monkeypatch, capsys):
   config, images = tiny(), ArraySet()
   size, num_classes = images.num_examples, images.num_classes
 
-  def open_run(_, platform=None):
+  def open_run(given, platform=None):
     assert platform is None  # the network has the form for these devices
+    assert not given.data.resident  # no image is read
     method = experiment.build(config, size, num_classes)
     return compile.PlannedRun(config, method, num_classes, None)
 
@@ -32,6 +33,7 @@ def test_a_report_has_rates_memory_and_parts(monkeypatch, capsys):
   waits = wiring.spy(monkeypatch, jax, 'block_until_ready')
   arguments = ['bench', 'step', '--config=shapes', '--rounds=3', '--json']
   arguments += [f'--config.batch_size={config.batch_size}']
+  arguments += ['--config.data.resident=True']
   assert command.main(arguments) == 0
   report = json.loads(capsys.readouterr().out)
   assert len(waits) >= 3 + report['rounds']  # else it times the dispatch

@@ -112,7 +112,9 @@ def test_a_run_that_ends_early_ends_its_trace(tmp_path):
 def test_process_0_alone_traces(monkeypatch, tmp_path):
   for index in range(2):
     monkeypatch.setattr(jax, 'process_index', lambda i=index: i)
-    with train._open_profiler(str(tmp_path), logs.Logs('', 1)) as profiler:
+    with train._open_profiler(
+      str(tmp_path), logs.Logs(tmp_path, 1, silent=True)
+    ) as profiler:
       assert (profiler is None) == (index > 0)
 
 
@@ -144,7 +146,7 @@ def test_a_run_counts_the_operations_of_all_its_sub_batches(monkeypatch):
   count = lambda *arguments, **options: 1.0
   counted = wiring.spy(monkeypatch, hardware, 'count_flops', count)
   context = loop.TrainingContext('update', None, 9, 8, None)
-  start, log = recovery.StartPoint(None, step=0), logs.Logs('', 9)
+  start, log = recovery.StartPoint(None, step=0), logs.Logs('', 9, silent=True)
   config = tiny(batch__accumulate=2)
   with train._observe(context, start, config, log) as observed:
     observed.count_flops('state', 'batch')

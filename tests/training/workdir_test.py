@@ -13,7 +13,7 @@ import pytest
 from byol_jax import errors
 from byol_jax.evaluation import pretrained
 from byol_jax.training import workdir
-from tests.helpers import full_disk, tiny_run
+from tests.helpers import full_disk, tiny_run, wiring
 
 NAME = '\x1b[31mrun\n' + 200 * 'x'
 
@@ -183,6 +183,15 @@ SAVED = {
 def test_the_first_difference_of_two_configs_is_named(change, text):
   new = dict(reversed((SAVED | change).items()))
   assert workdir.compare_configs(SAVED, new, {'log'}) == text
+
+
+def test_what_decides_what_is_learned_binds_a_workdir():
+  sections = {key.partition('.')[0] for key in wiring.METHOD}
+  names = {'preset', 'preset_epochs', 'preset_batch_size'}
+  # They change where arrays lie, and what is computed twice.
+  same_results = {'shard_optimizer', 'recompute_blocks'}
+  assert workdir.KEYS_THAT_MAY_CHANGE & sections == names | same_results
+  assert {'dataset', 'data', 'init'}.isdisjoint(workdir.KEYS_THAT_MAY_CHANGE)
 
 
 @pytest.mark.parametrize('record', ({}, {'config': 1}, {'config': {'data': 1}}))
