@@ -1,14 +1,15 @@
 """Writes a trace of a few steps, for TensorBoard's profiler or XProf."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import pathlib
 import shlex
 from typing import Any
 
 import jax
 
-from byol_jax import files
+from byol_jax import errors, files
 
 # Calls of the devices before a trace begins, and those that it holds.
 SKIPPED = 5
@@ -35,8 +36,9 @@ class Profiler:
     self._calls += 1
     if self._calls == SKIPPED:
       jax.block_until_ready(scalars)
-      jax.profiler.start_trace(str(self._folder))
-      self._is_tracing = True
+      with self._warning():
+        jax.profiler.start_trace(str(self._folder))
+        self._is_tracing = True
     elif self._calls == SKIPPED + TRACED:
       jax.block_until_ready(scalars)
       self.close()
@@ -45,13 +47,22 @@ class Profiler:
     """Ends the trace, also of a run that ends early."""
     if self._is_tracing:
       self._is_tracing = False
-      jax.profiler.stop_trace()
-      self._note(
-        f'profile: tensorboard --logdir={shlex.quote(str(self._folder))}  (pip'
-        ' install xprof)'
-      )
+      with self._warning():
+        jax.profiler.stop_trace()
+        self._note(
+          f'profile: tensorboard --logdir={shlex.quote(str(self._folder))} '
+          ' (pip install xprof)'
+        )
     elif self._calls < SKIPPED:
       self._note(f'warning: no profile: fewer than {SKIPPED} calls of devices')
+
+  @contextlib.contextmanager
+  def _warning(self) -> Iterator[None]:
+    """Notes that there is no trace, as on a full disk: the run goes on."""
+    try:
+      yield
+    except (OSError, RuntimeError) as error:  # the second also of JAX
+      self._note(f'warning: no profile: {errors.first_line(error)}')
 
 
 def sum_times(folder: str | pathlib.Path) -> Counter[str]:
@@ -59,8 +70,16 @@ def sum_times(folder: str | pathlib.Path) -> Counter[str]:
 
   Names are those of the compiled program; times on several devices or threads
   add up. An operation that contains others, such as a loop, counts them again.
+
+  Raises:
+    DataError: there is no trace.
   """
-  traces = pathlib.Path(folder).rglob('*.xplane.pb')
+  traces = [*pathlib.Path(folder).rglob('*.xplane.pb')]
+  if not traces:
+    raise errors.DataError(
+      f'{errors.quote(folder)}: expected a trace, a file that ends in'
+      ' .xplane.pb, found none'
+    )
   path = max(traces, key=lambda path: path.stat().st_mtime_ns)
   data: Any = jax.profiler.ProfileData.from_file(str(path))
   found: Counter[str] = Counter()

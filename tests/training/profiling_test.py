@@ -87,6 +87,39 @@ def test_a_trace_begins_and_ends_between_calls(monkeypatch, tmp_path):
   assert seen == [5, 'start_trace', 10, 'stop_trace', 'profile:']
 
 
+@pytest.mark.parametrize('name', ['start_trace', 'stop_trace'])
+def test_a_trace_that_cannot_be_written_ends_no_run(
+  monkeypatch, tmp_path, name
+):
+  """As on a full disk, or beside another profiler; an error of a step does."""
+
+  def fail(*_):
+    raise jax.errors.JaxRuntimeError('OUT_OF_RANGE: a/vm.pb; too large\n...')
+
+  for other in ('start_trace', 'stop_trace'):
+    monkeypatch.setattr(jax.profiler, other, lambda *_: None)
+  monkeypatch.setattr(jax.profiler, name, fail)
+  notes = []
+  profiler = profiling.Profiler(tmp_path, notes.append)
+  for _ in range(12):
+    profiler.after_call(None)
+  profiler.close()
+  (note,) = notes
+  assert note.startswith('warning: no profile: ')
+  assert note.endswith('OUT_OF_RANGE: a/vm.pb; too large')
+  profiler = profiling.Profiler(tmp_path, notes.append)
+  monkeypatch.setattr(jax, 'block_until_ready', fail)
+  for _ in range(profiling.SKIPPED - 1):
+    profiler.after_call(None)
+  with pytest.raises(jax.errors.JaxRuntimeError):
+    profiler.after_call(None)
+
+
+def test_a_folder_without_a_trace_is_named(tmp_path):
+  with pytest.raises(errors.DataError, match=r'trace, .*\.pb, found none'):
+    profiling.sum_times(tmp_path)
+
+
 def test_rates_of_a_run_are_divided_by_all_devices(monkeypatch):
   context, meter = loop.TrainingContext(None, None, 9, 8, None), logs.Meter()
   monkeypatch.setattr(jax, 'device_count', lambda: 4)
