@@ -28,9 +28,9 @@ _CPU_FACTS = frozenset(
 )
 _MAX_BYTES = 4 * 2**30
 _MIN_FREE_BYTES = 2**30
-# A warning of JAX, with the name of the program.
-_UNREADABLE = re.compile(
-  "Error reading persistent compilation cache entry for '(.+?)'"
+# A warning of JAX, with the name of the program and what went wrong.
+_FAILURE = re.compile(
+  "Error (reading|writing) persistent compilation cache entry for '(.+?)': (.*)"
 )
 
 
@@ -47,7 +47,7 @@ def enable() -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if _is_ours(folder) and shutil.disk_usage(folder).free > _MIN_FREE_BYTES:
       _delete_oldest(folder)
-      _replace_unreadable(folder)
+      _delete_parts(folder)
       os.environ['JAX_COMPILATION_CACHE_DIR'] = str(folder)
       # Reading a small program, too, is faster than compiling it.
       name = 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'
@@ -85,8 +85,8 @@ def _delete_oldest(folder: pathlib.Path) -> None:
     size -= stat.st_size
 
 
-def _replace_unreadable(folder: pathlib.Path) -> None:
-  """Deletes the programs that JAX cannot read, so that it writes them anew.
+def _delete_parts(folder: pathlib.Path) -> None:
+  """Deletes programs that JAX fails to read or write, so that it tries again.
 
   A process that is killed, or a disk that is full, leaves a part of one. JAX
   would keep it, and compile and warn in each process.
@@ -94,14 +94,23 @@ def _replace_unreadable(folder: pathlib.Path) -> None:
   show = warnings.showwarning
 
   def show_warning(message: Any, *arguments: Any, **options: Any) -> None:
-    found = _UNREADABLE.match(str(message))
+    found = _FAILURE.match(str(message))
     if found is None:
       show(message, *arguments, **options)
       return
-    for path in folder.glob(f'{glob.escape(found[1])}-*'):
-      with contextlib.suppress(OSError):
-        path.unlink()
-    text = '%s cannot be read in %s: it is compiled anew'
-    logging.warning(text, found[1], folder)
+    action, name, reason = found.groups()
+    with contextlib.suppress(OSError):
+      paths = [*folder.glob(f'{glob.escape(name)}-*')]
+      if action == 'writing':  # others of this name, of other shapes, are whole
+        paths = sorted(paths, key=lambda path: path.stat().st_mtime_ns)[-1:]
+      for path in paths:
+        path.unlink(missing_ok=True)
+    if action == 'writing':
+      logging.warning(
+        'compiled programs are not kept in %s: %s', folder, reason
+      )
+    else:
+      text = 'programs in %s that cannot be read are compiled anew'
+      logging.warning(text, folder)
 
   warnings.showwarning = show_warning

@@ -72,18 +72,26 @@ def test_a_part_of_a_program_is_replaced_with_one_line(home, monkeypatch):
   """As a process leaves it that is killed, or a full disk."""
   monkeypatch.delenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS')
   code = 'from byol_jax.cli import compilation_cache as cache; cache.enable();'
-  code += 'import jax; print(jax.jit(lambda x: x + 1)(2))'
+  code += 'import jax, resource, sys; limit = int(sys.argv[1]);'
+  code += 'resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit));'
+  code += 'print(jax.jit(lambda x: x + 1)(2))'
 
-  def run():
-    command = [sys.executable, '-c', code]
+  def run(limit=10**6):
+    command = [sys.executable, '-c', code, str(limit)]
     return subprocess.run(command, check=True, capture_output=True, text=True)
 
+  def find():
+    return [*home.glob('xla/*/jit__lambda*')]
+
+  lines = run(limit=50).stderr.splitlines()
+  assert lines and all('are not kept in' in line for line in lines)
+  assert not find()
   assert run().stderr == ''
-  (path,) = home.glob('xla/*/jit__lambda*')
+  (path,) = find()
   size = path.stat().st_size
   os.truncate(path, 50)
   (line,) = run().stderr.splitlines()
-  assert 'jit__lambda cannot be read' in line
+  assert 'that cannot be read are compiled anew' in line
   assert path.stat().st_size >= size - 8  # it holds the time of compilation
 
 
