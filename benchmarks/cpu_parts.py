@@ -28,13 +28,17 @@ from byol_jax.training import profiling
 
 def name_part(opcode, path):
   """The part of a step to which an operation belongs."""
+  is_product = opcode in ('convolution', 'dot') or re.search(
+    'conv_general_dilated|dot_general', path
+  )
   if not path:
-    return 'operations without a name, as copies'
+    kind = 'convolutions and products' if is_product else 'operations'
+    return f'{kind} without a name'
   if re.search('batch_?norm', path):
     return 'batch norm'
   if 'reduce_window' in path or 'select_and_scatter' in path:
     return 'max pool'
-  if 'conv_general_dilated' in path or 'dot_general' in path:
+  if is_product:
     is_backward = 'transpose(' in path
     return f'convolutions and products, {"back" if is_backward else "for"}ward'
   if re.search(r'jvp\(\w', path):
