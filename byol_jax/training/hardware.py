@@ -23,7 +23,7 @@ _PEAKS = {
   **{'TPU v5e': 197e12, 'TPU v5': 459e12, 'TPU v6 lite': 918e12},
   **{'TPU v6e': 918e12, 'NVIDIA A100': 312e12, 'NVIDIA H200': 989e12},
   **{'NVIDIA H100 80GB HBM3': 989e12, 'NVIDIA H100 PCIe': 756e12},
-  **{'NVIDIA L40S': 362e12, 'NVIDIA L4': 121e12},
+  **{'NVIDIA L40S': 362e12, 'NVIDIA L4': 121e12, 'NVIDIA H200 NVL': 835e12},
 }
 # The speed is measured over this many calls after the first one, which
 # compiles, or over fewer that take this long.
@@ -133,7 +133,9 @@ def find_peak(device_kind: str) -> float | None:
   names = sorted(_PEAKS, key=len, reverse=True)
   if 'MIG' in device_kind:  # a part of a GPU
     return None
-  name = next((x for x in names if device_kind.startswith(x)), None)
+  # An L40 is no L4.
+  matches = (x for x in names if re.match(rf'{x}(?!\d)', device_kind))
+  name = next(matches, None)
   return _PEAKS[name] if name else None
 
 

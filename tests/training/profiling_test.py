@@ -192,6 +192,8 @@ def test_a_part_of_a_gpu_has_no_known_peak():
   assert hardware.find_peak('NVIDIA H100 80GB HBM3') == 989e12
   assert hardware.find_peak('NVIDIA H100 80GB HBM3 MIG 1g.10gb') is None
   assert hardware.find_peak('cpu') is None
+  assert hardware.find_peak('NVIDIA L4') == 121e12
+  assert hardware.find_peak('NVIDIA L40') is None
   for row in topologies.TOPOLOGIES.values():
     kind = 'TPU ' + {'v5e': 'v5 lite', 'v6e': 'v6 lite'}.get(
       row.generation, row.generation
