@@ -124,10 +124,13 @@ def pretrain_on(
 
 def _check_profile(folder: str | Path | None) -> None:
   """Refuses a folder that process 0 cannot write, before images are read."""
-  if folder is not None:
-    check = functools.partial(files.find_writable_folder, 'profile', folder)
-    is_first = jax.process_index() == 0
-    processes.raise_on_all('profile', check if is_first else lambda: None)
+
+  def check() -> None:
+    if folder is not None and jax.process_index() == 0:
+      files.find_writable_folder('profile', folder)
+
+  # Others may have no folder, and take part too.
+  processes.raise_on_all('profile', check)
 
 
 def _pretrain(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from byol_jax import api, errors
-from byol_jax.distributed import placement
+from byol_jax.distributed import placement, processes
 from byol_jax.planning import topologies
 from byol_jax.training import (
   hardware,
@@ -51,6 +51,14 @@ def test_a_run_traces_its_sixth_to_tenth_step(tmp_path, monkeypatch, capsys):
   assert record['flop_utilization'] == pytest.approx(
     record['images_per_second'] * flops_per_image / 1e12
   )
+
+
+def test_a_process_without_a_folder_takes_part_in_its_check(monkeypatch):
+  """Else process 0 of a job, to which alone it was given, would wait."""
+  names = wiring.spy(monkeypatch, processes, 'gather_strings')
+  api._check_profile(None)
+  api._check_profile('.')
+  assert [call.arguments['name'] for call in names] == ['profile'] * 2
 
 
 @pytest.mark.parametrize(
