@@ -4,6 +4,7 @@ import functools
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from byol_jax.training import (
   loop,
   profiling,
   recovery,
+  scalar_buffer,
   scalars,
   train,
 )
@@ -131,7 +133,10 @@ def test_a_folder_without_a_trace_is_named(tmp_path):
 def test_rates_of_a_run_are_divided_by_all_devices(monkeypatch):
   context, meter = loop.TrainingContext(None, None, 9, 8, None), logs.Meter()
   monkeypatch.setattr(jax, 'device_count', lambda: 4)
-  loop._finish_first_call(context, range(1), None, None, meter)
+  buffer = scalar_buffer.ScalarBuffer(0)
+  buffer.add({'byol_loss': jnp.zeros((1, 1))}, 1)
+  log = logs.Logs('', 9, silent=True)
+  loop._finish_first_call(context, buffer, None, None, meter, log, 1)
   assert meter.devices == 4
 
 
