@@ -1,12 +1,14 @@
 """The verb `bench input` on small images."""
 
 import json
+import time
 
 import numpy as np
 from PIL import Image
 import pytest
 
 from byol_jax import __main__ as command, configuration
+from byol_jax.data.sampling import crops, resize
 from byol_jax.tools import bench_input
 
 ROWS = {
@@ -90,3 +92,13 @@ def test_an_error_is_one_line(monkeypatch, capsys, more, code, message):
 def test_an_error_of_a_process_keeps_its_line_and_code(tmp_path, capsys):
   assert command.main(arguments(tmp_path / 'absent')) == 3
   assert capsys.readouterr().err.count('\n') == 1
+
+
+def test_the_first_interpolation_which_compiles_is_not_timed(monkeypatch):
+  done = []
+  monkeypatch.setattr(resize, 'resample', lambda *_: done.append(1))
+  monkeypatch.setattr(time, 'perf_counter', lambda: len(done))
+  images = [np.zeros((4, 5, 3), np.uint8)] * 3
+  crop_range = crops.CropRange((0.5, 1.0), (1.0, 1.0))
+  rate = bench_input._time_interpolation(images, crop_range, 8, 'uint8')
+  assert (len(done), rate) == (2 + 6, 3 / 6)
