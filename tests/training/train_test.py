@@ -625,7 +625,7 @@ def test_every_option_of_a_run_arrives(tmp_path, monkeypatch):
     loop.EvalOptions(**sections['eval']),
   )
   method = types.SimpleNamespace(
-    update=None, monitor=None, num_steps=15, batch_size=8
+    update=None, monitor=None, num_steps=15, batch_size=8, shard_optimizer=False
   )
   opened = train_lib.open_training(
     method, ArraySet(), str(tmp_path / 'run'), options, {}, 7
