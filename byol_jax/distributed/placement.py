@@ -74,7 +74,10 @@ def place_state(state: Any, shard_optimizer: bool = False) -> packing.Packed:
 
   With `shard_optimizer` each device then keeps its part of `opt_state`.
   """
-  packed = replicate(packing.pack(state))
+  # Stacks of rows cost the compiler for CPUs as much as the rest of the step,
+  # and one device is called quickly.
+  is_one_cpu = jax.device_count() == 1 and jax.default_backend() == 'cpu'
+  packed = replicate(packing.pack(state, -1 if is_one_cpu else packing.SMALL))
   if shard_optimizer:
     return _map_opt_state(parallel.take_own_parts)(packed)
   return packed

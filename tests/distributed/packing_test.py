@@ -69,13 +69,16 @@ def test_packed_trees_of_one_kind_are_one_program():
   assert len(traced) == 2
 
 
-def test_a_function_over_packed_trees_does_what_it_does():
+@pytest.mark.parametrize('most_elements', (packing.SMALL, 64, -1))
+def test_a_function_over_packed_trees_does_what_it_does(most_elements):
   def step(tree, more):
     moved = jax.tree.map(lambda x: x[::-1] if x.ndim else x + 1, tree)
     return moved, {'sum': more + tree['count'][0]}
 
   expected, scalars = step(tree(3), 4)
-  found, same = jax.jit(packing.on_packed_state(step))(packing.pack(tree(3)), 4)
-  assert isinstance(found, packing.Packed)
+  packed = packing.pack(tree(3), most_elements)
+  assert bool(packed.small) == (most_elements > 0)
+  found, same = jax.jit(packing.on_packed_state(step))(packed, 4)
+  assert jax.tree.structure(found) == jax.tree.structure(packed)
   assert_same(packing.unpack(found), expected)
   assert same['sum'] == scalars['sum'] == 7

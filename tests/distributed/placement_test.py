@@ -114,3 +114,17 @@ def test_a_snapshot_outlives_its_state():
   step(state)
   assert all(x.is_deleted() for x in jax.tree.leaves(state))
   assert_same(copy, tree())
+
+
+@pytest.mark.parametrize(
+  'backend, count, is_stacked',
+  (('cpu', 1, False), ('cpu', 4, True), ('gpu', 1, True)),
+)
+def test_on_one_cpu_each_array_stays_alone(
+  monkeypatch, backend, count, is_stacked
+):
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  monkeypatch.setattr(jax, 'device_count', lambda: count)
+  placed = placement.place_state(tree())
+  assert bool(placed.small) == is_stacked
+  assert_same(packing.unpack(placement.fetch_first_replica(placed)), tree())
