@@ -65,6 +65,7 @@ def _measure(planned: compile.PlannedRun, rounds: int) -> dict[str, Any]:
   """Compiles the step, times rounds of it, and traces some steps."""
   config, method = planned.config, planned.experiment
   batch_size, devices = config.batch_size, jax.device_count()
+  hardware.keep_freed_memory()
   calls = multi_step.StreamedCalls(lambda *_: iter(()))
   state = placement.place_state(method.init_on_host(), method.shard_optimizer)
   batch = placement.shard(_make_noise(planned))

@@ -188,6 +188,7 @@ def open_training(
 
   Arguments as of `train`; `record` is configuration and training set.
   """
+  hardware.keep_freed_memory()
   faults, checkpoint = options.faults, options.checkpoint
   boundaries = (options.log.every_steps, checkpoint.every_steps)
   step_calls = multi_step.make_step_calls(

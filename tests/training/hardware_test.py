@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import platform
 import types
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 
 from byol_jax import api, errors
 from byol_jax.training import hardware, multi_step
+from tests.helpers import tiny_run
 from tests.helpers.tiny_config import ArraySet, tiny
 
 HOURS = 3600.0
@@ -108,3 +110,26 @@ def test_errors_of_memory_have_several_names(text):
   explain, found = hardware.explain_out_of_memory, 'batch_size: out of memory'
   with pytest.raises(errors.ConfigError, match=found), explain(8):
     raise jax.errors.JaxRuntimeError(text)
+
+
+KEPT = """
+import resource
+import numpy as np
+from byol_jax.training import hardware
+hardware.keep_freed_memory()
+
+def count_faults():
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+  np.ones(100 << 20, np.uint8)
+  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+first = count_faults()
+print(sum(count_faults() for _ in range(5)) < first / 2)
+"""
+
+
+@pytest.mark.skipif('glibc' not in platform.libc_ver(), reason='not glibc')
+def test_memory_that_a_step_frees_is_not_cleared_again():
+  """By the pages that the system gives: the first time only."""
+  process = tiny_run.start_python('-c', KEPT)
+  assert tiny_run.finish(process) == 'True\n'
