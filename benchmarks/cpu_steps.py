@@ -19,6 +19,7 @@ import numpy as np
 from benchmarks import results_file, timing
 from byol_jax import configuration, experiment, modules
 from byol_jax.distributed import placement
+from byol_jax.training import hardware
 
 # Encoder, stem, image size, batch size.
 SHAPES = {
@@ -52,6 +53,7 @@ def build(encoder, stem, size, batch_size):
 
 def make_step(built, batch):
   """A function that takes one step and returns its scalars."""
+  hardware.keep_freed_memory()  # as a run does
   # A new function, so that JAX traces it again.
   update = placement.pmap(
     lambda *args: built.update(*args), donate_argnums=(0,)

@@ -33,27 +33,14 @@ def make(config, parts):
     parts_in_channels=parts,
     **config.network,
   )
-  return functools.partial(forward.apply, is_training=True), forward.init
-
-
-def in_passes(apply):
-  """`apply` to one view after the other."""
-
-  def apply_to_views(params, state, views):
-    outputs = []
-    for view in views:
-      found, state = apply(params, state, view)
-      outputs.append(found)
-    return jax.tree.map(lambda *x: jnp.stack(x), *outputs), state
-
-  return apply_to_views
+  return forward.apply, forward.init
 
 
 def differentiate(apply, params, state, views):
   """Gradients of a weighted sum of the outputs, and the new averages."""
 
   def loss(params):
-    outputs, after = apply(params, state, views)
+    outputs, after = apply(params, state, views, is_training=True)
     weigh = lambda x: jnp.sum(x * jnp.cos(jnp.arange(x.size)).reshape(x.shape))
     return sum(map(weigh, jax.tree.leaves(outputs))), after
 
@@ -95,7 +82,9 @@ def main():
   )
   arguments_of_all = jax.tree.map(np.asarray, (*network, views))
   found = {
-    'two passes': compute('two passes', in_passes(plain), arguments_of_all)
+    'two passes': compute(
+      'two passes', networks.apply_in_turn(plain), arguments_of_all
+    )
   }
   for name, parts in FORMS.items():
     found[name] = compute(name, make(config, parts)[0], arguments_of_all)
@@ -103,7 +92,7 @@ def main():
     exactly = jax.tree.map(
       lambda x: x if x.dtype == np.int32 else np.float64(x), arguments_of_all
     )
-    exact = compute('float64', in_passes(plain), exactly)
+    exact = compute('float64', networks.apply_in_turn(plain), exactly)
     distances = {name: measure(tree, exact) for name, tree in found.items()}
   base = distances['two passes']
   result = {

@@ -130,7 +130,7 @@ def make_loss(
 ) -> LossFn:
   """Returns the loss of one device's images (method.md 1.2 to 1.4).
 
-  Both views are one forward pass of a network, in which they never share batch
+  Both views go through a network in one call, in which they never share batch
   statistics. Both networks run in training mode (method.md 1.3).
 
   Args:

@@ -287,17 +287,19 @@ def _make_forwards(
     axis_name=parallel.AXIS,
     **config.network,
   )
+  platform = platform or jax.default_backend()
   first = resnet.ENCODERS[config.network.encoder].initial_channels
   fits = (
     config.network.stem == 'imagenet'
     and config.image_size % 2 == 0
     and first * config.network.width <= 64
-    and (platform or jax.default_backend()) == 'tpu'
+    and platform == 'tpu'
   )
   in_training = make(
     precision=config.precision,
     recompute_blocks=config.recompute_blocks,
     parts_in_channels=_PARTS_IN_CHANNELS if fits else 0,
+    one_pass=platform != 'cpu',  # whose caches hold one view
   )
   return make(), in_training
 

@@ -169,6 +169,7 @@ def make_forward(
   precision: str = 'float32',
   parts_in_channels: int = 0,
   recompute_blocks: bool = False,
+  one_pass: bool = True,
 ) -> Forward:
   """Returns the network of the config section `network`.
 
@@ -189,6 +190,7 @@ def make_forward(
     precision: of activations, 'float32' or 'bfloat16' (method.md 2.6).
     parts_in_channels: of `resnet.ResNet`, where there are several views.
     recompute_blocks: the same.
+    one_pass: of all views, or one for each, which is the same function.
 
   Values outside `ranges` fail in other ways, or not at all.
   """
@@ -205,7 +207,26 @@ def make_forward(
   )
   heads = _make_heads(projector, predictor, head_norm)
   network = _Network(make_norm, make_encoder, heads, num_classes)
-  return _connect_modules(network, init_scale, precision, parts_in_channels)
+  forward = _connect_modules(network, init_scale, precision, parts_in_channels)
+  apply = forward.apply if one_pass else apply_in_turn(forward.apply)
+  return forward._replace(apply=apply)
+
+
+def apply_in_turn(apply: Callable[..., Any]) -> Callable[..., Any]:
+  """Makes `Forward.apply` of one view that of several, one pass each."""
+
+  def apply_to_views(
+    params: Params, state: NetState, images: jax.Array, is_training: bool
+  ) -> tuple[Outputs, NetState]:
+    if images.ndim == 4:
+      return apply(params, state, images, is_training)
+    outputs = []
+    for view in images:
+      found, state = apply(params, state, view, is_training)
+      outputs.append(found)
+    return jax.tree.map(lambda *x: jnp.stack(x), *outputs), state
+
+  return apply_to_views
 
 
 def _make_heads(

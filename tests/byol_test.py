@@ -325,7 +325,7 @@ def fake_forward():
     name = f'pass{len(state["seen"])}'
     return Seen(out, out, None), {'seen': state['seen'] | {name: flat}}
 
-  return networks.Forward(init, tiny_run.in_passes(apply))
+  return networks.Forward(init, networks.apply_in_turn(apply))
 
 
 def shown(devices, number=0):

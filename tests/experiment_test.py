@@ -87,6 +87,7 @@ def test_every_value_of_the_method_arrives(monkeypatch):
   precision = in_training.pop('precision')
   recompute_blocks = in_training.pop('recompute_blocks')
   assert in_training.pop('parts_in_channels') == 0  # of a TPU
+  assert not in_training.pop('one_pass')  # on a CPU
   assert whole == in_training
   optimizer = wiring.find_call(seen['make_optimizer'], built.optimizer)
   rate = update.arguments['learning_rate']
@@ -189,6 +190,7 @@ def test_views_are_in_the_channels_on_a_tpu_only(
   )
   assert 'parts_in_channels' not in whole
   assert training['parts_in_channels'] == parts
+  assert training['one_pass'] == (platform is not None)
 
 
 @pytest.mark.parametrize('scale_with_batch', [True, False])

@@ -32,7 +32,7 @@ def make_small():
   apply = lambda params, state, images, is_training: pure.apply(
     params, state, None, images, is_training
   )
-  return networks.Forward(pure.init, tiny_run.in_passes(apply))
+  return networks.Forward(pure.init, networks.apply_in_turn(apply))
 
 
 @functools.cache

@@ -323,7 +323,7 @@ def test_forms_of_two_views_are_two_passes():
       jax.vmap(
         functools.partial(differentiate, apply, *state), axis_name='devices'
       )(views)
-      for apply in (tiny_run.in_passes(forms[0]), *forms)
+      for apply in (networks.apply_in_turn(forms[0]), *forms)
     ]
   )
   rounded = jax.tree.map(np.asarray, compute(state, views))

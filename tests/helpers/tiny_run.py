@@ -50,21 +50,6 @@ def make_forward(**overrides):
   return networks.make_forward(**(settings | overrides))
 
 
-def in_passes(apply):
-  """`apply` of one view, made one of several views, a pass for each in turn."""
-
-  def apply_to_views(params, state, images, is_training):
-    if images.ndim == 4:
-      return apply(params, state, images, is_training)
-    outputs = []
-    for view in images:
-      found, state = apply(params, state, view, is_training)
-      outputs.append(found)
-    return jax.tree.map(lambda *x: jnp.stack(x), *outputs), state
-
-  return apply_to_views
-
-
 def shapes_of(forward, size=32):
   """(params, state) of the network as shapes; nothing is computed."""
   return jax.eval_shape(

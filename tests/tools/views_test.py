@@ -14,7 +14,7 @@ from byol_jax.data import from_config
 from byol_jax.data.sampling import resize
 from byol_jax.data.sources import arrays
 from byol_jax.tools import views
-from tests.helpers import tiny_config, tiny_run
+from tests.helpers import tiny_config
 
 COUNT, SIZE = 12, 20
 OPERATIONS = ['flip', 'jitter', 'grayscale', 'blur', 'solarize']
@@ -67,7 +67,7 @@ def test_the_last_pictures_are_what_the_first_step_trains_on(
   augments = [
     spy(*pair) for pair in enumerate(experiment.make_augments(config))
   ]
-  forward = networks.Forward(init=None, apply=tiny_run.in_passes(apply))
+  forward = networks.Forward(init=None, apply=networks.apply_in_turn(apply))
   loss = byol.make_loss(forward, augments, lambda x, y: x[0].projection[:, 0])
   blank = dict.fromkeys(byol.ByolState._fields, ())
   rng = jax.random.PRNGKey(config.seed)
