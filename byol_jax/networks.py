@@ -175,8 +175,8 @@ def make_forward(
 
   Args:
     num_classes: width of the online classifier; None builds none.
-    encoder: a key of `resnet.ENCODERS`; see `resnet.ResNet` for width,
-      version, gamma_init, stem and padding.
+    encoder: a key of `resnet.ENCODERS`; see `resnet.ResNet` for width, version,
+      gamma_init, stem, padding, and recompute_blocks.
     projector: hidden and output widths; None builds neither head.
     predictor: the same; its output width is that of its input.
     bn_decay: decay of the moving averages.
@@ -189,7 +189,6 @@ def make_forward(
       several groups the moving averages differ between them.
     precision: of activations, 'float32' or 'bfloat16' (method.md 2.6).
     parts_in_channels: of `resnet.ResNet`, where there are several views.
-    recompute_blocks: the same.
     one_pass: of all views, or one for each, which is the same function.
 
   Values outside `ranges` fail in other ways, or not at all.
