@@ -299,7 +299,8 @@ def _make_forwards(
     precision=config.precision,
     recompute_blocks=config.recompute_blocks,
     parts_in_channels=_PARTS_IN_CHANNELS if fits else 0,
-    one_pass=platform != 'cpu',  # whose caches hold one view
+    # The caches of a CPU hold the activations of one view, not of two.
+    one_pass=platform != 'cpu',
   )
   return make(), in_training
 

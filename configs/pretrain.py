@@ -175,8 +175,8 @@ def get_config(preset: str = '1000') -> config_dict.ConfigDict:
       # devices in every step; may change when a run resumes.
       'shard_optimizer': False,
       # Whether the activations of a residual block are computed again for the
-      # gradient instead of kept: larger batches fit a device, at about a third
-      # more work; may change when a run resumes.
+      # gradient instead of kept: larger batches fit a device, at about a
+      # quarter more operations; may change when a run resumes.
       'recompute_blocks': False,
       'batch': {
         # Sub-batches into which each device divides its images of a step. They

@@ -40,9 +40,11 @@ class Packed:
 
 
 def pack(tree: Any, most_elements: int = SMALL) -> Packed:
-  """Stacks leaves, traced or numpy, of at most so many elements by their kind.
+  """Stacks the small leaves of a tree, traced or numpy, by shape and dtype.
 
-  With -1 for `most_elements` each leaf stays alone.
+  Args:
+    tree: of arrays.
+    most_elements: of a leaf that is stacked; -1 stacks none.
   """
   leaves = jax.tree.leaves(tree)
   are_small = [leaf.size <= most_elements for leaf in leaves]

@@ -87,7 +87,7 @@ def count_unpriced_calls(text: str) -> int:
   """Counts the operations in a compiled program's text (HLO) that cost -1 s.
 
   From TPU v4 on the compiler joins arrays by calls whose time it does not know,
-  and adds -1 s for each to the optimum (12 calls of five such made -4.996 s).
+  and adds -1 s for each to the optimum: a step with five had -4.996 s.
   """
   return text.count('custom_call_target="ConcatBitcast"')
 

@@ -73,11 +73,11 @@ def keep_freed_memory() -> None:
   again every time, which takes a fifth of the time of the demo's steps.
   """
   if jax.default_backend() == 'cpu':
-    # Another C library has no such function, or does nothing.
+    # Other C libraries lack the function, or ignore the call.
     with contextlib.suppress(AttributeError, OSError, TypeError):
       libc = ctypes.CDLL(None)
-      libc.mallopt(_M_TRIM_THRESHOLD, -1)  # returns nothing
-      libc.mallopt(_M_MMAP_MAX, 0)  # and takes no pages apart
+      libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never shrinks the heap
+      libc.mallopt(_M_MMAP_MAX, 0)  # large arrays are in the heap, too
 
 
 def _describe_parts(config: Mapping[str, Any]) -> str:
