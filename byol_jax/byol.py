@@ -16,7 +16,6 @@ import optax
 
 from byol_jax import (
   augment as augmentation,
-  finite,
   losses,
   metrics,
   networks,
@@ -292,7 +291,8 @@ def make_update(
   """Returns one training step: optimizer, then moving average (method.md 1.3).
 
   A step with a value that is not finite changes nothing in the state except
-  the counts of steps, and reports the scalar `skipped` as 1 (see `finite`).
+  the counts of steps, and reports the scalar `skipped` as 1 (see
+  `parallel.is_finite`).
 
   Args:
     compute_gradients: from `gradients.make_gradients`.
@@ -325,14 +325,14 @@ def make_update(
       opt_state=opt_state,
       **states,
     )
-    is_finite = finite.is_finite(
+    is_finite = parallel.is_finite(
       (grads, state.online_params), (states, scalars)
     )
     scalars |= {
       'tau': decay,
       'learning_rate': learning_rate(state.step),
-      finite.SKIPPED: 1.0 - is_finite,
+      parallel.SKIPPED: 1.0 - is_finite,
     }
-    return finite.select(is_finite, new, state), scalars
+    return parallel.keep_finite(is_finite, new, state), scalars
 
   return update

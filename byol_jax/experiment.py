@@ -287,22 +287,32 @@ def _make_forwards(
     axis_name=parallel.AXIS,
     **config.network,
   )
-  platform = platform or jax.default_backend()
-  first = resnet.ENCODERS[config.network.encoder].initial_channels
-  fits = (
-    config.network.stem == 'imagenet'
-    and config.image_size % 2 == 0
-    and first * config.network.width <= 64
-    and platform == 'tpu'
-  )
   in_training = make(
     precision=config.precision,
     recompute_blocks=config.recompute_blocks,
-    parts_in_channels=_PARTS_IN_CHANNELS if fits else 0,
-    # The caches of a CPU hold the activations of one view, not of two.
-    one_pass=platform != 'cpu',
+    **_choose_form(config, platform or jax.default_backend()),
   )
   return make(), in_training
+
+
+def _choose_form(
+  config: config_dict.ConfigDict, platform: str
+) -> dict[str, Any]:
+  """Returns the arguments of `make_forward` for what a platform is fast at."""
+  encoder = resnet.ENCODERS[config.network.encoder]
+  halves = config.network.stem != 'small' and config.image_size % 2 == 0
+  if platform == 'tpu':
+    channels = encoder.initial_channels * config.network.width
+    fits = config.network.stem == 'imagenet' and halves and channels <= 64
+    return {'parts_in_channels': _PARTS_IN_CHANNELS if fits else 0}
+  # The caches of a CPU hold the activations of one view, not of two; on a GPU
+  # each view has its own weights where norms are folded into them.
+  folds = platform in ('gpu', 'cuda') and encoder.bottleneck
+  return {
+    'one_pass': platform != 'cpu' and not folds,
+    'stem_of_blocks': platform != 'cpu' and halves,
+    'fold_norms': folds,
+  }
 
 
 def make_augments(

@@ -77,12 +77,13 @@ class Conv2D(hk.Module):
   def __call__(self, images: jax.Array) -> jax.Array:
     """[B, H, W, C] -> [B, H / stride, W / stride, channels], rounded up."""
     blocks = self.views.channel_blocks
-    weights = self._get_weights(images.shape[-1] // blocks, images.dtype)
+    weights = self.get_weights(images.shape[-1] // blocks, images.dtype)
     if blocks > 1:
       weights = repeat_on_diagonal(weights, blocks)
     return convolve(images, weights, self.stride, self.padding)
 
-  def _get_weights(self, inputs: int, dtype: Any) -> jax.Array:
+  def get_weights(self, inputs: int, dtype: Any) -> jax.Array:
+    """Returns the parameter, [kernel, kernel, inputs, channels]."""
     shape = (self.kernel, self.kernel, inputs, self.channels)
     init = hk.initializers.TruncatedNormal(1 / np.sqrt(np.prod(shape[:-1])))
     return hk.get_parameter('w', shape, dtype, init)
@@ -132,13 +133,14 @@ class BatchNorm(hk.Module):
     blocks = self.views.channel_blocks
     shape = (*[1] * (x.ndim - 1), x.shape[-1] // blocks)
     repeat = lambda y: jnp.tile(y, blocks) if blocks > 1 else y
-    scale = hk.get_parameter('scale', shape, views.dtype, self.scale_init)
-    offset = hk.get_parameter('offset', shape, views.dtype, jnp.zeros)
+    scale, offset = self._get_parameters(shape, views.dtype)
     if is_training:
-      mean, variance = self._measure(views)
-      for average, moment in ((self.mean_ema, mean), (self.var_ema, variance)):
-        for moment_of_view in moment.reshape(self.views.number, *shape):
-          average(moment_of_view)
+      first = 0 if self.views.in_channels else 1
+      axes = tuple(range(first, views.ndim - 1))
+      mean, variance = self._track(
+        [jnp.mean(x, axes, keepdims=True) for x in (views, jnp.square(views))],
+        shape,
+      )
     else:
       mean = repeat(self.mean_ema.average)
       variance = repeat(self.var_ema.average)
@@ -146,19 +148,42 @@ class BatchNorm(hk.Module):
     normalized = (views - mean) * inverse + repeat(offset)
     return normalized.reshape(x.shape).astype(x.dtype)
 
-  def _measure(self, views: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns mean and biased variance of each channel of each view."""
-    first = 0 if self.views.in_channels else 1
-    axes = tuple(range(first, views.ndim - 1))
-    moments = [
-      jnp.mean(x, axes, keepdims=True) for x in (views, jnp.square(views))
-    ]
+  def fold(
+    self, mean: jax.Array, mean_of_squares: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns factor and summand, [C], from the moments of one view, [C]."""
+    shape = (1, 1, 1, len(mean))
+    scale, offset = self._get_parameters(shape, mean.dtype)
+    mean, variance = self._track(
+      [mean.reshape(shape), mean_of_squares.reshape(shape)], shape
+    )
+    factor = scale * lax.rsqrt(variance + self.epsilon)
+    return factor.reshape(-1), (offset - mean * factor).reshape(-1)
+
+  def _get_parameters(
+    self, shape: tuple[int, ...], dtype: Any
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns scale and offset."""
+    scale = hk.get_parameter('scale', shape, dtype, self.scale_init)
+    return scale, hk.get_parameter('offset', shape, dtype, jnp.zeros)
+
+  def _track(
+    self, moments: list[jax.Array], shape: tuple[int, ...]
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns mean and biased variance of all devices; moves the averages.
+
+    `moments` are means of the values and of their squares, of all views.
+    """
     if self.axis_name is not None:
       moments = lax.pmean(
         moments, self.axis_name, axis_index_groups=self.groups
       )
     mean, mean_of_squares = moments
-    return mean, mean_of_squares - jnp.square(mean)
+    variance = mean_of_squares - jnp.square(mean)
+    for average, moment in ((self.mean_ema, mean), (self.var_ema, variance)):
+      for moment_of_view in moment.reshape(self.views.number, *shape):
+        average(moment_of_view)
+    return mean, variance
 
 
 def cast_parameters(
@@ -189,7 +214,8 @@ class ConvOfBlocks(Conv2D):
 
   It has the parameter and the values of `Conv2D`, and puts views side by side.
   The first convolution of a network has 3 channels, too few for the matrix unit
-  of a TPU; blocks of two views have 24.
+  of a TPU or a GPU; blocks of two views have 24, those of one view and zeros
+  16: the kernels of a GPU want multiples of eight.
   """
 
   def __call__(self, images: jax.Array) -> jax.Array:
@@ -197,7 +223,7 @@ class ConvOfBlocks(Conv2D):
 
     Height and width are even and equal.
     """
-    weights = self._get_weights(images.shape[-1], images.dtype)
+    weights = self.get_weights(images.shape[-1], images.dtype)
     *_, channels, outputs = weights.shape
     pads = self.padding
     if isinstance(pads, str):
@@ -212,9 +238,13 @@ class ConvOfBlocks(Conv2D):
     weights = weights.reshape(size, 2, size, 2, channels, outputs)
     weights = weights.transpose(0, 2, 1, 3, 4, 5)
     weights = weights.reshape(size, size, 4 * channels, outputs)
+    blocks = gather_blocks(images, self.views.number)
+    zeros = -blocks.shape[-1] % 8 if self.views.number == 1 else 0
+    blocks = jnp.pad(blocks, [(0, 0)] * 3 + [(0, zeros)])
+    weights = jnp.pad(weights, [(0, 0)] * 2 + [(0, zeros), (0, 0)])
     first = (before + lead) // 2
     return convolve(
-      gather_blocks(images, self.views.number),
+      blocks,
       repeat_on_diagonal(weights, self.views.number),
       stride=1,
       padding=[(first, size - 1 - first)] * 2,
@@ -224,22 +254,31 @@ class ConvOfBlocks(Conv2D):
 def gather_blocks(images: jax.Array, num_views: int) -> jax.Array:
   """[views * B, H, W, C] -> [B, H / 2, W / 2, views * 4 * C], blocks of 2x2.
 
-  The even rows come before the odd ones, and so do columns, by products with
-  permutations, which are exact in this precision: reordering an array of few
-  channels in memory takes a TPU four times as long.
+  On a TPU by products with permutations, which are exact in this precision:
+  reordering an array of few channels in memory takes it four times as long.
   """
   _, height, width, channels = images.shape
 
-  def make_permutation(size: int) -> jax.Array:
-    places = 2 * np.arange(size // 2) + np.arange(2)[:, None]
-    return jnp.eye(size, dtype=images.dtype)[places]
+  def transpose(images: jax.Array) -> jax.Array:
+    shape = (num_views, -1, height // 2, 2, width // 2, 2, channels)
+    x = images.reshape(shape).transpose(1, 2, 4, 0, 3, 5, 6)
+    return x.reshape(*x.shape[:3], -1)
 
-  multiply = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
-  x = images.reshape(num_views, -1, height, width, channels)
-  x = jnp.moveaxis(x, -1, 1)
-  x = multiply('yih,vcbhw->vcbyiw', make_permutation(height), x)
-  x = multiply('xjw,vcbyiw->bijvyxc', make_permutation(width), x)
-  return x.reshape(*x.shape[:3], -1)
+  def permute(images: jax.Array) -> jax.Array:
+    multiply = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+    x = images.reshape(num_views, -1, height, width, channels)
+    x = jnp.moveaxis(x, -1, 1)
+    x = multiply('yih,vcbhw->vcbyiw', _permute_pairs(height, x.dtype), x)
+    x = multiply('xjw,vcbyiw->bijvyxc', _permute_pairs(width, x.dtype), x)
+    return x.reshape(*x.shape[:3], -1)
+
+  return choose_form(transpose, tpu=permute)(images)
+
+
+def _permute_pairs(size: int, dtype: Any) -> jax.Array:
+  """[2, size / 2, size]: the even places, and the odd ones."""
+  places = 2 * np.arange(size // 2) + np.arange(2)[:, None]
+  return jnp.eye(size, dtype=dtype)[places]
 
 
 def convolve(

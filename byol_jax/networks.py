@@ -167,8 +167,10 @@ def make_forward(
   init_scale: float = 1.0,
   bn_group: int = 0,
   precision: str = 'float32',
-  parts_in_channels: int = 0,
   recompute_blocks: bool = False,
+  stem_of_blocks: bool = False,
+  fold_norms: bool = False,
+  parts_in_channels: int = 0,
   one_pass: bool = True,
 ) -> Forward:
   """Returns the network of the config section `network`.
@@ -176,19 +178,15 @@ def make_forward(
   Args:
     num_classes: width of the online classifier; None builds none.
     encoder: a key of `resnet.ENCODERS`; see `resnet.ResNet` for width, version,
-      gamma_init, stem, padding, and recompute_blocks.
-    projector: hidden and output widths; None builds neither head.
-    predictor: the same; its output width is that of its input.
-    bn_decay: decay of the moving averages.
-    bn_epsilon: added to the variance.
-    axis_name: axis over which batch statistics are averaged in training mode;
-      None keeps them local.
+      gamma_init, stem, padding, and its forms from recompute_blocks on.
+    projector: hidden and output widths, as of the predictor; None: no heads.
+    bn_decay: of the moving averages; bn_epsilon: added to the variance.
+    axis_name: of devices whose batch statistics are averaged; None: local.
     head_norm: of `HEAD_NORMS`.
     init_scale: factor of the variance of initial weights (method.md 2.4).
     bn_group: how many neighbouring devices they are averaged over; 0: all. With
       several groups the moving averages differ between them.
     precision: of activations, 'float32' or 'bfloat16' (method.md 2.6).
-    parts_in_channels: of `resnet.ResNet`, where there are several views.
     one_pass: of all views, or one for each, which is the same function.
 
   Values outside `ranges` fail in other ways, or not at all.
@@ -203,6 +201,8 @@ def make_forward(
     stem=stem,
     padding=padding,
     recompute_blocks=recompute_blocks,
+    stem_of_blocks=stem_of_blocks,
+    fold_norms=fold_norms,
   )
   heads = _make_heads(projector, predictor, head_norm)
   network = _Network(make_norm, make_encoder, heads, num_classes)

@@ -20,7 +20,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from byol_jax import modules
+from byol_jax import folding, modules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +109,7 @@ class Block(hk.Module):
     last_gamma: initial scale of the block's last batch norm.
     name: of the module.
     views: how they lie in the input and the output.
+    fold_norms: of `ResNet`.
   """
 
   def __init__(
@@ -124,10 +125,12 @@ class Block(hk.Module):
     last_gamma: float,
     name: str,
     views: modules.Views = modules.ONE_VIEW,
+    fold_norms: bool = False,
   ):
     super().__init__(name=name)
     self.version = version
     self.project = project
+    self.fold_norms = fold_norms
     make_norm = functools.partial(make_norm, views=views)
     if project:
       self.shortcut_conv = make_conv(
@@ -153,15 +156,19 @@ class Block(hk.Module):
     return compute(x, is_training)
 
   def _compute_v1(self, x: jax.Array, is_training: bool) -> jax.Array:
+    compute = _convolve_and_normalize
+    if self.fold_norms:
+      compute = folding.normalize_convolution
     shortcut = x
     if self.project:
-      shortcut = self.shortcut_conv(x)
-      shortcut = self.shortcut_batchnorm(shortcut, is_training)
-    for i, (convolve, norm) in enumerate(self.layers):
-      x = norm(convolve(x), is_training)
+      pair = self.shortcut_conv, self.shortcut_batchnorm
+      shortcut = compute(*pair, x, is_training)
+    for i, pair in enumerate(self.layers):
+      x = compute(*pair, x, is_training)
       if i < len(self.layers) - 1:
         x = jax.nn.relu(x)
-    return jax.nn.relu(x + shortcut)
+    rectify = folding.rectify if self.fold_norms else jax.nn.relu
+    return rectify(x + shortcut)
 
   def _compute_v2(self, x: jax.Array, is_training: bool) -> jax.Array:
     shortcut = x
@@ -220,6 +227,10 @@ class ResNet(hk.Module):
       blocks, have the views in the channels (`modules.Views`).
     recompute_blocks: whether only the inputs of blocks are kept for the
       gradient, which computes the rest of their activations again.
+    stem_of_blocks: whether the first convolution, of stride 2, is
+      `modules.ConvOfBlocks`; it is with the views in its channels.
+    fold_norms: whether a 1x1 convolution and the norm after it are computed as
+      one (`folding`); images are of one view, and the network of version 1.
   """
 
   def __init__(
@@ -235,6 +246,8 @@ class ResNet(hk.Module):
     num_views: int = 1,
     parts_in_channels: int = 0,
     recompute_blocks: bool = False,
+    stem_of_blocks: bool = False,
+    fold_norms: bool = False,
   ):
     layers, first = ENCODERS[encoder], STEMS[stem]
     super().__init__(name=layers.module_name)
@@ -247,7 +260,8 @@ class ResNet(hk.Module):
     ]
     self.views, self.parts_in_channels = num_views, parts_in_channels
     channels = scale_channels(layers.initial_channels, width)
-    form = modules.ConvOfBlocks if parts_in_channels else modules.Conv2D
+    in_blocks = stem_of_blocks or parts_in_channels > 0
+    form = modules.ConvOfBlocks if in_blocks else modules.Conv2D
     self.initial_conv = make_conv(
       *(channels, first.kernel, first.stride, 'initial_conv', padding),
       *(views[0], form),
@@ -268,6 +282,7 @@ class ResNet(hk.Module):
         name=f'block_group_{i}',
         views=views[1 + i],
         recompute=recompute_blocks,
+        fold_norms=fold_norms,
       )
       for i, (num_blocks, channels) in enumerate(
         zip(layers.blocks, layers.channels, strict=True)
@@ -296,6 +311,15 @@ class ResNet(hk.Module):
       same = self.padding == 'same'
       x = modules.max_pool(x, 'SAME' if same else POOL_PADDING)
     return x
+
+
+def _convolve_and_normalize(
+  convolution: modules.Conv2D,
+  norm: modules.BatchNorm,
+  images: jax.Array,
+  is_training: bool,
+) -> jax.Array:
+  return norm(convolution(images), is_training)
 
 
 def _recompute(layers: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

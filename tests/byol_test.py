@@ -11,7 +11,6 @@ import pytest
 
 from byol_jax import (
   byol,
-  finite,
   gradients,
   losses,
   metrics,
@@ -84,7 +83,7 @@ def test_schedules_see_the_step_before_the_update():
     state, scalars = step(number)
     assert scalars['tau'] == np.float32(TAUS[number])
     assert scalars['learning_rate'] == np.float32(RATES[number])
-    assert scalars[finite.SKIPPED] == 0
+    assert scalars[parallel.SKIPPED] == 0
     assert state.step == number + 1
     if number == 0:  # the rate is 0; the momentum is filled all the same
       assert not differing(state.online_params, old.online_params)

@@ -187,7 +187,7 @@ def parameters(function):
 def test_a_section_is_the_arguments_of_its_factory():
   config = pretrain.get_config()
   others = {'num_classes', 'axis_name', 'precision', 'parts_in_channels'}
-  others |= {'recompute_blocks', 'one_pass'}
+  others |= {'recompute_blocks', 'one_pass', 'stem_of_blocks', 'fold_norms'}
   assert set(config.network) == parameters(networks.make_forward) - others
   for view in config.augment.values():
     assert set(view) - {'crop'} == parameters(augment.make_augment)

@@ -86,8 +86,8 @@ def test_every_value_of_the_method_arrives(monkeypatch):
   )
   precision = in_training.pop('precision')
   recompute_blocks = in_training.pop('recompute_blocks')
-  assert in_training.pop('parts_in_channels') == 0  # of a TPU
-  assert not in_training.pop('one_pass')  # on a CPU
+  for name in ('one_pass', 'stem_of_blocks', 'fold_norms'):
+    assert not in_training.pop(name)  # on a CPU
   assert whole == in_training
   optimizer = wiring.find_call(seen['make_optimizer'], built.optimizer)
   rate = update.arguments['learning_rate']
@@ -169,16 +169,26 @@ def test_every_value_of_the_method_arrives(monkeypatch):
   assert configuration.flatten(config_dict.ConfigDict(arrived)) == expected
 
 
+def list_forms(parts=0, one_pass=True, stem_of_blocks=False, fold_norms=False):
+  return parts, one_pass, stem_of_blocks, fold_norms
+
+
 @pytest.mark.parametrize(
-  'changes, platform, parts',
+  'changes, platform, expected',
   [
-    *(({}, 'tpu', 2), ({'precision': 'bfloat16'}, 'tpu', 2), ({}, 'cuda', 0)),
-    *(({}, None, 0), ({'network.width': 2.0}, 'tpu', 0)),
-    *(({'image_size': 225}, 'tpu', 0), ({'network.stem': 'small'}, 'tpu', 0)),
+    *(({}, 'tpu', list_forms(2)), ({'image_size': 225}, 'tpu', list_forms())),
+    ({'precision': 'bfloat16'}, 'tpu', list_forms(2)),
+    ({'network.width': 2.0}, 'tpu', list_forms()),
+    ({'network.stem': 'small'}, 'tpu', list_forms()),
+    *(({}, None, list_forms(0, False)), ({}, 'cpu', list_forms(0, False))),
+    *(({}, name, list_forms(0, False, True, True)) for name in ('cuda', 'gpu')),
+    ({'image_size': 225}, 'cuda', list_forms(0, False, False, True)),
+    ({'network.encoder': 'ResNet18'}, 'cuda', list_forms(0, True, True)),
+    ({'network.stem': 'small'}, 'cuda', list_forms(0, False, False, True)),
   ],
 )
-def test_views_are_in_the_channels_on_a_tpu_only(
-  monkeypatch, changes, platform, parts
+def test_the_form_of_the_network_fits_the_platform(
+  monkeypatch, changes, platform, expected
 ):
   calls = wiring.spy(monkeypatch, networks, 'make_forward')
   losses_made = wiring.spy(monkeypatch, byol, 'make_loss')
@@ -188,9 +198,13 @@ def test_views_are_in_the_channels_on_a_tpu_only(
     wiring.find_call(calls, forward)
     for forward in (built.forward, losses_made[0].arguments['forward'])
   )
-  assert 'parts_in_channels' not in whole
-  assert training['parts_in_channels'] == parts
-  assert training['one_pass'] == (platform is not None)
+  found = training.get('parts_in_channels', 0), training.get('one_pass', True)
+  found += tuple(
+    training.get(x, False) for x in ('stem_of_blocks', 'fold_norms')
+  )
+  assert found == expected
+  forms = {'parts_in_channels', 'one_pass', 'stem_of_blocks', 'fold_norms'}
+  assert not forms & set(whole)
 
 
 @pytest.mark.parametrize('scale_with_batch', [True, False])

@@ -9,10 +9,10 @@ import pytest
 from tests.helpers import tiny_run
 
 METHOD = ['losses', 'augment', 'schedules', 'optimizers', 'metrics']
-METHOD += ['modules', 'resnet']
+METHOD += ['modules', 'folding', 'resnet']
 LAYER_0 = (*('errors', 'files', *METHOD, 'data.catalog', 'data.sampling.*'),)
 LAYER_1 = ['networks', 'parallel']
-LAYER_2 = ['finite', 'byol', 'evals.supervised']
+LAYER_2 = ['byol', 'evals.supervised']
 MATHS = [*METHOD, *LAYER_1, *LAYER_2, 'gradients']
 TO_LAYER_2 = [
   *(*LAYER_0, *LAYER_1, *LAYER_2, 'configuration', 'ranges'),
@@ -28,8 +28,7 @@ MAY_IMPORT = {
   **dict.fromkeys(LAYER_0, LAYER_0),
   'networks': [*LAYER_0, 'parallel'],
   'parallel': ['errors'],
-  'finite': [*LAYER_0, *LAYER_1],
-  **{name: [*LAYER_0, *LAYER_1, 'finite'] for name in LAYER_2},
+  **{name: [*LAYER_0, *LAYER_1] for name in LAYER_2},
   'gradients': [*LAYER_0, *LAYER_1, 'byol'],
   'ranges': ['errors', 'files'],
   'configuration': ['errors', 'files', 'ranges'],

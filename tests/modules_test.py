@@ -115,9 +115,28 @@ def test_a_batch_norm_of_two_views_is_one_of_each_in_turn():
 def test_blocks_are_gathered_in_the_precision_of_float32():
   """Products round to bfloat16 by default on a TPU; on a CPU they do not."""
   gather = jax.jit(modules.gather_blocks, static_argnums=1)
-  text = gather.lower(np.zeros((2, 4, 4, 3), np.float32), 2).as_text()
+  traced = gather.trace(np.zeros((2, 4, 4, 3), np.float32), 2)
+  text = traced.lower(lowering_platforms=('tpu',)).as_text()
   assert text.count('stablehlo.dot_general') == 2
   assert text.count('precision = [HIGHEST, HIGHEST]') == 2
+
+
+def test_blocks_are_those_of_the_views(monkeypatch):
+  """Both ways: [view, row, column, channel] of each block of 2x2 pixels."""
+  images = np.random.default_rng(0).normal(size=(6, 4, 8, 3))
+  block = lambda b, i, j: images[b::3, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
+  expected = [
+    [[block(b, i, j).ravel() for j in range(4)] for i in range(2)]
+    for b in range(3)
+  ]
+  with jax.enable_x64(True):
+    transposed = jax.jit(modules.gather_blocks, static_argnums=1)(images, 2)
+    monkeypatch.setattr(
+      modules, 'choose_form', lambda plain, *, tpu, **others: tpu
+    )
+    permuted = jax.jit(lambda x: modules.gather_blocks(x, 2))(images)
+  np.testing.assert_array_equal(transposed, expected)
+  np.testing.assert_array_equal(permuted, expected)
 
 
 @pytest.mark.parametrize('padding', resnet.PADDINGS)

@@ -318,6 +318,8 @@ def test_forms_of_two_views_are_two_passes():
     make(axis_name='devices', parts_in_channels=parts).apply
     for parts in range(3)
   ]
+  of_a_gpu = {'one_pass': False, 'stem_of_blocks': True, 'fold_norms': True}
+  forms.append(make(axis_name='devices', **of_a_gpu).apply)
   compute = jax.jit(
     lambda state, views: [
       jax.vmap(
@@ -465,7 +467,14 @@ def test_parts_of_heads_compute_in_float32_and_round_once(part):
 
 
 @pytest.mark.parametrize('version', [1, 2])
-def test_views_in_the_channels_need_no_other_parameters(version):
+@pytest.mark.parametrize(
+  'form',
+  [
+    {'parts_in_channels': 2},
+    {'one_pass': False, 'stem_of_blocks': True, 'fold_norms': True},
+  ],
+)
+def test_forms_need_no_other_parameters(version, form):
   """Of a channel that was taken for two, or two for one, they differ."""
   make = functools.partial(
     tiny_run.make_forward, stem='imagenet', version=version
@@ -474,12 +483,10 @@ def test_views_in_the_channels_need_no_other_parameters(version):
   views = jnp.zeros((2, 2, 32, 32, 3))
   plain, fast = (
     jax.eval_shape(
-      lambda *args, parts=parts: make(parts_in_channels=parts).apply(
-        *args, views, True
-      ),
+      lambda *args, form=form: make(**form).apply(*args, views, True),
       *(params, state),
     )
-    for parts in (0, 2)
+    for form in ({}, form)
   )
   assert fast == plain
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from byol_jax import finite
+from byol_jax import parallel
 from byol_jax.distributed import placement
 
 # Calls whose results the host does not wait for: bounds the batches that are
@@ -70,7 +70,7 @@ class ScalarBuffer:
     """
     values = _fetch(self._scalars, self._counts)
     means, is_skipped = _average(values)
-    values.pop(finite.SKIPPED, None)
+    values.pop(parallel.SKIPPED, None)
     steps = range(self._first_step, self._first_step + len(self))
     self._first_step = steps.stop
     self._scalars, self._counts = [], []
@@ -108,14 +108,14 @@ def _average(
 ) -> tuple[dict[str, float], np.ndarray]:
   """Returns what `ScalarBuffer.fetch_means` says, and which were skipped."""
   (count,) = {len(each) for each in values.values()}
-  is_skipped = values.get(finite.SKIPPED, np.zeros(count)) > 0
-  values = {k: each for k, each in values.items() if k != finite.SKIPPED}
+  is_skipped = values.get(parallel.SKIPPED, np.zeros(count)) > 0
+  values = {k: each for k, each in values.items() if k != parallel.SKIPPED}
   kept = {key: each[~is_skipped] for key, each in values.items()}
   means = {} if is_skipped.all() else _average_kept(kept)
   for key in values.keys() & set(SCHEDULES):
     means[key] = float(values[key][-1])
   if is_skipped.any():
-    means[finite.SKIPPED] = float(is_skipped.sum())
+    means[parallel.SKIPPED] = float(is_skipped.sum())
   return means, is_skipped
 
 
