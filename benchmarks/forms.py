@@ -4,10 +4,11 @@ PYTHONPATH=. python benchmarks/forms.py [--images=2] [--size=224] \\
   [--output=FILE.json]
 
 ResNet-50 with its heads in training mode: two passes, one for each view; one
-pass; and one pass with the views side by side in the channels of the stem, or
-of the stem and the first group, as on a TPU. Each in float32 on this CPU,
-beside two passes in float64. `distance` is of the gradients of a weighted sum
-of all outputs, and of the new batch-norm averages, relative to their norm.
+pass; one pass with the views side by side in the channels of the stem, or of
+the stem and the first group, as on a TPU; and two passes with norms folded into
+convolutions, as on a GPU. Each in float32 on this CPU, beside two passes in
+float64. `distance` is of the gradients of a weighted sum of all outputs, and of
+the new batch-norm averages, relative to their norm.
 """
 
 import functools
@@ -21,16 +22,22 @@ import optax
 from benchmarks import results_file
 from byol_jax import configuration, networks
 
-FORMS = {'one pass': 0, 'stem in channels': 1, 'stem and group in channels': 2}
+FORMS = {
+  'two passes': {'one_pass': False},
+  'one pass': {},
+  'stem in channels': {'parts_in_channels': 1},
+  'stem and group in channels': {'parts_in_channels': 2},
+  'folded': {'one_pass': False, 'stem_of_blocks': True, 'fold_norms': True},
+}
 
 
-def make(config, parts):
+def make(config, **form):
   """The network of the preset; without axis all is one device."""
   forward = networks.make_forward(
     num_classes=None,
     axis_name=None,
     precision='float32',
-    parts_in_channels=parts,
+    **form,
     **config.network,
   )
   return forward.apply, forward.init
@@ -76,23 +83,20 @@ def main():
   config = configuration.load('pretrain:1000')
   shape = (2, arguments.images, arguments.size, arguments.size, 3)
   views = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
-  plain, init = make(config, 0)
+  plain, init = make(config, **FORMS['two passes'])
   network = jax.jit(functools.partial(init, is_training=True))(
     jax.random.PRNGKey(0), views[0]
   )
   arguments_of_all = jax.tree.map(np.asarray, (*network, views))
   found = {
-    'two passes': compute(
-      'two passes', networks.apply_in_turn(plain), arguments_of_all
-    )
+    name: compute(name, make(config, **form)[0], arguments_of_all)
+    for name, form in FORMS.items()
   }
-  for name, parts in FORMS.items():
-    found[name] = compute(name, make(config, parts)[0], arguments_of_all)
   with jax.enable_x64(True):
     exactly = jax.tree.map(
       lambda x: x if x.dtype == np.int32 else np.float64(x), arguments_of_all
     )
-    exact = compute('float64', networks.apply_in_turn(plain), exactly)
+    exact = compute('float64', plain, exactly)
     distances = {name: measure(tree, exact) for name, tree in found.items()}
   base = distances['two passes']
   result = {

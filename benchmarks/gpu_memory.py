@@ -6,8 +6,9 @@ r"""Memory of a training step on a GPU, by XLA's compiler for one; needs no GPU.
     imagenette 256 --output=benchmarks/results/gpu_memory_imagenette.json
 
 `--config.section.key=value` may follow. Compiles the step that training calls
-for one A100 of 40 GB. cuDNN chooses its convolutions on a GPU only, so what
-these need besides is missing. Minutes.
+for one A100 of 40 GB. `bytes_accessed` are those of operands and results, those
+of operations in a loop left out. cuDNN chooses its convolutions on a GPU only,
+so what these need besides is missing. Minutes.
 """
 
 from jax.experimental import topologies
@@ -67,6 +68,7 @@ def main() -> None:
     'argument_bytes': step.cost.argument_bytes,
     'temp_bytes': step.cost.temp_bytes,
     'memory_bytes': step.cost.memory_bytes,
+    'bytes_accessed': step.cost.bytes_accessed,
     'compile_seconds': round(step.compile_seconds, 1),
   }
   packages = ('jax-cuda12-plugin', 'jax-cuda12-pjrt')

@@ -207,7 +207,7 @@ def read_cost(compiled: Any) -> cost.Cost:
   text = compiled.as_text()
   return cost.Cost(
     flops=found.get('flops', 0.0),
-    bytes_accessed=found.get('bytes accessed', 0.0),
+    bytes_accessed=found.get('bytes accessed') or cost.sum_bytes_accessed(text),
     optimal_seconds=found.get('optimal_seconds', 0.0)
     + cost.count_unpriced_calls(text),
     argument_bytes=memory.argument_size_in_bytes,

@@ -22,6 +22,18 @@ _INSTRUCTION = re.compile(
   r'(all-reduce|all-gather|(?:ragged-)?all-to-all|reduce-scatter|'
   r'collective-broadcast|collective-permute)(?:-done)?\('
 )
+# The same of any operation, with its name and its operands.
+_OPERATION = re.compile(
+  r'(?m)^\s*(?:ROOT )?%?([\w.\-]+) = (\([^%"]*?\)|\S+) ([\w\-]+)\(([^)]*)'
+)
+_ENTRY = re.compile(r'(?ms)^ENTRY .*?^\}')
+_MOVE_NOTHING = {
+  'parameter',
+  'constant',
+  'tuple',
+  'get-tuple-element',
+  'bitcast',
+}
 # `f32[8,128]{1,0:T(8,128)}`; a tuple holds several, with comments.
 _ARRAY = re.compile(r'\b(?:pred|[a-z]+(\d+)\w*)\[([\d,]*)\]')
 
@@ -74,13 +86,38 @@ def count_collectives(text: str) -> dict[str, Collective]:
   """
   found: dict[str, Collective] = {}
   for shape, kind in _INSTRUCTION.findall(text):
-    size = sum(
-      math.prod(int(n) for n in dims.split(',') if n) * int(bits or 8) // 8
-      for bits, dims in _ARRAY.findall(shape)
-    )
     before = found.get(kind, Collective(0, 0))
-    found[kind] = Collective(before.operations + 1, before.bytes + size)
+    found[kind] = Collective(
+      before.operations + 1, before.bytes + _count_bytes(shape)
+    )
   return found
+
+
+def sum_bytes_accessed(text: str) -> int:
+  """Sums the bytes that operations read and write, of a program's text (HLO).
+
+  For compilers that do not report them, as that for GPUs: all operands and
+  results, whole, of the outermost operations; a loop counts as one.
+  """
+  entry = _ENTRY.search(text)
+  sizes: dict[str, int] = {}
+  total = 0
+  for name, shape, kind, operands in _OPERATION.findall(
+    entry.group() if entry else ''
+  ):
+    sizes[name] = _count_bytes(shape)
+    if kind not in _MOVE_NOTHING:
+      names = re.findall(r'%([\w.\-]+)', operands)
+      total += sizes[name] + sum(sizes.get(name, 0) for name in names)
+  return total
+
+
+def _count_bytes(shape: str) -> int:
+  """Returns the bytes of an array, or of those of a tuple."""
+  return sum(
+    math.prod(int(n) for n in dims.split(',') if n) * int(bits or 8) // 8
+    for bits, dims in _ARRAY.findall(shape)
+  )
 
 
 def count_unpriced_calls(text: str) -> int:

@@ -128,3 +128,23 @@ print(json.dumps(found))
     'scatter': {'reduce-scatter': [1, 100]},
     'none': {},
   }
+
+
+def test_bytes_are_those_of_operands_and_results():
+  """Of the outermost operations, in bytes: 64 + 64 + 4, then 64 + 32."""
+  text = """
+%inside (x: f32[16]) -> f32[16] {
+  ROOT %y = f32[16]{0} add(%x, %x)
+}
+
+ENTRY %main (x: f32[16]) -> (bf16[16]) {
+  %x = f32[16]{0} parameter(0)
+  %one = f32[] constant(1)
+  %sum.1 = (f32[16]{0}, u8[0]{0}) fusion(%x, %one), calls=%inside
+  %y = f32[16]{0} get-tuple-element(%sum.1), index=0
+  %z = bf16[16]{0} convert(%y), metadata={op_name="f32[4096](%x)"}
+  ROOT %all = (bf16[16]{0}) tuple(%z)
+}
+"""
+  assert cost.sum_bytes_accessed(text) == (64 + 64 + 4) + (64 + 32)
+  assert cost.sum_bytes_accessed('') == 0
