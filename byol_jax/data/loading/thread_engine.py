@@ -65,14 +65,24 @@ def decode_into(
   plan: batch_plan.BatchPlan, source: base.Source, threads: int
 ) -> Generator[batch_buffer.Chunk]:
   """Writes the rows of a plan in their order, leaving out bad images."""
+  kept: dict[int, tuple[np.ndarray, int]] = {}
+
+  def read(index: int) -> tuple[np.ndarray, int]:
+    if index in kept:
+      return kept[index]
+    image, label = source.read(index)
+    pixels = decode.to_pixels(image, plan.pixels)
+    # Files of a few pixels are decoded once: that takes longer than two crops.
+    if source.suits_threads and isinstance(image, bytes):
+      kept[index] = pixels, label
+    return pixels, label
 
   def write(rows: Rows) -> batch_buffer.Chunk:
     done, labels = [], []
     for position, index, drawn in zip(*rows):
       # A source may raise anything; FallbackReader names the image.
       with contextlib.suppress(Exception):
-        image, label = source.read(int(index))
-        pixels = decode.to_pixels(image, plan.pixels)
+        pixels, label = read(int(index))
         plan.write_row(int(position), [pixels], drawn)
         done.append(int(position))
         labels.append(label)

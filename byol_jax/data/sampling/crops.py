@@ -111,8 +111,8 @@ def compute_window(height: Any, width: Any, drawn: Any) -> tuple:
   """
   share, ratio, down, right = drawn[0], drawn[1], drawn[2], drawn[3]
   target = height * width * share
-  w = np.round(np.sqrt(target * ratio))
-  h = np.round(np.sqrt(target / ratio))
+  w = np.rint(np.sqrt(target * ratio))
+  h = np.rint(np.sqrt(target / ratio))
   w = np.maximum(np.minimum(w, width), 1.0)
   h = np.maximum(np.minimum(h, height), 1.0)
   return (

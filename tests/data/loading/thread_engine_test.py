@@ -70,6 +70,26 @@ def test_views_are_those_of_tf_data(varied, transfer):
   same(mine.view_batches(12, 3, 4), other.view_batches(12, 3, 4))
 
 
+@pytest.mark.parametrize('suits_threads', (True, False))
+def test_files_of_few_pixels_are_decoded_once(monkeypatch, suits_threads):
+  files = [encode(smooth(i, 20, 30)) for i in range(8)]
+  expected = list(image_set(Listed(files)).view_batches(8, 0, 5))
+  decode_rgb, decoded = decode.decode_rgb, []
+
+  def record(data, options):
+    decoded.append(files.index(data))
+    return decode_rgb(data, options)
+
+  monkeypatch.setattr(decode, 'decode_rgb', record)
+  source = Listed(files)
+  source.suits_threads = suits_threads
+  mine, _ = both(source, num_threads=1)
+  same(mine.view_batches(8, 0, 5), expected)
+  counts = np.bincount(decoded)
+  counts[0] -= 1  # a set is refused at once if it has no usable image
+  assert list(counts) == [1 if suits_threads else 5] * 8
+
+
 @pytest.mark.parametrize('decoding', ('once', 'crops'))
 def test_crops_are_drawn_on_the_turned_picture(decoding):
   exif = Image.Exif()
