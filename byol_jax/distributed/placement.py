@@ -74,13 +74,39 @@ def place_state(state: Any, shard_optimizer: bool = False) -> packing.Packed:
 
   With `shard_optimizer` each device then keeps its part of `opt_state`.
   """
-  # Stacks of rows cost the compiler for CPUs as much as the rest of the step,
-  # and one device is called quickly.
-  is_one_cpu = jax.device_count() == 1 and jax.default_backend() == 'cpu'
-  packed = replicate(packing.pack(state, -1 if is_one_cpu else packing.SMALL))
+  packed = replicate(_pack(state))
   if shard_optimizer:
     return _map_opt_state(parallel.take_own_parts)(packed)
   return packed
+
+
+def describe_placed(shapes: Any) -> packing.Packed:
+  """Returns the shapes that `place_state` makes of those of a state."""
+  count = jax.local_device_count()
+  return describe_sharded(
+    jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype),
+      jax.eval_shape(_pack, shapes),
+    )
+  )
+
+
+def describe_sharded(shapes: Any) -> Any:
+  """Returns the shapes that `shard` makes of those of host arrays [L, ...].
+
+  With their sharding: else JAX would trace and compile again for the arrays.
+  """
+  rows = _shard_rows(None)
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), shapes
+  )
+
+
+def _pack(state: Any) -> packing.Packed:
+  # Stacks of rows cost the compiler for CPUs as much as the rest of the step,
+  # and one device is called quickly.
+  is_one_cpu = jax.device_count() == 1 and jax.default_backend() == 'cpu'
+  return packing.pack(state, -1 if is_one_cpu else packing.SMALL)
 
 
 def gather_state(packed: packing.Packed) -> packing.Packed:

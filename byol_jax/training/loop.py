@@ -111,6 +111,7 @@ class TrainingContext:
     monitor: compiled by `step_calls` too: (packed state, batch) -> scalars of
       a log line that are computed for it alone.
     shard_optimizer: whether each device holds its part of `opt_state`.
+    wait_for_compiler: called before the first call of `update`.
   """
 
   update: Callable
@@ -139,6 +140,7 @@ class TrainingContext:
   count_flops: Callable[[Any, Any], float] = lambda state, batch: 0.0
   monitor: Callable[[Any, Any], dict[str, Any]] = lambda state, batch: {}
   shard_optimizer: bool = False
+  wait_for_compiler: Callable[[], Any] = lambda: None
 
   def gather_state(self, state: packing.Packed) -> packing.Packed:
     """Returns a state that is whole on every device."""
@@ -168,7 +170,7 @@ def run_loop(
       # Step.
       if batch is not None:
         is_first = step == start.step
-        with _calling(log, step, is_first):
+        with _calling(context, log, step, is_first):
           state, scalars = context.update(state, batch)
         step = call.stop
         buffer.add(scalars, len(call))
@@ -208,13 +210,16 @@ def run_loop(
 
 
 @contextlib.contextmanager
-def _calling(log: logs.Logs, step: int, is_first: bool) -> Iterator[None]:
+def _calling(
+  context: TrainingContext, log: logs.Logs, step: int, is_first: bool
+) -> Iterator[None]:
   """Names a call in a trace, and says that the first one compiles.
 
   The first alone may transfer implicitly.
   """
   if is_first:
     log.start_phase('compiling')
+    context.wait_for_compiler()
   with (
     jax.profiler.StepTraceAnnotation('train', step_num=step),
     jax.transfer_guard('allow' if is_first else 'disallow'),

@@ -5,6 +5,7 @@ checkpoints. Only process 0 writes files.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
 import contextlib
 import dataclasses
 import functools
@@ -202,7 +203,7 @@ def open_training(
     )
     # Later than the timeout of a batch, whose message says more.
     timer = watchdog.Watchdog(1.1 * faults.stall_seconds)
-    yield loop.TrainingContext(
+    context = loop.TrainingContext(
       update=step_calls.compile(method.update),
       monitor=step_calls.compile_monitor(method.monitor),
       step_calls=step_calls,
@@ -220,6 +221,43 @@ def open_training(
       evaluate=evaluate,
       shard_optimizer=method.shard_optimizer,
     )
+    wait = stack.enter_context(_compile_ahead(context, method, dataset))
+    yield dataclasses.replace(context, wait_for_compiler=wait)
+
+
+@contextlib.contextmanager
+def _compile_ahead(
+  context: loop.TrainingContext,
+  method: experiment.Experiment,
+  dataset: TrainingSet,
+) -> Iterator[Callable[[], Any]]:
+  """Compiles a step in a thread, while the first state and batch are made.
+
+  In a new run on a CPU only: an error about a checkpoint should not wait for
+  the compiler, and that for GPUs measures how fast an idle device is.
+
+  Yields:
+    What waits for the thread.
+  """
+  saver = context.checkpointer
+  update: Any = context.update
+  make_batch = getattr(dataset, 'make_blank_views', None)
+  is_fit = (
+    isinstance(context.step_calls, multi_step.StreamedCalls)
+    and jax.default_backend() == 'cpu'
+    and jax.process_count() == 1
+    and not context.shard_optimizer
+  )
+  is_new = saver is not None and saver.latest_step() is None
+  if make_batch is None or not is_fit or not is_new:
+    yield lambda: None
+    return
+  state = placement.describe_placed(jax.eval_shape(method.initial_state))
+  batch = placement.describe_sharded(make_batch(method.batch_size))
+  lowered = update.lower(state, batch)
+  with futures.ThreadPoolExecutor(1, 'compiler') as pool:
+    # The first call finds the result: it is of the same `Lowered`.
+    yield pool.submit(lowered.compile).result
 
 
 @contextlib.contextmanager

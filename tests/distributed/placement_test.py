@@ -128,3 +128,22 @@ def test_on_one_cpu_each_array_stays_alone(
   placed = placement.place_state(tree())
   assert bool(placed.small) == is_stacked
   assert_same(packing.unpack(placement.fetch_first_replica(placed)), tree())
+
+
+def test_a_step_lowered_for_described_shapes_is_not_traced_again():
+  traced = []
+
+  def step(state, batch):
+    traced.append(1)
+    return state, batch['x'] + 1
+
+  state, batch = tree(), {'x': np.ones((jax.local_device_count(), 3))}
+  mapped = placement.pmap(packing.on_packed_state(step))
+  lowered = mapped.lower(
+    placement.describe_placed(jax.eval_shape(lambda: state)),
+    placement.describe_sharded(jax.tree.map(np.float32, batch)),
+  )
+  lowered.compile()
+  batch = placement.shard(jax.tree.map(np.float32, batch))
+  mapped(placement.place_state(state), batch)
+  assert len(traced) == 1

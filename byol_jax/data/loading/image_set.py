@@ -139,6 +139,20 @@ class ImageSet:
     steps = range(start_step, start_step + num_steps)
     return self._training_batches(self.plan_views(batch_size, steps))
 
+  def make_blank_views(self, batch_size: int) -> Batch:
+    """Returns zeros like a batch of `view_batches`; nothing is read."""
+    count = order.divide_batch(
+      batch_size, self._local_devices, self._process[1]
+    )
+    # One zero, seen many times.
+    view = np.broadcast_to(
+      np.zeros((), self._dtype), (count, self._size, self._size, 3)
+    )
+    batch = {f'view{i + 1}': view for i in range(len(self._views))}
+    if self.num_classes:
+      batch |= self.label_columns(np.zeros(count, np.int32))
+    return self.split_over_devices(batch)
+
   def crop_batches(
     self, batch_size: int, start_step: int, num_steps: int
   ) -> Iterator[Batch]:

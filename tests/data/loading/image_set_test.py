@@ -38,6 +38,23 @@ def test_a_batch_has_the_shapes_of_the_contract(varied):
   assert sorted(batch) == ['view1', 'view2']
 
 
+@pytest.mark.parametrize(
+  ('num_classes', 'is_partly_labelled'),
+  [(100, False), (100, True), (None, False)],
+)
+def test_blank_views_are_like_a_batch(
+  monkeypatch, num_classes, is_partly_labelled
+):
+  monkeypatch.setattr(Listed, 'is_partly_labelled', is_partly_labelled)
+  source = Listed([grey(9)] * 4, num_classes)
+  data = image_set(source, local_devices=2, transfer='uint8')
+  (batch,) = data.view_batches(4, 0, 1)
+  blank = data.make_blank_views(4)
+  assert {k: (x.shape, x.dtype) for k, x in blank.items()} == {
+    k: (x.shape, x.dtype) for k, x in batch.items()
+  }
+
+
 def test_crops_change_with_the_epoch_and_the_view_but_not_with_the_batch(
   varied,
 ):
