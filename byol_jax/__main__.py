@@ -10,6 +10,7 @@ signals.install(__name__)
 
 # ruff: noqa: E402
 from collections.abc import Sequence
+import gc
 import os
 import sys
 
@@ -23,6 +24,9 @@ os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a verb and returns the exit code."""
+  # Imports and tracing make many objects that stay: Python's default of 700
+  # looks through them a thousand times before the first step.
+  gc.set_threshold(10_000)
   console.show_warnings()
   console.escape_output()
   try:
