@@ -221,23 +221,22 @@ def open_training(
       evaluate=evaluate,
       shard_optimizer=method.shard_optimizer,
     )
-    wait = stack.enter_context(_compile_ahead(context, method, dataset))
+    wait = _compile_ahead(context, method, dataset)
     yield dataclasses.replace(context, wait_for_compiler=wait)
 
 
-@contextlib.contextmanager
 def _compile_ahead(
   context: loop.TrainingContext,
   method: experiment.Experiment,
   dataset: TrainingSet,
-) -> Iterator[Callable[[], Any]]:
+) -> Callable[[], Any]:
   """Compiles a step in a thread, while the first state and batch are made.
 
   In a new run on a CPU only: an error about a checkpoint should not wait for
   the compiler, and that for GPUs measures how fast an idle device is.
 
-  Yields:
-    What waits for the thread.
+  Returns:
+    What waits for the thread and raises its error.
   """
   saver = context.checkpointer
   update: Any = context.update
@@ -250,14 +249,15 @@ def _compile_ahead(
   )
   is_new = saver is not None and saver.latest_step() is None
   if make_batch is None or not is_fit or not is_new:
-    yield lambda: None
-    return
+    return lambda: None
   state = placement.describe_placed(jax.eval_shape(method.initial_state))
   batch = placement.describe_sharded(make_batch(method.batch_size))
   lowered = update.lower(state, batch)
-  with futures.ThreadPoolExecutor(1, 'compiler') as pool:
-    # The first call finds the result: it is of the same `Lowered`.
-    yield pool.submit(lowered.compile).result
+  pool = futures.ThreadPoolExecutor(1, 'compiler')
+  # The first call finds the result: it is of the same `Lowered`.
+  compiled = pool.submit(lowered.compile)
+  pool.shutdown(wait=False)  # an error about images is not late, either
+  return compiled.result
 
 
 @contextlib.contextmanager
