@@ -213,10 +213,7 @@ def run_loop(
 def _calling(
   context: TrainingContext, log: logs.Logs, step: int, is_first: bool
 ) -> Iterator[None]:
-  """Names a call in a trace, and says that the first one compiles.
-
-  The first alone may transfer implicitly.
-  """
+  """Names a call in a trace; the first compiles and may transfer implicitly."""
   if is_first:
     log.start_phase('compiling')
     context.wait_for_compiler()
