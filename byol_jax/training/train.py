@@ -74,8 +74,7 @@ def train(
     options: when and where to save, to log and to trace, limits on faults.
     config: plain dict, which the workdir records.
     steps_per_call: see `multi_step.make_step_calls`.
-    origin: see `workdir.make_record`.
-    evaluate: called as `options.eval` says.
+    origin: see `workdir.make_record`; evaluate: called as `options.eval` says.
     on_log: see `logs.Logs`; called in process 0 only.
 
   Returns:
@@ -92,6 +91,7 @@ def train(
   record = dict(config) | {'training_set': describe_dataset(dataset)}
   run = method, dataset, path, options, record
   with open_training(*run, steps_per_call, origin, evaluate) as context:
+    context = _compile_ahead(context, method, dataset)
     saver = context.checkpointer
     start = recovery.restore_or_init(saver, method)
     # A configuration binds a workdir from its first checkpoint on.
@@ -203,7 +203,7 @@ def open_training(
     )
     # Later than the timeout of a batch, whose message says more.
     timer = watchdog.Watchdog(1.1 * faults.stall_seconds)
-    context = loop.TrainingContext(
+    yield loop.TrainingContext(
       update=step_calls.compile(method.update),
       monitor=step_calls.compile_monitor(method.monitor),
       step_calls=step_calls,
@@ -221,22 +221,20 @@ def open_training(
       evaluate=evaluate,
       shard_optimizer=method.shard_optimizer,
     )
-    wait = _compile_ahead(context, method, dataset)
-    yield dataclasses.replace(context, wait_for_compiler=wait)
 
 
 def _compile_ahead(
   context: loop.TrainingContext,
   method: experiment.Experiment,
   dataset: TrainingSet,
-) -> Callable[[], Any]:
+) -> loop.TrainingContext:
   """Compiles a step in a thread, while the first state and batch are made.
 
   In a new run on a CPU only: an error about a checkpoint should not wait for
   the compiler, and that for GPUs measures how fast an idle device is.
 
   Returns:
-    What waits for the thread and raises its error.
+    The context, whose first call waits for the thread and raises its error.
   """
   saver = context.checkpointer
   update: Any = context.update
@@ -249,7 +247,7 @@ def _compile_ahead(
   )
   is_new = saver is not None and saver.latest_step() is None
   if make_batch is None or not is_fit or not is_new:
-    return lambda: None
+    return context
   state = placement.describe_placed(jax.eval_shape(method.initial_state))
   batch = placement.describe_sharded(make_batch(method.batch_size))
   lowered = update.lower(state, batch)
@@ -257,7 +255,7 @@ def _compile_ahead(
   # The first call finds the result: it is of the same `Lowered`.
   compiled = pool.submit(lowered.compile)
   pool.shutdown(wait=False)  # an error about images is not late, either
-  return compiled.result
+  return dataclasses.replace(context, wait_for_compiler=compiled.result)
 
 
 @contextlib.contextmanager

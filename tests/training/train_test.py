@@ -496,7 +496,7 @@ def test_an_error_in_the_loss_shows_at_most_ten_frames_of_the_package(
   ]
   # `python -m` adds the frame of the module itself.
   assert 5 < len(frames) < 10, frames
-  assert any('loop.py' in frame for frame in frames)
+  assert any('train.py' in frame for frame in frames)
 
 
 # A set in the memory of the devices, with calls of several steps.
