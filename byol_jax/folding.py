@@ -25,14 +25,16 @@ def normalize_convolution(
   norm: modules.BatchNorm,
   images: jax.Array,
   is_training: bool,
+  fold: bool = True,
 ) -> jax.Array:
-  """Returns norm(convolution(images)), as one where that pays.
+  """Returns norm(convolution(images)), with `fold` as one where that pays.
 
   It does in training, where a 1x1 convolution has no more inputs than outputs.
   [B, H, W, C] -> [B, H / stride, W / stride, channels], in the same dtype.
   """
   inputs, stride = images.shape[-1], convolution.stride
-  if not is_training or convolution.kernel > 1 or inputs > convolution.channels:
+  pays = convolution.kernel == 1 and inputs <= convolution.channels
+  if not (fold and is_training and pays):
     return norm(convolution(images), is_training)
   full = jnp.promote_types(images.dtype, jnp.float32)
   weights = convolution.get_weights(inputs, full)[0, 0]

@@ -96,7 +96,7 @@ def is_finite(large: Any, small: Any) -> jax.Array:
   ]
   # Counted by a dot product, which XLA computes once. A chain of hundreds of
   # logical ands is repeated, on one device, in the loop of every leaf that
-  # `select` writes, and takes seven times as long to compile.
+  # `keep_finite` writes, and takes seven times as long to compile.
   found = jnp.stack(flags).astype(jnp.float32)
   count = jnp.dot(found, jnp.ones_like(found))
   return all_true(count == len(flags))

@@ -156,15 +156,17 @@ class Block(hk.Module):
     return compute(x, is_training)
 
   def _compute_v1(self, x: jax.Array, is_training: bool) -> jax.Array:
-    compute = _convolve_and_normalize
-    if self.fold_norms:
-      compute = folding.normalize_convolution
+    compute = functools.partial(
+      folding.normalize_convolution,
+      is_training=is_training,
+      fold=self.fold_norms,
+    )
     shortcut = x
     if self.project:
       pair = self.shortcut_conv, self.shortcut_batchnorm
-      shortcut = compute(*pair, x, is_training)
+      shortcut = compute(*pair, x)
     for i, pair in enumerate(self.layers):
-      x = compute(*pair, x, is_training)
+      x = compute(*pair, x)
       if i < len(self.layers) - 1:
         x = jax.nn.relu(x)
     rectify = folding.rectify if self.fold_norms else jax.nn.relu
@@ -311,15 +313,6 @@ class ResNet(hk.Module):
       same = self.padding == 'same'
       x = modules.max_pool(x, 'SAME' if same else POOL_PADDING)
     return x
-
-
-def _convolve_and_normalize(
-  convolution: modules.Conv2D,
-  norm: modules.BatchNorm,
-  images: jax.Array,
-  is_training: bool,
-) -> jax.Array:
-  return norm(convolution(images), is_training)
 
 
 def _recompute(layers: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
