@@ -1,25 +1,27 @@
 """Unpacks the CIFAR-10 mosaics of DATA into a folder of images, or one file.
 
   python benchmarks/unpack_cifar10.py DATA/cifar10 FOLDER
-  python benchmarks/unpack_cifar10.py DATA/cifar10 FILE.npz
+  python benchmarks/unpack_cifar10.py DATA/cifar10 FILE.npz [--validation]
 
 Each tar holds pictures of 25 rows of 40 images, `labels.u8`, `classes.txt` and
 `names.txt`. FOLDER gets train/CLASS/NAME.png and test/CLASS/NAME.png, FILE.npz
 arrays of both splits (`dataset` takes either), with the very pixels of the
 mosaics (which are JPEG q95: say so beside a result). The file takes seconds,
-the folder, of 60,000 files, a minute.
+the folder, of 60,000 files, a minute. --validation puts the last 5,000 training
+images, a balanced split, in the place of the test images: to choose settings.
 """
 
+import argparse
 from collections.abc import Iterator
 import io
 from pathlib import Path
-import sys
 import tarfile
 
 import numpy as np
 from PIL import Image
 
 ROWS, COLUMNS, SIDE = 25, 40, 32
+VALIDATION = 5000  # images
 
 
 def read_tiles(tar: tarfile.TarFile) -> Iterator[np.ndarray]:
@@ -37,10 +39,14 @@ def read_arrays(archive: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(list(read_tiles(tar))), labels.astype(np.int64)
 
 
-def write_arrays(source: Path, target: Path) -> None:
+def write_arrays(source: Path, target: Path, validation: bool) -> None:
   """Writes both splits as one file of arrays, without compression."""
   images, labels = read_arrays(source / 'train.tar')
-  test_images, test_labels = read_arrays(source / 'test.tar')
+  if validation:
+    images, test_images = np.split(images, [-VALIDATION])
+    labels, test_labels = np.split(labels, [-VALIDATION])
+  else:
+    test_images, test_labels = read_arrays(source / 'test.tar')
   np.savez(
     target,
     images=images,
@@ -67,10 +73,17 @@ def unpack(archive: Path, folder: Path) -> int:
 
 def main() -> None:
   """Unpacks both splits."""
-  source, target = Path(sys.argv[1]), Path(sys.argv[2])
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('source', type=Path)
+  parser.add_argument('target', type=Path)
+  parser.add_argument('--validation', action='store_true')
+  arguments = parser.parse_args()
+  source, target = arguments.source, arguments.target
   if target.suffix == '.npz':
-    write_arrays(source, target)
+    write_arrays(source, target, arguments.validation)
     return
+  if arguments.validation:
+    parser.error('--validation: only for an .npz')
   for split in ('train', 'test'):
     count = unpack(source / f'{split}.tar', target / split)
     print(f'{split}: {count} images')
