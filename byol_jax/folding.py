@@ -42,8 +42,11 @@ def normalize_convolution(
   images = lax.optimization_barrier(images[:, ::stride, ::stride])
   mean, products = measure_moments(images)
   multiply = lambda x, y: jnp.matmul(x, y, precision=lax.Precision.HIGHEST)
-  mean_of_squares = jnp.sum(multiply(products, weights) * weights, 0)
-  factor, bias = norm.fold(multiply(mean, weights), mean_of_squares)
+  mean = multiply(mean, weights)
+  squares = jnp.sum(multiply(products, weights) * weights, 0)
+  # The sums of a few images round to less than their mean squared: the root of
+  # a negative variance would be no number.
+  factor, bias = norm.fold(mean, jnp.maximum(squares, jnp.square(mean)))
   folded = (weights * factor).astype(images.dtype)
   outputs = modules.convolve(images, folded[None, None], 1, 'VALID')
   return add_bias(outputs, bias)

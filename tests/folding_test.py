@@ -121,6 +121,22 @@ def test_sums_have_the_precision_of_parameters():
   np.testing.assert_array_equal(change, [4107, 4107])
 
 
+@pytest.mark.parametrize('num_images', [1, 2])
+def test_equal_images_have_a_finite_norm(num_images):
+  """Of outputs without a variance, whose rounding is far above epsilon."""
+  network = make(folding.normalize_convolution, 2048, 1, 1)
+  image = 10 * np.random.default_rng(0).random((1, 1, 1, 1024), np.float32)
+  images = np.repeat(image, num_images, axis=0)
+  params, state = network.init(jax.random.PRNGKey(0), images)
+  outputs, after, grads = differentiate(network, params, state, images)
+  # What 1 / sqrt(epsilon) makes of the rounding of numbers up to 30.
+  np.testing.assert_allclose(
+    outputs, np.zeros((num_images, 1, 1, 2048)), atol=0.05
+  )
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
+  assert (after['norm/~/var_ema']['average'] >= 0).all()
+
+
 def test_rectify_is_relu():
   x = jnp.array([-2.0, -0.0, 0.0, 3.0])
   for function in (folding.rectify, jax.nn.relu):
