@@ -307,7 +307,8 @@ def _choose_form(
     return {'parts_in_channels': _PARTS_IN_CHANNELS if fits else 0}
   # The caches of a CPU hold the activations of one view, not of two; on a GPU
   # each view has its own weights where norms are folded into them.
-  folds = platform in ('gpu', 'cuda') and encoder.bottleneck
+  can_fold = encoder.bottleneck and config.network.version == 1
+  folds = platform in ('gpu', 'cuda') and can_fold
   return {
     'one_pass': platform != 'cpu' and not folds,
     'stem_of_blocks': platform != 'cpu' and halves,

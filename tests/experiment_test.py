@@ -184,6 +184,7 @@ def list_forms(parts=0, one_pass=True, stem_of_blocks=False, fold_norms=False):
     *(({}, name, list_forms(0, False, True, True)) for name in ('cuda', 'gpu')),
     ({'image_size': 225}, 'cuda', list_forms(0, False, False, True)),
     ({'network.encoder': 'ResNet18'}, 'cuda', list_forms(0, True, True)),
+    ({'network.version': 2}, 'cuda', list_forms(0, True, True)),
     ({'network.stem': 'small'}, 'cuda', list_forms(0, False, False, True)),
   ],
 )
