@@ -60,7 +60,12 @@ def measure_moments(images: jax.Array) -> tuple[jax.Array, jax.Array]:
   """
   full = jnp.promote_types(images.dtype, jnp.float32)
   rows = images.reshape(-1, images.shape[-1])
-  products = jnp.matmul(rows.T, rows, preferred_element_type=full)
+  # TensorFloat-32 would truncate: a bias that the difference of the moments,
+  # the variance, shows as its own. Products of bfloat16 are exact anyway.
+  precision = lax.Precision.HIGHEST if rows.dtype == full else None
+  products = jnp.matmul(
+    rows.T, rows, precision=precision, preferred_element_type=full
+  )
   return jnp.mean(rows, 0, dtype=full), products / len(rows)
 
 

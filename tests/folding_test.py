@@ -121,6 +121,18 @@ def test_sums_have_the_precision_of_parameters():
   np.testing.assert_array_equal(change, [4107, 4107])
 
 
+@pytest.mark.parametrize(
+  ('dtype', 'precision'),
+  [(jnp.float32, 'HIGHEST, HIGHEST'), (jnp.bfloat16, 'DEFAULT, DEFAULT')],
+)
+def test_moments_of_float32_are_not_truncated(dtype, precision):
+  """Where a GPU would compute the default in TensorFloat-32."""
+  images = jnp.zeros((1, 2, 2, 8), dtype)
+  program = jax.jit(folding.measure_moments).lower(images).as_text()
+  (line,) = (x for x in program.splitlines() if 'dot_general' in x)
+  assert f'precision = [{precision}]' in line
+
+
 @pytest.mark.parametrize('num_images', [1, 2])
 def test_equal_images_have_a_finite_norm(num_images):
   """Of outputs without a variance, whose rounding is far above epsilon."""
