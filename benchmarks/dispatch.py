@@ -2,9 +2,9 @@
 
 PYTHONPATH=. python benchmarks/dispatch.py [--output=FILE.json] [--rounds=3]
 
-A call of a compiled step costs the host time for each array of the state, and
-more in a job of several processes, where every array is converted on the way in
-and out. That is why a run packs its state (`distributed/packing.py`). This
+A call of a compiled step costs the host time for each array of the state. That
+is why a run packs its state (`distributed/packing.py`), and why its arrays span
+all processes of a job (`distributed/placement.py`). This
 measures the call alone, with the states of three encoders as they are and
 packed, each array cut to its first numbers, a body that only adds, the state
 donated. Every process has eight CPU devices, as a host of a pod has eight

@@ -5,7 +5,9 @@ inside: its outputs are sharded over a leading device axis, and indexing one
 (`x[0]`) would start a program across devices, so values leave through
 `fetch_first_replica`.
 
-L is the number of this process's devices.
+L is the number of this process's devices. In a job of several processes an
+array on the devices spans all of them, L * processes rows, of which a process
+reads its own.
 """
 
 from collections import deque
@@ -40,33 +42,56 @@ def pmap(
   It may use collectives over `parallel.AXIS`. `devices` are all of the job by
   default; buffers of the arguments `donate_argnums` may become results.
   """
-  return jax.pmap(
+  mapped = jax.pmap(
     function,
     axis_name=parallel.AXIS,
     donate_argnums=donate_argnums,
     devices=devices,
   )
+  return mapped if jax.process_count() == 1 else _AcrossProcesses(mapped)
+
+
+class _AcrossProcesses:
+  """Calls a mapped function with arrays that span all processes.
+
+  Those are what `replicate`, `shard` and mapped functions return. `jax.pmap`
+  takes and returns arrays of one process and converts each of them in Python,
+  which takes longer than the rest of a call; its compiled program does not
+  (`benchmarks/dispatch.py`).
+  """
+
+  def __init__(self, mapped: Any) -> None:
+    self.lower = mapped.lower
+    self._programs: dict[Any, Callable] = {}
+
+  def __call__(self, *args: Any) -> Any:
+    leaves, structure = jax.tree.flatten(args)
+    key = structure, *((x.shape, x.dtype) for x in leaves)
+    if key not in self._programs:
+      self._programs[key] = self.lower(*args).compile()
+    return self._programs[key](*args)
 
 
 def _shard_rows(devices: Sequence[jax.Device] | None) -> NamedSharding:
-  """Returns the sharding of a leading axis over the (local) devices."""
-  devices = jax.local_devices() if devices is None else devices
+  """Returns the sharding of a leading axis over the devices."""
+  if devices is None:  # in the order of `jax.pmap`
+    of_processes = map(jax.local_devices, range(jax.process_count()))
+    devices = list(itertools.chain.from_iterable(of_processes))
   return NamedSharding(
     Mesh(np.asarray(devices), (parallel.AXIS,)), PartitionSpec(parallel.AXIS)
   )
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
-  """Copies host arrays to each local device: leaves [...] become [L, ...]."""
-  over_devices = _shard_rows(devices)
-  count = len(over_devices.device_set)
+  """Copies host arrays to each device: leaves [...] become [L, ...]."""
+  count = len(_shard_rows(devices).addressable_devices)
 
-  def put(x: Any) -> jax.Array:
+  def repeat(x: Any) -> np.ndarray:
     x = np.asarray(x)
     # A view, not `count` copies on one device.
-    return jax.device_put(np.broadcast_to(x, (count, *x.shape)), over_devices)
+    return np.broadcast_to(x, (count, *x.shape))
 
-  return jax.tree.map(put, tree)
+  return shard(jax.tree.map(repeat, tree), devices)
 
 
 def place_state(state: Any, shard_optimizer: bool = False) -> packing.Packed:
@@ -81,7 +106,7 @@ def place_state(state: Any, shard_optimizer: bool = False) -> packing.Packed:
 
 
 def describe_placed(shapes: Any) -> packing.Packed:
-  """Returns the shapes that `place_state` makes of those of a state."""
+  """Returns the shapes that `place_state` makes, in a job of one process."""
   count = jax.local_device_count()
   return describe_sharded(
     jax.tree.map(
@@ -94,7 +119,8 @@ def describe_placed(shapes: Any) -> packing.Packed:
 def describe_sharded(shapes: Any) -> Any:
   """Returns the shapes that `shard` makes of those of host arrays [L, ...].
 
-  With their sharding: else JAX would trace and compile again for the arrays.
+  In a job of one process. With their sharding: else JAX would trace and compile
+  again for the arrays.
   """
   rows = _shard_rows(None)
   return jax.tree.map(
@@ -125,7 +151,7 @@ def _map_opt_state(function: Callable) -> Callable:
 
 def shard(batch: Any, devices: Sequence[jax.Device] | None = None) -> Any:
   """Puts host arrays [L, ...] on the local devices, a row each."""
-  return jax.device_put(batch, _shard_rows(devices))
+  return jax.make_array_from_process_local_data(_shard_rows(devices), batch)
 
 
 def prefetch(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:

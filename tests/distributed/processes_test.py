@@ -166,6 +166,7 @@ def test_a_job_of_slurm_agrees_until_one_process_fails():
     assert "gathered ['0', '1']; first 0" in process.output
     # Bits as they were, the sign of zero and a payload of a NaN too.
     assert 'the same bits' in process.output
+    assert 'mapped' in process.output
     assert 'everywhere: True' in process.output
   assert 'process 1 (' in first.output and 'no data here' in first.output
   assert 'process 1' not in second.output and 'no data' in second.output

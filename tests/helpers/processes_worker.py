@@ -14,13 +14,36 @@ import numpy as np
 if os.environ.get('JAX_FORCE_TPU_INIT'):
   os.environ.pop('TPU_SKIP_MDS_QUERY', None)
 
-from byol_jax import errors
+from byol_jax import errors, parallel
 from byol_jax.distributed import placement, processes
 
 
 def find(*ways):
   for way in ways:
     print(way, processes.find_address(way, 10))
+
+
+def map_functions():
+  """Arrays span the processes from call to call; each reads its own rows."""
+  traced = []
+
+  def step(state, batch):
+    traced.append(1)
+    return state + parallel.mean(batch), batch.sum()[None]
+
+  mapped = placement.pmap(step, donate_argnums=(0,))
+  for width in (1, 3):
+    rows = 10.0 * jax.process_index() + np.arange(2, dtype=np.float32)
+    state = placement.replicate(np.zeros(width, np.float32))
+    batch = placement.shard(np.repeat(rows[:, None], width, 1))
+    for call in (1, 2):
+      before = state
+      state, sums = mapped(before, batch)
+      assert before.is_deleted()
+      assert state.shape == (4, width) and sums.shape == (4, 1)
+      assert set(placement.fetch_first_replica(state)) == {5.5 * call}
+      assert list(placement.fetch_local_rows(sums)) == list(width * rows)
+  assert len(traced) == 2, traced
 
 
 def join(distributed, fail=None):
@@ -44,6 +67,8 @@ def join(distributed, fail=None):
   for name, x in tree.items():
     assert np.asarray(found[name]).tobytes() == x.tobytes(), name
   print('the same bits')
+  map_functions()
+  print('mapped')
 
   def work():
     if fail:

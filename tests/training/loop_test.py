@@ -88,7 +88,7 @@ def test_the_first_line_does_not_wait_for_the_monitor(
 @pytest.mark.usefixtures('compiled_once')
 def test_an_implicit_transfer_in_the_loop_is_refused(tmp_path, monkeypatch):
   """What reaches the compiled step must have been put on the devices."""
-  monkeypatch.setattr(placement, 'shard', lambda batch: batch)
+  monkeypatch.setattr(placement, 'prefetch', iter)
   with pytest.raises(Exception, match='Disallowed host-to-device transfer'):
     api.pretrain_on(ArraySet(), tiny(), tmp_path)
 
