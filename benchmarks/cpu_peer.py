@@ -3,18 +3,18 @@
 PYTHONPATH=. python benchmarks/cpu_peer.py [--output=FILE.json] [--rounds=6]
 
 The shapes of `cpu_steps.py`, no augmentation, heads 4096/256. Ours is the step
-of `pretrain:1000` (LARS, online classifier); theirs is the loop of lightly's
-BYOL example (SGD, no classifier) with torchvision's ResNet. Two processes take
-steps in turns. Needs `pip install torch torchvision lightly` beside this
-package. Compare the ratios. Other work slows lightly's more, whose threads wait
-for each other: on a busy machine the best step of each says most.
+of `pretrain:1000` (LARS, online classifier), on one CPU device, which uses all
+cores, and on a device a core, which divide the batch; theirs is the loop of
+lightly's BYOL example (SGD, no classifier) with torchvision's ResNet. Three
+processes take steps in turns. Needs `pip install torch torchvision lightly`
+beside this package. Compare the ratios. Other work slows lightly's more, whose
+threads wait for each other: on a busy machine the best step of each says most.
 """
 
 import argparse
 import copy
 import json
 import os
-import statistics
 import subprocess
 import sys
 
@@ -67,12 +67,13 @@ def make_their_step(encoder, stem, size, batch_size):
   return step
 
 
-STEPS = {'ours': make_our_step, 'lightly': make_their_step}
+DEVICES = {'ours': 1, 'ours, a device a core': os.cpu_count(), 'lightly': 1}
 
 
 def work(program, name):
   """Takes a step for each line of the input; prints clock and CPU seconds."""
-  step = STEPS[program](*cpu_steps.SHAPES[name])
+  make_step = make_their_step if program == 'lightly' else make_our_step
+  step = make_step(*cpu_steps.SHAPES[name])
   for _ in range(2):
     step()
   for _ in sys.stdin:
@@ -80,36 +81,41 @@ def work(program, name):
 
 
 def measure(name, rounds):
-  """Images per second of both, and the ratios ours : theirs."""
+  """Images per second of all, and the ratios ours : theirs."""
   workers = {
     program: subprocess.Popen(
       [sys.executable, __file__, f'--program={program}', '--shapes', name],
+      env=os.environ | {'JAX_NUM_CPU_DEVICES': str(devices)},
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
     )
-    for program in STEPS
+    for program, devices in DEVICES.items()
   }
-  seconds = {program: [] for program in STEPS}
+  seconds = {program: [] for program in DEVICES}
   for number in range(rounds):
-    for program in list(STEPS)[:: 1 if number % 2 else -1]:
+    for program in list(DEVICES)[:: 1 if number % 2 else -1]:
       worker = workers[program]
       worker.stdin.write('step\n')
       worker.stdin.flush()
       seconds[program].append(json.loads(worker.stdout.readline()))
   for worker in workers.values():
     worker.communicate()
-  median, batch_size = statistics.median, cpu_steps.SHAPES[name][-1]
-  clocks = {key: [clock for clock, _ in seconds[key]] for key in STEPS}
-  best = {key: batch_size / min(clocks[key]) for key in STEPS}
   return {
-    'images_per_second': {
-      key: batch_size / median(clocks[key]) for key in STEPS
-    },
-    'best_images_per_second': best,
-    'best_ratio': best['ours'] / best['lightly'],
-    **timing.median_ratios(seconds['lightly'], seconds['ours']),
-    'load_average': os.getloadavg()[0],
+    program: describe(seconds[program], seconds['lightly'], name)
+    for program in DEVICES
+  } | {'load_average': os.getloadavg()[0]}
+
+
+def describe(seconds, theirs, name):
+  """Images per second of a program, and its ratios to lightly's."""
+  batch_size = cpu_steps.SHAPES[name][-1]
+  best, best_theirs = (min(times)[0] for times in (seconds, theirs))
+  return {
+    'images_per_second': batch_size / timing.median_seconds(seconds)['seconds'],
+    'best_images_per_second': batch_size / best,
+    'best_ratio': best_theirs / best,
+    **timing.median_ratios(theirs, seconds),
   }
 
 

@@ -35,7 +35,7 @@ PROGRAMS = {
 
 
 def build(encoder, stem, size, batch_size):
-  """The experiment, and a batch of noise for one device."""
+  """The experiment, and a batch of noise for the devices."""
   config = configuration.load('pretrain:1000')
   config.network.update({'encoder': encoder, 'stem': stem})
   config.update({'image_size': size, 'batch_size': batch_size})
@@ -43,11 +43,12 @@ def build(encoder, stem, size, batch_size):
     for name in ('flip', 'jitter', 'grayscale', 'blur', 'solarize'):
       view[name].probability = 0.0
   rng = np.random.default_rng(0)
+  rows = jax.device_count(), batch_size // jax.device_count()
   batch = {
-    name: rng.random((1, batch_size, size, size, 3), np.float32)
+    name: rng.random((*rows, size, size, 3), np.float32)
     for name in ('view1', 'view2')
   }
-  batch['labels'] = rng.integers(0, 1000, (1, batch_size), np.int32)
+  batch['labels'] = rng.integers(0, 1000, rows, np.int32)
   return experiment.build(config, 10**6, 1000), batch
 
 
