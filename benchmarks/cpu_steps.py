@@ -34,14 +34,17 @@ PROGRAMS = {
 }
 
 
-def build(encoder, stem, size, batch_size):
+def build(
+  encoder, stem, size, batch_size, *, optimizer='lars', augmented=False
+):
   """The experiment, and a batch of noise for the devices."""
-  config = configuration.load('pretrain:1000')
+  config = configuration.load('pretrain:1000', {'optimizer.name': optimizer})
   config.network.update({'encoder': encoder, 'stem': stem})
   config.update({'image_size': size, 'batch_size': batch_size})
-  for view in config.augment.values():
-    for name in ('flip', 'jitter', 'grayscale', 'blur', 'solarize'):
-      view[name].probability = 0.0
+  if not augmented:
+    for view in config.augment.values():
+      for name in ('flip', 'jitter', 'grayscale', 'blur', 'solarize'):
+        view[name].probability = 0.0
   rng = np.random.default_rng(0)
   rows = jax.device_count(), batch_size // jax.device_count()
   batch = {

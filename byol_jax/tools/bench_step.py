@@ -103,7 +103,7 @@ def _measure(planned: compile.PlannedRun, rounds: int) -> dict[str, Any]:
     'step_flops_per_device': flops,
     'memory_bytes': compile.read_cost(compiled).memory_bytes,
     'peak_memory_bytes': (device.memory_stats() or {}).get('peak_bytes_in_use'),
-    'time_share': _divide_time(compiled.as_text(), take, steps // 4),
+    'time_share': divide_time(compiled.as_text(), take, steps // 4),
   }
   seconds = batch_size / report['images_per_second']
   report['flops_per_second_per_device'] = flops / seconds
@@ -134,10 +134,16 @@ def _make_noise(planned: compile.PlannedRun) -> dict[str, np.ndarray]:
   return batch
 
 
-def _divide_time(
-  text: str, take: Callable[[int], float], count: int
+def divide_time(
+  text: str, take: Callable[[int], Any], count: int
 ) -> dict[str, float]:
-  """Returns the share of the time of each part in about `count` steps."""
+  """Returns the share of each part of a step in the time of its operations.
+
+  Args:
+    text: the program of the step, as HLO.
+    take: takes so many steps and waits for them.
+    count: about as many are traced, within bounds.
+  """
   with tempfile.TemporaryDirectory() as folder:
     with jax.profiler.trace(folder):
       take(min(max(count, _MIN_TRACED), _MAX_TRACED))
@@ -174,6 +180,8 @@ def name_part(opcode: str, path: str) -> str:
   kind = 'convolutions and products' if is_product else 'the rest'
   if not path:
     return f'{kind if is_product else "operations"} without a name'
+  if not is_product and re.search('batch_?norm', path):
+    return 'batch norm'
   if 'transpose(' in path:
     return f'backward pass: {kind}'
   if re.search(r'jvp\(\w', path):

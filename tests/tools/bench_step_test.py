@@ -100,6 +100,8 @@ def test_a_product_is_one_without_a_name_and_in_a_transpose():
     ('jit(f)/jvp(net)/conv_general_dilated', 'forward passes'),
     ('jit(f)/transpose(jvp(net))/dot_general', 'backward pass: conv'),
     ('jit(f)/transpose(jvp(net))/mul', 'backward pass: the rest'),
+    ('jit(f)/transpose(jvp(net))/block_0/batchnorm_1/mul', 'batch norm'),
+    ('jit(f)/jvp(byol)/predictor/batch_norm/rsqrt', 'batch norm'),
     ('jit(f)/jvp()/cond/branch_1_fun/mul', 'augmentation'),
     ('jit(f)/mul', 'optimizer'),
     ('', 'operations without a name'),
