@@ -86,8 +86,9 @@ def test_every_value_of_the_method_arrives(monkeypatch):
   )
   precision = in_training.pop('precision')
   recompute_blocks = in_training.pop('recompute_blocks')
-  for name in ('one_pass', 'stem_of_blocks', 'fold_norms'):
-    assert not in_training.pop(name)  # on a CPU
+  assert in_training.pop('one_pass')  # of a small encoder on a CPU
+  assert not in_training.pop('stem_of_blocks')
+  assert not in_training.pop('fold_norms')
   assert whole == in_training
   optimizer = wiring.find_call(seen['make_optimizer'], built.optimizer)
   rate = update.arguments['learning_rate']
@@ -181,6 +182,11 @@ def list_forms(parts=0, one_pass=True, stem_of_blocks=False, fold_norms=False):
     ({'network.width': 2.0}, 'tpu', list_forms()),
     ({'network.stem': 'small'}, 'tpu', list_forms()),
     *(({}, None, list_forms(0, False)), ({}, 'cpu', list_forms(0, False))),
+    ({'network.encoder': 'MiniResNet'}, 'cpu', list_forms()),
+    (
+      {'network.encoder': 'MiniResNet', 'network.width': 4.0},
+      *('cpu', list_forms(0, False)),
+    ),
     *(({}, name, list_forms(0, False, True, True)) for name in ('cuda', 'gpu')),
     ({'image_size': 225}, 'cuda', list_forms(0, False, False, True)),
     ({'network.encoder': 'ResNet18'}, 'cuda', list_forms(0, True, True)),
