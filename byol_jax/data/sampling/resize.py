@@ -24,6 +24,7 @@ _U = np.uint64  # numba tests whether a signed index is negative
 
 METHODS = ('resize', 'crop', 'whole')  # of `make_evaluation_window`
 _TABLE_SIZE = 1024  # of TensorFlow's coefficients
+_MARGIN = 2  # pixels beyond either end of a line that a new pixel reaches
 _ELONGATED = 4  # beyond this ratio of the sides only the middle is resized
 
 
@@ -60,10 +61,12 @@ class Taps(NamedTuple):
   Attributes:
     indices: uint64 [n, 4], inside the line.
     weights: float32 [n, 4]: rows sum to 1; a pixel beyond the line has 0.
+    starts: uint64 [n], where the four begin in a line after two more pixels.
   """
 
   indices: np.ndarray
   weights: np.ndarray
+  starts: np.ndarray
 
   def part(self, start: int, count: int) -> 'Taps':
     """Returns the new pixels [start, start + count)."""
@@ -106,8 +109,9 @@ def compute_taps(size: int, new_size: int) -> Taps:
   indices = first[:, None] + offsets
   weights = np.where((indices >= 0) & (indices < size), weights, 0.0)
   weights /= weights.sum(axis=1, keepdims=True)
+  starts = indices[:, 0] + _MARGIN
   indices = np.clip(indices, 0, size - 1)
-  return Taps(indices.astype(_U), weights.astype(_F))
+  return Taps(indices.astype(_U), weights.astype(_F), starts.astype(_U))
 
 
 def make_square_window(
@@ -129,15 +133,15 @@ def _compiled(function: Callable) -> Callable:
 
 
 @extending.intrinsic
-def _combine_pixels(typing, line, start, row, columns, weights):  # type: ignore
-  """line[start + i] = the sum of weights[k] * row[columns[k] + i], i < 4.
+def _combine_pixels(typing, line, start, row, first, weights):  # type: ignore
+  """line[start + i] = the sum of weights[k] * row[first + 3 k + i], i < 4.
 
   Four numbers, where a pixel has three, are one vector of the processor; the
   next pixel overwrites the fourth. Numba's compiler finds no vectors here.
   """
 
   def generate(context, builder, signature, arguments):  # type: ignore
-    line, start, row, columns, weights = arguments
+    line, start, row, first, weights = arguments
     four = ir.VectorType(ir.FloatType(), 4)
 
     def locate(array, kind, index):  # type: ignore
@@ -150,7 +154,7 @@ def _combine_pixels(typing, line, start, row, columns, weights):  # type: ignore
       for lane in map(ir.IntType(32), range(4)):
         weight = builder.extract_value(weights, k)
         lanes = builder.insert_element(lanes, weight, lane)
-      index = builder.extract_value(columns, k)
+      index = builder.add(first, ir.Constant(first.type, 3 * k))
       place = locate(row, signature.args[2], index)
       term = builder.fmul(lanes, builder.load(place, align=4))
       total = builder.fadd(total, term) if total else term
@@ -158,7 +162,7 @@ def _combine_pixels(typing, line, start, row, columns, weights):  # type: ignore
     builder.store(total, place, align=4)
     return context.get_dummy_value()
 
-  return types.void(line, start, row, columns, weights), generate
+  return types.void(line, start, row, first, weights), generate
 
 
 @_compiled
@@ -174,15 +178,15 @@ def _combine_rows(above, weights, row):  # type: ignore
 
 @_compiled
 def _resample(  # type: ignore
-  pixels, window, rows, row_weights, columns, column_weights, unit, out
+  pixels, window, rows, row_weights, starts, column_weights, unit, out
 ):
   """Resizes a window to floats [h, w * 3]; `unit` in the image becomes 1."""
   y, x, _, width = window
   left = 3 * x
   # Whole vectors, with numbers that no weight is for, where the image has them.
   right = min(left + (3 * width + 15) // 16 * 16, pixels.shape[1])
-  row = np.zeros(3 * width + 16, _F)
-  line = np.zeros(3 * len(columns) + 1, _F)
+  row = np.zeros(3 * (width + 2 * _MARGIN) + 16, _F)
+  line = np.zeros(3 * len(starts) + 1, _F)
   for i in range(len(rows)):
     above = (
       pixels[_U(y) + rows[i, 0], left:right],
@@ -196,22 +200,17 @@ def _resample(  # type: ignore
       row_weights[i, 2],
       row_weights[i, 3],
     )
-    _combine_rows(above, weights, row)
-    for j in range(len(columns)):
-      places = (
-        _U(3) * columns[j, 0],
-        _U(3) * columns[j, 1],
-        _U(3) * columns[j, 2],
-        _U(3) * columns[j, 3],
-      )
+    _combine_rows(above, weights, row[3 * _MARGIN :])
+    for j in range(len(starts)):
       weights = (
         column_weights[j, 0],
         column_weights[j, 1],
         column_weights[j, 2],
         column_weights[j, 3],
       )
-      start = _U(3) * _U(j)
-      _combine_pixels(line, start, row, places, weights)  # type: ignore
+      place = _U(3) * _U(j)
+      first = _U(3) * starts[j]
+      _combine_pixels(line, place, row, first, weights)  # type: ignore
     # Bicubic overshoots, so values are clipped.
     for j in range(out.shape[1]):
       out[i, j] = min(max(line[j] / unit, _F(0)), _F(1))
@@ -239,7 +238,11 @@ def resample(
   unit = _F(255 if image.dtype == np.uint8 else 1)
   flat = out.reshape(len(out), -1)
   floats = flat if out.dtype == _F else np.empty(flat.shape, _F)
-  _resample(pixels, window.window, *window.rows, *window.columns, unit, floats)
+  _, rows, columns = window
+  _resample(
+    *(pixels, window.window, rows.indices, rows.weights),
+    *(columns.starts, columns.weights, unit, floats),
+  )
   if floats is not flat:
     _to_bytes(floats, flat)
 
