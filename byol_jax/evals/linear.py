@@ -170,12 +170,7 @@ def _make_training(
 ) -> tuple[probe.Progress, probe.Start]:
   """Returns a record of the training, and its update and initial state."""
   images, batch_size = split.num_examples, options.batch_size
-  steps = schedules.count_steps(options.epochs, images, batch_size)
-  if steps < 1:
-    raise errors.ConfigError(
-      f'epochs: {options.epochs:g} of {images} images make no step of'
-      f' batch_size {batch_size}; raise epochs or lower batch_size'
-    )
+  steps = schedules.choose_length(0, options.epochs, images, batch_size)
   rates = sorted(map(float, options.rates))
   optimizer = supervised.nesterov(
     [rate * batch_size / 256 for rate in rates],
