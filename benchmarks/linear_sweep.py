@@ -35,7 +35,6 @@ def make_options(way, rates):
     logit_penalty=0.0,
     features=way,
     augmentation='crop_flip',
-    standardize=False,
   )
 
 

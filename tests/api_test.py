@@ -324,7 +324,6 @@ EVALUATIONS = {
     'logit_penalty': 0.125,
     'features': 'cached',
     'augmentation': 'pretraining',
-    'standardize': True,
   },
   'transfer': SHARED
   | {

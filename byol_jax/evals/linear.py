@@ -36,7 +36,6 @@ class Options:
   logit_penalty: float
   features: str
   augmentation: str
-  standardize: bool
 
 
 def measure_accuracy(
@@ -102,35 +101,12 @@ def _encode_splits(
   }
   others = {name: found[name] for name in names[:-1]}
   num_classes = named['test'].num_classes or 0
-  overlap = splits.check_test(found['test'], others, num_classes, log)
-  if options.standardize:
-    standardize = fit_standardizer(found['fit'])
-    found = {name: standardize(x) for name, x in found.items()}
-  return found, overlap
+  return found, splits.check_test(found['test'], others, num_classes, log)
 
 
 def list_headlines(results: dict[str, Any]) -> list[headlines.Headline]:
   """Returns the accuracies on test."""
   return headlines.list_accuracies('linear', results, results['test'])
-
-
-def fit_standardizer(
-  stored: features.Features,
-) -> Callable[[features.Features], features.Features]:
-  """Returns a map to zero mean and unit deviation of these features.
-
-  The paper does not standardise.
-  """
-  mean = stored.values.mean(axis=0, dtype=np.float64)
-  deviation = stored.values.std(axis=0, dtype=np.float64)
-  # A constant feature becomes 0.
-  scale = np.where(deviation > 0, 1 / np.maximum(deviation, 1e-30), 0.0)
-
-  def apply(found: features.Features) -> features.Features:
-    values = ((found.values - mean) * scale).astype(np.float32)
-    return found._replace(values=values)
-
-  return apply
 
 
 def select_rate(
@@ -200,12 +176,7 @@ def _make_training(
 
 def _check_options(options: Options) -> None:
   placement.check_batch_size('batch_size', options.batch_size)
-  is_cached = options.features == 'cached'
-  if options.standardize and not is_cached:
-    raise errors.ConfigError(
-      "standardize: expected False unless features='cached', found True"
-    )
-  if options.augmentation != 'crop_flip' and is_cached:
+  if options.augmentation != 'crop_flip' and options.features == 'cached':
     raise errors.ConfigError(
       "augmentation: expected 'crop_flip' with features='cached', whose"
       f' images are centre crops, found {options.augmentation!r}'

@@ -67,9 +67,6 @@ def get_config(name: str = 'paper') -> config_dict.ConfigDict:
       'features': 'augmented',
       # 'crop_flip', or 'pretraining': all that view 1 of the pretraining has.
       'augmentation': 'crop_flip',
-      # Whether cached features are standardised by the mean and deviation of
-      # the training part.
-      'standardize': False,
     }
   )
   config.update(VARIANTS[name])

@@ -22,7 +22,6 @@ OPTIONS = linear.Options(
   logit_penalty=0.0,
   features='cached',
   augmentation='crop_flip',
-  standardize=False,
 )
 
 
@@ -154,21 +153,6 @@ def test_every_option_arrives_in_the_training(monkeypatch):
   assert rows[0].arguments['seed'] == 3
 
 
-def test_standardised_features_do_not_depend_on_scale_and_origin():
-  sets, moved = make_sets(), make_sets()
-  factor = 2.0 ** np.arange(-2, 2).reshape(1, 4, 1)
-  for split in moved.values():
-    split.images = (split.images * factor + 8).astype(np.float32)
-    split.images[..., 0] = 5.0
-  for split in sets.values():
-    split.images[..., 0] = 5.0  # constant: no deviation to divide by
-  first, second = (measure(s, standardize=True) for s in (sets, moved))
-  # float32 around 8 and around 0: the losses agree to its precision.
-  assert first['fit_loss'] == pytest.approx(second['fit_loss'], rel=1e-3)
-  assert first['top1'] == second['top1']
-  assert measure(sets)['fit_loss'] != pytest.approx(first['fit_loss'], rel=0.01)
-
-
 def test_full_batches_reach_the_optimum_of_scikit_learn():
   linear_model = pytest.importorskip('sklearn.linear_model')
   sets = make_sets(noise=2.0, fit=60)
@@ -239,7 +223,6 @@ def test_labels_that_do_not_fit_are_refused(way):
   (
     ({'epochs': 0.1}, 'epochs'),
     ({'batch_size': 0}, 'batch_size'),
-    ({'features': 'augmented', 'standardize': True}, 'standardize'),
     ({'augmentation': 'pretraining'}, 'augmentation'),
   ),
 )
