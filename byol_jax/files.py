@@ -10,7 +10,7 @@ import pathlib
 import shutil
 import stat
 import tempfile
-from typing import Any
+from typing import IO, Any
 
 from byol_jax import errors
 
@@ -75,18 +75,28 @@ def write_text(path: str | pathlib.Path, text: str) -> None:
   Raises:
     DataError: it cannot be written; an older file is as it was.
   """
-  path = pathlib.Path(path)
-  temporary = path.with_name(f'.{path.stem}.{os.getpid()}{path.suffix}.tmp')
   try:
-    temporary.write_text(text, 'utf-8', 'backslashreplace')
-    flush(temporary)
-    os.replace(temporary, path)
-    flush(path.parent)
+    with replace_file(path) as file:
+      file.write(text.encode('utf-8', 'backslashreplace'))
   except OSError as error:
-    temporary.unlink(missing_ok=True)
     raise errors.DataError(
       f'{errors.quote(path)} cannot be written: {error.strerror}'
     ) from error
+
+
+@contextlib.contextmanager
+def replace_file(path: str | pathlib.Path) -> Iterator[IO[bytes]]:
+  """Yields a file that replaces `path` at the end; not after an exception.
+
+  Several processes may do so at once. Raises OSError.
+  """
+  parent = os.path.dirname(os.path.abspath(path))
+  with tempfile.TemporaryDirectory(dir=parent, prefix='.byol_jax.') as folder:
+    with open(os.path.join(folder, 'new'), 'wb') as file:
+      yield file
+    flush(file.name)
+    os.replace(file.name, path)
+  flush(parent)
 
 
 @contextlib.contextmanager

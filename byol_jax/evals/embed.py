@@ -1,8 +1,8 @@
 """Writes the representations of an image set into one .npz file."""
 
 from collections.abc import Callable, Sequence
-import os
 from pathlib import Path
+import tempfile
 
 import jax
 import numpy as np
@@ -33,7 +33,6 @@ def write_embeddings(
     DataError: there is no image, or the file cannot be written.
   """
   path = files.expand_home(output)
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
   is_writer = jax.process_index() == 0
   name = f'output {errors.quote(output)}'
   if is_writer:
@@ -42,20 +41,14 @@ def write_embeddings(
       if path.exists():
         path.open('ab').close()
       path.parent.mkdir(parents=True, exist_ok=True)
-      temporary.touch()
-  try:
-    total = dataset.num_examples
-    log(f'encoding {errors.format_count(total, "image")}')
-    progress = splits.make_progress(log, 'encoding', total)
-    batches = dataset.eval_batches(PER_DEVICE * jax.device_count())
-    found = features.extract_features(encoder, batches, progress)
-    if is_writer:
-      with files.refuse_unwritable(name):
-        rows = np.array([names[i] for i in found.ids], dtype=np.str_)
-        with temporary.open('wb') as file:  # savez adds a suffix to a name
-          np.savez(file, representations=found.values, names=rows)
-        temporary.replace(path)
-  finally:
-    if is_writer:
-      temporary.unlink(missing_ok=True)
+      tempfile.TemporaryFile(dir=path.parent).close()
+  total = dataset.num_examples
+  log(f'encoding {errors.format_count(total, "image")}')
+  progress = splits.make_progress(log, 'encoding', total)
+  batches = dataset.eval_batches(PER_DEVICE * jax.device_count())
+  found = features.extract_features(encoder, batches, progress)
+  if is_writer:
+    rows = np.array([names[i] for i in found.ids], dtype=np.str_)
+    with files.refuse_unwritable(name), files.replace_file(path) as file:
+      np.savez(file, representations=found.values, names=rows)
   return len(found.ids)

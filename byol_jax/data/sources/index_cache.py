@@ -14,7 +14,6 @@ import io
 import logging
 import os
 import pathlib
-import tempfile
 
 import numpy as np
 
@@ -61,11 +60,9 @@ def load_or_build(
   body = buffer.getvalue()
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Renamed when complete: other processes may index the same file.
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-      temporary = pathlib.Path(folder, 'index')
-      temporary.write_bytes(_digest(salt, body) + body)
-      os.replace(temporary, target)
+    # Other processes may index the same file.
+    with files.replace_file(target) as file:
+      file.write(_digest(salt, body) + body)
   except OSError as error:
     _warn_once(target.parent, error.strerror or str(error))
   return arrays
