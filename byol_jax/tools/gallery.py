@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Callable, Mapping
-import importlib.util
 import io
 from typing import Any, NamedTuple
 
@@ -143,10 +142,9 @@ def _show_neighbours(
 def project(values: np.ndarray) -> np.ndarray | None:
   """Returns places in the plane that keep neighbours together, float [N, 2].
 
-  t-SNE of the unit vectors, by scikit-learn; None without it, or if there are
-  fewer than five.
+  t-SNE of the unit vectors; None of fewer than five.
   """
-  if len(values) < 5 or importlib.util.find_spec('sklearn') is None:
+  if len(values) < 5:
     return None
   norms = np.linalg.norm(values, axis=1, keepdims=True)
   units = values / np.maximum(norms, 1e-12)

@@ -261,7 +261,7 @@ def _show_neighbours(gallery: gallery_lib.Gallery) -> str:
 
 def _show_map(gallery: gallery_lib.Gallery) -> str:
   if gallery.places is None:
-    return '<p>Not drawn: it needs scikit-learn and at least five images.</p>'
+    return '<p>Not drawn: it needs at least five images.</p>'
   names, keys = gallery.class_names, ''
   if gallery.classes is not None:
     counts = Counter(gallery.classes.tolist())

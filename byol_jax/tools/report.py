@@ -1,7 +1,6 @@
 """Reports a run: BYOL beside the untrained encoders, and pictures."""
 
 from collections.abc import Callable
-import tempfile
 import time
 from typing import Any
 
@@ -43,10 +42,8 @@ def run(
   """
   pretraining = pretrained.open_run(workdir)
   # Before any work.
-  with files.refuse_unwritable(f'report: {errors.quote(pretraining.path)}'):
-    pretraining.path.mkdir(parents=True, exist_ok=True)  # of one in a bucket
-    with tempfile.TemporaryDirectory(dir=pretraining.path, prefix='.report.'):
-      pass
+  folder = files.find_writable_folder('report:', pretraining.path)
+  folder.mkdir(parents=True, exist_ok=True)  # of a run in a bucket
   specs = {'knn': knn, 'linear': linear}
   configs = {name: configuration.load(spec) for name, spec in specs.items()}
   # First: a step that is missing or damaged ends it before any work.

@@ -136,7 +136,6 @@ def test_curves_have_gaps_and_keep_the_last_point():
 
 
 def test_the_map_keeps_groups_together():
-  pytest.importorskip('sklearn')
   generator = np.random.default_rng(0)
   groups = np.arange(60) % 3
   values = np.eye(3, 16)[groups] + generator.normal(0, 0.05, (60, 16))

@@ -70,7 +70,7 @@ def test_a_workdir_that_is_read_only_stops_before_any_work(
   def refuse(**options):
     raise OSError(errno.EROFS, 'Read-only file system')
 
-  monkeypatch.setattr(report.tempfile, 'TemporaryDirectory', refuse)
+  monkeypatch.setattr(report.files.tempfile, 'TemporaryDirectory', refuse)
   monkeypatch.setattr(report.pretrained, 'open_encoder', None)
   with pytest.raises(errors.DataError, match=r'^report: .*Read-only'):
     report.run(str(labelled[1]), knn='evals/knn', linear='evals/linear:cpu')
