@@ -4,8 +4,8 @@ Process 0 reads its checkpoint or draws the initial state; the other processes
 receive its values.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -84,42 +84,32 @@ class StartPoint(NamedTuple):
   meta: dict[str, Any] | None = None  # of that checkpoint, in process 0 only
 
 
-class Method(Protocol):
-  """What is trained: an `experiment.Experiment`, as far as it is used here."""
-
-  @property
-  def num_steps(self) -> int:
-    """Of the whole run."""
-
-  def initial_state(self) -> Any:
-    """Returns the state before step 0; traceable."""
-
-  def init_on_host(self) -> Any:
-    """Returns the state before step 0 as numpy."""
-
-
 def restore_or_init(
-  saver: checkpointer.Checkpointer | None, method: Method
+  saver: checkpointer.Checkpointer | None,
+  num_steps: int,
+  shapes: Any,
+  init_on_host: Callable[[], Any],
 ) -> StartPoint:
   """Restores the newest usable checkpoint, or makes the initial state.
 
   Args:
     saver: of process 0; None on the others.
-    method: gives the initial state, on process 0 and without a checkpoint
-      only: at scale it takes minutes.
+    num_steps: of the whole run.
+    shapes: like the state.
+    init_on_host: returns the state before step 0 as numpy; called on process 0
+      and without a checkpoint only: at scale it takes minutes.
 
   Raises:
     DataError: there are checkpoints, but the newest is not of this run, or none
       can be used.
   """
-  shapes = jax.eval_shape(method.initial_state)
 
   def restore() -> tuple[int, Any, dict[str, Any]] | None:
     found = saver.restore_newest(shapes) if saver else None
-    if found is not None and found[0] > method.num_steps:
+    if found is not None and found[0] > num_steps:
       raise errors.DataError(
         f'checkpoint {found[0]} is beyond the last step of this run,'
-        f' {method.num_steps}; give another --workdir'
+        f' {num_steps}; give another --workdir'
       )
     return found
 
@@ -130,7 +120,7 @@ def restore_or_init(
     step, state, meta = found
     offset = meta.get('data_offset', 0)
   elif jax.process_index() == 0:
-    state = method.init_on_host()
+    state = init_on_host()
   else:
     state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
   facts = [step, offset, found is not None]
@@ -138,27 +128,6 @@ def restore_or_init(
   # The initial state too: hosts of two kinds need not draw the same bits.
   start = StartPoint(placement.broadcast_arrays(state), *facts)
   return start._replace(meta=meta)
-
-
-def roll_back(
-  saver: checkpointer.Checkpointer | None,
-  method: Method,
-  start: StartPoint,
-  step: int,
-) -> StartPoint:
-  """Restores the last checkpoint with a data offset past the images so far.
-
-  Args:
-    saver: see `restore_or_init`, as `method`.
-    method: gives the initial state.
-    start: of the loop that is rolled back.
-    step: completed by that loop.
-  """
-  if saver is not None:
-    saver.wait()
-  restored = restore_or_init(saver, method)
-  offset = start.data_offset + step - restored.step
-  return restored._replace(data_offset=offset)
 
 
 def advice_after_divergence(

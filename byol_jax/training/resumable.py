@@ -12,7 +12,7 @@ import os
 import pathlib
 import re
 import shutil
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -67,17 +67,17 @@ class Saves:
       raise ValueError(f'two trainings have the name {name!r}')
     self._seen.add(name)
     folder = self.folder / re.sub(r'[^\w.=-]+', '_', name)
-    initial = _Initial(state, num_steps)
+    initial = num_steps, jax.eval_shape(lambda: state), lambda: state
     saver = _open_checkpointer(stack, folder)
     try:
-      start = recovery.restore_or_init(saver, initial)
+      start = recovery.restore_or_init(saver, *initial)
     except errors.DataError as error:
       logging.warning('%s; the training starts afresh', error)
       if saver is not None:
         saver.close()
         shutil.rmtree(folder, ignore_errors=True)
       saver = _open_checkpointer(stack, folder)
-      start = recovery.restore_or_init(saver, initial)
+      start = recovery.restore_or_init(saver, *initial)
     if start.is_resumed:
       self._log(f'{name}: resumed after step {start.step} of {num_steps}')
     return saver, start, _decode(_broadcast_json(start.meta or {}))
@@ -141,19 +141,6 @@ def open_saves(folder: pathlib.Path | None, log: Log) -> Iterator[Saves | None]:
       _remove(folder, is_locked and (is_useless or not _has_steps(folder)))
       raise
     _remove(folder, is_locked)
-
-
-class _Initial(NamedTuple):
-  """See `recovery.Method`."""
-
-  state: Any
-  num_steps: int
-
-  def initial_state(self) -> Any:
-    return self.state
-
-  def init_on_host(self) -> Any:
-    return self.state
 
 
 def _open_checkpointer(

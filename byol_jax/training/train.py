@@ -93,7 +93,7 @@ def train(
   with open_training(*run, steps_per_call, origin, evaluate) as context:
     context = _compile_ahead(context, method, dataset)
     saver = context.checkpointer
-    start = recovery.restore_or_init(saver, method)
+    start = _restore(saver, method)
     # A configuration binds a workdir from its first checkpoint on.
     write = lambda: workdir.write_record(context.workdir, record, origin)
     processes.raise_on_all('config.json', write if saver else lambda: None)
@@ -108,12 +108,27 @@ def train(
           log.note_end(_describe_end(context, means, time.monotonic() - began))
         break
       except recovery.RollbackRequired as error:
-        start = recovery.roll_back(saver, method, start, error.step)
+        start = _restore(saver, method, error.step + start.data_offset)
         notes = [
           f'warning: {error}; back to step {start.step}, with the images of'
           f' step {start.step + start.data_offset} on'
         ]
   return means | {'step': method.num_steps, 'seconds': time.monotonic() - began}
+
+
+def _restore(
+  saver: checkpointer.Checkpointer | None,
+  method: experiment.Experiment,
+  data_step: int | None = None,
+) -> recovery.StartPoint:
+  """Returns where to start, with the images of `data_step` if it is given."""
+  shapes = jax.eval_shape(method.initial_state)
+  start = recovery.restore_or_init(
+    saver, method.num_steps, shapes, method.init_on_host
+  )
+  if data_step is None:
+    return start
+  return start._replace(data_offset=data_step - start.step)
 
 
 @contextlib.contextmanager

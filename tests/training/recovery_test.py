@@ -1,7 +1,5 @@
 """Skipped steps in a row, rollbacks, and the end of a run."""
 
-import types
-
 import numpy as np
 import pytest
 
@@ -71,11 +69,10 @@ class Saver:
 
 def test_a_step_beyond_the_last_one_is_refused():
   """Where another version makes fewer steps of the same configuration."""
-  method = types.SimpleNamespace(
-    initial_state=lambda: {'w': np.ones(2)}, num_steps=11
+  restore = lambda num_steps: recovery.restore_or_init(
+    Saver(), num_steps, {'w': np.ones(2)}, init_on_host=dict
   )
-  assert recovery.restore_or_init(Saver(), method).step == 11
-  method.num_steps = 10
+  assert restore(11).step == 11
   pattern = 'checkpoint 11 is beyond the last step of this run, 10'
   with pytest.raises(errors.DataError, match=pattern):
-    recovery.restore_or_init(Saver(), method)
+    restore(10)
