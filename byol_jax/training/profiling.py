@@ -22,12 +22,8 @@ class Profiler:
   def __init__(
     self, folder: str | pathlib.Path, note: Callable[[str], None]
   ) -> None:
-    """`note` gets a line with what was written to `folder`.
-
-    Raises:
-      UserError: see `files.find_writable_folder`.
-    """
-    self._folder = files.find_writable_folder('profile', folder)
+    """`note` gets a line with what was written to `folder`."""
+    self._folder = files.expand_home(folder).resolve()
     self._note = note
     self._calls, self._is_tracing = 0, False
 

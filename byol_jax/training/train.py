@@ -159,19 +159,13 @@ def _observe(
     )
 
 
-@contextlib.contextmanager
 def _open_profiler(
   folder: str, log: logs.Logs
-) -> Iterator[profiling.Profiler | None]:
+) -> contextlib.AbstractContextManager[profiling.Profiler | None]:
   """Opens the profiler of process 0, if there is a folder, and closes it."""
-
-  def make() -> profiling.Profiler | None:
-    is_wanted = folder and jax.process_index() == 0
-    return profiling.Profiler(folder, log.note) if is_wanted else None
-
-  profiler = processes.raise_on_all('profile', make)
-  with contextlib.closing(profiler) if profiler else contextlib.nullcontext():
-    yield profiler
+  if not folder or jax.process_index() != 0:
+    return contextlib.nullcontext()
+  return contextlib.closing(profiling.Profiler(folder, log.note))
 
 
 def _describe_end(
