@@ -244,16 +244,6 @@ def list_steps(folder: steps.Folder) -> list[int]:
     return sorted(manager.all_steps())
 
 
-def latest_step(folder: steps.Folder) -> int | None:
-  """Returns the newest step in `folder`, or None; writes nothing.
-
-  Raises:
-    DataError: the folder cannot be listed.
-  """
-  with steps.open_manager(folder) as manager:
-    return manager.latest_step()
-
-
 def read_record(folder: steps.Folder) -> Json | None:
   """Returns what the newest undamaged step records; writes nothing.
 
@@ -304,5 +294,5 @@ def read_arrays(
         return steps.read_step(manager, chosen)
       except errors.DataError:
         # The run may have deleted the step meanwhile: then a newer one exists.
-        if step is not None or latest_step(folder) == chosen:
+        if step is not None or list_steps(folder)[-1:] == [chosen]:
           raise

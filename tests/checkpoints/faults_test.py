@@ -106,12 +106,12 @@ def test_a_kill_at_any_operation_costs_at_most_the_step_under_way(run, prepare):
     assert status == signal.SIGKILL or point > 0.8 * count
     published = (folder / '3').exists()
     latest = 3 if published else 2
-    assert checkpointer.latest_step(folder) == latest
+    assert checkpointer.list_steps(folder)[-1] == latest
     checkpointer.read_arrays(folder)
     status, _ = run(folder, kill=1 + number * count // 16)
     assert status in (0, signal.SIGKILL)
-    assert checkpointer.latest_step(folder) >= latest
-    latest = checkpointer.latest_step(folder)
+    assert checkpointer.list_steps(folder)[-1] >= latest
+    latest = checkpointer.list_steps(folder)[-1]
     status, result = run(folder)
     assert status == 0 and result['from'] == latest, (point, result)
     # It saved again, and nothing is left that has to be removed by hand.

@@ -93,7 +93,7 @@ def test_a_reader_writes_nothing_and_needs_no_permission(tmp_path):
   before = {p: os.stat(p).st_mtime_ns for p in folder.rglob('*')}
   for path in (*before, folder):
     path.chmod(0o555 if path.is_dir() else 0o444)
-  assert checkpointer.latest_step(folder) == 1
+  assert checkpointer.list_steps(folder) == [1]
   assert checkpointer.read_record(folder) == {'config': 2}
   arrays, facts = checkpointer.read_arrays(folder)
   assert facts['meta'] == {'step': 1} and len(arrays) == 3
@@ -103,7 +103,7 @@ def test_a_reader_writes_nothing_and_needs_no_permission(tmp_path):
 
 def test_reading_what_is_not_there(tmp_path):
   absent = tmp_path / 'absent'
-  assert checkpointer.latest_step(absent) is None
+  assert checkpointer.list_steps(absent) == []
   assert checkpointer.read_record(absent) is None
   with pytest.raises(errors.DataError, match='has no checkpoint yet'):
     checkpointer.read_arrays(absent)
@@ -149,7 +149,7 @@ def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(
   monkeypatch.setattr(os, 'listdir', refuse)
   for call in (
     lambda: restore_newest(tmp_path, TREE),
-    lambda: checkpointer.latest_step(tmp_path),
+    lambda: checkpointer.list_steps(tmp_path),
     lambda: checkpointer.read_arrays(tmp_path),
   ):
     with pytest.raises(errors.DataError, match='opened: Permission'):

@@ -57,7 +57,7 @@ def arrays_of(workdir, step=None):
 
 
 def latest_step(workdir):
-  return checkpointer.latest_step(workdir / 'checkpoints')
+  return checkpointer.list_steps(workdir / 'checkpoints')[-1]
 
 
 def assert_same_arrays(left, right):
