@@ -38,8 +38,9 @@ def to_line(text: str) -> str:
 
 
 def format_count(count: int, noun: str) -> str:
-  """Returns e.g. '1 image', '1,000 images'."""
-  return f'{count:,} {noun}' + 's' * (count != 1)
+  """Returns e.g. '1 image', '1,000 images', '2 processes'."""
+  plural = 'es' if noun.endswith('s') else 's'
+  return f'{count:,} {noun}' + plural * (count != 1)
 
 
 def _cut(text: str) -> str:

@@ -50,6 +50,7 @@ def test_foreign_text_in_a_message_is_escaped_and_cut(text, shown):
 def test_one_is_written_in_the_singular():
   found = [errors.format_count(count, 'image') for count in (0, 1, 1000)]
   assert found == ['0 images', '1 image', '1,000 images']
+  assert errors.format_count(2, 'process') == '2 processes'
 
 
 HOSTILE = 'a\n\x1b[2J\u202e\x07.jpg'

@@ -48,7 +48,8 @@ def describe_run(config: Mapping[str, Any]) -> list[str]:
   options: Any = jax.config
   precision = options.jax_default_matmul_precision or 'default'
   lines = [
-    f'{_count(count, "device")} ({kind}), {_count(jax.process_count())};'
+    f'{errors.format_count(count, "device")} ({kind}),'
+    f' {errors.format_count(jax.process_count(), "process")};'
     f' {config["precision"]}, matrix products in {precision} precision;'
     f' batch {batch_size:,}, {batch_size / count:g} a device'
     f'{_describe_parts(config)}'
@@ -83,11 +84,6 @@ def keep_freed_memory() -> None:
 def _describe_parts(config: Mapping[str, Any]) -> str:
   parts = config['batch']['accumulate']
   return f' in {parts} sub-batches' if parts > 1 else ''
-
-
-def _count(number: int, noun: str = 'process') -> str:
-  plural = 'es' if noun.endswith('s') else 's'
-  return f'{number:,} {noun}{plural if number != 1 else ""}'
 
 
 def observe_first_calls(
@@ -175,7 +171,7 @@ def format_duration(seconds: float) -> str:
   """Returns '212 days', '3 hours', '1 minute'."""
   units = (('day', 86_400), ('hour', 3600), ('minute', 60))
   name, size = next((x for x in units if seconds >= 2 * x[1]), units[-1])
-  return _count(max(1, round(seconds / size)), name)
+  return errors.format_count(max(1, round(seconds / size)), name)
 
 
 @contextlib.contextmanager
