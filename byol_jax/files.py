@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -233,14 +234,19 @@ def append_json(path: str | pathlib.Path, value: Any) -> None:
       size = file.seek(0, os.SEEK_END)
       if size and os.pread(file.fileno(), 1, size - 1) != b'\n':
         line = b'\n' + line
-      written = file.write(line)
-      if written != len(line):
-        file.truncate(size)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+      append_bytes(file, line)
   except OSError as error:
     raise errors.DataError(
       f'{errors.quote(path)} cannot be written: {error.strerror}'
     ) from error
+
+
+def append_bytes(file: io.FileIO, data: bytes) -> None:
+  """Appends bytes, or raises OSError and leaves the file as it was."""
+  size = os.fstat(file.fileno()).st_size
+  if file.write(data) != len(data):
+    file.truncate(size)
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def flush_tree(folder: str | os.PathLike[str]) -> None:

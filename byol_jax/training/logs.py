@@ -8,7 +8,6 @@ reads back.
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
-import errno
 import importlib.util
 import io
 import itertools
@@ -150,8 +149,9 @@ class Logs:
     """Adds a line to run.log, with its time, and prints nothing."""
     if self._printed is not None:
       now = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(self._clock()))
+      line = f'{now}  {errors.to_line(text)}\n'.encode()
       with self._warn_on_failure('run.log'):
-        _append(self._printed, f'{now}  {errors.to_line(text)}\n'.encode())
+        files.append_bytes(self._printed, line)
 
   def note_end(self, text: str) -> None:
     """Prints the last line of a run, and how to see its curves."""
@@ -303,12 +303,4 @@ def _append_line(
   record: dict[str, Any] = dict(values)
   record |= {k: str(x) for k, x in values.items() if not math.isfinite(x)}
   record |= {'step': int(step), 'time': round(now, 3)}
-  _append(file, json.dumps(record, sort_keys=True).encode() + b'\n')
-
-
-def _append(file: io.FileIO, line: bytes) -> None:
-  """Appends one line, or raises OSError and leaves the file as it was."""
-  size = os.fstat(file.fileno()).st_size
-  if file.write(line) != len(line):
-    file.truncate(size)
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  files.append_bytes(file, json.dumps(record, sort_keys=True).encode() + b'\n')
