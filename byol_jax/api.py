@@ -179,7 +179,7 @@ def _pretrain(
         loop.CheckpointOptions(**config.checkpoint),
         loop.FaultOptions(**config.faults),
         loop.LogOptions(**config.log),
-        loop.EvalOptions(**config.eval),
+        config.eval.knn_every_steps,
         '' if profile is None else str(profile),
       ),
       config=config.to_dict(),

@@ -193,10 +193,12 @@ def test_every_value_of_the_training_arrives(monkeypatch, tmp_path):
   changed = config.to_dict() | {'init': {'checkpoint': path}}
   assert run['config'] == changed
   path = pathlib.Path(reads[0].arguments['path']).relative_to(tmp_path)
+  options = dataclasses.asdict(run['options'])
   arrived = {
     'init': {'checkpoint': str(path)},
     'input': {'steps_per_call': run['steps_per_call']},
-    **dataclasses.asdict(run['options']),
+    'eval': {'knn_every_steps': options.pop('knn_every_steps')},
+    **options,
   }
   expected = {key: wiring.CHANGED[key] for key in wiring.TRAINING}
   found = configuration.flatten(config_dict.ConfigDict(arrived))

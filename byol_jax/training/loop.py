@@ -63,20 +63,13 @@ class LogOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalOptions:
-  """The config section `eval`, explained in configs/pretrain.py."""
-
-  knn_every_steps: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
 class TrainingOptions:
   """What a run takes from its configuration besides the method."""
 
   checkpoint: CheckpointOptions = CheckpointOptions()
   faults: FaultOptions = FaultOptions()
   log: LogOptions = LogOptions()
-  eval: EvalOptions = EvalOptions()
+  knn_every_steps: int = 0
   profile: str = ''  # a folder for a trace; see `profiling`
 
 
@@ -104,7 +97,7 @@ class TrainingContext:
     collapse_policy: what to do about a collapse.
     preemption: whether a signal asks the run to stop.
     watchdog: ends a process whose steps stop coming.
-    evaluate: called as `options.eval` says; None: never.
+    evaluate: called as `options.knn_every_steps` says; None: never.
     after_call: called with the scalars of each call, on the devices.
     count_flops: (packed state, batch) -> operations of a step on one device;
       called once, where the peak of a device is known.
@@ -342,7 +335,7 @@ def _evaluate_if_due(
   In a job of one process a signal ends it without a result: the loop then saves
   the step after this one at once.
   """
-  every = context.options.eval.knn_every_steps
+  every = context.options.knn_every_steps
   if context.evaluate is None or not every:
     return
   if step % every and step < context.num_steps:

@@ -74,7 +74,7 @@ def train(
     options: when and where to save, to log and to trace, limits on faults.
     config: plain dict, which the workdir records.
     steps_per_call: see `multi_step.make_step_calls`.
-    origin: see `workdir.make_record`; evaluate: called as `options.eval` says.
+    origin: see `workdir.make_record`; evaluate: called as `options` says.
     on_log: see `logs.Logs`; called in process 0 only.
 
   Returns:
@@ -202,7 +202,7 @@ def open_training(
   faults, checkpoint = options.faults, options.checkpoint
   boundaries = (options.log.every_steps, checkpoint.every_steps)
   step_calls = multi_step.make_step_calls(
-    dataset, steps_per_call, boundaries, (options.eval.knn_every_steps,)
+    dataset, steps_per_call, boundaries, (options.knn_every_steps,)
   )
   with contextlib.ExitStack() as stack:
     stop_request = stack.enter_context(preemption.PreemptionGuard())

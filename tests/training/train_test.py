@@ -640,7 +640,7 @@ def test_every_option_of_a_run_arrives(tmp_path, monkeypatch):
     loop.CheckpointOptions(**sections['checkpoint']),
     loop.FaultOptions(**sections['faults']),
     loop.LogOptions(**sections['log']),
-    loop.EvalOptions(**sections['eval']),
+    sections['eval']['knn_every_steps'],
   )
   method = types.SimpleNamespace(
     update=None, monitor=None, num_steps=15, batch_size=8, shard_optimizer=False
