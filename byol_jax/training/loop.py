@@ -10,7 +10,6 @@ from __future__ import annotations  # fields are named like modules
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
-import functools
 import pathlib
 import time
 from typing import Any
@@ -151,24 +150,24 @@ def run_loop(
   """
   step, last = start.step, context.num_steps
   state = placement.place_state(start.state, context.shard_optimizer)
-  buffer, meter = scalar_buffer.ScalarBuffer(step), logs.Meter()
+  progress = _Progress(context, log, scalar_buffer.ScalarBuffer(step))
   means, signal, saved_at = {}, None, time.monotonic()
   log.start_phase('reading the first images', has_line=False)
   with contextlib.closing(_open_batches(context, start, log)) as host_batches:
     batches = placement.prefetch(host_batches)
     for call in context.step_calls.split(range(step, last)):
       # Next batch.
-      batch = _wait_for_batch(context, batches, meter)
+      batch = progress.wait_for_batch(batches)
 
       # Step.
       if batch is not None:
         is_first = step == start.step
-        with _calling(context, log, step, is_first):
+        with progress.calling(step, is_first):
           state, scalars = context.update(state, batch)
         step = call.stop
-        buffer.add(scalars, len(call))
+        progress.buffer.add(scalars, len(call))
         if is_first:
-          _finish_first_call(context, buffer, state, batch, meter, log, step)
+          progress.finish_first_call(state, batch, step)
         context.after_call(scalars)
       context.watchdog.step_done(step)
 
@@ -176,16 +175,16 @@ def run_loop(
       signal = context.preemption.requested() if step < last else None
       is_saving = signal or _is_save_due(context, step, saved_at)
       is_due = step % context.options.log.every_steps == 0
-      if len(buffer) and (is_due or is_saving):
-        means = _log_means(context, buffer, meter, step, log, state, batch)
+      if len(progress.buffer) and (is_due or is_saving):
+        means = progress.log_means(step, state, batch)
       if step > start.step:
-        log.tick(step, functools.partial(_peek, context, buffer, meter))
+        log.tick(step, progress.peek)
 
       # Save.
       if is_saving:
         save_checkpoint(context, step, state, start.data_offset)
         saved_at = time.monotonic()
-        meter.restart()
+        progress.meter.restart()
       elif context.checkpointer is not None:
         context.checkpointer.check_for_errors()
 
@@ -194,64 +193,12 @@ def run_loop(
         break
 
       # Evaluate: last, so that a step is saved before it is evaluated.
-      _evaluate_if_due(context, meter, step, state, log)
+      progress.evaluate_if_due(step, state)
     if context.checkpointer is not None:
       context.checkpointer.wait()
   if signal is not None:
     raise _preempted_error(context, signal, step)
   return state, means
-
-
-@contextlib.contextmanager
-def _calling(
-  context: TrainingContext, log: logs.Logs, step: int, is_first: bool
-) -> Iterator[None]:
-  """Names a call in a trace; the first compiles and may transfer implicitly."""
-  if is_first:
-    log.start_phase('compiling')
-    context.wait_for_compiler()
-  with (
-    jax.profiler.StepTraceAnnotation('train', step_num=step),
-    jax.transfer_guard('allow' if is_first else 'disallow'),
-  ):
-    yield
-
-
-def _finish_first_call(
-  context: TrainingContext,
-  buffer: scalar_buffer.ScalarBuffer,
-  state: packing.Packed,
-  batch: Any,
-  meter: logs.Meter,
-  log: logs.Logs,
-  step: int,
-) -> None:
-  """Waits for the first call, in all processes: then the watchdog may start.
-
-  `meter` starts after it, or the rate of the first interval would be that of
-  the compiler.
-  """
-  jax.block_until_ready(state)
-  context.preemption.first_step_done()
-  log.tick(step, buffer.peek_means)
-  # Compiles the monitor now, while no watchdog waits, and after the first line,
-  # which does not need it.
-  jax.block_until_ready(context.monitor(state, batch))
-  meter.devices = jax.device_count()
-  peak = hardware.find_peak(jax.devices()[0].device_kind)
-  if peak and (flops := context.count_flops(state, batch)):
-    meter.peak_seconds = flops / peak / context.batch_size
-  meter.restart(context.batch_size * len(buffer))
-
-
-def _peek(
-  context: TrainingContext,
-  buffer: scalar_buffer.ScalarBuffer,
-  meter: logs.Meter,
-) -> dict[str, float]:
-  """Returns what is known since the last log line, without waiting."""
-  images = context.batch_size * len(buffer)
-  return buffer.peek_means() | meter.peek(images)
 
 
 def _preempted_error(
@@ -276,81 +223,116 @@ def _open_batches(
   )
 
 
-def _wait_for_batch(
-  context: TrainingContext, batches: Iterator[Any], meter: logs.Meter
-) -> Any | None:
-  """Returns the next batch on the devices; None if a signal interrupts."""
-  # This wait has its own timeout, which is shorter than the watchdog's.
-  context.watchdog.restart()
-  try:
-    with meter.waiting(), context.preemption.interruptible():
-      return next(batches)
-  except preemption.WaitInterrupted:
-    return None
-  finally:
-    context.watchdog.restart()
+@dataclasses.dataclass(frozen=True)
+class _Progress:
+  """Follows a loop: waits for its batches, measures, logs and evaluates it."""
 
+  context: TrainingContext
+  log: logs.Logs
+  buffer: scalar_buffer.ScalarBuffer
+  meter: logs.Meter = dataclasses.field(default_factory=logs.Meter)
 
-def _log_means(
-  context: TrainingContext,
-  buffer: scalar_buffer.ScalarBuffer,
-  meter: logs.Meter,
-  step: int,
-  log: logs.Logs,
-  state: packing.Packed,
-  batch: Any | None,
-) -> dict[str, float]:
-  """Writes one log line and returns its scalars; raises as the policies.
+  @contextlib.contextmanager
+  def calling(self, step: int, is_first: bool) -> Iterator[None]:
+    """Names a call in a trace; the first compiles, may transfer implicitly."""
+    if is_first:
+      self.log.start_phase('compiling')
+      self.context.wait_for_compiler()
+    with (
+      jax.profiler.StepTraceAnnotation('train', step_num=step),
+      jax.transfer_guard('allow' if is_first else 'disallow'),
+    ):
+      yield
 
-  `batch` is that of the last call; None: it is gone, and nothing is monitored.
-  """
-  images = context.batch_size * len(buffer)
-  seen = {} if batch is None else context.monitor(state, batch)
-  fetched = buffer.fetch_means()
-  seen = placement.fetch_first_replica(seen)
-  means = fetched.means | {name: float(x) for name, x in seen.items()}
-  log.write(step, means | meter.read(images))
-  if fetched.skipped:
-    log.note(
-      f'warning: steps {", ".join(map(str, fetched.skipped))} were not finite:'
-      ' they left the state as it was'
-    )
-  context.skip_policy.observe(fetched.skipped, fetched.steps)
-  warning = context.collapse_policy.observe({'step': step} | means)
-  if warning:
-    log.note(warning)
-  context.observe(fetched.values)
-  return means
+  def finish_first_call(
+    self, state: packing.Packed, batch: Any, step: int
+  ) -> None:
+    """Waits for the first call, in all processes: the watchdog may start.
 
+    The meter starts after it, or the rate of the first interval would be that
+    of the compiler.
+    """
+    context, meter = self.context, self.meter
+    jax.block_until_ready(state)
+    context.preemption.first_step_done()
+    self.log.tick(step, self.buffer.peek_means)
+    # Compiles the monitor now, while no watchdog waits, and after the first
+    # line, which does not need it.
+    jax.block_until_ready(context.monitor(state, batch))
+    meter.devices = jax.device_count()
+    peak = hardware.find_peak(jax.devices()[0].device_kind)
+    if peak and (flops := context.count_flops(state, batch)):
+      meter.peak_seconds = flops / peak / context.batch_size
+    meter.restart(self.count_images())
 
-def _evaluate_if_due(
-  context: TrainingContext,
-  meter: logs.Meter,
-  step: int,
-  state: packing.Packed,
-  log: logs.Logs,
-) -> None:
-  """Evaluates a step and logs the results.
+  def count_images(self) -> int:
+    """Returns the images since the last log line."""
+    return self.context.batch_size * len(self.buffer)
 
-  In a job of one process a signal ends it without a result: the loop then saves
-  the step after this one at once.
-  """
-  every = context.options.knn_every_steps
-  if context.evaluate is None or not every:
-    return
-  if step % every and step < context.num_steps:
-    return
-  log.start_phase('evaluating', has_line=False)
-  whole = placement.fetch_first_replica(context.gather_state(state))
-  host_state = packing.unpack(whole)
-  with (
-    contextlib.suppress(preemption.WaitInterrupted),
-    meter.excluding(),
-    context.watchdog.paused(),
-    context.preemption.interruptible(),
-  ):
-    scalars, text = context.evaluate(host_state)
-    log.write_evaluation(step, scalars, f'step {step}: {text}')
+  def peek(self) -> dict[str, float]:
+    """Returns what is known since the last log line, without waiting."""
+    return self.buffer.peek_means() | self.meter.peek(self.count_images())
+
+  def wait_for_batch(self, batches: Iterator[Any]) -> Any | None:
+    """Returns the next batch on the devices; None if a signal interrupts."""
+    # This wait has its own timeout, which is shorter than the watchdog's.
+    self.context.watchdog.restart()
+    try:
+      with self.meter.waiting(), self.context.preemption.interruptible():
+        return next(batches)
+    except preemption.WaitInterrupted:
+      return None
+    finally:
+      self.context.watchdog.restart()
+
+  def log_means(
+    self, step: int, state: packing.Packed, batch: Any | None
+  ) -> dict[str, float]:
+    """Writes one log line and returns its scalars; raises as the policies.
+
+    `batch` is that of the last call; None: it is gone, and nothing is
+    monitored.
+    """
+    context, images = self.context, self.count_images()
+    seen = {} if batch is None else context.monitor(state, batch)
+    fetched = self.buffer.fetch_means()
+    seen = placement.fetch_first_replica(seen)
+    means = fetched.means | {name: float(x) for name, x in seen.items()}
+    self.log.write(step, means | self.meter.read(images))
+    if fetched.skipped:
+      self.log.note(
+        f'warning: steps {", ".join(map(str, fetched.skipped))} were not'
+        ' finite: they left the state as it was'
+      )
+    context.skip_policy.observe(fetched.skipped, fetched.steps)
+    warning = context.collapse_policy.observe({'step': step} | means)
+    if warning:
+      self.log.note(warning)
+    context.observe(fetched.values)
+    return means
+
+  def evaluate_if_due(self, step: int, state: packing.Packed) -> None:
+    """Evaluates a step and logs the results.
+
+    In a job of one process a signal ends it without a result: the loop then
+    saves the step after this one at once.
+    """
+    context, every = self.context, self.context.options.knn_every_steps
+    if context.evaluate is None or not every:
+      return
+    if step % every and step < context.num_steps:
+      return
+    self.log.start_phase('evaluating', has_line=False)
+    whole = placement.fetch_first_replica(context.gather_state(state))
+    host_state = packing.unpack(whole)
+    with (
+      contextlib.suppress(preemption.WaitInterrupted),
+      self.meter.excluding(),
+      context.watchdog.paused(),
+      context.preemption.interruptible(),
+    ):
+      scalars, text = context.evaluate(host_state)
+      self.log.write_evaluation(step, scalars, f'step {step}: {text}')
 
 
 def _is_save_due(context: TrainingContext, step: int, saved_at: float) -> bool:

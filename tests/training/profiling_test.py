@@ -131,13 +131,14 @@ def test_a_folder_without_a_trace_is_named(tmp_path):
 
 
 def test_rates_of_a_run_are_divided_by_all_devices(monkeypatch):
-  context, meter = loop.TrainingContext(None, None, 9, 8, None), logs.Meter()
+  context = loop.TrainingContext(None, None, 9, 8, None)
   monkeypatch.setattr(jax, 'device_count', lambda: 4)
   buffer = scalar_buffer.ScalarBuffer(0)
   buffer.add({'byol_loss': jnp.zeros((1, 1))}, 1)
   log = logs.Logs('', 9, silent=True)
-  loop._finish_first_call(context, buffer, None, None, meter, log, 1)
-  assert meter.devices == 4
+  progress = loop._Progress(context, log, buffer)
+  progress.finish_first_call(None, None, 1)
+  assert progress.meter.devices == 4
 
 
 class Stop(Exception):
