@@ -116,9 +116,9 @@ def test_no_number_is_without_end(kind, key):
   for value in ENDLESS:
     changed = (value,) * len(default) if isinstance(default, tuple) else value
     with pytest.raises(errors.ConfigError, match=f'^{key}: expected'):
-      configuration.load(kind, {key: changed})
-    with pytest.raises(errors.ConfigError, match=f'^{key}: expected'):
       ranges.check_values({key: changed})  # as a saved configuration has it
+  with pytest.raises(errors.ConfigError, match=f'^{key}: expected'):
+    configuration.load(kind, {key: changed})
 
 
 def test_numbers_by_which_results_are_named_differ_in_six_digits():
@@ -162,14 +162,14 @@ def draw_arguments(rng, kind):
 
 
 def test_random_overrides_give_one_line_or_a_run(monkeypatch, capsys, tmp_path):
-  """500 command lines; nothing is written before the check, or by it."""
+  """150 command lines; nothing is written before the check, or by it."""
   rng, accepted = random.Random(0), []
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(
     *(api, 'pretrain'),
     lambda config, workdir, profile: accepted.append(config) or DONE,
   )
-  for _ in range(500):
+  for _ in range(150):
     count = len(accepted)
     arguments = [*draw_arguments(rng, 'pretrain')]
     code = command.main(
@@ -182,9 +182,9 @@ def test_random_overrides_give_one_line_or_a_run(monkeypatch, capsys, tmp_path):
       line = found.err.removesuffix('\n')
       assert code == 2 and line.startswith('byol_jax: '), arguments
       assert line.isprintable() and len(line) < 2000, arguments
-  assert 50 < len(accepted) < 450
+  assert 15 < len(accepted) < 135
   assert not [*tmp_path.iterdir()]
-  for config in rng.sample(accepted, 12):
+  for config in rng.sample(accepted, 4):
     built = experiment.build(config, 10_000, 10)
     jax.eval_shape(built.initial_state)
 
@@ -195,8 +195,8 @@ DONE = {'unusable_images': 0, 'step': 1}
 @pytest.mark.parametrize('kind', configuration.KINDS[1:])
 def test_random_overrides_of_an_evaluation(kind):
   rng, lines = random.Random(1), []
-  for _ in range(250):
+  for _ in range(60):
     with contextlib.suppress(errors.ConfigError):
       configuration.load(kind, [*draw_arguments(rng, kind)], kind)
       lines.append(kind)
-  assert 20 < len(lines) < 230
+  assert 5 < len(lines) < 55
