@@ -14,14 +14,14 @@ from tests.helpers import official, tiny_config
 
 PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'python.md'
 BLOCKS = re.findall(r'^```python\n(.*?)^```', PAGE.read_text(), re.M | re.S)
-NUM_IMAGES = {'train': 600, 'test': 300}
+NUM_IMAGES = 600
 
 
-def draw(split):
+def draw():
   """Images of shapes, uint8 [N, 32, 32, 3], and labels, int [N]."""
-  rows = range(NUM_IMAGES[split])
-  images = np.stack([shapes.draw_image(split, i) for i in rows])
-  labels = [shapes.ShapesSource(split).read(i)[1] for i in rows]
+  rows = range(NUM_IMAGES)
+  images = np.stack([shapes.draw_image('train', i) for i in rows])
+  labels = [shapes.ShapesSource('train').read(i)[1] for i in rows]
   return images, np.array(labels)
 
 
@@ -42,7 +42,7 @@ def page(tmp_path_factory):
       raising=False,
     )
     byol_jax.pretrain('shapes', 'runs/demo', {})
-    images, labels = draw('train')
+    images, labels = draw()
     pathlib.Path('images').mkdir()
     for name, image in zip(('one', 'two', 'three'), images):
       Image.fromarray(image).save(f'images/{name}.png')
@@ -71,29 +71,14 @@ def test_every_block_runs_and_gives_what_it_says(page):
   encoder = page['encoder']
   assert page['representations'].shape == (1, encoder.dim)
   assert page['saliency'].shape == (2, 32, 32, 3)
-  assert page['outputs'].representation.shape == (600, encoder.dim)
-  assert page['classes'].shape == (600,)
+  assert page['outputs'].representation.shape == (NUM_IMAGES, encoder.dim)
+  # Chance is 0.1, whose deviation over 600 images is 0.012; found was 0.31.
+  assert np.mean(page['classes'] == page['labels']) > 0.2
+  for module, leaves in page['params'].items():  # heads do not learn
+    for name, x in leaves.items():
+      has_moved = np.any(x != encoder.params[module][name])
+      assert has_moved == module.startswith('mini_res_net/'), module
   assert 'TinyResNet' in repr(page['published'])
   assert page['results']['queries'] == 1000
   with np.load(page['folder'] / 'representations.npz') as file:
     assert sorted(file['names']) == ['one.png', 'three.png', 'two.png']
-
-
-def test_fine_tuning_improves_on_a_linear_head_of_the_frozen_encoder(page):
-  encoder, fine_tune = page['encoder'], page['fine_tune']
-  images, labels = draw('train')
-  tests, answers = draw('test')
-  frozen = encoder(images)
-  mean, scale = frozen.mean(0), frozen.std(0) + 1e-6
-  features = np.c_[(frozen - mean) / scale, np.ones(len(frozen))]
-  # Ridge regression on the classes.
-  gram = features.T @ features + 0.1 * np.eye(features.shape[1])
-  head = np.linalg.solve(gram, features.T @ np.eye(10)[labels])
-  found = np.c_[(encoder(tests) - mean) / scale, np.ones(len(tests))] @ head
-  linear = np.mean(found.argmax(1) == answers)
-  crops = encoder.preprocess(images)
-  (params, head), state = fine_tune(encoder, crops, labels, 10, 300)
-  outputs, _ = page['apply'](params, state, encoder.preprocess(tests))
-  tuned = np.mean((outputs.representation @ head).argmax(1) == answers)
-  # Three standard deviations of the difference of two shares of 300 images.
-  assert tuned > linear + 3 * (0.25 * 2 / 300) ** 0.5, (linear, tuned)
