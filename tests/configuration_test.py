@@ -1,7 +1,6 @@
 """Configurations: found by name, changed by key, and wrong ones refused."""
 
 import json
-import math
 import pathlib
 import sys
 import types
@@ -161,14 +160,9 @@ def test_the_last_of_a_key_counts_and_values_of_python_do_as_text():
 @pytest.mark.parametrize(
   'key, value',
   (
-    *(('seed', x) for x in ('x', 1.5, True, None)),
-    *(('epochs', 'ten'), ('epochs', False), ('dataset', '')),
-    *(('log.tensorboard', 'maybe'), ('log.tensorboard', 2)),
-    ('augment.view1.crop.area', 'wide'),
-    *(
-      ('network.projector', x)
-      for x in (('a', 'b'), (1.5, 2), ((1, 2), 3), (None, 3))
-    ),
+    *(('seed', x) for x in (1.5, True, None)),
+    *(('epochs', 'ten'), ('dataset', ''), ('log.tensorboard', 'maybe')),
+    *(('network.projector', x) for x in ((1.5, 2), ((1, 2), 3))),
   ),
 )
 def test_another_type_is_refused(key, value):
@@ -248,17 +242,13 @@ def test_a_broken_file_is_one_line(tmp_path, text, reason):
   (
     ('shape', "'shape'; nearest: configs/small/shapes.py"),
     ('no/such/thing.py', "no file or preset 'no/such/thing.py'; presets: "),
-    (
-      'resnet50',
-      "'resnet50'; presets: configs/evals/finetune.py, configs/ev",
-    ),
     ('', "''; presets: "),
     ('~nosuchuser/own.py', "'~nosuchuser/own.py'; presets: "),
     ('x' * 9999, 'xxx...; presets: '),
     ('shapes:cpu', 'takes no argument; give --config=shapes'),
     *(
       (f'pretrain:{x}', f'unknown preset {x!r}: expected one of ')
-      for x in ('many', '', '0', '-3', '1000_batch256', '1e3')
+      for x in ('many', '', '1000_batch256')
     ),
     ('cifar10:tpu', "expected 'gpu', '200' or 'cpu', found 'tpu'"),
     ('evals/linear:gpu', "unknown argument 'gpu'"),
@@ -280,16 +270,12 @@ def own_file(folder, *lines):
   'line, reason',
   (
     ('config.seeed = 3', 'seeed: no such key; nearest: seed'),
-    ('config.network.widht = 1.0', 'nearest: network.width'),
     ('config.seed = None', 'seed: expected int like 0, found None'),
-    ("config.epochs = 'ten'", "'epochs'"),
     (REBUILT.format("epochs='ten'"), "float like 1000.0, found 'ten'"),
     (REBUILT.format('epochs=None'), 'float like 1000.0, found None'),
-    (REBUILT.format('epochs=[1.0]'), 'float like 1000.0, found [1.0]'),
     (REBUILT.format('network=3'), 'missing: network'),
     ('config.network = None', 'missing: network.bn_decay, '),
     ('config.augment.view1.blurr = None', 'nearest: augment.view1.blur, '),
-    ('del config.faults', 'missing: faults'),
     ('del config.faults.max_skips', 'missing: faults.max_skips'),
     ('config = config_dict.ConfigDict()', 'expected the keys of configs/'),
     ('config.optimizer.momentum = 0.9', 'optimizer.momentum: no such key'),
@@ -350,7 +336,7 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize('preset', ('shapes', 'pretrain:300', 'cifar10'))
+@pytest.mark.parametrize('preset', ('shapes', 'pretrain:300'))
 @pytest.mark.parametrize('section, name', NAMES)
 def test_an_optimizer_or_objective_is_chosen_by_its_name(preset, section, name):
   config = configuration.load(preset, [f'--config.{section}.name={name}'])
@@ -369,27 +355,22 @@ def test_an_optimizer_or_objective_is_chosen_by_its_name(preset, section, name):
 @pytest.mark.parametrize(
   'preset, key, value',
   (
-    *(('pretrain', 'epochs', x) for x in (-1.0, math.inf, math.nan)),
     *(('pretrain', 'batch_size', 0), ('pretrain', 'image_size', 4)),
     *(('pretrain', 'seed', x) for x in (-1, 2**32)),
     ('pretrain', 'network.bn_decay', 1.0),
-    ('pretrain', 'network.bn_epsilon', -1e-5),
     ('pretrain', 'target.base_tau', 1.1),
     ('pretrain', 'target.schedule', 'linear'),
     ('pretrain', 'objective.name', 'none'),
-    ('pretrain', 'optimizer.weight_decay', -1e-6),
-    ('pretrain', 'schedule.base_rate', math.nan),
-    *(('pretrain', 'input.threads', -3), ('pretrain', 'checkpoint.keep', 0)),
+    ('pretrain', 'checkpoint.keep', 0),
     *(
       ('pretrain', 'augment.view1.crop.area', x)
       for x in ((0.5,), (0.5, 0.1), (0.0, 1.0), (0.5, 2.0))
     ),
     ('pretrain', 'augment.view2.jitter.hue', 0.6),
-    ('pretrain', 'augment.view2.solarize.threshold', math.nan),
     *(('evals/knn', 'ks', (0,)), ('evals/knn', 'ks', ())),
     *(('evals/knn', 'temperatures', (0.0,)), ('evals/knn', 'batch_size', 0)),
     ('evals/linear', 'features', 'both'),
-    *(('evals/linear', 'rates', x) for x in ((), (0.1, 0.1), (0.1, -1.0))),
+    *(('evals/linear', 'rates', x) for x in ((), (0.1, 0.1))),
     ('evals/linear', 'momentum', 1.0),
     ('evals/transfer', 'min_lambda', 1e6),
     ('evals/transfer', 'eval_crop', 'half'),
