@@ -246,21 +246,3 @@ def test_after_a_skipped_step_rate_and_tau_follow_the_step(step):
   np.testing.assert_allclose(scalars['tau'][0], tau(3), rtol=1e-6)
   count = [x for name, x in tiny_run.flat(skipped).items() if counts(name)]
   assert all((x == 3).all() for x in count)
-
-
-def program_lines(leaves):
-  """Lines of the compiled step of one device with this many leaves."""
-
-  def step(state, grads):
-    new = jax.tree.map(lambda x, y: x + 2 * y, state, grads)
-    is_finite = parallel.is_finite((grads, state), new)
-    return jax.tree.map(lambda x, y: jnp.where(is_finite, x, y), new, state)
-
-  tree = {str(size): jnp.ones(size) for size in range(1, leaves + 1)}
-  program = parallel.on_one_device(step).lower(tree, tree).compile()
-  return len(program.as_text().splitlines())
-
-
-def test_a_program_grows_no_faster_than_its_leaves():
-  # 4.3 was measured; with a chain of logical ands as the flag, 10.3.
-  assert program_lines(40) < 7 * program_lines(10)
