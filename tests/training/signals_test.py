@@ -164,19 +164,6 @@ def test_the_same_command_repeats_every_evaluation():
   assert handler._exit_code(signal.SIGTERM) == errors.Preempted.exit_code
 
 
-def test_five_quick_interrupts_print_no_traceback(labelled, tmp_path):
-  """During steps: the first asks for a save, another does not wait for it."""
-  process = start_run(labelled[0], tmp_path, '--config.epochs=5000')
-  while 'loss' not in (line := process.stdout.readline()):
-    assert line
-  for _ in range(5):
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.05)
-  output = tiny_run.finish(process, code=42)
-  assert output.splitlines()[-1].startswith('byol_jax: SIGINT: ')
-  assert 'Traceback' not in output
-
-
 IN_A_TERMINAL = """
 import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -297,7 +297,7 @@ def test_a_source_that_no_longer_answers_ends_the_run(
   assert latest_step(tmp_path) == 1
 
 
-def test_a_finished_run_is_left_alone(unbroken):
+def test_a_finished_run_is_left_alone(unbroken, capsys):
   """Logging, saving and reading may change."""
   before, again = arrays_of(unbroken), ArraySet()
   result = train(
@@ -310,6 +310,7 @@ def test_a_finished_run_is_left_alone(unbroken):
     data_dir='elsewhere',
   )
   assert again.asked == [] and result['step'] == NUM_STEPS
+  assert f'done before: step {NUM_STEPS}' in capsys.readouterr().out
   assert_same_arrays(before, arrays_of(unbroken))
 
 
@@ -329,7 +330,8 @@ def test_another_run_is_refused_by_its_first_difference(unbroken, change):
   if name == 'training_set__fingerprint':  # another set of the same name
     dataset.fingerprint, change = value, {}
   key = name.replace('__', '.')
-  with pytest.raises(errors.DataError, match=f'{key}: saved') as caught:
+  words = rf'{key}: saved .* --config\.init\.checkpoint'
+  with pytest.raises(errors.DataError, match=words) as caught:
     train(unbroken, dataset, **change)
   assert '\n' not in str(caught.value)
   assert_same_arrays(before, arrays_of(unbroken))
