@@ -81,23 +81,11 @@ def test_representations_are_float32_and_depend_on_no_other_row(encode):
   assert np.isfinite(together).all() and together.std(axis=0).max() > 0
   for i in (0, 63, 64, 69):
     np.testing.assert_allclose(encode(batch[i]), together[i : i + 1], **SAME)
-  np.testing.assert_allclose(encode(list(batch[:3])), together[:3], **SAME)
+  few = jax.numpy.asarray(batch[:3])
+  np.testing.assert_allclose(encode(few), together[:3], **SAME)
   mixed = [images(1)[0], images(1, 50, 20)[0], images(1, 1, 9)[0] / 255]
   for row, image in zip(encode(mixed), mixed):
     np.testing.assert_allclose(row, encode(image)[0], **SAME)
-
-
-def test_bytes_and_floats_are_the_same_image(encode):
-  found = encode(images(3))
-  for dtype in (np.float32, np.float64):
-    floats = images(3).astype(dtype) / 255
-    np.testing.assert_allclose(encode(floats), found, **SAME)
-  # Half precision has 11 bits: each pixel is off by up to 2.5e-4.
-  halves = (images(3) / 255).astype(np.float16)
-  np.testing.assert_allclose(encode(halves), found, rtol=0.02, atol=0.02)
-  np.testing.assert_allclose(
-    encode(jax.numpy.asarray(images(3))), found, **SAME
-  )
 
 
 def test_load_encoder_agrees_with_embed(labelled, encode, tmp_path):
@@ -125,17 +113,6 @@ def test_load_encoder_agrees_with_embed(labelled, encode, tmp_path):
       file['representations'], expected[rows[:4]], **SAME
     )
     assert [*file['names'][[0, 3]]] == [str(listed[0]), '00000003']
-
-
-def test_weights_differ(labelled, encode):
-  found = [encode(images(4))]
-  for weights in ('target', 'random', 'random_calibrated'):
-    found.append(byol_jax.load_encoder(labelled[1], weights)(images(4)))
-  for i, first in enumerate(found):
-    for second in found[i + 1 :]:
-      assert np.abs(first - second).max() > 1e-6
-  with pytest.raises(errors.ConfigError, match=r"weights: .* found 'best'"):
-    byol_jax.load_encoder(labelled[1], 'best')
 
 
 def stub_set(*arguments, log=print, **options):
@@ -278,8 +255,6 @@ def test_a_run_starts_from_the_weights_of_another(
   (
     ({'network.encoder': 'MiniResNet'}, "expected .*'mini_res_net'.*tiny_res"),
     ({'network.width': 1.0}, r"batchnorm_0/offset': expected \[1, 1, 1, 8\]"),
-    ({'init.checkpoint': '/no/such'}, 'holds no byol_jax run'),
-    ({'init.checkpoint': '/no/such.pkl'}, 'expected a file, found none'),
   ),
 )
 def test_weights_that_do_not_fit_leave_no_workdir(

@@ -45,7 +45,9 @@ for table, rows in ablation_table.list_tables().items():
     print(f'row {table}:{row}')
 run = '--workdir=runs/first'
 shapes = ('--config=shapes', *sys.argv[2:], '--config.dataset=pictures')
+resident = ('--config.data.resident=True', '--config.log.tensorboard=True')
 for words in (
+  ('pretrain', *shapes, *resident, '--workdir=runs/resident'),
   ('pretrain', *shapes, run),
   ('knn', run),
   ('linear', run, '--config=evals/linear:cpu'),
@@ -133,7 +135,8 @@ def test_the_whole_journey_from_another_folder(installed, tmp_path):
   rows = {line for line in output.splitlines() if line.startswith('row ')}
   tables = ablation_table.list_tables().items()
   assert rows == {f'row {name}:{x}' for name, found in tables for x in found}
-  for result in ('done: step 2', '\nknn k=20, T=0.1 ', '\nlinear top-1 '):
+  assert output.count('done: step 2') == 2
+  for result in ('\nknn k=20, T=0.1 ', '\nlinear top-1 '):
     assert result in output
   one, all_ = np.load(tmp_path / 'one.npy'), np.load(tmp_path / 'all.npz')
   assert one.dtype == all_['representations'].dtype == np.float32
