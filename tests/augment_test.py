@@ -16,8 +16,8 @@ from tests.helpers import tiny_run
 ORDERS = list(itertools.permutations(range(4)))
 OFF = dict.fromkeys(('flip', 'jitter', 'grayscale', 'blur', 'solarize'))
 LUMA = [0.2989, 0.5870, 0.1140]
-# method.md 3.1: probabilities in a view, of equal ones once, and ranges of the
-# jitter.
+# method.md 3.1: probabilities by view, one view where both have the same, and
+# ranges of the jitter.
 PROBABILITIES = {
   **{'flip': {'view2': 0.5}, 'jitter': {'view2': 0.8}},
   **{'grayscale': {'view2': 0.2}, 'blur': {'view1': 1.0, 'view2': 0.1}},
