@@ -137,7 +137,7 @@ def without(key):
 
 
 TOKEN = 'of this job'
-# Each is one connection to process 0, beside that of process 1.
+# Each is one connection to process 0, before that of process 1.
 HOSTILE = {
   'nothing': b'',
   'a web browser': b'GET / HTTP/1.1\r\nHost: x\r\n\r\n',
@@ -149,42 +149,28 @@ HOSTILE = {
   'a half report': make_line()[:-20] + b'\n',
   'two lines': b'{}\n' + make_line(token='y'),
   '512 KB of [': b'[' * 512_000 + b'\n',
-  '100 KB of [': b'[' * 100_000 + b'\n',
   'nested objects': b'{"a":' * 20_000 + b'\n',
   '1 MB without a newline': b'x' * 1_000_000,
   'a number of 100 KB': b'1' * 100_000 + b'\n',
   'a string of 1 MB': make_line(host='x' * 1_000_000),
   'a list': b'[1, 2]\n',
-  'null': b'null\n',
-  'a number': b'1e999\n',
   'a string': b'"host"\n',
   'no key': b'{}\n',
-  'another key': b'{"a": 1}\n',
-  'no facts': b'{"host":"x","index":1,"error":null}\n',
-  'an error alone': b'{"host":"x","index":1,"error":"e"}\n',
   **{f'without {key}': without(key) for key in json.loads(make_line())},
   'host null': make_line(host=None),
   'host ESC': make_line(host='\x1b[2J'),
-  'host with a newline': make_line(host='a\nb'),
   'host of 201': make_line(host='x' * 201),
   'error a list': make_line(error=['e'], code=2),
-  'error an object': make_line(error={'a': 1}, code=2),
   'code unknown': make_line(error='e', code=99),
-  'code a list': make_line(error='e', code=[2]),
   'code 0': make_line(error='e', code=0),
   'facts null': make_line(facts=None),
-  'facts a list': make_line(facts=['a']),
   'facts of numbers': make_line(facts={'a': 1}),
-  'facts nested': make_line(facts={'a': {'b': 'c'}}),
   'facts with ESC': make_line(facts={'\x1b[2J': '1'}),
   'index Infinity': make_line(index=float('inf')),
-  'index NaN': make_line(index=float('nan')),
   'index true': make_line(index=True),
-  'index 1.0': make_line(index=1.0),
   'index text': make_line(index='1'),
   'index -1': make_line(index=-1),
   'index outside': make_line(index=2),
-  'index far outside': make_line(index=10**9),
   'index of 5000 digits': make_line().replace(b'1,', b'1' * 5000 + b',', 1),
   'index 0 without the token': make_line(index=0, token=''),
   'index 1 without the token': make_line(token=''),
@@ -226,14 +212,17 @@ def complete(coordinator):
   assert first.result() == 0
 
 
-@pytest.mark.parametrize('name', HOSTILE)
-def test_a_hostile_line_changes_nothing(coordinator, capfd, caplog, name):
-  with connect(coordinator[0]) as connection:
-    with contextlib.suppress(OSError):  # closed before it has sent 1 MB
-      connection.sendall(HOSTILE[name])
+def test_hostile_lines_change_nothing(coordinator, capfd, caplog):
+  with contextlib.ExitStack() as stack:
+    connections = {}
+    for name, line in HOSTILE.items():
+      connections[name] = stack.enter_context(connect(coordinator[0]))
+      with contextlib.suppress(OSError):  # closed before it has sent 1 MB
+        connections[name].sendall(line)
     complete(coordinator)
-    with contextlib.suppress(ConnectionResetError):
-      assert connection.recv(1) == b''  # no answer
+    for name, connection in connections.items():
+      with contextlib.suppress(ConnectionResetError):
+        assert connection.recv(1) == b'', name  # no answer
   assert (*capfd.readouterr(), *caplog.messages) == ('', '')
 
 
