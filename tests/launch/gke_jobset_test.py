@@ -14,7 +14,7 @@ import yaml
 from byol_jax.planning.topologies import TOPOLOGIES
 from tests.helpers import pods
 
-SLICES = {'v3-8': (), 'v3-512': (), 'v6e-256': ('--spot',)}
+SLICES = {'v3-512': (), 'v6e-256': ('--spot',)}
 IMAGE = 'europe-docker.pkg.dev/my-project/byol/byol:1'
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 
 import numpy as np
 import pytest
@@ -12,8 +11,7 @@ from byol_jax.checkpoints import checkpointer
 from byol_jax.evals import features, knn, online
 from byol_jax.evaluation import pretrained
 from byol_jax.tools import watch
-from byol_jax.training import workdir as workdir_lib
-from tests.helpers import tiny_checkpoint, tiny_run
+from tests.helpers import tiny_checkpoint
 
 CONFIG = configuration.load('evals/knn', {'batch_size': 8})
 
@@ -193,15 +191,3 @@ def test_random_weights_are_refused_and_another_set_has_no_online_classifier(
   assert list(watcher._configs) == ['knn']
   _, line = lines
   assert '3 classes, these images have 2: kNN only' in line
-
-
-def test_ctrl_c_ends_it_with_the_code_of_what_resumes(tmp_path):
-  process = tiny_run.start_python(
-    '-m', 'byol_jax', 'watch', f'--workdir={tmp_path / "none"}'
-  )
-  first = process.stdout.readline()
-  assert 'waiting for the pretraining' in first
-  process.send_signal(signal.SIGINT)
-  output = tiny_run.finish(process, code=42)
-  assert 'SIGINT' in output and 'the same command resumes' in output
-  assert not workdir_lib.local_folder(tmp_path / 'none').exists()
