@@ -5,7 +5,7 @@ import pytest
 
 from byol_jax import errors
 from byol_jax.evals import features, knn
-from tests.helpers import fakes, tiny_run
+from tests.helpers import fakes
 
 NUM_CLASSES = 5
 OPTIONS = knn.Options(batch_size=8, ks=(1, 20, 200), temperatures=(0.07, 0.1))
@@ -70,15 +70,6 @@ def test_ties_go_to_the_earlier_row_and_the_lower_class(monkeypatch):
   assert found == {(k, 0.1): [label] for k, label in expected.items()}
 
 
-ON_DEVICES = """
-import sys
-import jax, numpy as np
-from tests.evals import knn_test
-assert jax.device_count() == int(sys.argv[1])
-np.savez(sys.argv[2], **knn_test.neighbours_of_noise())
-"""
-
-
 def neighbours_of_noise():
   """Cosines and labels of more queries than a device has rows."""
   bank, labels = noise(2, 300)
@@ -86,23 +77,6 @@ def neighbours_of_noise():
   queries, _ = noise(3, knn.QUERIES + 40)
   found = knn.find_neighbours(bank, queries, 30, lambda text: None)
   return dict(zip(('cosines', 'labels'), found))
-
-
-def test_two_and_four_devices_find_what_one_does(tmp_path):
-  processes = {
-    devices: tiny_run.start_python(
-      *('-c', ON_DEVICES, devices, tmp_path / f'{devices}.npz'),
-      JAX_NUM_CPU_DEVICES=str(devices),
-    )
-    for devices in (2, 4)
-  }
-  expected = neighbours_of_noise()
-  assert expected['labels'].shape == (knn.QUERIES + 40, 30)
-  for devices, process in processes.items():
-    tiny_run.finish(process)
-    with np.load(tmp_path / f'{devices}.npz') as found:
-      for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value)
 
 
 def make_sets(noise=0.1, **changes):
