@@ -24,7 +24,7 @@ np.savez(file, **{k: x['representation'].numpy() for k, x in found.items()})
   'network',
   (
     {'encoder': 'TinyResNet'},
-    {'encoder': 'ResNet50', 'version': 2, 'width': 1 / 16},
+    {'encoder': 'TinyResNet', 'version': 2, 'stem': 'small_stride2'},
   ),
 )
 def test_representations_are_ours(network, tmp_path):
