@@ -6,7 +6,6 @@ import pytest
 
 from byol_jax.distributed import packing, placement
 from byol_jax.training import multi_step
-from tests.helpers import tiny_folder, tiny_run
 from tests.helpers.tiny_config import ArraySet
 
 
@@ -116,35 +115,3 @@ def test_by_default_no_boundary_cuts_a_call_short(
   assert batch['steps']['step'].shape == (1, 25, 8)
   streamed = multi_step.make_step_calls(ArraySet(), 4, boundaries)
   assert isinstance(streamed, multi_step.StreamedCalls)
-
-
-WITHOUT_TENSORFLOW = """
-import sys
-from byol_jax import api, configuration
-from byol_jax.evaluation import pretrained
-from tests.helpers import tiny_folder
-folder, workdir = sys.argv[1:]
-values = tiny_folder.VALUES | {'dataset': folder, 'data.resident': True}
-values['log.tensorboard'] = True
-assert api.pretrain('shapes', workdir, values)['step'] == 2
-run = pretrained.open_run(workdir)
-for weights, name, keys in (
-  ('online', 'evals/knn', {}),
-  ('random_calibrated', 'evals/linear:cpu', {'epochs': 1.0}),
-):
-  encoder = pretrained.open_encoder(run, weights, calibration_batches=1)
-  keys['batch_size'] = 8
-  config = configuration.load(name, keys)
-  protocol = name.removeprefix('evals/').split(':')[0]
-  print(api.evaluate(protocol, config, run, encoder))
-found = {name.partition('.')[0] for name in sys.modules}
-assert 'jax' in found and 'tensorflow' not in found
-"""
-
-
-@pytest.mark.slow
-def test_a_resident_run_and_its_evaluations_need_no_tensorflow(tmp_path):
-  folder = tiny_folder.write(tmp_path / 'images')
-  tiny_run.finish(
-    tiny_run.start_python('-c', WITHOUT_TENSORFLOW, folder, tmp_path / 'run')
-  )
