@@ -170,6 +170,12 @@ def test_a_caller_gets_the_scalars_of_each_line(tmp_path):
   write_steps(tmp_path, [30], {'b': 1}, silent=True, **more)
   assert len(seen) == 2
 
+  def stop(*_):
+    raise KeyError
+
+  with pytest.raises(KeyError):
+    write_steps(tmp_path, [30], {'b': 1}, on_log=stop)
+
 
 def test_tools_that_replace_the_writer_of_events_see_the_folder(
   tmp_path, monkeypatch

@@ -145,15 +145,22 @@ class Stop(Exception):
   """An error of the caller's."""
 
 
-def test_a_run_that_ends_early_ends_its_trace(tmp_path):
-  def stop(step, _):
-    if step == 8:
+def test_a_run_that_ends_early_ends_its_trace(monkeypatch, tmp_path):
+  seen = []
+  for name in ('start_trace', 'stop_trace'):
+    note = lambda *_, name=name: seen.append(name)
+    monkeypatch.setattr(jax.profiler, name, note)
+
+  def fail_while_tracing():
+    log = logs.Logs(tmp_path, 1, silent=True)
+    with train._open_profiler(str(tmp_path), log) as profiler:
+      for _ in range(profiling.SKIPPED):
+        profiler.after_call(None)
       raise Stop
 
-  arguments = {'on_log': stop, 'profile': tmp_path / 'trace'}
   with pytest.raises(Stop):
-    api.pretrain_on(ArraySet(), tiny(), tmp_path / 'run', **arguments)
-  assert len([*tmp_path.rglob('*.xplane.pb')]) == 1
+    fail_while_tracing()
+  assert seen == ['start_trace', 'stop_trace']
 
 
 def test_process_0_alone_traces(monkeypatch, tmp_path):
