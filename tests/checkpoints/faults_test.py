@@ -95,11 +95,11 @@ def spread(count, points):
 
 @pytest.mark.slow
 def test_a_kill_at_any_operation_costs_at_most_the_step_under_way(run, prepare):
-  """16 kills spread over all of them; and then a kill of each recovery."""
+  """10 kills spread over all of them; and then a kill of each recovery."""
   count = count_operations(run, prepare(stale=True))
   assert count > 60
   found = []
-  for number, point in enumerate(spread(count - 4, 16)):
+  for number, point in enumerate(spread(count - 4, 10)):
     folder = prepare(stale=True)
     status, _ = run(folder, kill=point)
     # The order and number of what Orbax's threads do varies a little.
@@ -108,7 +108,7 @@ def test_a_kill_at_any_operation_costs_at_most_the_step_under_way(run, prepare):
     latest = 3 if published else 2
     assert checkpointer.list_steps(folder)[-1] == latest
     checkpointer.read_arrays(folder)
-    status, _ = run(folder, kill=1 + number * count // 16)
+    status, _ = run(folder, kill=1 + number * count // 10)
     assert status in (0, signal.SIGKILL)
     assert checkpointer.list_steps(folder)[-1] >= latest
     latest = checkpointer.list_steps(folder)[-1]
@@ -152,11 +152,7 @@ def test_a_disk_that_fills_up_at_any_moment_costs_no_earlier_step(run, prepare):
 
 
 @pytest.mark.parametrize(
-  'error, stale',
-  [
-    *((errno.EROFS, False), (errno.EACCES, True)),
-    *((errno.EDQUOT, False), (errno.EIO, True)),
-  ],
+  'error, stale', [(errno.EROFS, False), (errno.EIO, True)]
 )
 def test_a_folder_that_cannot_be_written_is_named(run, prepare, error, stale):
   folder = prepare(stale)

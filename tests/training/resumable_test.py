@@ -76,8 +76,9 @@ def check(found, training, unbroken):
     np.testing.assert_array_equal(training.observed(key), whole.observed(key))
 
 
-@pytest.mark.parametrize('number', (signal.SIGTERM, signal.SIGINT))
-@pytest.mark.parametrize('stop_at', (6, 13))
+@pytest.mark.parametrize(
+  'stop_at, number', ((6, signal.SIGTERM), (13, signal.SIGINT))
+)
 def test_a_stopped_training_goes_on_bit_for_bit(
   open_saves, unbroken, tmp_path, stop_at, number
 ):

@@ -86,8 +86,8 @@ def assert_finite(path):
   assert all(np.isfinite(array).all() for array in arrays_of(path).values())
 
 
-def stop(number=signal.SIGTERM):
-  os.kill(os.getpid(), number)
+def stop():
+  os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.fixture(scope='module')
@@ -176,16 +176,14 @@ def after(function, condition):
   return call
 
 
-@pytest.mark.parametrize(
-  'moment', ('SIGTERM', 'SIGINT', 'images', 'log line', 'saving')
-)
+@pytest.mark.parametrize('moment', ('step', 'images', 'log line', 'saving'))
 def test_a_stopped_run_resumes_bit_for_bit(
   unbroken, tmp_path, monkeypatch, moment
 ):
   """Whatever the run does when the signal arrives: no step is lost."""
   dataset, every, expected = ArraySet(), 0, range(1, 8)
-  if moment in ('SIGTERM', 'SIGINT'):
-    dataset = Acting(5, functools.partial(stop, getattr(signal, moment)))
+  if moment == 'step':
+    dataset = Acting(5, stop)
   elif moment == 'images':  # which never arrive
     dataset, expected = Acting(3, stop_and_hang), [1]
   elif moment == 'log line':
@@ -288,12 +286,12 @@ def test_a_source_that_no_longer_answers_ends_the_run(
   no_watchdog = watchdog.Watchdog(0)
   monkeypatch.setattr(watchdog, 'Watchdog', lambda seconds: no_watchdog)
   dataset = Acting(3, threading.Event().wait)
-  with pytest.raises(errors.DataError, match='no images for 5 s') as caught:
+  with pytest.raises(errors.DataError, match='no images for 2 s') as caught:
     train(
-      tmp_path, dataset, faults__stall_seconds=5.0, checkpoint__every_steps=1
+      tmp_path, dataset, faults__stall_seconds=2.0, checkpoint__every_steps=1
     )
   assert caught.value.exit_code == 3
-  assert 'waiting for images for 0.5 s' in capsys.readouterr().out
+  assert 'waiting for images for 0.2 s' in capsys.readouterr().out
   assert latest_step(tmp_path) == 1
 
 
@@ -315,14 +313,7 @@ def test_a_finished_run_is_left_alone(unbroken, capsys):
 
 
 @pytest.mark.parametrize(
-  'change',
-  (
-    {'network__width': 1.0},
-    {'augment__view2__solarize__probability': 0.3},
-    {'batch_size': 16},
-    {'seed': 1},
-    {'training_set__fingerprint': 'f' * 64},
-  ),
+  'change', ({'seed': 1}, {'training_set__fingerprint': 'f' * 64})
 )
 def test_another_run_is_refused_by_its_first_difference(unbroken, change):
   before, dataset = arrays_of(unbroken), ArraySet()
@@ -595,7 +586,6 @@ def test_a_resident_set_trains_as_the_streamed_one(resident_unbroken, tmp_path):
   compared.
   """
   train_resident(tmp_path / 'many')
-  train_resident(tmp_path / 'one', input__steps_per_call=1)
   engine = functools.partial(tf_engine.decode_into, decoding='once')
   dataset = image_set.ImageSet(pictures(), engine=engine, **OPTIONS)
   train(
@@ -603,10 +593,9 @@ def test_a_resident_set_trains_as_the_streamed_one(resident_unbroken, tmp_path):
   )
   expected, *rest = lines(tmp_path / 'streamed')
   assert expected['step'] == 2 and len(rest) == 4
-  for name in ('many', 'one'):
-    found = lines(tmp_path / name)[0]
-    for key in ('byol_loss', 'projection_std', *MONITORED):
-      assert found[key] == pytest.approx(expected[key], rel=1e-5), (name, key)
+  found = lines(tmp_path / 'many')[0]
+  for key in ('byol_loss', 'projection_std', *MONITORED):
+    assert found[key] == pytest.approx(expected[key], rel=1e-5), key
 
 
 def test_a_set_that_does_not_fit_leaves_the_workdir_alone(tmp_path):
