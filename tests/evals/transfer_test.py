@@ -164,25 +164,20 @@ def test_intervals_are_those_of_the_metrics():
   np.testing.assert_allclose(width, 1.96 * np.std(found), rtol=0.5)
 
 
-@pytest.mark.parametrize(
-  'change, words',
-  (
-    ({'num_classes': None}, 'no labels'),
-    ({'labels': 0}, 'at least two classes of 4, found 1'),
-    ({'images': 0.5}, "are in 'fit' too"),
-  ),
-)
-def test_a_set_that_cannot_be_used_is_left_out(change, words):
-  bad = make_set(**{k: v for k, v in change.items() if k == 'num_classes'})
-  for split in bad.values():
-    if 'labels' in change:
-      split.labels[:] = 0
-    if 'images' in change:
-      split.images[:] = 0.5
-  results = measure({'bad': bad, 'x': make_set()}, datasets='bad,x')
-  assert list(results['sets']) == ['x'] and words in results['missing']['bad']
-  with pytest.raises(errors.DataError, match=f'none of 1 sets.*{words}'):
-    measure({'bad': bad}, datasets='bad')
+def test_sets_that_cannot_be_used_are_left_out():
+  sets = {'a': make_set(num_classes=None), 'b': make_set(), 'c': make_set()}
+  for split in sets['b'].values():
+    split.labels[:] = 0
+  for split in sets['c'].values():
+    split.images[:] = 0.5
+  results = measure(sets | {'x': make_set()}, datasets='a,b,c,x')
+  assert list(results['sets']) == ['x']
+  missing = results['missing']
+  assert 'no labels' in missing['a']
+  assert 'at least two classes of 4, found 1' in missing['b']
+  assert "are in 'fit' too" in missing['c']
+  with pytest.raises(errors.DataError, match=r'none of 3 sets.*no labels'):
+    measure(sets, datasets='a,b,c')
 
 
 def test_names_of_sets():
