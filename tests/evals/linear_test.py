@@ -189,10 +189,6 @@ def test_the_augmentation_of_the_pretraining_comes_after_the_crop():
   noisy = measure(make_sets(), augment=shuffle_classes, **settings)
   assert noisy['fit_loss'] > 2 * plain['fit_loss']
   assert keys_of[0] == (16, 2)
-  again = measure(make_sets(), augment=shuffle_classes, **settings)
-  assert noisy == again
-  other = measure(make_sets(), augment=shuffle_classes, seed=1, **settings)
-  assert other['fit_loss'] != noisy['fit_loss']
 
 
 @pytest.mark.parametrize('way', ('cached', 'augmented'))
@@ -210,12 +206,11 @@ def test_a_batch_may_be_larger_than_the_set():
   assert results['top1'] > 0.9
 
 
-@pytest.mark.parametrize('way', ('cached', 'augmented'))
-def test_labels_that_do_not_fit_are_refused(way):
+def test_labels_that_do_not_fit_are_refused():
   sets = make_sets()
   sets['fit'].labels[:] = NUM_CLASSES
   with pytest.raises(errors.DataError, match="'fit': expected labels in"):
-    measure(sets, features=way)
+    measure(sets, features='augmented')
 
 
 @pytest.mark.parametrize(
