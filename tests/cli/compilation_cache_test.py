@@ -58,14 +58,11 @@ def test_a_machine_is_what_its_programs_depend_on(tmp_path, monkeypatch):
   assert known != name(tmp_path)
 
 
-def test_a_verb_keeps_programs_for_the_next_one(home):
+def test_a_verb_tells_jax_a_folder_of_the_machine(home):
   assert command.main(['config', 'seed']) == 0
   folder = os.environ[DIR]
   assert folder == str(home / 'xla' / compilation_cache.name_machine())
   assert os.stat(folder).st_mode & 0o777 == 0o700
-  code = 'import jax; print(jax.jit(lambda x: x + 1)(2))'
-  subprocess.run([sys.executable, '-c', code], check=True)
-  assert any(file.startswith('jit__lambda') for file in os.listdir(folder))
 
 
 def test_a_part_of_a_program_is_replaced_with_one_line(home, monkeypatch):

@@ -21,8 +21,7 @@ class Mapped(Exception):
   """The function was mapped over the devices; the test needs no more."""
 
 
-@pytest.mark.parametrize('resident', (False, True))
-@pytest.mark.parametrize('labelled', (False, True))
+@pytest.mark.parametrize('resident, labelled', ((False, True), (True, False)))
 def test_what_is_compiled_is_what_training_compiles(
   monkeypatch, tmp_path, resident, labelled
 ):
