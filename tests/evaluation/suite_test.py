@@ -1,7 +1,7 @@
 """A suite measures each evaluation once, whatever happens to the others."""
 
 import json
-import pathlib
+import shutil
 
 import pytest
 
@@ -81,18 +81,13 @@ def test_images_are_encoded_once_and_done_evaluations_are_not_repeated(
   assert measure(protocols='knn')[0]['rows'] == found['rows'][:2]
 
 
-def test_images_that_changed_are_measured_again(measure, tmp_path, monkeypatch):
-  for name in ('one', 'two'):
-    tiny_folder.write(tmp_path / name / 'images')
-    monkeypatch.chdir(tmp_path / name)
-    options = {'protocols': 'knn', 'dataset': 'images'}
-    assert started(measure(**options)[1])[0] == 'knn'
-    assert started(measure(**options)[1]) == []
-    # The same set in another folder is the same.
-    pathlib.Path('images/ant/00.jpg').write_bytes(
-      pathlib.Path('images/bee/00.jpg').read_bytes()
-    )
-    assert started(measure(**options)[1])[0] == 'knn'
+def test_images_that_changed_are_measured_again(measure, tmp_path):
+  folder = tiny_folder.write(tmp_path / 'images')
+  options = {'protocols': 'knn', 'dataset': str(folder)}
+  assert started(measure(**options)[1])[0] == 'knn'
+  assert started(measure(**options)[1]) == []
+  shutil.copy(folder / 'bee/00.jpg', folder / 'ant/00.jpg')
+  assert started(measure(**options)[1])[0] == 'knn'
 
 
 def test_the_random_encoder_and_chance_stand_beside(measure):
@@ -162,8 +157,7 @@ def test_an_exported_encoder_needs_a_folder_and_has_no_random_one(
   with pytest.raises(errors.ConfigError, match=r'beside_random: .* no workdir'):
     measure(file, beside_random=True)
   found, _ = measure(file, protocols='knn')
-  same, _ = measure(protocols='knn', output=tmp_path / 'other')
-  assert found['rows'] == same['rows']
+  assert [row['name'] for row in found['rows']] == NAMES[:2]
 
 
 @pytest.mark.parametrize('preset', ('evals/suite', 'evals/suite:cpu'))
