@@ -30,6 +30,20 @@ def run_blocks(text, variables):
       assert program == 'byol-jax' and command.main(words) == 0, line
 
 
+@pytest.fixture(scope='module')
+def prepared(labelled, tmp_path_factory):
+  """A folder after the first sections, and their variables."""
+  folder, variables = tmp_path_factory.mktemp('docs'), {}
+  (folder / 'runs').mkdir()
+  (folder / 'runs/demo').symlink_to(labelled[1])
+  with pytest.MonkeyPatch.context() as patch:
+    patch.chdir(folder)
+    patch.setattr(parity.compare_encoders, '__defaults__', ([(33, 46)],))
+    for text in FIRST:
+      run_blocks(text, variables)
+  return folder, variables
+
+
 @pytest.mark.parametrize(
   'name',
   [
@@ -38,16 +52,12 @@ def run_blocks(text, variables):
     if '```' in text
   ],
 )
-def test_blocks_run(name, labelled, tmp_path, monkeypatch):
+def test_blocks_run(name, labelled, prepared, monkeypatch):
   if name in EXTRA:
     pytest.importorskip(EXTRA[name])
-  monkeypatch.chdir(tmp_path)
+  folder, variables = prepared[0], {**prepared[1]}
+  monkeypatch.chdir(folder)
   monkeypatch.setattr(parity.compare_encoders, '__defaults__', ([(33, 46)],))
-  (tmp_path / 'runs').mkdir()
-  (tmp_path / 'runs/demo').symlink_to(labelled[1])
-  variables = {}
-  for text in FIRST:
-    run_blocks(text, variables)
   if name != 'Input':
     run_blocks(NAMES[name], variables)
   if 'representation' in variables:

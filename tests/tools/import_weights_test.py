@@ -64,12 +64,6 @@ def test_an_imported_run_has_the_bits_of_the_file(published, imported, weights):
   assert first == second
   crops = found.preprocess(image)
   assert crops.shape == (1, 32, 32, 3)  # the file says no image size
-  first, second = (
-    jax.jit(x.apply)(x.params, x.state, crops)[0].representation
-    for x in (found, expected)
-  )
-  assert first.shape == (1, 8)
-  np.testing.assert_array_equal(first, second)
   assert found.card['licence'] == expected.card['licence']
 
 
@@ -92,8 +86,6 @@ def test_an_exported_encoder_is_the_same_object(imported, tmp_path, to):
       np.testing.assert_array_equal(flat(found)[name], leaf)
     assert repr(found) == repr(expected) and found.card == expected.card
     assert found.config.to_json() == expected.config.to_json()
-  image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
-  np.testing.assert_array_equal(found(image), expected(image))
 
 
 def make_images(folder):

@@ -74,9 +74,3 @@ def test_a_workdir_that_is_read_only_stops_before_any_work(
   monkeypatch.setattr(report.pretrained, 'open_encoder', None)
   with pytest.raises(errors.DataError, match=r'^report: .*Read-only'):
     report.run(str(labelled[1]), knn='evals/knn', linear='evals/linear:cpu')
-
-
-def test_an_unknown_preset_stops_before_any_work(labelled):
-  with pytest.raises(errors.ConfigError, match=r'evals/knn\.py'):
-    report.run(str(labelled[1]), knn='evals/knm', linear='evals/linear:cpu')
-  assert not (labelled[1] / 'report.json.tmp').exists()
