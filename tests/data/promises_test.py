@@ -80,6 +80,7 @@ print('digests', *p.digests(batches))
 """
 
 
+@pytest.mark.jobs
 def test_promise_1_another_process_continues_at_its_step(folder, expected):
   output = tiny_run.finish(tiny_run.start_python('-c', RUN, str(folder)))
   (line,) = [x for x in output.splitlines() if x.startswith('digests ')]
