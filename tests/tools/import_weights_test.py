@@ -103,12 +103,12 @@ def make_images(folder):
   return folder / 'images.npz'
 
 
-def go_on(workdir, images, epochs):
+def go_on(workdir, images):
   """The step after training goes on, with any other rate."""
   config = byol_jax.load(workdir).config.unlock()
   config.update_from_flattened_dict(
     tiny_config.FLIP_ONLY
-    | {'dataset': str(images), 'epochs': epochs, 'schedule.base_rate': 0.1}
+    | {'dataset': str(images), 'epochs': 0.8, 'schedule.base_rate': 0.1}
     | {'log.tensorboard': False}
   )
   return byol_jax.pretrain(config, workdir)['step']
@@ -117,7 +117,7 @@ def go_on(workdir, images, epochs):
 def test_an_imported_run_goes_on_and_is_evaluated(imported, tmp_path):
   """With other images, of which the file says nothing."""
   before = checkpointer.read_arrays(imported / 'checkpoints')[0]
-  assert go_on(imported, make_images(tmp_path), epochs=0.8) == 6
+  assert go_on(imported, make_images(tmp_path)) == 6
   after, facts = checkpointer.read_arrays(imported / 'checkpoints')
   assert facts['step'] == 6 and after.keys() == before.keys()
   assert int(after['online_state/' + NORM]) == 8 + 4  # two views a step
@@ -138,8 +138,8 @@ def test_an_encoder_alone_starts_at_step_0(vectors, tmp_path, capsys):
   official.write_file(file, vectors, official.leave_encoder, step=None)
   workdir = tmp_path / 'new' / 'run'
   words = [f'--config.{key}={value}' for key, value in VALUES.items()]
-  words += ['--config.network.projector=(16,8)']
-  words += ['--config.network.predictor=(16,8)']
+  words += ['--config.network.projector=(64,32)']
+  words += ['--config.network.predictor=(64,32)']
   words += [f'--config.dataset={make_images(tmp_path)}']
   assert (
     command.main(['import', str(file), f'--workdir={workdir}', *words]) == 0
@@ -150,9 +150,9 @@ def test_an_encoder_alone_starts_at_step_0(vectors, tmp_path, capsys):
   for path, leaf in expected.items():
     np.testing.assert_array_equal(found[path], leaf)
   network = pretrained.open_run(workdir).config.network
-  assert [*network.projector] == [16, 8]
+  assert [*network.projector] == [64, 32]
   # Its classifier is that of the images.
-  assert go_on(workdir, make_images(tmp_path), epochs=0.2) == 1
+  assert go_on(workdir, make_images(tmp_path)) == 6
 
 
 @pytest.mark.parametrize(
