@@ -46,7 +46,7 @@ atexit.register(shutil.rmtree, os.environ['BYOL_JAX_CACHE'], ignore_errors=True)
 LONG = (
   *('training/train', 'main', 'docs', 'python_docs', 'augment'),
   *('training/signals', 'conformance/steps', 'packaging', 'byol', 'api'),
-  *('training/multi_step', 'parallel', 'tools/bench_input'),
+  *('parallel', 'tools/bench_input'),
 )
 
 
