@@ -38,7 +38,7 @@ FEW_IMAGES = 300
 # TPU with both views in the channels (benchmarks/results/plan_*.json).
 _PARTS_IN_CHANNELS = 2
 # Channels of the first group from which one view fills the caches of a CPU.
-_WIDE = 64
+_WIDE = 16
 
 Update = Callable[
   [byol.ByolState, byol.Batch], tuple[byol.ByolState, byol.Scalars]
@@ -307,9 +307,9 @@ def _choose_form(
     channels = encoder.initial_channels * config.network.width
     fits = config.network.stem == 'imagenet' and halves and channels <= 64
     return {'parts_in_channels': _PARTS_IN_CHANNELS if fits else 0}
-  # The caches of a CPU hold the activations of one view, not of two, but for
-  # encoders of few channels, for which compiling half as much counts more. On a
-  # GPU each view has its own weights where norms are folded into them.
+  # The caches of a CPU hold the activations of one view, not of two; encoders
+  # of few channels fit, and one pass compiles sooner. On a GPU each view has
+  # its own weights where norms are folded into them.
   is_wide = encoder.channels[0] * config.network.width >= _WIDE
   can_fold = encoder.bottleneck and config.network.version == 1
   folds = platform in ('gpu', 'cuda') and can_fold

@@ -182,9 +182,9 @@ def list_forms(parts=0, one_pass=True, stem_of_blocks=False, fold_norms=False):
     ({'network.width': 2.0}, 'tpu', list_forms()),
     ({'network.stem': 'small'}, 'tpu', list_forms()),
     *(({}, None, list_forms(0, False)), ({}, 'cpu', list_forms(0, False))),
-    ({'network.encoder': 'MiniResNet'}, 'cpu', list_forms()),
+    ({'network.encoder': 'TinyResNet'}, 'cpu', list_forms()),
     (
-      {'network.encoder': 'MiniResNet', 'network.width': 4.0},
+      {'network.encoder': 'TinyResNet', 'network.width': 2.0},
       *('cpu', list_forms(0, False)),
     ),
     *(({}, name, list_forms(0, False, True, True)) for name in ('cuda', 'gpu')),
