@@ -37,8 +37,6 @@ FEW_IMAGES = 300
 # Parts of the encoder, the stem and one group of blocks, that are faster on a
 # TPU with both views in the channels (benchmarks/results/plan_*.json).
 _PARTS_IN_CHANNELS = 2
-# Channels of the first group from which one view fills the caches of a CPU.
-_WIDE = 16
 
 Update = Callable[
   [byol.ByolState, byol.Batch], tuple[byol.ByolState, byol.Scalars]
@@ -307,10 +305,10 @@ def _choose_form(
     channels = encoder.initial_channels * config.network.width
     fits = config.network.stem == 'imagenet' and halves and channels <= 64
     return {'parts_in_channels': _PARTS_IN_CHANNELS if fits else 0}
-  # The caches of a CPU hold the activations of one view, not of two; encoders
-  # of few channels fit, and one pass compiles sooner. On a GPU each view has
-  # its own weights where norms are folded into them.
-  is_wide = encoder.channels[0] * config.network.width >= _WIDE
+  # The caches of a CPU hold the activations of one view, not of two, but of few
+  # channels; one pass compiles sooner. On a GPU each view has its own weights
+  # where norms are folded into them.
+  is_wide = encoder.channels[0] * config.network.width >= 16
   can_fold = encoder.bottleneck and config.network.version == 1
   folds = platform in ('gpu', 'cuda') and can_fold
   return {
