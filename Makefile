@@ -40,8 +40,8 @@ test: tools .venv/development lint types
 test-libtpu: .venv/libtpu
 	PYTHONPATH=.venv/libtpu $(BIN)/python -m pytest -q -m libtpu
 
-# Several devices or processes against one, and a run that is killed and damaged
-# again and again; one job at a time: minutes.
+# Several devices or processes against one, a run that is killed and damaged
+# again and again, other tests of a process of its own; one at a time: minutes.
 test-jobs: .venv/development
 	$(BIN)/python -m pytest -q -m jobs
 

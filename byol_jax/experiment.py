@@ -305,9 +305,9 @@ def _choose_form(
     channels = encoder.initial_channels * config.network.width
     fits = config.network.stem == 'imagenet' and halves and channels <= 64
     return {'parts_in_channels': _PARTS_IN_CHANNELS if fits else 0}
-  # The caches of a CPU hold the activations of one view, not of two, but of few
-  # channels; one pass compiles sooner. On a GPU each view has its own weights
-  # where norms are folded into them.
+  # The caches of a CPU hold the activations of one view, not of two; with few
+  # channels they hold both, and one pass compiles sooner. On a GPU each view
+  # has its own weights where norms are folded into them.
   is_wide = encoder.channels[0] * config.network.width >= 16
   can_fold = encoder.bottleneck and config.network.version == 1
   folds = platform in ('gpu', 'cuda') and can_fold

@@ -86,18 +86,27 @@ def write_text(path: str | pathlib.Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def replace_file(path: str | pathlib.Path) -> Iterator[IO[bytes]]:
+def replace_file(
+  path: str | pathlib.Path, is_durable: bool = True
+) -> Iterator[IO[bytes]]:
   """Yields a file that replaces `path` at the end; not after an exception.
 
   Several processes may do so at once. Raises OSError.
+
+  Args:
+    path: in a folder that exists.
+    is_durable: whether the new file outlasts a power cut, which takes longer.
   """
-  parent = os.path.dirname(os.path.abspath(path))
-  with tempfile.TemporaryDirectory(dir=parent, prefix='.byol_jax.') as folder:
-    with open(os.path.join(folder, 'new'), 'wb') as file:
+  parent, name = os.path.split(path)
+  parent = os.path.realpath(parent)  # `link/..` is not the folder of the link
+  with tempfile.TemporaryDirectory(dir=parent, prefix=f'.{name[:40]}.') as new:
+    with open(os.path.join(new, 'new'), 'wb') as file:
       yield file
-    flush(file.name)
+    if is_durable:
+      flush(file.name)
     os.replace(file.name, path)
-  flush(parent)
+  if is_durable:
+    flush(parent)
 
 
 @contextlib.contextmanager

@@ -116,3 +116,17 @@ def test_a_user_without_a_home_folder_is_told_so(monkeypatch, tmp_path):
   ):
     with pytest.raises(errors.ConfigError, match='home folder, found none'):
       find()
+
+
+@pytest.mark.parametrize('is_durable', [True, False])
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, is_durable):
+  (tmp_path / 'far/run').mkdir(parents=True)
+  (tmp_path / 'link').symlink_to(tmp_path / 'far/run')
+  path = tmp_path / 'link/../run/file'  # normalised: run/file
+  with files.replace_file(path, is_durable) as file:
+    file.write(b'first')
+  writer = files.replace_file(path, is_durable)
+  writer.__enter__().write(b'second')
+  assert not writer.__exit__(ValueError, ValueError(), None)
+  assert (tmp_path / 'far/run/file').read_bytes() == b'first'
+  assert os.listdir(tmp_path / 'far/run') == ['file']

@@ -29,7 +29,6 @@ SHIPPED = {
 # `pip install byol_jax` brings no TensorFlow.
 JOURNEY = """
 import sys
-sys.modules['tensorflow'] = None
 import numpy as np
 import byol_jax
 from byol_jax import __main__ as command, configuration
@@ -46,8 +45,11 @@ for table, rows in ablation_table.list_tables().items():
 run = '--workdir=runs/first'
 shapes = ('--config=shapes', *sys.argv[2:], '--config.dataset=pictures')
 resident = ('--config.data.resident=True', '--config.log.tensorboard=True')
+words = ('pretrain', *shapes, *resident, '--workdir=runs/resident')
+assert command.main(words) == 0
+assert 'jax' in sys.modules and 'tensorflow' not in sys.modules
+sys.modules['tensorflow'] = None  # as if it were not installed
 for words in (
-  ('pretrain', *shapes, *resident, '--workdir=runs/resident'),
   ('pretrain', *shapes, run),
   ('knn', run),
   ('linear', run, '--config=evals/linear:cpu'),

@@ -141,8 +141,8 @@ def divide_time(
 
   Args:
     text: the program of the step, as HLO.
-    take: takes so many steps and waits for them.
-    count: about as many are traced, within bounds.
+    take: runs a number of steps and waits for them.
+    count: steps to trace, clipped to [_MIN_TRACED, _MAX_TRACED].
   """
   with tempfile.TemporaryDirectory() as folder:
     with jax.profiler.trace(folder):
@@ -169,7 +169,8 @@ def name_part(opcode: str, path: str) -> str:
   Args:
     opcode: of HLO.
     path: functions and modules; `jvp(MODULE)` are those of a forward pass,
-      `transpose(` the backward pass; '' of what has no name.
+      `transpose(` the backward pass; '' of what has no name. What a batch norm
+      computes, forward and backward, is a part of its own.
   """
   if 'psum' in path or opcode.startswith('all-'):
     return 'sums over devices'

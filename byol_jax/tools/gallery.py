@@ -38,7 +38,7 @@ class Gallery(NamedTuple):
   neighbours: list[tuple[Picture, list[tuple[Picture, float]]]]
   places: (
     np.ndarray | None
-  )  # in the plane, float [N, 2]; None of fewer than five
+  )  # in the plane, float [N, 2]; None for fewer than five
   classes: np.ndarray | None  # int [N], of these images; None without labels
   class_names: list[str]
 
@@ -142,7 +142,7 @@ def _show_neighbours(
 def project(values: np.ndarray) -> np.ndarray | None:
   """Returns places in the plane that keep neighbours together, float [N, 2].
 
-  t-SNE of the unit vectors; None of fewer than five.
+  t-SNE of the unit vectors; None for fewer than five.
   """
   if len(values) < 5:
     return None

@@ -43,7 +43,8 @@ def run(
   pretraining = pretrained.open_run(workdir)
   # Before any work.
   folder = files.find_writable_folder('report:', pretraining.path)
-  folder.mkdir(parents=True, exist_ok=True)  # of a run in a bucket
+  with files.refuse_unwritable(f'report: {errors.quote(folder)}'):
+    folder.mkdir(parents=True, exist_ok=True)  # of a run in a bucket
   specs = {'knn': knn, 'linear': linear}
   configs = {name: configuration.load(spec) for name, spec in specs.items()}
   # First: a step that is missing or damaged ends it before any work.

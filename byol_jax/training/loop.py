@@ -162,7 +162,7 @@ def run_loop(
       # Step.
       if batch is not None:
         is_first = step == start.step
-        with progress.calling(step, is_first):
+        with progress.annotate_call(step, is_first):
           state, scalars = context.update(state, batch)
         step = call.stop
         progress.buffer.add(scalars, len(call))
@@ -233,7 +233,7 @@ class _Progress:
   meter: logs.Meter = dataclasses.field(default_factory=logs.Meter)
 
   @contextlib.contextmanager
-  def calling(self, step: int, is_first: bool) -> Iterator[None]:
+  def annotate_call(self, step: int, is_first: bool) -> Iterator[None]:
     """Names a call in a trace; the first compiles, may transfer implicitly."""
     if is_first:
       self.log.start_phase('compiling')
@@ -247,7 +247,7 @@ class _Progress:
   def finish_first_call(
     self, state: packing.Packed, batch: Any, step: int
   ) -> None:
-    """Waits for the first call, in all processes: the watchdog may start.
+    """Waits for the first call, in all processes: then watchdogs may start.
 
     The meter starts after it, or the rate of the first interval would be that
     of the compiler.

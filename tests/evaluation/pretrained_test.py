@@ -96,6 +96,8 @@ def test_each_name_of_weights_has_its_parameters_and_averages(
     forward='forward', init_on_host=lambda: make_state('first')
   )
   run = pretrained.Run(None, '', config, method, {})
+  with pytest.raises(errors.ConfigError, match="found 'best'"):
+    pretrained.open_encoder(run, 'best')
   step = None if weights.startswith('random') else 5
   if weights == 'target':
     assert config.target.parameters == 'online_stopped'

@@ -61,7 +61,8 @@ class Taps(NamedTuple):
   Attributes:
     indices: uint64 [n, 4], inside the line.
     weights: float32 [n, 4]: rows sum to 1; a pixel beyond the line has 0.
-    starts: uint64 [n], where the four begin in a line after two more pixels.
+    starts: uint64 [n], index of the first of the four in a line with `_MARGIN`
+      more pixels before it.
   """
 
   indices: np.ndarray

@@ -61,7 +61,7 @@ def load_or_build(
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
     # Other processes may index the same file.
-    with files.replace_file(target) as file:
+    with files.replace_file(target, is_durable=False) as file:
       file.write(_digest(salt, body) + body)
   except OSError as error:
     _warn_once(target.parent, error.strerror or str(error))

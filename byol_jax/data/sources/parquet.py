@@ -210,7 +210,10 @@ def _copy_as_arrow(path: pathlib.Path) -> pathlib.Path:
     kept = kept.with_metadata({**(schema.metadata or {}), _STAMP: stamp})
     _LOG.warning('%s: copied once to %s, for random access', path, target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with files.replace_file(target) as new, pa.ipc.new_stream(new, kept) as out:
+    with (
+      files.replace_file(target, is_durable=False) as new,
+      pa.ipc.new_stream(new, kept) as out,
+    ):
       for batch in file.iter_batches(_BATCH, columns=columns):
         out.write_batch(batch.select(columns).cast(kept))
   return target
