@@ -169,8 +169,8 @@ def name_part(opcode: str, path: str) -> str:
   Args:
     opcode: of HLO.
     path: functions and modules; `jvp(MODULE)` are those of a forward pass,
-      `transpose(` the backward pass; '' of what has no name. What a batch norm
-      computes, forward and backward, is a part of its own.
+      `transpose(` the backward pass; '' of what has no name. Batch norm is one
+      part, forward and backward together.
   """
   if 'psum' in path or opcode.startswith('all-'):
     return 'sums over devices'
