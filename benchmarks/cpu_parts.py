@@ -21,7 +21,7 @@ from byol_jax.tools import bench_step
 
 def divide_time(built, batch):
   """Shares of the parts in a trace of some steps."""
-  update = placement.pmap(built.update, donate_argnums=(0,))
+  update = placement.map_step(built.update)
   state = placement.replicate(built.init_on_host())
   compiled = update.lower(state, batch).compile()
 

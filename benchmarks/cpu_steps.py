@@ -59,9 +59,7 @@ def make_step(built, batch):
   """A function that takes one step and returns its scalars."""
   hardware.keep_freed_memory()  # as a run does
   # A new function, so that JAX traces it again.
-  update = placement.pmap(
-    lambda *args: built.update(*args), donate_argnums=(0,)
-  )
+  update = placement.map_step(lambda *args: built.update(*args))
   state = placement.replicate(built.init_on_host())
 
   def step():

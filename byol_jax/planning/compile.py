@@ -130,7 +130,7 @@ def compile_step(
     StepTooLarge: the step does not fit the memory of a device.
   """
   function, arguments = _make_call(run, len(devices), per_device)
-  step: Any = placement.pmap(function, donate_argnums=(0,), devices=devices)
+  step: Any = placement.map_step(function, devices)
   shapes = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype),
     arguments,

@@ -27,7 +27,7 @@ _PEAKS = {
   **{'NVIDIA L40S': 362e12, 'NVIDIA L4': 121e12, 'NVIDIA H200 NVL': 835e12},
 }
 # Parameters of glibc's mallopt, from malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 # The speed is measured over this many calls after the first one, which
 # compiles, or over fewer that take this long.
 _CALLS = 9
@@ -78,6 +78,7 @@ def keep_freed_memory() -> None:
     with contextlib.suppress(AttributeError, OSError, TypeError):
       libc = ctypes.CDLL(None)
       libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never shrinks the heap
+      libc.mallopt(_M_TOP_PAD, 2**27)  # nor unmaps those of threads, 64 MB each
       libc.mallopt(_M_MMAP_MAX, 0)  # large arrays are in the heap, too
 
 

@@ -72,8 +72,8 @@ class StreamedCalls:
     """Maps `update` over the devices.
 
     Returns:
-      (state, batch) -> (state, scalars), with `packing.Packed` states,
-      replicated and donated. Scalars are [L] for a step.
+      (state, batch) -> (state, scalars), as of `placement.map_step`, with
+      replicated `packing.Packed` states. Scalars are [L] for a step.
     """
     return _compile_update(update)
 
@@ -90,7 +90,7 @@ class StreamedCalls:
 # One program for the trainings of an evaluation that share their update.
 @functools.lru_cache(maxsize=4)
 def _compile_update(update: Callable) -> Callable:
-  return placement.pmap(packing.on_packed_state(update), donate_argnums=(0,))
+  return placement.map_step(packing.on_packed_state(update))
 
 
 @functools.lru_cache(maxsize=4)
@@ -161,9 +161,7 @@ class ResidentCalls:
   def compile(self, update: Callable) -> Callable:
     """See `StreamedCalls`; scalars are [L, max_steps_per_call]."""
     repeated = repeat_update(update, self._dataset.views)
-    repeated = placement.pmap(
-      packing.on_packed_state(repeated), donate_argnums=(0,)
-    )
+    repeated = placement.map_step(packing.on_packed_state(repeated))
     return _WithStore(repeated, lambda: self._store)
 
   def compile_monitor(self, monitor: Callable) -> Callable:
