@@ -181,6 +181,7 @@ class BatchNorm(hk.Module):
     mean, mean_of_squares = moments
     variance = mean_of_squares - jnp.square(mean)
     for average, moment in ((self.mean_ema, mean), (self.var_ema, variance)):
+      moment = lax.stop_gradient(moment)  # JAX would trace that of averages
       for moment_of_view in moment.reshape(self.views.number, *shape):
         average(moment_of_view)
     return mean, variance

@@ -235,7 +235,7 @@ def open_training(
 def _compile_ahead(
   context: loop.TrainingContext,
   method: experiment.Experiment,
-  dataset: TrainingSet,
+  dataset: Any,
 ) -> loop.TrainingContext:
   """Compiles a step in a thread, while the first state and batch are made.
 
@@ -260,9 +260,10 @@ def _compile_ahead(
   state = placement.describe_placed(jax.eval_shape(method.initial_state))
   batch = placement.describe_sharded(make_batch(method.batch_size))
   lowered = update.lower(state, batch)
-  pool = futures.ThreadPoolExecutor(1, 'compiler')
+  pool = futures.ThreadPoolExecutor(2, 'compiler')
   # The first call finds the result: it is of the same `Lowered`.
   compiled = pool.submit(lowered.compile)
+  pool.submit(dataset.load_code)
   pool.shutdown(wait=False)  # an error about images is not late, either
   return dataclasses.replace(context, wait_for_compiler=compiled.result)
 

@@ -143,17 +143,25 @@ class Acting(ArraySet):
 class Described(ArraySet):
   """Says what its batches look like before it makes one."""
 
+  def __init__(self):
+    super().__init__()
+    self.has_loaded = threading.Event()
+
   def make_blank_views(self, batch_size):
     assert not self.asked
     self.asked.append('blank')
     (batch,) = ArraySet().view_batches(batch_size, 0, 1)
     return jax.tree.map(np.zeros_like, batch)
 
+  def load_code(self):
+    self.has_loaded.set()
+
 
 def test_a_step_that_is_compiled_ahead_is_the_same(unbroken, tmp_path):
   dataset = Described()
   train(tmp_path, dataset)
   assert dataset.asked == ['blank', *range(NUM_STEPS)]
+  assert dataset.has_loaded.wait(60)
   assert_same_end(tmp_path, unbroken)
   train(tmp_path, dataset)  # asks for nothing: it was done before
 

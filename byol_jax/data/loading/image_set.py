@@ -18,7 +18,7 @@ from byol_jax.data.loading import (
   decode,
   thread_engine,
 )
-from byol_jax.data.sampling import crops, order, views
+from byol_jax.data.sampling import crops, order, resize, views
 from byol_jax.data.sources import base
 
 Batch = batch_buffer.Batch
@@ -152,6 +152,12 @@ class ImageSet:
     if self.num_classes:
       batch |= self.label_columns(np.zeros(count, np.int32))
     return self.split_over_devices(batch)
+
+  def load_code(self) -> None:
+    """Resizes an image of one pixel: numba loads, or compiles, its code."""
+    image, drawn = np.zeros((1, 1, 3), np.uint8), np.zeros(4)
+    out = np.empty((self._size, self._size, 3), self._dtype)
+    resize.resample(image, self._eval_view.resample_window(1, 1, drawn), out)
 
   def crop_batches(
     self, batch_size: int, start_step: int, num_steps: int

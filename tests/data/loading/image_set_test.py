@@ -1,5 +1,6 @@
 import logging
 
+import numba
 import numpy as np
 import pytest
 
@@ -53,6 +54,24 @@ def test_blank_views_are_like_a_batch(
   assert {k: (x.shape, x.dtype) for k, x in blank.items()} == {
     k: (x.shape, x.dtype) for k, x in batch.items()
   }
+
+
+@pytest.mark.parametrize('transfer', ('float32', 'uint8'))
+def test_code_that_is_loaded_is_that_of_a_view(monkeypatch, transfer):
+  """Numba has compiled it for the arguments of a batch, whose bits it keeps."""
+  calls = []
+  resample = resize.resample
+
+  def record(image, window, out):
+    resample(image, window, out)
+    arguments = (image, *window.window, out)
+    calls.append([numba.typeof(x) for x in arguments])
+
+  monkeypatch.setattr(resize, 'resample', record)
+  data = image_set(Listed([grey(9)] * 4), transfer=transfer)
+  data.load_code()
+  next(iter(data.view_batches(4, 0, 1)))
+  assert calls[0] == calls[1]
 
 
 def test_crops_change_with_the_epoch_and_the_view_but_not_with_the_batch(
