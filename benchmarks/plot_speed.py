@@ -34,7 +34,7 @@ def read_ratios() -> dict[str, float]:
   }
   peer = json.loads((RESULTS / 'cpu_peer.json').read_text())['shapes']
   found |= {
-    f'CPU step, {text} : lightly': peer[name]['ratio']
+    f'CPU step, {text} : lightly': peer[name]['ours']['ratio']
     for name, text in CPU_STEPS.items()
   }
   path = RESULTS / 'input_imagenet_sample.json'
