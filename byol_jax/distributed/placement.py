@@ -56,10 +56,9 @@ def map_step(
 ) -> Callable:
   """Maps a training step, (state, ...) -> (state, ...), see `pmap`.
 
-  The new state may be written over the old one, but on a CPU: XLA does not
-  fuse the parts of a state there, so each old one is copied before it is
-  written over, which took a tenth of the steps of large networks
-  (docs/speed.md).
+  The new state is written over the old one, except on a CPU: XLA computes each
+  part of it there from other old parts, so it copies them first, which takes a
+  tenth of the steps of large networks (docs/speed.md).
   """
   platform = devices[0].platform if devices else jax.default_backend()
   donated = () if platform == 'cpu' else (0,)

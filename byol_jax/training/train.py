@@ -263,7 +263,7 @@ def _compile_ahead(
   pool = futures.ThreadPoolExecutor(2, 'compiler')
   # The first call finds the result: it is of the same `Lowered`.
   compiled = pool.submit(lowered.compile)
-  pool.submit(dataset.load_code)
+  pool.submit(dataset.load_code)  # what it raises the first batch will, too
   pool.shutdown(wait=False)  # an error about images is not late, either
   return dataclasses.replace(context, wait_for_compiler=compiled.result)
 

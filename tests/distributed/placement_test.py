@@ -1,5 +1,7 @@
 """Arrays to the devices and back, bit for bit."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -74,6 +76,23 @@ def test_a_donated_buffer_is_gone():
   assert_same(
     placement.fetch_first_replica(new), {'w': np.full(4, 3, np.float32)}
   )
+
+
+def test_a_state_is_written_over_except_on_a_cpu(monkeypatch):
+  step = placement.map_step(lambda state, x: state + x)
+  state, x = placement.replicate((np.ones(4, np.float32), np.float32(2)))
+  assert placement.fetch_first_replica(step(state, x))[0] == 3
+  assert placement.fetch_first_replica(state)[0] == 1
+  donated = []
+  monkeypatch.setattr(
+    placement,
+    'pmap',
+    lambda *_, donate_argnums, **__: donated.append(donate_argnums),
+  )
+  placement.map_step(abs, [types.SimpleNamespace(platform='tpu')])
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  placement.map_step(abs)
+  assert donated == [(0,), (0,)]
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(monkeypatch):

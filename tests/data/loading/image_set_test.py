@@ -58,7 +58,7 @@ def test_blank_views_are_like_a_batch(
 
 @pytest.mark.parametrize('transfer', ('float32', 'uint8'))
 def test_code_that_is_loaded_is_that_of_a_view(monkeypatch, transfer):
-  """Numba has compiled it for the arguments of a batch, whose bits it keeps."""
+  """Numba compiles by the types of the arguments."""
   calls = []
   resample = resize.resample
 
