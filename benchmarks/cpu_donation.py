@@ -8,16 +8,14 @@ memory matters; they take steps in turns. `ratio` is the speed over that of the
 first. Both must give the same loss.
 """
 
-import argparse
 import functools
 import json
 import os
-import subprocess
 import sys
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
-from benchmarks import cpu_steps, results_file, timing
+from benchmarks import cpu_steps, timing
 from byol_jax.distributed import placement
 
 PROGRAMS = {
@@ -27,70 +25,38 @@ PROGRAMS = {
 
 
 def work(program, shape):
-  """Takes a step for each line of the input; prints its loss and seconds."""
+  """Takes steps of one program for `measure`."""
   placement.map_step = PROGRAMS[program]
-  step = cpu_steps.make_step(*cpu_steps.build(*cpu_steps.SHAPES[shape]))
-  print(float(step()['total_loss'][0]), flush=True)
-  for _ in sys.stdin:
-    print(json.dumps(timing.timed(step)), flush=True)
+  step = cpu_steps.make_step(*cpu_steps.build(*json.loads(shape)))
+  loss = float(step()['total_loss'][0])
+  step()  # the first has new memory
+  timing.serve_steps(step, loss)
 
 
 def measure(shape, rounds):
   """Images per second and ratios to the donated program."""
-  workers = {
-    program: subprocess.Popen(
-      [sys.executable, __file__, f'--program={program}', '--shapes', shape],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-    )
+  commands = {
+    program: ([__file__, 'work', program, json.dumps(shape)], None)
     for program in PROGRAMS
   }
-  losses = {worker.stdout.readline() for worker in workers.values()}
-  assert len(losses) == 1, losses
-
-  def step(worker):
-    worker.stdin.write('step\n')
-    worker.stdin.flush()
-    return json.loads(worker.stdout.readline())
-
-  times = {program: [] for program in PROGRAMS}
-  for number in range(rounds + 1):
-    for program in list(PROGRAMS)[:: 1 if number % 2 else -1]:
-      seconds = step(workers[program])
-      if number:  # the first has new memory
-        times[program].append(seconds)
-  for worker in workers.values():
-    worker.communicate()
-  batch_size = cpu_steps.SHAPES[shape][-1]
+  losses, times = timing.time_workers(commands, rounds)
+  assert len(set(losses.values())) == 1, losses
   return {
     program: {
-      'images_per_second': batch_size / timing.median_seconds(x)['seconds'],
+      'images_per_second': shape[-1] / timing.median_seconds(x)['seconds'],
       **timing.median_ratios(times['donated'], x),
     }
     for program, x in times.items()
   }
 
 
-def main():
-  parser = results_file.make_parser(__doc__, rounds=6)
-  parser.add_argument('--shapes', nargs='+', default=list(cpu_steps.SHAPES))
-  parser.add_argument('--program', help=argparse.SUPPRESS)
-  arguments = parser.parse_args()
-  if arguments.program:
-    work(arguments.program, *arguments.shapes)
-    return
-  result = {
-    'what': 'training steps on CPUs with a donated state and without, in turns;'
-    ' ratios of the speed to that of the first, medians over rounds',
-    'rounds': arguments.rounds,
-    'shapes': {},
-  }
-  for shape in arguments.shapes:
-    result['shapes'][shape] = measure(shape, arguments.rounds)
-    print(shape, json.dumps(result['shapes'][shape]), flush=True)
-  results_file.write_result(result, arguments.output)
-
-
 if __name__ == '__main__':
-  main()
+  if sys.argv[1:2] == ['work']:
+    work(*sys.argv[2:])
+  else:
+    cpu_steps.run(
+      __doc__,
+      'training steps on CPUs with a donated state and without, in turns;'
+      ' ratios of the speed to that of the first, medians over rounds',
+      measure,
+    )

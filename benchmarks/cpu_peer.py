@@ -11,14 +11,12 @@ beside this package. Compare the ratios. Other work slows lightly's more, whose
 threads wait for each other: on a busy machine the best step of each says most.
 """
 
-import argparse
 import copy
 import json
 import os
-import subprocess
 import sys
 
-from benchmarks import cpu_steps, results_file, timing
+from benchmarks import cpu_steps, timing
 
 PACKAGES = ('torch', 'torchvision', 'lightly')
 
@@ -70,46 +68,33 @@ def make_their_step(encoder, stem, size, batch_size):
 DEVICES = {'ours': 1, 'ours, a device a core': os.cpu_count(), 'lightly': 1}
 
 
-def work(program, name):
-  """Takes a step for each line of the input; prints clock and CPU seconds."""
+def work(program, shape):
+  """Takes steps of one program for `measure`."""
   make_step = make_their_step if program == 'lightly' else make_our_step
-  step = make_step(*cpu_steps.SHAPES[name])
+  step = make_step(*json.loads(shape))
   for _ in range(2):
     step()
-  for _ in sys.stdin:
-    print(json.dumps(timing.timed(step)), flush=True)
+  timing.serve_steps(step, program)
 
 
-def measure(name, rounds):
+def measure(shape, rounds):
   """Images per second of all, and the ratios ours : theirs."""
-  workers = {
-    program: subprocess.Popen(
-      [sys.executable, __file__, f'--program={program}', '--shapes', name],
-      env=os.environ | {'JAX_NUM_CPU_DEVICES': str(devices)},
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
+  commands = {
+    program: (
+      [__file__, 'work', program, json.dumps(shape)],
+      os.environ | {'JAX_NUM_CPU_DEVICES': str(devices)},
     )
     for program, devices in DEVICES.items()
   }
-  seconds = {program: [] for program in DEVICES}
-  for number in range(rounds):
-    for program in list(DEVICES)[:: 1 if number % 2 else -1]:
-      worker = workers[program]
-      worker.stdin.write('step\n')
-      worker.stdin.flush()
-      seconds[program].append(json.loads(worker.stdout.readline()))
-  for worker in workers.values():
-    worker.communicate()
+  _, seconds = timing.time_workers(commands, rounds)
   return {
-    program: describe(seconds[program], seconds['lightly'], name)
+    program: describe(seconds[program], seconds['lightly'], shape[-1])
     for program in DEVICES
-  } | {'load_average': os.getloadavg()[0]}
+  }
 
 
-def describe(seconds, theirs, name):
+def describe(seconds, theirs, batch_size):
   """Images per second of a program, and its ratios to lightly's."""
-  batch_size = cpu_steps.SHAPES[name][-1]
   best, best_theirs = (min(times)[0] for times in (seconds, theirs))
   return {
     'images_per_second': batch_size / timing.median_seconds(seconds)['seconds'],
@@ -119,25 +104,14 @@ def describe(seconds, theirs, name):
   }
 
 
-def main():
-  parser = results_file.make_parser(__doc__, rounds=6)
-  parser.add_argument('--shapes', nargs='+', default=list(cpu_steps.SHAPES))
-  parser.add_argument('--program', help=argparse.SUPPRESS)
-  arguments = parser.parse_args()
-  if arguments.program:
-    work(arguments.program, *arguments.shapes)
-    return
-  result = {
-    'what': 'training steps on CPUs, ours and lightly in PyTorch in turns;'
-    ' ratio: our speed over theirs, medians over rounds or of the best steps',
-    'rounds': arguments.rounds,
-    'shapes': {},
-  }
-  for name in arguments.shapes:
-    result['shapes'][name] = measure(name, arguments.rounds)
-    print(name, json.dumps(result['shapes'][name]), flush=True)
-  results_file.write_result(result, arguments.output, PACKAGES)
-
-
 if __name__ == '__main__':
-  main()
+  if sys.argv[1:2] == ['work']:
+    work(*sys.argv[2:])
+  else:
+    cpu_steps.run(
+      __doc__,
+      'training steps on CPUs, ours and lightly in PyTorch in turns; ratio: our'
+      ' speed over theirs, medians over rounds or of the best steps',
+      measure,
+      PACKAGES,
+    )

@@ -92,7 +92,7 @@ def measure(shape, rounds):
   return found
 
 
-def run(page, what, measure_shape):
+def run(page, what, measure_shape, packages=()):
   """Measures the shapes of the command line and writes the result."""
   parser = results_file.make_parser(page, rounds=6)
   parser.add_argument('--shapes', nargs='+', default=list(SHAPES))
@@ -103,7 +103,7 @@ def run(page, what, measure_shape):
     figures['load_average'] = os.getloadavg()[0]
     result['shapes'][name] = figures
     print(name, json.dumps(figures), flush=True)
-  results_file.write_result(result, arguments.output)
+  results_file.write_result(result, arguments.output, packages)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,10 @@
 """Times calls in turns: seconds of the clock, and CPU seconds of all cores."""
 
+import contextlib
+import json
 import statistics
+import subprocess
+import sys
 import time
 
 
@@ -18,6 +22,43 @@ def time_rounds(calls, rounds):
     for name in list(calls)[:: 1 if number % 2 else -1]:
       found[name].append(timed(calls[name]))
   return found
+
+
+def serve_steps(step, first):
+  """Prints `first`; then times a step for each line of the input."""
+  print(json.dumps(first), flush=True)
+  for _ in sys.stdin:
+    print(json.dumps(timed(step)), flush=True)
+
+
+def time_workers(commands, rounds):
+  """As `time_rounds`, for processes that call `serve_steps`.
+
+  `commands` are {name: (arguments, environment)}. Returns the first values,
+  too, {name: value}.
+  """
+  with contextlib.ExitStack() as stack:
+    workers = {
+      name: stack.enter_context(
+        subprocess.Popen(
+          [sys.executable, *arguments],
+          env=environment,
+          stdin=subprocess.PIPE,
+          stdout=subprocess.PIPE,
+          text=True,
+        )
+      )
+      for name, (arguments, environment) in commands.items()
+    }
+    first = {
+      name: json.loads(x.stdout.readline()) for name, x in workers.items()
+    }
+    found = {name: [] for name in workers}
+    for number in range(rounds):
+      for name in list(workers)[:: 1 if number % 2 else -1]:
+        print('step', file=workers[name].stdin, flush=True)
+        found[name].append(json.loads(workers[name].stdout.readline()))
+  return first, found
 
 
 def median_seconds(times):
