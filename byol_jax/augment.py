@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from byol_jax import modules
+
 GRAY_WEIGHTS = (0.2989, 0.5870, 0.1140)
 
 # Operations of the colour jitter; their order is drawn for each image.
@@ -214,10 +216,8 @@ def apply_jitter(
     before, contrast_place = rgb, jnp.argmax(jitter.order == CONTRAST)
     for place in range(3):
       changed = _apply_place(before, jitter, place, [0.0] * 3)
-      is_before = place < contrast_place
-      before = jax.tree.map(
-        functools.partial(jnp.where, is_before), changed, before
-      )
+      choose = functools.partial(jnp.where, place < contrast_place)
+      before = jax.tree.map(choose, changed, before)
     means = [jnp.mean(x) for x in before]
   for place in range(4):
     rgb = _apply_place(rgb, jitter, place, means or [jnp.mean(x) for x in rgb])
@@ -261,8 +261,7 @@ class Operation(NamedTuple):
 
 def draw_sigma(key: jax.Array, sigma: tuple[float, float]) -> dict[str, Any]:
   """Draws the blur's sigma, uniform in its range, pixels."""
-  low, high = sigma
-  return {'sigma': jax.random.uniform(key, minval=low, maxval=high)}
+  return {'sigma': jax.random.uniform(key, minval=sigma[0], maxval=sigma[1])}
 
 
 # Name -> draw: (key, settings as keywords) -> values, and the function
@@ -389,11 +388,12 @@ def make_augment(
     return stages[-1][1] if stages else image
 
   def augment(images: jax.Array, keys: jax.Array) -> jax.Array:
+    images = to_float(images)
     augmented = jax.lax.platform_dependent(
-      *(to_float(images), keys),
+      *(images, keys),
       tpu=jax.vmap(functools.partial(run_on_tpu, operations)),
       default=jax.vmap(one),
     )
-    return jax.lax.stop_gradient(clip(augmented))
+    return jax.lax.stop_gradient(modules.keep(clip(augmented), images))
 
   return augment

@@ -7,9 +7,9 @@ the weights.
 Convolutions take the form that is fast for their shape on a CPU. XLA is slow
 there at 1x1 kernels, most of all in the gradient of the weights, and at outputs
 of at most 2x2 pixels; the form for these is a matrix product, where only the
-order of summation differs (benchmarks/results/cpu_steps.json). It is chosen
-when a program is lowered, by the platform it is lowered for: TPUs and GPUs get
-the plain form, also on a host without any.
+order of summation differs (benchmarks/results/cpu_steps.json); others keep
+their images for the gradient. The form is chosen when a program is lowered, by
+its platform: TPUs and GPUs get the plain one, also on a host without any.
 """
 
 from collections.abc import Callable, Sequence
@@ -294,44 +294,44 @@ def convolve(
   )
   _, height, width, _ = jax.eval_shape(plain, images, weights).shape
   if weights.shape[0] > 1 and height * width > MAX_COLUMNS_SIZE:
-    return plain(images, weights)
+    return _keep_images(plain)(images, weights)
   fast = functools.partial(_multiply_columns, stride, padding)
   return choose_form(plain, cpu=fast)(images, weights)
 
 
-def max_pool(images: jax.Array, padding: Padding) -> jax.Array:
-  """Returns the largest of 3x3 pixels, stride 2, [B, H, W, C].
+def _keep_images(plain: _Form) -> _Form:
+  """Returns a convolution whose gradient does not compute its images again.
 
-  On a GPU the gradient of XLA's window is a scatter with two passes over
-  intermediate indices; there three lines are compared along the width, then
-  along the height. Both give the gradient to the first of equal pixels.
+  XLA would on CPUs, in the loop that transposes them for that of the weights.
   """
-  window, strides = (1, 3, 3, 1), (1, 2, 2, 1)
-  if isinstance(padding, str):
-    padding = lax.padtype_to_pads(images.shape, window, strides, padding)
 
-  def pool_windows(x: jax.Array) -> jax.Array:
-    return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding)
+  @jax.custom_vjp
+  def form(images: jax.Array, weights: jax.Array) -> jax.Array:
+    return plain(images, weights)
 
-  by_lines = functools.partial(pool_by_lines, padding)
-  return choose_form(pool_windows, cuda=by_lines)(images)
+  def pull_back(saved: Any, change: jax.Array) -> Any:
+    images, weights = saved
+    return jax.vjp(plain, keep(images, weights), weights)[1](change)
+
+  form.defvjp(lambda *args: (form(*args), args), pull_back)
+  return form
 
 
-def pool_by_lines(
-  padding: Sequence[tuple[int, int]], images: jax.Array
-) -> jax.Array:
-  """Returns `max_pool` by comparisons of whole lines."""
-  for axis in (2, 1):
-    pads = [(0, 0)] * images.ndim
-    pads[axis] = padding[axis]
-    padded = jnp.pad(images, pads, constant_values=-jnp.inf)
-    stop = padded.shape[axis] - 2
-    lines = [
-      lax.slice_in_dim(padded, first, first + stop, 2, axis)
-      for first in range(3)
-    ]
-    images = functools.reduce(lambda a, b: jnp.where(b > a, b, a), lines)
-  return images
+def keep(x: jax.Array, other: jax.Array) -> jax.Array:
+  """Returns x; a CPU computes it once, not again wherever it is used.
+
+  XLA drops `lax.optimization_barrier` there, not a choice.
+
+  Args:
+    x: on a CPU NaN is returned if the first number of `other` is not finite.
+    other: of which x is no function, such as weights that x meets.
+  """
+
+  def choose(x: jax.Array, other: jax.Array) -> jax.Array:
+    is_finite = jnp.isfinite(other.ravel()[0])
+    return lax.cond(is_finite, lambda: x, lambda: jnp.full_like(x, jnp.nan))
+
+  return lax.platform_dependent(x, other, cpu=choose, default=lambda x, _: x)
 
 
 def choose_form(plain: _Form, **forms: _Form) -> _Form:

@@ -10,7 +10,7 @@ The blocks are our own because the paper initialises every batch-norm scale
 blocks, initialises its last one with zeros and cannot be told otherwise.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -311,8 +311,45 @@ class ResNet(hk.Module):
       x = jax.nn.relu(self.outer_norm(x, is_training))
     if self.pool:
       same = self.padding == 'same'
-      x = modules.max_pool(x, 'SAME' if same else POOL_PADDING)
+      x = max_pool(x, 'SAME' if same else POOL_PADDING)
     return x
+
+
+def max_pool(images: jax.Array, padding: modules.Padding) -> jax.Array:
+  """Returns the largest of 3x3 pixels, stride 2, [B, H, W, C].
+
+  On a GPU the gradient of XLA's window is a scatter with two passes over
+  intermediate indices; there three lines are compared along the width, then
+  along the height. Both give the gradient to the first of equal pixels.
+  """
+  window, strides = (1, 3, 3, 1), (1, 2, 2, 1)
+  if isinstance(padding, str):
+    padding = jax.lax.padtype_to_pads(images.shape, window, strides, padding)
+
+  def pool_windows(x: jax.Array) -> jax.Array:
+    return jax.lax.reduce_window(
+      x, -jnp.inf, jax.lax.max, window, strides, padding
+    )
+
+  by_lines = functools.partial(pool_by_lines, padding)
+  return modules.choose_form(pool_windows, cuda=by_lines)(images)
+
+
+def pool_by_lines(
+  padding: Sequence[tuple[int, int]], images: jax.Array
+) -> jax.Array:
+  """Returns `max_pool` by comparisons of whole lines."""
+  for axis in (2, 1):
+    pads = [(0, 0)] * images.ndim
+    pads[axis] = padding[axis]
+    padded = jnp.pad(images, pads, constant_values=-jnp.inf)
+    stop = padded.shape[axis] - 2
+    lines = [
+      jax.lax.slice_in_dim(padded, first, first + stop, 2, axis)
+      for first in range(3)
+    ]
+    images = functools.reduce(lambda a, b: jnp.where(b > a, b, a), lines)
+  return images
 
 
 def _recompute(layers: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from byol_jax import modules, resnet
+from tests.helpers.gradients import with_gradients
 
 # Kernel, stride, height, width: each form, odd and even sizes, one pixel.
 SHAPES = [
@@ -25,13 +26,6 @@ def plain_convolution(images, weights, stride, padding):
     *(images, weights, (stride, stride), padding),
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
   )
-
-
-def with_gradients(function, *args):
-  """The result of `function` and the gradients of a weighted sum of it."""
-  outputs, pull_back = jax.vjp(function, *args)
-  change = jnp.cos(jnp.arange(outputs.size, dtype=outputs.dtype))
-  return outputs, *pull_back(change.reshape(outputs.shape))
 
 
 def draw_arrays(kernel, height, width):
@@ -217,34 +211,28 @@ def test_vmap_and_other_platforms():
   assert 'convolution' not in operations(ours, 'cpu')
 
 
-@pytest.mark.parametrize('platform', ('cpu', 'tpu', 'cuda'))
-def test_a_pool_has_windows_but_on_a_gpu(platform):
-  """There their gradient is a scatter."""
-  pool = functools.partial(modules.max_pool, padding='SAME')
-  traced = jax.jit(functools.partial(with_gradients, pool)).trace(
-    jnp.zeros((1, 4, 4, 1))
+def test_images_are_kept_for_the_gradient_of_weights_on_a_cpu():
+  """The loop that transposes them would compute them again."""
+  images, weights = draw_arrays(3, 8, 8)
+
+  def find_loss(convolve, scale, weights):
+    return jnp.sum(convolve(jnp.sin(scale * images), weights, 1, 'SAME') ** 2)
+
+  def compile_gradient(convolve):
+    gradient = jax.jit(jax.grad(functools.partial(find_loss, convolve), 1))
+    found = gradient(1.0, weights)
+    return gradient.lower(1.0, weights).compile().as_text(), found
+
+  (text, found), (plain, expected) = map(
+    compile_gradient, (modules.convolve, plain_convolution)
   )
-  text = traced.lower(lowering_platforms=(platform,)).as_text()
-  for name in ('reduce_window', 'select_and_scatter'):
-    assert (f'stablehlo.{name}' in text) == (platform != 'cuda')
+  assert text.count(' sine(') == 1 < plain.count(' sine(')
+  np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize('padding', resnet.PADDINGS)
-@pytest.mark.parametrize('size', ((5, 6), (4, 7)), ids=str)
-def test_a_pool_by_lines_equals_that_of_windows(size, padding):
-  """Also where pixels are equal, as after a ReLU: the first gets all."""
-  drawn = np.random.default_rng(0).normal(size=(2, *size, 3))
-  images = jnp.maximum(0, jnp.round(drawn * 2))
-  pads = resnet.POOL_PADDING
-  if padding == 'same':
-    window = (1, 3, 3, 1), (1, 2, 2, 1)
-    pads = jax.lax.padtype_to_pads(images.shape, *window, 'SAME')
-  pools = (
-    functools.partial(modules.max_pool, padding=pads),
-    functools.partial(modules.pool_by_lines, pads),
-  )
-  plain, by_lines = jax.jit(
-    lambda images: [with_gradients(pool, images) for pool in pools]
-  )(images)
-  for x, y in zip(plain, by_lines, strict=True):
-    np.testing.assert_allclose(x, y, rtol=0, atol=1e-6)  # order of a sum
+@pytest.mark.parametrize('first', (1, np.inf, np.nan))
+def test_what_is_kept_is_lost_with_the_other(first):
+  other = jnp.asarray([[first, np.nan]])
+  kept = jax.jit(modules.keep)(jnp.arange(3.0), other)
+  expected = np.arange(3) if first == 1 else [np.nan] * 3
+  np.testing.assert_array_equal(kept, expected)

@@ -11,6 +11,7 @@ import pytest
 
 from byol_jax import modules, networks, resnet
 from tests.helpers import tiny_run
+from tests.helpers.gradients import with_gradients
 
 MAKE_NORM = functools.partial(modules.BatchNorm, decay=0.9, epsilon=1e-5)
 
@@ -234,3 +235,36 @@ def test_weights_are_truncated_normals_of_the_fan_in():
     assert abs(w.mean()) < 0.05 * sigma
     checked += 1
   assert checked == 3
+
+
+@pytest.mark.parametrize('platform', ('cpu', 'tpu', 'cuda'))
+def test_a_pool_has_windows_but_on_a_gpu(platform):
+  """There their gradient is a scatter."""
+  pool = functools.partial(resnet.max_pool, padding='SAME')
+  traced = jax.jit(functools.partial(with_gradients, pool)).trace(
+    jnp.zeros((1, 4, 4, 1))
+  )
+  text = traced.lower(lowering_platforms=(platform,)).as_text()
+  for name in ('reduce_window', 'select_and_scatter'):
+    assert (f'stablehlo.{name}' in text) == (platform != 'cuda')
+
+
+@pytest.mark.parametrize('padding', resnet.PADDINGS)
+@pytest.mark.parametrize('size', ((5, 6), (4, 7)), ids=str)
+def test_a_pool_by_lines_equals_that_of_windows(size, padding):
+  """Also where pixels are equal, as after a ReLU: the first gets all."""
+  drawn = np.random.default_rng(0).normal(size=(2, *size, 3))
+  images = jnp.maximum(0, jnp.round(drawn * 2))
+  pads = resnet.POOL_PADDING
+  if padding == 'same':
+    window = (1, 3, 3, 1), (1, 2, 2, 1)
+    pads = jax.lax.padtype_to_pads(images.shape, *window, 'SAME')
+  pools = (
+    functools.partial(resnet.max_pool, padding=pads),
+    functools.partial(resnet.pool_by_lines, pads),
+  )
+  plain, by_lines = jax.jit(
+    lambda images: [with_gradients(pool, images) for pool in pools]
+  )(images)
+  for x, y in zip(plain, by_lines, strict=True):
+    np.testing.assert_allclose(x, y, rtol=0, atol=1e-6)  # order of a sum
