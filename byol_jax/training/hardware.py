@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import os
 import re
+import sys
 import time
 from typing import Any
 
@@ -37,7 +38,7 @@ _SECONDS = 20.0
 def describe_run(config: Mapping[str, Any]) -> list[str]:
   """Returns a line of devices, processes, precision and the batch of a run.
 
-  And one if a network made for an accelerator starts on a CPU, and one if
+  And some if a network made for an accelerator starts on a CPU, and one if
   images are decoded by the slower engine.
   """
   device, count = jax.devices()[0], jax.device_count()
@@ -59,6 +60,11 @@ def describe_run(config: Mapping[str, Any]) -> list[str]:
       f'warning: {encoder} is a network for an accelerator, on a CPU; how long'
       f' it takes follows after the first steps; {_CPU_PRESETS}'
     )
+    if 'MALLOC_ARENA_MAX' not in os.environ and sys.platform == 'linux':
+      lines.append(
+        'MALLOC_ARENA_MAX=1 in the environment may make its steps faster:'
+        ' docs/speed.md'
+      )
   if config['input']['engine'] == 'threads':
     lines.append(
       'images are decoded in Python threads; TensorFlow decodes faster: pip'

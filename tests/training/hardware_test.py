@@ -3,6 +3,7 @@
 import itertools
 import os
 import platform
+import sys
 import types
 
 import jax
@@ -72,7 +73,12 @@ def test_a_long_run_on_a_cpu_warns_after_its_first_steps():
 
 
 def test_a_network_for_an_accelerator_always_warns(monkeypatch):
-  (where, start) = hardware.describe_run(config_of('ResNet50'))
+  monkeypatch.setattr(sys, 'platform', 'linux')
+  monkeypatch.delenv('MALLOC_ARENA_MAX', raising=False)
+  where, start, advice = hardware.describe_run(config_of('ResNet50'))
+  assert advice.startswith('MALLOC_ARENA_MAX=1 in')
+  monkeypatch.setenv('MALLOC_ARENA_MAX', '1')
+  assert hardware.describe_run(config_of('ResNet50')) == [where, start]
   assert where.endswith(
     f', {8 // jax.device_count()} a device in 2 sub-batches'
   )
