@@ -394,6 +394,7 @@ def make_augment(
       tpu=jax.vmap(functools.partial(run_on_tpu, operations)),
       default=jax.vmap(one),
     )
-    return jax.lax.stop_gradient(modules.keep(clip(augmented), images))
+    other = keys.astype(jnp.float32)  # is always finite
+    return jax.lax.stop_gradient(modules.keep(clip(augmented), other))
 
   return augment

@@ -324,7 +324,7 @@ def keep(x: jax.Array, other: jax.Array) -> jax.Array:
 
   Args:
     x: on a CPU NaN is returned if the first number of `other` is not finite.
-    other: of which x is no function, such as weights that x meets.
+    other: floats that the compiler does not know, such as weights.
   """
 
   def choose(x: jax.Array, other: jax.Array) -> jax.Array:

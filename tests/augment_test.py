@@ -335,6 +335,8 @@ def test_output_is_in_range_and_independent_of_the_batch():
     alone = function(images[i : i + 1], keys(64)[i : i + 1])[0]
     # Other batch sizes may be compiled to other roundings.
     np.testing.assert_allclose(alone, out[i], atol=2e-6)
+  images[0] = np.inf
+  np.testing.assert_array_equal(function(images, keys(64))[1:], out[1:])
   again = function(images, keys(64, seed=1))
   assert np.abs(again - out).max(axis=(1, 2, 3))[6:].min() > 0
 
