@@ -346,5 +346,6 @@ def embed(
   names = [dataset.file_name(i) for i in range(dataset.num_examples)]
   count = embed_lib.write_embeddings(encoder, dataset, names, output, log)
   if count < len(names):
-    log(f'{len(names) - count:,} images could not be used; see above')
+    images = errors.format_count(len(names) - count, 'image')
+    log(f'{images} could not be used; see above')
   return count

@@ -60,7 +60,8 @@ def describe_run(config: Mapping[str, Any]) -> list[str]:
       f'warning: {encoder} is a network for an accelerator, on a CPU; how long'
       f' it takes follows after the first steps; {_CPU_PRESETS}'
     )
-    if 'MALLOC_ARENA_MAX' not in os.environ and sys.platform == 'linux':
+    is_linux = sys.platform == 'linux'
+    if is_linux and os.environ.get('MALLOC_ARENA_MAX') != '1':
       lines.append(
         'MALLOC_ARENA_MAX=1 in the environment may make its steps faster:'
         ' docs/speed.md'

@@ -116,8 +116,8 @@ class Logs:
     if data_wait > _MAX_DATA_WAIT:
       self._note_once(
         'input',
-        f'the input is the bottleneck: {data_wait:.0%} of the time since the'
-        ' last line was spent waiting for images; `byol-jax bench'
+        f'the input is the bottleneck: {100 * data_wait:.0f} % of the time'
+        ' since the last line was spent waiting for images; `byol-jax bench'
         ' input` measures what this machine can load',
       )
 

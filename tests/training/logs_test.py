@@ -130,7 +130,7 @@ def test_a_slow_input_is_named_once(tmp_path):
   for step, wait in ((2, 0.03), (3, 0.6), (4, 0.6)):
     writer.write(step, {'byol_loss': 1, 'data_wait': wait})
   writer.close()
-  assert stream.getvalue().count('the input is the bottleneck: 60%') == 1
+  assert stream.getvalue().count('the input is the bottleneck: 60 %') == 1
 
 
 def test_what_is_printed_is_in_run_log_with_its_time(tmp_path, monkeypatch):
