@@ -38,8 +38,8 @@ _SECONDS = 20.0
 def describe_run(config: Mapping[str, Any]) -> list[str]:
   """Returns a line of devices, processes, precision and the batch of a run.
 
-  And some if a network made for an accelerator starts on a CPU, and one if
-  images are decoded by the slower engine.
+  And a warning with advice if a network made for an accelerator starts on a
+  CPU, and a line if images are decoded by the slower engine.
   """
   device, count = jax.devices()[0], jax.device_count()
   batch_size, encoder = config['batch_size'], config['network']['encoder']
