@@ -1,15 +1,13 @@
 """Defines convolution and batch norm, the modules that compute in our own way.
 
 Parameters and states are those of Haiku's modules. A module computes in the
-dtype of its input: bfloat16 in mixed precision, where `cast_parameters` rounds
-the weights.
+dtype of its input; `cast_parameters` rounds the weights of mixed precision.
 
-Convolutions take the form that is fast for their shape on a CPU. XLA is slow
-there at 1x1 kernels, most of all in the gradient of the weights, and at outputs
-of at most 2x2 pixels; the form for these is a matrix product, where only the
-order of summation differs (benchmarks/results/cpu_steps.json); others keep
-their images for the gradient. The form is chosen when a program is lowered, by
-its platform: TPUs and GPUs get the plain one, also on a host without any.
+On a CPU convolutions take the form that is fast for their shape: 1x1 kernels
+and outputs of at most 3x3 pixels are products of matrices, and the gradient of
+other weights is a sum over parts of the batch; only the order of summation
+differs (docs/speed.md). The form is chosen when a program is lowered, by its
+platform: TPUs and GPUs get the plain one, also on a host without any.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,7 +47,9 @@ Padding = str | Sequence[tuple[int, int]]  # 'SAME' or (before, after) per axis
 _Form = Callable[..., Any]  # a function of arrays
 
 # Height times width of the largest output that is computed from columns.
-MAX_COLUMNS_SIZE = 4
+MAX_COLUMNS_SIZE = 9
+# Numbers in the columns of a part of the batch, about the cache of a core.
+MAX_PART_SIZE = 2**20
 
 
 def to_full_precision(x: jax.Array) -> jax.Array:
@@ -104,7 +104,6 @@ class BatchNorm(hk.Module):
     groups: of devices, see `parallel.list_groups`.
     views: how they lie in the input.
     scale_init: initial value of the scale.
-    name: of the module.
   """
 
   def __init__(
@@ -204,12 +203,6 @@ def repeat_on_diagonal(weights: jax.Array, count: int) -> jax.Array:
   return blocks.reshape(*kernel, count * inputs, count * outputs)
 
 
-def separate_views(x: jax.Array, count: int) -> jax.Array:
-  """[B, ..., views * C] -> [views * B, ..., C]."""
-  x = jnp.moveaxis(x.reshape(*x.shape[:-1], count, -1), -2, 0)
-  return x.reshape(-1, *x.shape[2:])
-
-
 class ConvOfBlocks(Conv2D):
   """Computes a convolution of stride 2 of blocks of 2x2 pixels.
 
@@ -294,26 +287,37 @@ def convolve(
   )
   _, height, width, _ = jax.eval_shape(plain, images, weights).shape
   if weights.shape[0] > 1 and height * width > MAX_COLUMNS_SIZE:
-    return _keep_images(plain)(images, weights)
+    return _sum_parts(plain, stride, padding)(images, weights)
   fast = functools.partial(_multiply_columns, stride, padding)
   return choose_form(plain, cpu=fast)(images, weights)
 
 
-def _keep_images(plain: _Form) -> _Form:
-  """Returns a convolution whose gradient does not compute its images again.
+def _sum_parts(plain: _Form, stride: int, padding: Padding) -> _Form:
+  """Returns a convolution with a gradient that is fast on CPUs.
 
-  XLA would on CPUs, in the loop that transposes them for that of the weights.
+  That of the weights is a sum over parts of the batch whose columns fit into
+  the cache. The images are kept: XLA would compute them again.
   """
 
-  @jax.custom_vjp
-  def form(images: jax.Array, weights: jax.Array) -> jax.Array:
-    return plain(images, weights)
+  def sum_parts(saved: Any, change: jax.Array) -> Any:
+    images, weights = keep(*saved), saved[1]
+    size = weights[..., 0].size * change[0, ..., 0].size
+    most = min(max(1, MAX_PART_SIZE // size), len(images))
+    count = next(n for n in range(most, 0, -1) if len(images) % n == 0)
 
-  def pull_back(saved: Any, change: jax.Array) -> Any:
-    images, weights = saved
-    return jax.vjp(plain, keep(images, weights), weights)[1](change)
+    def add(total: jax.Array, part: Any) -> tuple[jax.Array, None]:
+      multiply = functools.partial(_multiply_columns, stride, padding, part[0])
+      return total + jax.vjp(multiply, weights)[1](part[1])[0], None
 
-  form.defvjp(lambda *args: (form(*args), args), pull_back)
+    parts = [x.reshape(-1, count, *x.shape[1:]) for x in (images, change)]
+    total, _ = lax.scan(add, jnp.zeros_like(to_full_precision(weights)), parts)
+    return whole(saved, change)[0], total.astype(weights.dtype)
+
+  whole, form = _pull_back(plain), jax.custom_vjp(plain)
+  gradient = functools.partial(
+    lax.platform_dependent, cpu=sum_parts, default=whole
+  )
+  form.defvjp(lambda *args: (form(*args), args), gradient)
   return form
 
 
@@ -348,18 +352,16 @@ def choose_form(plain: _Form, **forms: _Form) -> _Form:
   def choose(*args: jax.Array) -> jax.Array:
     return lax.platform_dependent(*args, **forms, default=plain)
 
-  def pull_back(form: _Form) -> _Form:
-    return lambda args, change: jax.vjp(form, *args)[1](change)
-
-  choose.defvjp(
-    lambda *args: (choose(*args), args),
-    lambda args, change: lax.platform_dependent(
-      *(args, change),
-      **{name: pull_back(form) for name, form in forms.items()},
-      default=pull_back(plain),
-    ),
+  gradients = {name: _pull_back(form) for name, form in forms.items()}
+  gradient = functools.partial(
+    lax.platform_dependent, **gradients, default=_pull_back(plain)
   )
+  choose.defvjp(lambda *args: (choose(*args), args), gradient)
   return choose
+
+
+def _pull_back(form: _Form) -> _Form:
+  return lambda args, change: jax.vjp(form, *args)[1](change)
 
 
 def _multiply_columns(
@@ -387,9 +389,7 @@ def _multiply(rows: jax.Array, weights: jax.Array) -> jax.Array:
   return rows @ weights
 
 
-def _multiply_backward(
-  saved: tuple[jax.Array, jax.Array], change: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _multiply_backward(saved: Any, change: jax.Array) -> Any:
   """Transposes the smaller array, which XLA copies; JAX takes `change`."""
   rows, weights = saved
   if change.shape[1] < rows.shape[1]:

@@ -300,7 +300,7 @@ class ResNet(hk.Module):
     x = stem(self.initial_conv(images), is_training)
     for part, group in enumerate(self.groups, 1):
       if part == self.parts_in_channels:
-        x = modules.separate_views(x, self.views)
+        x = separate_views(x, self.views)
       x = group(x, is_training)
     if self.version == 2:
       x = jax.nn.relu(self.outer_norm(x, is_training))
@@ -313,6 +313,12 @@ class ResNet(hk.Module):
       same = self.padding == 'same'
       x = max_pool(x, 'SAME' if same else POOL_PADDING)
     return x
+
+
+def separate_views(x: jax.Array, count: int) -> jax.Array:
+  """[B, ..., views * C] -> [views * B, ..., C], see `modules.Views`."""
+  x = jnp.moveaxis(x.reshape(*x.shape[:-1], count, -1), -2, 0)
+  return x.reshape(-1, *x.shape[2:])
 
 
 def max_pool(images: jax.Array, padding: modules.Padding) -> jax.Array:
