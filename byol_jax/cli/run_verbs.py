@@ -220,7 +220,8 @@ def embed(
   """Write the representations and file names of a folder of images.
 
   The .npz holds `representations`, float32 [N, D], and `names`, the files'
-  paths below the folder, in the same order.
+  paths below the folder, in the same order. Images that cannot be read are left
+  out; lines name them.
 
   example: byol-jax embed --workdir=runs/demo --images=~/Pictures
            --output=pictures.npz
