@@ -303,13 +303,13 @@ def _sum_parts(plain: _Form, stride: int, padding: Padding) -> _Form:
     images, weights = keep(*saved), saved[1]
     size = weights[..., 0].size * change[0, ..., 0].size
     most = min(max(1, MAX_PART_SIZE // size), len(images))
-    count = next(n for n in range(most, 0, -1) if len(images) % n == 0)
+    largest = next(n for n in range(most, 0, -1) if len(images) % n == 0)
 
     def add(total: jax.Array, part: Any) -> tuple[jax.Array, None]:
       multiply = functools.partial(_multiply_columns, stride, padding, part[0])
       return total + jax.vjp(multiply, weights)[1](part[1])[0], None
 
-    parts = [x.reshape(-1, count, *x.shape[1:]) for x in (images, change)]
+    parts = [x.reshape(-1, largest, *x.shape[1:]) for x in (images, change)]
     total, _ = lax.scan(add, jnp.zeros_like(to_full_precision(weights)), parts)
     return whole(saved, change)[0], total.astype(weights.dtype)
 
