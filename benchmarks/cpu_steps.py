@@ -4,7 +4,7 @@ PYTHONPATH=. python benchmarks/cpu_steps.py [--output=FILE.json] [--rounds=6]
 
 The step of `pretrain:1000` without augmentation, by the encoder, the image size
 and the batch size, of two programs in turns: all convolutions plain, and those
-of `modules.py`. Compare the ratios: on a busy machine the images per second
+of `convolution.py`. Compare the ratios: on a busy machine the images per second
 say little, CPU seconds (`cpu_ratio`) more.
 """
 
@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from benchmarks import results_file, timing
-from byol_jax import configuration, experiment, modules
+from byol_jax import configuration, convolution, experiment
 from byol_jax.distributed import placement
 from byol_jax.training import hardware
 
@@ -29,13 +29,8 @@ SHAPES = {
   'resnet18_32_small': ('ResNet18', 'small', 32, 64),
 }
 PROGRAMS = {
-  'plain': {
-    'choose_form': lambda plain, **forms: plain,
-    '_sum_parts': lambda plain, *args: plain,
-  },
-  'forms': {
-    name: getattr(modules, name) for name in ('choose_form', '_sum_parts')
-  },
+  'plain': lambda plain, *args, **forms: plain,
+  'forms': convolution.choose_form,
 }
 
 
@@ -80,8 +75,7 @@ def measure(shape, rounds):
   """Images per second and ratios to the plain program, {program: figures}."""
   built, batch = build(*shape)
   steps, losses = {}, {}
-  for name, functions in PROGRAMS.items():
-    vars(modules).update(functions)
+  for name, convolution.choose_form in PROGRAMS.items():
     steps[name] = make_step(built, batch)
     losses[name] = float(steps[name]()['total_loss'][0])
   np.testing.assert_allclose(list(losses.values()), losses['plain'], rtol=1e-5)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byol_jax import modules
+from byol_jax import convolution
 
 GRAY_WEIGHTS = (0.2989, 0.5870, 0.1140)
 
@@ -395,6 +395,6 @@ def make_augment(
       default=jax.vmap(one),
     )
     other = keys.astype(jnp.float32)  # is always finite
-    return jax.lax.stop_gradient(modules.keep(clip(augmented), other))
+    return jax.lax.stop_gradient(convolution.keep(clip(augmented), other))
 
   return augment

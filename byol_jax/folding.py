@@ -17,27 +17,27 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from byol_jax import modules
+from byol_jax import convolution, modules
 
 
 def normalize_convolution(
-  convolution: modules.Conv2D,
+  layer: modules.Conv2D,
   norm: modules.BatchNorm,
   images: jax.Array,
   is_training: bool,
   fold: bool = True,
 ) -> jax.Array:
-  """Returns norm(convolution(images)), with `fold` as one where that pays.
+  """Returns norm(layer(images)), with `fold` as one where that pays.
 
   It does in training, where a 1x1 convolution has no more inputs than outputs.
   [B, H, W, C] -> [B, H / stride, W / stride, channels], in the same dtype.
   """
-  inputs, stride = images.shape[-1], convolution.stride
-  pays = convolution.kernel == 1 and inputs <= convolution.channels
+  inputs, stride = images.shape[-1], layer.stride
+  pays = layer.kernel == 1 and inputs <= layer.channels
   if not (fold and is_training and pays):
-    return norm(convolution(images), is_training)
+    return norm(layer(images), is_training)
   full = jnp.promote_types(images.dtype, jnp.float32)
-  weights = convolution.get_weights(inputs, full)[0, 0]
+  weights = layer.get_weights(inputs, full)[0, 0]
   # Stored once, not computed by each of the two that read them.
   images = lax.optimization_barrier(images[:, ::stride, ::stride])
   mean, products = measure_moments(images)
@@ -48,7 +48,7 @@ def normalize_convolution(
   # a negative variance would be no number.
   factor, bias = norm.fold(mean, jnp.maximum(squares, jnp.square(mean)))
   folded = (weights * factor).astype(images.dtype)
-  outputs = modules.convolve(images, folded[None, None], 1, 'VALID')
+  outputs = convolution.convolve(images, folded[None, None], 1, 'VALID')
   return add_bias(outputs, bias)
 
 
@@ -75,7 +75,7 @@ def _measure_moments_backward(
   """Is a convolution, so that a GPU adds its result to that of another."""
   of_mean, of_products = (x * images.shape[-1] / images.size for x in changes)
   kernel = (of_products + of_products.T).astype(images.dtype)
-  change = modules.convolve(images, kernel[None, None], 1, 'VALID')
+  change = convolution.convolve(images, kernel[None, None], 1, 'VALID')
   return (change + of_mean.astype(images.dtype),)
 
 

@@ -2,17 +2,10 @@
 
 Parameters and states are those of Haiku's modules. A module computes in the
 dtype of its input; `cast_parameters` rounds the weights of mixed precision.
-
-On a CPU convolutions take the form that is fast for their shape: 1x1 kernels
-and outputs of at most 3x3 pixels are products of matrices, and the gradient of
-other weights is a sum over parts of the batch; only the order of summation
-differs (docs/speed.md). The form is chosen when a program is lowered, by its
-platform: TPUs and GPUs get the plain one, also on a host without any.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import functools
-import itertools
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -20,6 +13,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
+
+from byol_jax import convolution
 
 
 class Views(NamedTuple):
@@ -43,14 +38,6 @@ class Views(NamedTuple):
 
 ONE_VIEW = Views()
 
-Padding = str | Sequence[tuple[int, int]]  # 'SAME' or (before, after) per axis
-_Form = Callable[..., Any]  # a function of arrays
-
-# Height times width of the largest output that is computed from columns.
-MAX_COLUMNS_SIZE = 9
-# Numbers in the columns of a part of the batch, about the cache of a core.
-MAX_PART_SIZE = 2**20
-
 
 def to_full_precision(x: jax.Array) -> jax.Array:
   """Converts bfloat16 to float32; leaves other floats as they are."""
@@ -65,7 +52,7 @@ class Conv2D(hk.Module):
     channels: int,
     kernel: int,
     stride: int,
-    padding: Padding,
+    padding: convolution.Padding,
     name: str,
     views: Views = ONE_VIEW,
   ):
@@ -80,7 +67,7 @@ class Conv2D(hk.Module):
     weights = self.get_weights(images.shape[-1] // blocks, images.dtype)
     if blocks > 1:
       weights = repeat_on_diagonal(weights, blocks)
-    return convolve(images, weights, self.stride, self.padding)
+    return convolution.convolve(images, weights, self.stride, self.padding)
 
   def get_weights(self, inputs: int, dtype: Any) -> jax.Array:
     """Returns the parameter, [kernel, kernel, inputs, channels]."""
@@ -237,7 +224,7 @@ class ConvOfBlocks(Conv2D):
     blocks = jnp.pad(blocks, [(0, 0)] * 3 + [(0, zeros)])
     weights = jnp.pad(weights, [(0, 0)] * 2 + [(0, zeros), (0, 0)])
     first = (before + lead) // 2
-    return convolve(
+    return convolution.convolve(
       blocks,
       repeat_on_diagonal(weights, self.views.number),
       stride=1,
@@ -266,135 +253,10 @@ def gather_blocks(images: jax.Array, num_views: int) -> jax.Array:
     x = multiply('xjw,vcbyiw->bijvyxc', _permute_pairs(width, x.dtype), x)
     return x.reshape(*x.shape[:3], -1)
 
-  return choose_form(transpose, tpu=permute)(images)
+  return convolution.choose_form(transpose, tpu=permute)(images)
 
 
 def _permute_pairs(size: int, dtype: Any) -> jax.Array:
   """[2, size / 2, size]: the even places, and the odd ones."""
   places = 2 * np.arange(size // 2) + np.arange(2)[:, None]
   return jnp.eye(size, dtype=dtype)[places]
-
-
-def convolve(
-  images: jax.Array, weights: jax.Array, stride: int, padding: Padding
-) -> jax.Array:
-  """[B, H, W, C], [kernel, kernel, C, D] -> [B, H', W', D]."""
-  plain = functools.partial(
-    lax.conv_general_dilated,
-    window_strides=(stride, stride),
-    padding=padding,
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-  )
-  _, height, width, _ = jax.eval_shape(plain, images, weights).shape
-  if weights.shape[0] > 1 and height * width > MAX_COLUMNS_SIZE:
-    return _sum_parts(plain, stride, padding)(images, weights)
-  fast = functools.partial(_multiply_columns, stride, padding)
-  return choose_form(plain, cpu=fast)(images, weights)
-
-
-def _sum_parts(plain: _Form, stride: int, padding: Padding) -> _Form:
-  """Returns a convolution with a gradient that is fast on CPUs.
-
-  That of the weights is a sum over parts of the batch whose columns fit into
-  the cache. The images are kept: XLA would compute them again.
-  """
-
-  def sum_parts(saved: Any, change: jax.Array) -> Any:
-    images, weights = keep(*saved), saved[1]
-    size = weights[..., 0].size * change[0, ..., 0].size
-    most = min(max(1, MAX_PART_SIZE // size), len(images))
-    largest = next(n for n in range(most, 0, -1) if len(images) % n == 0)
-
-    def add(total: jax.Array, part: Any) -> tuple[jax.Array, None]:
-      multiply = functools.partial(_multiply_columns, stride, padding, part[0])
-      return total + jax.vjp(multiply, weights)[1](part[1])[0], None
-
-    parts = [x.reshape(-1, largest, *x.shape[1:]) for x in (images, change)]
-    total, _ = lax.scan(add, jnp.zeros_like(to_full_precision(weights)), parts)
-    return whole(saved, change)[0], total.astype(weights.dtype)
-
-  whole, form = _pull_back(plain), jax.custom_vjp(plain)
-  gradient = functools.partial(
-    lax.platform_dependent, cpu=sum_parts, default=whole
-  )
-  form.defvjp(lambda *args: (form(*args), args), gradient)
-  return form
-
-
-def keep(x: jax.Array, other: jax.Array) -> jax.Array:
-  """Returns x; a CPU computes it once, not again wherever it is used.
-
-  XLA drops `lax.optimization_barrier` there, not a choice.
-
-  Args:
-    x: on a CPU NaN is returned if the first number of `other` is not finite.
-    other: floats that the compiler does not know, such as weights.
-  """
-
-  def choose(x: jax.Array, other: jax.Array) -> jax.Array:
-    is_finite = jnp.isfinite(other.ravel()[0])
-    return lax.cond(is_finite, lambda: x, lambda: jnp.full_like(x, jnp.nan))
-
-  return lax.platform_dependent(x, other, cpu=choose, default=lambda x, _: x)
-
-
-def choose_form(plain: _Form, **forms: _Form) -> _Form:
-  """Returns one of equal functions, by the platform of the program.
-
-  The gradient chooses again: that of a choice would save the values of all.
-
-  Args:
-    plain: for platforms that are not named.
-    **forms: by the name of a platform, 'cpu', 'cuda' or 'tpu'.
-  """
-
-  @jax.custom_vjp
-  def choose(*args: jax.Array) -> jax.Array:
-    return lax.platform_dependent(*args, **forms, default=plain)
-
-  gradients = {name: _pull_back(form) for name, form in forms.items()}
-  gradient = functools.partial(
-    lax.platform_dependent, **gradients, default=_pull_back(plain)
-  )
-  choose.defvjp(lambda *args: (choose(*args), args), gradient)
-  return choose
-
-
-def _pull_back(form: _Form) -> _Form:
-  return lambda args, change: jax.vjp(form, *args)[1](change)
-
-
-def _multiply_columns(
-  stride: int, padding: Padding, images: jax.Array, weights: jax.Array
-) -> jax.Array:
-  """Multiplies columns, the pixels that each output sees, with the weights."""
-  kernel, shape = len(weights), images.shape[1:3]
-  if isinstance(padding, str):
-    window = weights.shape[:2], (stride, stride)
-    padding = lax.padtype_to_pads(shape, *window, padding)
-  padded = jnp.pad(images, [(0, 0), *padding, (0, 0)])
-  height, width = (size - kernel + 1 for size in padded.shape[1:3])
-  taps = itertools.product(range(kernel), repeat=2)
-  seen = [
-    padded[:, i : i + height : stride, j : j + width : stride] for i, j in taps
-  ]
-  columns = jnp.concatenate(seen, axis=-1)
-  rows = columns.reshape(-1, columns.shape[-1])
-  outputs = _multiply(rows, weights.reshape(columns.shape[-1], -1))
-  return outputs.reshape(*columns.shape[:-1], -1)
-
-
-@jax.custom_vjp
-def _multiply(rows: jax.Array, weights: jax.Array) -> jax.Array:
-  return rows @ weights
-
-
-def _multiply_backward(saved: Any, change: jax.Array) -> Any:
-  """Transposes the smaller array, which XLA copies; JAX takes `change`."""
-  rows, weights = saved
-  if change.shape[1] < rows.shape[1]:
-    return change @ weights.T, (change.T @ rows).T
-  return change @ weights.T, rows.T @ change
-
-
-_multiply.defvjp(lambda *args: (_multiply(*args), args), _multiply_backward)

@@ -20,7 +20,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from byol_jax import folding, modules
+from byol_jax import convolution, folding, modules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -321,12 +321,13 @@ def separate_views(x: jax.Array, count: int) -> jax.Array:
   return x.reshape(-1, *x.shape[2:])
 
 
-def max_pool(images: jax.Array, padding: modules.Padding) -> jax.Array:
+def max_pool(images: jax.Array, padding: convolution.Padding) -> jax.Array:
   """Returns the largest of 3x3 pixels, stride 2, [B, H, W, C].
 
-  On a GPU the gradient of XLA's window is a scatter with two passes over
-  intermediate indices; there three lines are compared along the width, then
-  along the height. Both give the gradient to the first of equal pixels.
+  The gradient of XLA's window is a scatter with two passes over intermediate
+  indices. On a GPU three lines are compared in its place, along the width, then
+  along the height; on a CPU for the gradient alone, as the window itself is
+  fast. All give the gradient to the first of equal pixels.
   """
   window, strides = (1, 3, 3, 1), (1, 2, 2, 1)
   if isinstance(padding, str):
@@ -338,7 +339,14 @@ def max_pool(images: jax.Array, padding: modules.Padding) -> jax.Array:
     )
 
   by_lines = functools.partial(pool_by_lines, padding)
-  return modules.choose_form(pool_windows, cuda=by_lines)(images)
+
+  def pull_back(saved: Any, change: jax.Array) -> Any:
+    kept = convolution.keep(saved[0], change)  # computed once
+    return jax.vjp(by_lines, kept)[1](change)
+
+  return convolution.choose_form(
+    pool_windows, {'cpu': pull_back}, cuda=by_lines
+  )(images)
 
 
 def pool_by_lines(

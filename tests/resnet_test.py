@@ -239,32 +239,36 @@ def test_weights_are_truncated_normals_of_the_fan_in():
 
 @pytest.mark.parametrize('platform', ('cpu', 'tpu', 'cuda'))
 def test_a_pool_has_windows_but_on_a_gpu(platform):
-  """There their gradient is a scatter."""
+  """Their gradient is a scatter, which only a TPU takes."""
   pool = functools.partial(resnet.max_pool, padding='SAME')
   traced = jax.jit(functools.partial(with_gradients, pool)).trace(
     jnp.zeros((1, 4, 4, 1))
   )
   text = traced.lower(lowering_platforms=(platform,)).as_text()
-  for name in ('reduce_window', 'select_and_scatter'):
-    assert (f'stablehlo.{name}' in text) == (platform != 'cuda')
+  assert ('stablehlo.reduce_window' in text) == (platform != 'cuda')
+  assert ('stablehlo.select_and_scatter' in text) == (platform == 'tpu')
 
 
 @pytest.mark.parametrize('padding', resnet.PADDINGS)
 @pytest.mark.parametrize('size', ((5, 6), (4, 7)), ids=str)
-def test_a_pool_by_lines_equals_that_of_windows(size, padding):
+def test_pools_equal_that_of_windows(size, padding):
   """Also where pixels are equal, as after a ReLU: the first gets all."""
   drawn = np.random.default_rng(0).normal(size=(2, *size, 3))
   images = jnp.maximum(0, jnp.round(drawn * 2))
-  pads = resnet.POOL_PADDING
+  window, pads = ((1, 3, 3, 1), (1, 2, 2, 1)), resnet.POOL_PADDING
   if padding == 'same':
-    window = (1, 3, 3, 1), (1, 2, 2, 1)
     pads = jax.lax.padtype_to_pads(images.shape, *window, 'SAME')
+  pool_windows = lambda x: jax.lax.reduce_window(
+    *(x, -jnp.inf, jax.lax.max, *window, pads)
+  )
   pools = (
+    pool_windows,
     functools.partial(resnet.max_pool, padding=pads),
     functools.partial(resnet.pool_by_lines, pads),
   )
-  plain, by_lines = jax.jit(
+  expected, *found = jax.jit(
     lambda images: [with_gradients(pool, images) for pool in pools]
   )(images)
-  for x, y in zip(plain, by_lines, strict=True):
-    np.testing.assert_allclose(x, y, rtol=0, atol=1e-6)  # order of a sum
+  for x, y, exact in zip(*found, expected, strict=True):
+    np.testing.assert_allclose(x, exact, rtol=0, atol=1e-6)  # order of a sum
+    np.testing.assert_allclose(y, exact, rtol=0, atol=1e-6)
