@@ -37,6 +37,9 @@ def convolve_plainly(x, weights, stride, padding):
   )
 
 
+FORMS = {'xla': convolve_plainly, 'ours': convolution.convolve}
+
+
 def find_gradients(form, x, weights, change):
   """The gradients of the images and of the weights."""
   return jax.vjp(form, x, weights)[1](change)
@@ -80,9 +83,7 @@ def measure(shape, rng, rounds):
   change = draw(count, rows, rows, outputs)
   forms = {
     name: functools.partial(form, stride=stride, padding='SAME')
-    for name, form in (
-      *(('xla', convolve_plainly), ('ours', convolution.convolve)),
-    )
+    for name, form in FORMS.items()
   }
   gradients = {
     name: functools.partial(find_gradients, form)

@@ -11,6 +11,7 @@ a program is lowered, by its platform, also on a host without any device of it.
 from collections.abc import Callable, Mapping, Sequence
 import functools
 import itertools
+import math
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ _Form = Callable[..., Any]  # a function of arrays
 MAX_COLUMNS_SIZE = 9
 # Numbers in the columns of a part of the batch, about the cache of a core.
 MAX_PART_SIZE = 2**20
-# Numbers in the tiles of a part of the batch, about the cache of all cores.
+# Numbers in the tiles of a part of the batch, a part of the shared cache.
 MAX_TILES_SIZE = 2**21
 # Fewer input or output channels make products of tiles slower than XLA.
 MIN_TILES_CHANNELS = 64
@@ -52,7 +53,7 @@ def convolve(
   if (
     (kernel, stride) == (3, 1)
     and min(weights.shape[2:]) >= MIN_TILES_CHANNELS
-    and images.dtype != jnp.bfloat16  # which would round sums of pixels
+    and images.dtype.itemsize > 2  # bfloat16 would round the sums of pixels
   ):
     tiles = functools.partial(_multiply_tiles, padding)
     size = 4 * height * width * max(weights.shape[2:])
@@ -66,12 +67,28 @@ def convolve(
 
 
 def _split_batch(count: int, *arrays: jax.Array) -> list[jax.Array]:
-  """[B, ...] -> [parts, images of a part, ...], of at most `count` images."""
+  """[B, ...] -> [parts, images of a part, ...], of at most `count` images.
+
+  Images of zeros fill the last part of a batch without a fitting divisor.
+  """
   number = len(arrays[0])
   most = max(1, min(count, number))
-  largest = next(n for n in range(most, 0, -1) if number % n == 0)
-  shape = number // largest, largest
-  return [x.reshape(*shape, *x.shape[1:]) for x in arrays]
+  size = next(n for n in range(most, 0, -1) if number % n == 0)
+  if size < most / 2:
+    size = math.ceil(number / math.ceil(number / most))
+  parts = math.ceil(number / size)
+
+  def split(x: jax.Array) -> jax.Array:
+    filled = jnp.pad(x, [(0, parts * size - number), *[(0, 0)] * (x.ndim - 1)])
+    return filled.reshape(parts, size, *x.shape[1:])
+
+  return [split(x) for x in arrays]
+
+
+def _join_parts(parts: jax.Array, number: int) -> jax.Array:
+  """[parts, images of a part, ...] -> [number, ...]."""
+  count, size, *shape = parts.shape
+  return parts.reshape(count * size, *shape)[:number]
 
 
 def _map_parts(
@@ -79,7 +96,7 @@ def _map_parts(
 ) -> jax.Array:
   (parts,) = _split_batch(count, images)
   outputs = lax.map(lambda part: form(part, weights), parts)
-  return outputs.reshape(len(images), *outputs.shape[2:])
+  return _join_parts(outputs, len(images))
 
 
 def _pull_back_parts(
@@ -92,10 +109,10 @@ def _pull_back_parts(
     *of_images, of_weights = pull_back((part[0], weights), part[1])
     return total + of_weights, of_images
 
-  total = jnp.zeros(weights.shape, jnp.promote_types(change.dtype, jnp.float32))
+  total = jnp.zeros_like(weights, jnp.promote_types(change.dtype, jnp.float32))
   parts = _split_batch(count, images, change)
   total, of_images = lax.scan(add, total, parts)
-  of_images = [x.reshape(images.shape) for x in of_images]
+  of_images = [_join_parts(x, len(images)) for x in of_images]
   return (*of_images, total.astype(weights.dtype))
 
 
@@ -126,7 +143,7 @@ def keep(x: jax.Array, other: jax.Array) -> jax.Array:
   """
 
   def choose(x: jax.Array, other: jax.Array) -> jax.Array:
-    is_finite = jnp.isfinite(other.ravel()[0])
+    is_finite = jnp.all(jnp.isfinite(other.ravel()[:1]))
     return lax.cond(is_finite, lambda: x, lambda: jnp.full_like(x, jnp.nan))
 
   return lax.platform_dependent(x, other, cpu=choose, default=lambda x, _: x)

@@ -113,15 +113,18 @@ def test_a_batch_without_images_has_no_outputs():
   assert not np.any(gradients[1])
 
 
-@pytest.mark.parametrize('most, images_of_a_part', [(1, 1), (2, 2), (4, 3)])
+@pytest.mark.parametrize(
+  'number, most, parts',
+  [(6, 1, '6x1'), (6, 2, '3x2'), (6, 4, '2x3'), (7, 5, '2x4')],
+)
 @pytest.mark.parametrize('shape', [(3, 1, 5, 4), (7, 2, 8, 9)], ids=str)
 def test_a_cpu_divides_the_batch_into_parts_for_its_cache(
-  shape, most, images_of_a_part, least_channels, monkeypatch
+  shape, number, most, parts, least_channels, monkeypatch
 ):
-  """Of 6 images; parts are equal, of `most` images at most."""
+  """Equal parts of at most `most` images, one of them of zeros in the last."""
   kernel, stride, *size = shape
   images, weights = draw_arrays(kernel, *size)
-  images = np.concatenate([images, 2 * images])
+  images = np.concatenate([images, 2 * images, 3 * images])[:number]
   columns = weights[..., 0].size * np.prod([-(-x // stride) for x in size])
   monkeypatch.setattr(convolution, 'MAX_PART_SIZE', columns * most)
   tiles = 4 * size[0] * size[1] * 6
@@ -136,8 +139,7 @@ def test_a_cpu_divides_the_batch_into_parts_for_its_cache(
     (text, found), (_, expected) = map(
       find_gradients, (convolution.convolve, plain_convolution)
     )
-  parts = 6 // images_of_a_part
-  assert f'{parts}x{images_of_a_part}x{size[0]}x{size[1]}x6xf64' in text
+  assert f'{parts}x{size[0]}x{size[1]}x6xf64' in text
   for x, y in zip(found, expected, strict=True):
     np.testing.assert_allclose(x, y, rtol=0, atol=1e-9)
 

@@ -238,8 +238,8 @@ def test_weights_are_truncated_normals_of_the_fan_in():
 
 
 @pytest.mark.parametrize('platform', ('cpu', 'tpu', 'cuda'))
-def test_a_pool_has_windows_but_on_a_gpu(platform):
-  """Their gradient is a scatter, which only a TPU takes."""
+def test_a_platform_pools_by_windows_or_lines(platform):
+  """A GPU by lines, a CPU the gradient alone, a TPU neither."""
   pool = functools.partial(resnet.max_pool, padding='SAME')
   traced = jax.jit(functools.partial(with_gradients, pool)).trace(
     jnp.zeros((1, 4, 4, 1))
@@ -272,3 +272,10 @@ def test_pools_equal_that_of_windows(size, padding):
   for x, y, exact in zip(*found, expected, strict=True):
     np.testing.assert_allclose(x, exact, rtol=0, atol=1e-6)  # order of a sum
     np.testing.assert_allclose(y, exact, rtol=0, atol=1e-6)
+
+
+def test_a_pool_of_no_images_has_a_gradient():
+  pool = functools.partial(resnet.max_pool, padding='SAME')
+  outputs, gradient = with_gradients(pool, jnp.zeros((0, 4, 4, 3)))
+  assert outputs.shape == (0, 2, 2, 3)
+  assert gradient.shape == (0, 4, 4, 3)
