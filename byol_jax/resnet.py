@@ -20,7 +20,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from byol_jax import convolution, folding, modules
+from byol_jax import convolution, modules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Block(hk.Module):
 
   def _compute_v1(self, x: jax.Array, is_training: bool) -> jax.Array:
     compute = functools.partial(
-      folding.normalize_convolution,
+      modules.normalize_convolution,
       is_training=is_training,
       fold=self.fold_norms,
     )
@@ -169,7 +169,7 @@ class Block(hk.Module):
       x = compute(*pair, x)
       if i < len(self.layers) - 1:
         x = jax.nn.relu(x)
-    rectify = folding.rectify if self.fold_norms else jax.nn.relu
+    rectify = modules.rectify if self.fold_norms else jax.nn.relu
     return rectify(x + shortcut)
 
   def _compute_v2(self, x: jax.Array, is_training: bool) -> jax.Array:
@@ -232,7 +232,7 @@ class ResNet(hk.Module):
     stem_of_blocks: whether the first convolution, of stride 2, is
       `modules.ConvOfBlocks`; it is with the views in its channels.
     fold_norms: whether a 1x1 convolution and the norm after it are computed as
-      one (`folding`); images are of one view, and the network of version 1.
+      one (`modules`); images are of one view, and the network of version 1.
   """
 
   def __init__(

@@ -9,7 +9,7 @@ import pytest
 from tests.helpers import tiny_run
 
 METHOD = ['losses', 'augment', 'schedules', 'optimizers', 'metrics']
-METHOD += ['convolution', 'modules', 'folding', 'resnet']
+METHOD += ['convolution', 'modules', 'resnet']
 LAYER_0 = (*('errors', 'files', *METHOD, 'data.catalog', 'data.sampling.*'),)
 LAYER_1 = ['networks', 'parallel']
 LAYER_2 = ['byol', 'evals.supervised']
