@@ -41,6 +41,7 @@ def build(
   config = configuration.load('pretrain:1000', {'optimizer.name': optimizer})
   config.network.update({'encoder': encoder, 'stem': stem})
   config.update({'image_size': size, 'batch_size': batch_size})
+  hardware.share_one_heap(config)  # as a run does
   if not augmented:
     for view in config.augment.values():
       for name in ('flip', 'jitter', 'grayscale', 'blur', 'solarize'):
@@ -91,14 +92,14 @@ def measure(shape, rounds):
   return found
 
 
-def run(page, what, measure_shape, packages=()):
+def run(page, what, measure_shape, packages=(), shapes=SHAPES):
   """Measures the shapes of the command line and writes the result."""
   parser = results_file.make_parser(page, rounds=6)
-  parser.add_argument('--shapes', nargs='+', default=list(SHAPES))
+  parser.add_argument('--shapes', nargs='+', default=list(shapes))
   arguments = parser.parse_args()
   result = {'what': what, 'rounds': arguments.rounds, 'shapes': {}}
   for name in arguments.shapes:
-    figures = measure_shape(SHAPES[name], arguments.rounds)
+    figures = measure_shape(shapes[name], arguments.rounds)
     figures['load_average'] = os.getloadavg()[0]
     result['shapes'][name] = figures
     print(name, json.dumps(figures), flush=True)

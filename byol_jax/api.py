@@ -70,8 +70,9 @@ def pretrain(
     UserError: one of `byol_jax.errors`.
   """
   files.check_path('workdir', workdir)
-  _check_profile(profile)
   config = configuration.load_or_validate(config, overrides, 'pretrain')
+  hardware.share_one_heap(config)
+  _check_profile(profile)
   config, record = _read_record(config, workdir)
   config = from_config.resolve_engine(from_config.resolve_paths(config))
   notes: list[str] = []  # about the images
@@ -114,8 +115,9 @@ def pretrain_on(
   Raises:
     UserError: see `train.train`.
   """
-  _check_profile(profile)
   config = configuration.validate(config, 'pretrain')
+  hardware.share_one_heap(config)
+  _check_profile(profile)
   config, record = _read_record(config, workdir)
   return _pretrain(
     *(dataset, config, record, workdir, load, on_log), profile=profile

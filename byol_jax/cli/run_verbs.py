@@ -320,6 +320,10 @@ def _join_job(
     if spec is None:
       return None, provenance.describe_job({})
     config = configuration.load(spec, overrides, kind)
+    if kind == 'pretrain':
+      from byol_jax.training import hardware
+
+      hardware.share_one_heap(config)
     return config, provenance.describe_job(config.to_dict())
 
   if distributed == 'none':

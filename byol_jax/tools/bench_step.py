@@ -47,6 +47,7 @@ def run(
   """
   config = configuration.load(spec, overrides)
   parts = config.batch.accumulate
+  hardware.share_one_heap(config)
   placement.check_batch_size(
     *('batch_size', config.batch_size),
     accumulate=parts,

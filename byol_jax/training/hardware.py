@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import ctypes
+import importlib.util
 import os
 import re
-import sys
 import time
 from typing import Any
 
@@ -28,7 +28,7 @@ _PEAKS = {
   **{'NVIDIA L40S': 362e12, 'NVIDIA L4': 121e12, 'NVIDIA H200 NVL': 835e12},
 }
 # Parameters of glibc's mallopt, from malloc.h.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 # The speed is measured over this many calls after the first one, which
 # compiles, or over fewer that take this long.
 _CALLS = 9
@@ -60,18 +60,38 @@ def describe_run(config: Mapping[str, Any]) -> list[str]:
       f'warning: {encoder} is a network for an accelerator, on a CPU; how long'
       f' it takes follows after the first steps; {_CPU_PRESETS}'
     )
-    is_linux = sys.platform == 'linux'
-    if is_linux and os.environ.get('MALLOC_ARENA_MAX') != '1':
-      lines.append(
-        'MALLOC_ARENA_MAX=1 in the environment may make its steps faster:'
-        ' docs/speed.md'
-      )
   if config['input']['engine'] == 'threads':
     lines.append(
       'images are decoded in Python threads; TensorFlow decodes faster: pip'
       " install 'byol_jax[tf]'"
     )
   return lines
+
+
+def share_one_heap(config: Mapping[str, Any]) -> None:
+  """Lets all threads of a large network on a CPU share one heap of glibc.
+
+  Call before a device is used, which makes the threads. glibc gives the heap of
+  a thread no more than 64 MiB: larger blocks come from the system, which clears
+  them in each call. Small networks do not need it, and lose by one lock for
+  all threads (docs/speed.md).
+
+  Args:
+    config: of the run.
+  """
+  if config['network']['encoder'] in _FOR_CPUS or not _has_only_cpus():
+    return
+  if 'MALLOC_ARENA_MAX' not in os.environ:
+    _set_malloc((_M_ARENA_MAX, 1))
+
+
+def _has_only_cpus() -> bool:
+  """Whether JAX has no other platform; asking JAX would make the threads."""
+  options: Any = jax.config
+  if options.jax_platforms:
+    return options.jax_platforms == 'cpu'
+  others = map(importlib.util.find_spec, ('libtpu', 'jax_plugins'))
+  return not any(others)
 
 
 def keep_freed_memory() -> None:
@@ -81,12 +101,19 @@ def keep_freed_memory() -> None:
   again every time, which takes a fifth of the time of the demo's steps.
   """
   if jax.default_backend() == 'cpu':
-    # Other C libraries lack the function, or ignore the call.
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-      libc = ctypes.CDLL(None)
-      libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never shrinks the heap
-      libc.mallopt(_M_TOP_PAD, 2**27)  # nor unmaps those of threads, 64 MB each
-      libc.mallopt(_M_MMAP_MAX, 0)  # large arrays are in the heap, too
+    _set_malloc(
+      (_M_TRIM_THRESHOLD, -1),  # never shrinks the heap
+      (_M_TOP_PAD, 2**27),  # nor unmaps those of threads, 64 MB each
+      (_M_MMAP_MAX, 0),  # large arrays are in the heap, too
+    )
+
+
+def _set_malloc(*options: tuple[int, int]) -> None:
+  # Other C libraries lack the function, or ignore the call.
+  with contextlib.suppress(AttributeError, OSError, TypeError):
+    libc = ctypes.CDLL(None)
+    for name, value in options:
+      libc.mallopt(name, value)
 
 
 def _describe_parts(config: Mapping[str, Any]) -> str:
