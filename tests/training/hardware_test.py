@@ -1,5 +1,6 @@
 """What a run says of its devices, of their speed and of their memory."""
 
+import importlib.util
 import itertools
 import os
 import platform
@@ -129,11 +130,59 @@ def count_faults():
   [np.ones(int(size) << 20, np.uint8) for _ in range(3)]
   return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
+first = count_faults()
 thread = futures.ThreadPoolExecutor(1)
 for count in count_faults, lambda: thread.submit(count_faults).result():
-  first = count()
+  count()
   print(sum(count() for _ in range(5)) < first / 2)
 """
+
+
+@pytest.mark.skipif('glibc' not in platform.libc_ver(), reason='not glibc')
+@pytest.mark.parametrize(
+  ('encoder', 'size'),
+  [('MiniResNet', 40), ('ResNet50', 100)],  # 100 MB is no heap of a thread
+)
+def test_memory_that_a_step_frees_is_not_cleared_again(
+  encoder, size, monkeypatch
+):
+  """By the pages that the system gives: the first time only.
+
+  Those of the main thread, and those of another.
+  """
+  monkeypatch.delenv('MALLOC_ARENA_MAX', raising=False)
+  process = tiny_run.start_python('-c', KEPT, encoder, size)
+  assert tiny_run.finish(process) == 2 * 'True\n'
+
+
+@pytest.mark.parametrize(
+  ('encoder', 'platforms', 'found', 'variable', 'is_shared'),
+  [
+    ('ResNet50', None, None, '', True),
+    ('ResNet50', 'cpu', 'jax_plugins', '', True),
+    ('ResNet50', None, 'jax_plugins', '', False),
+    ('ResNet50', None, 'libtpu', '', False),
+    ('ResNet50', 'cuda,cpu', None, '', False),
+    ('ResNet50', None, None, 'MALLOC_ARENA_MAX', False),  # the user's choice
+    ('MiniResNet', None, None, '', False),
+  ],
+)
+def test_large_networks_share_a_heap_where_there_are_only_cpus(
+  encoder, platforms, found, variable, is_shared, monkeypatch
+):
+  calls = []
+  monkeypatch.delenv('MALLOC_ARENA_MAX', raising=False)
+  if variable:
+    monkeypatch.setenv(variable, '4')
+  for owner, name, value in (
+    (hardware, '_set_malloc', calls.append),
+    (jax, 'config', types.SimpleNamespace(jax_platforms=platforms)),
+    (importlib.util, 'find_spec', lambda name: name == found or None),
+  ):
+    monkeypatch.setattr(owner, name, value)
+  hardware.share_one_heap(config_of(encoder))
+  monkeypatch.undo()
+  assert bool(calls) == is_shared
 
 
 EARLY = """
@@ -159,33 +208,9 @@ COMMAND = "__main__.main([{}, '--config', 'pretrain:1000'])"
     "api.pretrain('pretrain:1000', work)",
   ],
 )
-def test_the_heap_is_chosen_before_the_threads_of_the_devices(call, tmp_path):
+def test_the_heap_is_chosen_before_the_threads_of_the_devices(
+  call, monkeypatch, tmp_path
+):
+  monkeypatch.delenv('MALLOC_ARENA_MAX', raising=False)
   process = tiny_run.start_python('-c', EARLY + call, tmp_path)
   assert tiny_run.finish(process, code=1) == 'devices in use: False\n'
-
-
-@pytest.mark.skipif('glibc' not in platform.libc_ver(), reason='not glibc')
-@pytest.mark.parametrize(
-  ('encoder', 'size', 'platforms', 'kept'),
-  [
-    ('MiniResNet', 40, 'cpu', True),
-    ('ResNet50', 100, 'cpu', True),  # more than the heap of a thread
-    ('ResNet50', 100, '', False),  # as JAX has a plugin
-    ('MiniResNet', 100, 'cpu', False),  # faster with a heap for each thread
-  ],
-)
-def test_memory_that_a_step_frees_is_not_cleared_again(
-  encoder, size, platforms, kept, monkeypatch, tmp_path
-):
-  """By the pages that the system gives: the first time only.
-
-  Those of the main thread, and `kept` those of another.
-  """
-  monkeypatch.delenv('MALLOC_ARENA_MAX', raising=False)
-  (tmp_path / 'jax_plugins').mkdir()
-  process = tiny_run.start_python(
-    *('-c', KEPT, encoder, size),
-    PYTHONPATH=os.pathsep.join([str(tiny_run.ROOT), str(tmp_path)]),
-    JAX_PLATFORMS=platforms,
-  )
-  assert tiny_run.finish(process) == f'True\n{kept}\n'
