@@ -110,7 +110,7 @@ def join_job(
     What `load` returned first, and a line that describes the job.
 
   Raises:
-    ConfigError: the processes differ; or see `find_address`.
+    ConfigError: the processes differ; no device; or see `find_address`.
     CheckFailed: a process is missing, or has another number of devices.
     UserError: what `load` raised on any process.
   """
@@ -244,5 +244,19 @@ def mark_collective(error: errors.UserError) -> errors.UserError:
 
 
 def _describe_devices() -> str:
-  kind = jax.devices()[0].device_kind
+  """Returns their number and kind.
+
+  Raises:
+    ConfigError: JAX has no device of the platforms that it shall use.
+  """
+  try:
+    kind = jax.devices()[0].device_kind
+  # Of a platform that JAX knows but cannot have it asserts that it is there.
+  except (RuntimeError, AssertionError) as error:
+    options: Any = jax.config
+    raise errors.ConfigError(
+      f'JAX_PLATFORMS: no device of {options.jax_platforms or "any"!r}'
+      f' ({errors.first_line(error).removesuffix(": ")}); give cpu, or cuda or'
+      ' tpu where its extra is installed, or leave the variable out'
+    ) from error
   return f'{jax.device_count()} devices ({kind})'

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import ctypes
-import importlib.util
+import importlib.machinery
 import os
 import re
 import time
@@ -81,7 +81,7 @@ def share_one_heap(config: Mapping[str, Any]) -> None:
   """
   if config['network']['encoder'] in _FOR_CPUS or not _has_only_cpus():
     return
-  if 'MALLOC_ARENA_MAX' not in os.environ:
+  if not os.environ.get('MALLOC_ARENA_MAX'):
     _set_malloc((_M_ARENA_MAX, 1))
 
 
@@ -90,8 +90,8 @@ def _has_only_cpus() -> bool:
   options: Any = jax.config
   if options.jax_platforms:
     return options.jax_platforms == 'cpu'
-  others = map(importlib.util.find_spec, ('libtpu', 'jax_plugins'))
-  return not any(others)
+  find = importlib.machinery.PathFinder.find_spec
+  return not any(map(find, ('libtpu', 'jax_plugins')))
 
 
 def keep_freed_memory() -> None:

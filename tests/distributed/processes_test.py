@@ -31,6 +31,23 @@ def test_a_wrong_description_of_the_job_is_refused(text):
     processes.find_address(text, 1)
 
 
+@pytest.mark.parametrize(
+  ('platforms', 'error'),
+  [('CPU', 'RuntimeError: Unable to initialize'), ('cuda', '')],
+)
+def test_a_platform_that_jax_cannot_have_is_one_line(platforms, error):
+  process = tiny_run.start_python(
+    *('-m', 'byol_jax', 'pretrain', '--config=shapes', '--workdir=unused'),
+    JAX_PLATFORMS=platforms,
+    CUDA_VISIBLE_DEVICES='',
+  )
+  line = tiny_run.finish(process, code=errors.ConfigError.exit_code)
+  assert line.startswith(
+    f'byol_jax: JAX_PLATFORMS: no device of {platforms!r} ({error}'
+  )
+  assert 'give cpu' in line and line.count('\n') == 1
+
+
 def test_a_job_of_one_process_needs_nobody():
   found = processes.find_address('10.0.0.1:8476,64,63', 1)
   assert found == rendezvous.ProcessAddress('10.0.0.1:8476', 64, 63)
