@@ -23,11 +23,11 @@ from benchmarks import cpu_steps, timing
 from byol_jax.distributed import placement
 
 SHAPES = cpu_steps.SHAPES | {'mini_32': ('MiniResNet', 'small_stride2', 32, 64)}
-# MALLOC_ARENA_MAX; glibc's default is eight for each core.
 PROGRAMS = {
-  'a heap a thread': 8 * (os.cpu_count() or 1),
-  'one heap': 1,
-  'donated': 1,
+  # glibc's default: eight for each core.
+  'a heap a thread': {'MALLOC_ARENA_MAX': str(8 * (os.cpu_count() or 1))},
+  'one heap': {'MALLOC_ARENA_MAX': '1'},
+  'donated': {'MALLOC_ARENA_MAX': '1'},
 }
 
 
@@ -44,14 +44,7 @@ def work(program, shape):
 
 def measure(shape, rounds):
   """Images per second and ratios to the first program."""
-  commands = {
-    program: (
-      [__file__, 'work', program, json.dumps(shape)],
-      os.environ | {'MALLOC_ARENA_MAX': str(count)},
-    )
-    for program, count in PROGRAMS.items()
-  }
-  losses, times = timing.time_workers(commands, rounds)
+  losses, times = cpu_steps.time_workers(__file__, PROGRAMS, shape, rounds)
   assert len(set(losses.values())) == 1, losses
   return {
     program: {

@@ -65,7 +65,11 @@ def make_their_step(encoder, stem, size, batch_size):
   return step
 
 
-DEVICES = {'ours': 1, 'ours, a device a core': os.cpu_count(), 'lightly': 1}
+PROGRAMS = {
+  'ours': {'JAX_NUM_CPU_DEVICES': '1'},
+  'ours, a device a core': {'JAX_NUM_CPU_DEVICES': str(os.cpu_count())},
+  'lightly': {},
+}
 
 
 def work(program, shape):
@@ -79,17 +83,10 @@ def work(program, shape):
 
 def measure(shape, rounds):
   """Images per second of all, and the ratios ours : theirs."""
-  commands = {
-    program: (
-      [__file__, 'work', program, json.dumps(shape)],
-      os.environ | {'JAX_NUM_CPU_DEVICES': str(devices)},
-    )
-    for program, devices in DEVICES.items()
-  }
-  _, seconds = timing.time_workers(commands, rounds)
+  _, seconds = cpu_steps.time_workers(__file__, PROGRAMS, shape, rounds)
   return {
     program: describe(seconds[program], seconds['lightly'], shape[-1])
-    for program in DEVICES
+    for program in PROGRAMS
   }
 
 

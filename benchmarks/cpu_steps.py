@@ -92,6 +92,18 @@ def measure(shape, rounds):
   return found
 
 
+def time_workers(path, programs, shape, rounds):
+  """As `timing.time_workers`, for `PATH work PROGRAM SHAPE`.
+
+  `programs` are {name: variables of the environment}.
+  """
+  commands = {
+    name: ([path, 'work', name, json.dumps(shape)], os.environ | variables)
+    for name, variables in programs.items()
+  }
+  return timing.time_workers(commands, rounds)
+
+
 def run(page, what, measure_shape, packages=(), shapes=SHAPES):
   """Measures the shapes of the command line and writes the result."""
   parser = results_file.make_parser(page, rounds=6)
