@@ -342,8 +342,9 @@ def embed(
   config.data.labels = labels
   config.input.max_bad_share = 1.0  # `names` tells which images have a row
   configuration.check_ranges(config)
+  # Without `log`, whose line tells what a run would train on.
   dataset = from_config.make_image_set(
-    config, 'all', source=source, labels_key='--labels', log=log
+    config, 'all', source=source, labels_key='--labels'
   )
   names = [dataset.file_name(i) for i in range(dataset.num_examples)]
   count = embed_lib.write_embeddings(encoder, dataset, names, output, log)

@@ -95,8 +95,9 @@ def test_load_encoder_agrees_with_embed(labelled, encode, tmp_path):
   to one part in 255.
   """
   folder, workdir = labelled
-  output = tmp_path / 'all.npz'
-  count = api.embed(workdir, str(folder), output)
+  output, lines = tmp_path / 'all.npz', []
+  count = api.embed(workdir, str(folder), output, log=lines.append)
+  assert lines[0] == 'encoding 36 images'  # not what a run would train on
   with np.load(output) as file:
     names, expected = file['names'], file['representations']
   assert count == len(names) == 36
