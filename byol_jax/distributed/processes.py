@@ -243,14 +243,14 @@ def mark_collective(error: errors.UserError) -> errors.UserError:
   return error
 
 
-def _describe_devices() -> str:
-  """Returns their number and kind.
+def check_devices() -> None:
+  """Makes JAX find its devices.
 
   Raises:
-    ConfigError: JAX has no device of the platforms that it shall use.
+    ConfigError: it has none of the platforms that it shall use.
   """
   try:
-    kind = jax.devices()[0].device_kind
+    jax.devices()
   # Of a platform that JAX knows but cannot have it asserts that it is there.
   except (RuntimeError, AssertionError) as error:
     options: Any = jax.config
@@ -259,4 +259,8 @@ def _describe_devices() -> str:
       f' ({errors.first_line(error).removesuffix(": ")}); give cpu, or cuda or'
       ' tpu where its extra is installed, or leave the variable out'
     ) from error
-  return f'{jax.device_count()} devices ({kind})'
+
+
+def _describe_devices() -> str:
+  check_devices()
+  return f'{jax.device_count()} devices ({jax.devices()[0].device_kind})'

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from byol_jax import configuration, errors
-from byol_jax.distributed import placement
+from byol_jax.distributed import placement, processes
 from byol_jax.planning import compile
 from byol_jax.tools import spread
 from byol_jax.training import hardware, multi_step, profiling, provenance
@@ -41,13 +41,14 @@ def run(
   """Measures, and prints lines of text; `as_json` prints one line instead.
 
   Raises:
-    ConfigError: a value cannot be used, or the step needs more memory than
-      there is.
+    ConfigError: a value cannot be used, there is no device, or the step needs
+      more memory than there is.
     DataError: the set is not in the catalog and cannot be opened.
   """
   config = configuration.load(spec, overrides)
   parts = config.batch.accumulate
   hardware.share_one_heap(config)
+  processes.check_devices()
   placement.check_batch_size(
     *('batch_size', config.batch_size),
     accumulate=parts,

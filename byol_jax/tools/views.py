@@ -15,6 +15,7 @@ from byol_jax import augment, errors, experiment, files, parallel
 from byol_jax.data import from_config
 from byol_jax.data.loading import image_set, in_memory
 from byol_jax.data.sources import annotations, arrays
+from byol_jax.distributed import processes
 
 _CELL, _GAP, _LINE = 128, 16, 13  # pixels
 _COLOURS = ('#d62728', '#1f77b4')  # of the two views
@@ -59,7 +60,8 @@ def run(
   are drawn if there are as many.
 
   Raises:
-    ConfigError: `output` can be no path, or does not end in .png.
+    ConfigError: `output` can be no path, or does not end in .png; or there is
+      no device.
     DataError: the images cannot be used, or the file cannot be written.
   """
   files.check_path('output', output)
@@ -67,6 +69,7 @@ def run(
     raise errors.ConfigError(
       f'output: expected a .png file, found {errors.quote(output)}'
     )
+  processes.check_devices()
   config = config_dict.ConfigDict(config)
   config.dataset = dataset
   path, source = files.expand_home(dataset), None

@@ -32,12 +32,16 @@ def test_a_wrong_description_of_the_job_is_refused(text):
 
 
 @pytest.mark.parametrize(
-  ('platforms', 'error'),
-  [('CPU', 'RuntimeError: Unable to initialize'), ('cuda', '')],
+  ('command', 'platforms', 'error'),
+  [
+    (('pretrain', '--workdir=x'), 'CPU', 'RuntimeError: Unable to initialize'),
+    (('bench', 'step'), 'cuda', ''),
+    (('views', 'shapes'), 'cuda', ''),
+  ],
 )
-def test_a_platform_that_jax_cannot_have_is_one_line(platforms, error):
+def test_a_platform_that_jax_cannot_have_is_one_line(command, platforms, error):
   process = tiny_run.start_python(
-    *('-m', 'byol_jax', 'pretrain', '--config=shapes', '--workdir=unused'),
+    *('-m', 'byol_jax', *command, '--config=shapes'),
     JAX_PLATFORMS=platforms,
     CUDA_VISIBLE_DEVICES='',
   )
