@@ -70,7 +70,8 @@ def test_the_examples_are_short():
 def test_every_block_runs_and_gives_what_it_says(page):
   encoder = page['encoder']
   assert page['representations'].shape == (1, encoder.dim)
-  assert page['saliency'].shape == (2, 32, 32, 3)
+  size = encoder.image_size
+  assert page['saliency'].shape == (2, size, size, 3)
   assert page['outputs'].representation.shape == (NUM_IMAGES, encoder.dim)
   # Chance is 0.1, whose deviation over 600 images is 0.012; found was 0.31.
   assert np.mean(page['classes'] == page['labels']) > 0.2

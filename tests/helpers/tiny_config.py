@@ -12,6 +12,8 @@ SMALL = {
   'network.width': 0.5,
   **{'network.projector': (16, 8), 'network.predictor': (16, 8)},
   **{'schedule.warmup_epochs': 0.5, 'checkpoint.every_steps': 0},
+  # As in the stored run of `training/stored_run_test.py`.
+  **{'schedule.base_rate': 2e-3, 'data.eval_crop': 'whole'},
   **{'log.every_steps': 2, 'log.every_seconds': 0.0},
   'log.tensorboard': False,
 }
