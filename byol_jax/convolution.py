@@ -10,7 +10,6 @@ a program is lowered, by its platform, also on a host without any device of it.
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
-import itertools
 import math
 from typing import Any
 
@@ -185,14 +184,15 @@ def _multiply_columns(
   stride: int, padding: _Pads, images: jax.Array, weights: jax.Array
 ) -> jax.Array:
   """Multiplies columns, the pixels that each output sees, with the weights."""
-  kernel = len(weights)
-  padded = jnp.pad(images, [(0, 0), *padding, (0, 0)])
-  height, width = (size - kernel + 1 for size in padded.shape[1:3])
-  taps = itertools.product(range(kernel), repeat=2)
-  seen = [
-    padded[:, i : i + height : stride, j : j + width : stride] for i, j in taps
-  ]
-  columns = jnp.concatenate(seen, axis=-1)
+  kernel, columns = len(weights), jnp.pad(images, [(0, 0), *padding, (0, 0)])
+  # One axis after the other: 2 * kernel slices, not its square, to compile.
+  for axis in (2, 1):
+    size = columns.shape[axis] - kernel + 1
+    seen = [
+      lax.slice_in_dim(columns, i, i + size, stride, axis)
+      for i in range(kernel)
+    ]
+    columns = jnp.concatenate(seen, axis=-1)
   rows = columns.reshape(-1, columns.shape[-1])
   outputs = _multiply(rows, weights.reshape(columns.shape[-1], -1))
   return outputs.reshape(*columns.shape[:-1], -1)
