@@ -50,7 +50,7 @@ class Forward(NamedTuple):
   views: as V passes one after another, each with its batch statistics.
   """
 
-  # (rng, images, is_training) -> params, state
+  # (rng, images, is_training) -> params, state; of one device, without an axis
   init: Callable[..., tuple[Params, NetState]]
   # (params, state, images, is_training) -> Outputs, state
   apply: Callable[..., tuple[Outputs, NetState]]
@@ -191,7 +191,7 @@ def make_forward(
 
   Values outside `ranges` fail in other ways, or not at all.
   """
-  make_norm = _make_norm_factory(bn_decay, bn_epsilon, axis_name, bn_group)
+  norms = functools.partial(_make_norm_factory, bn_decay, bn_epsilon, bn_group)
   make_encoder = functools.partial(
     resnet.ResNet,
     encoder,
@@ -205,7 +205,7 @@ def make_forward(
     fold_norms=fold_norms,
   )
   heads = _make_heads(projector, predictor, head_norm)
-  network = _Network(make_norm, make_encoder, heads, num_classes)
+  network = _Network(norms, axis_name, make_encoder, heads, num_classes)
   forward = _connect_modules(network, init_scale, precision, parts_in_channels)
   apply = forward.apply if one_pass else apply_in_turn(forward.apply)
   return forward._replace(apply=apply)
@@ -242,7 +242,7 @@ def _make_heads(
 
 
 def _make_norm_factory(
-  decay: float, epsilon: float, axis_name: str | None, group: int
+  decay: float, epsilon: float, group: int, axis_name: str | None
 ) -> resnet.MakeNorm:
   """Returns what builds the batch norms; arguments as of `make_forward`."""
   axis = None if group == 1 else axis_name
@@ -261,7 +261,8 @@ def _make_norm_factory(
 class _Network(NamedTuple):
   """Builds the modules of a network."""
 
-  make_norm: resnet.MakeNorm
+  make_norms: Callable[[str | None], resnet.MakeNorm]  # of the axis
+  axis_name: str | None
   make_encoder: Callable[..., resnet.ResNet]
   make_heads: tuple[Callable[..., MLP], Callable[..., MLP]] | None
   num_classes: int | None
@@ -273,17 +274,20 @@ def _connect_modules(
   """Returns the modules, one after another, as pure functions."""
 
   def forward(
-    images: jax.Array, is_training: bool, dtype: Any = None
+    images: jax.Array,
+    is_training: bool,
+    make_norm: resnet.MakeNorm,
+    dtype: Any = None,
   ) -> Outputs:
     chex.assert_rank(images, {4, 5})
     *leading, height, width, _ = images.shape
     views = modules.Views(math.prod(leading[:-1]))
-    norm = functools.partial(network.make_norm, views=views)
+    norm = functools.partial(make_norm, views=views)
     x = normalize(augment.to_float(images)).reshape(-1, height, width, 3)
     x = x if dtype is None else x.astype(dtype)
     parts = parts_in_channels if views.number > 1 else 0
     representation = network.make_encoder(
-      make_norm=network.make_norm,
+      make_norm=make_norm,
       num_views=views.number,
       parts_in_channels=parts,
     )(x, is_training)
@@ -308,13 +312,14 @@ def _connect_modules(
 
   def forward_from_scaled(images: jax.Array, is_training: bool) -> Outputs:
     with hk.custom_creator(scale_initial_weights(init_scale)):
-      return forward(images, is_training)
+      return forward(images, is_training, network.make_norms(None))
 
   def forward_in_precision(images: jax.Array, is_training: bool) -> Outputs:
+    make_norm = network.make_norms(network.axis_name)
     if precision == 'float32':
-      return forward(images, is_training)
+      return forward(images, is_training, make_norm)
     with hk.custom_getter(modules.cast_parameters):
-      return forward(images, is_training, jnp.dtype(precision))
+      return forward(images, is_training, make_norm, jnp.dtype(precision))
 
   pure = hk.transform_with_state(forward_in_precision)
   return Forward(

@@ -259,10 +259,8 @@ def test_without_labels_there_is_no_classifier():
   )
   data = batch()
   del data['labels']
-  init = parallel.on_one_device(
-    lambda key: byol.init(forward, optimizer, key, data['view1'])
-  )
-  state = jax.eval_shape(init, jax.random.PRNGKey(0))
+  init = functools.partial(byol.init, forward, optimizer)
+  state = jax.eval_shape(init, jax.random.PRNGKey(0), data['view1'])
   new, scalars = jax.eval_shape(parallel.on_one_device(update), state, data)
   assert jax.tree.structure(new) == jax.tree.structure(state)
   assert not any('classifier' in module for module in new.online_params)

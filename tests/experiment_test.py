@@ -33,6 +33,17 @@ def pick(arguments, *names):
   return {name: arguments[name] for name in names}
 
 
+def trace_update(built, state, batch_size=4):
+  """Returns the shapes of the state and the scalars after a step."""
+  size = (batch_size, built.image_size, built.image_size, 3)
+  view = jax.ShapeDtypeStruct(size, 'float32')
+  labels = jax.ShapeDtypeStruct((batch_size,), 'int32')
+  return jax.eval_shape(
+    parallel.on_one_device(built.update),
+    *(state, {'view1': view, 'view2': view, 'labels': labels}),
+  )
+
+
 def test_every_key_of_the_preset_is_changed_and_has_a_reader():
   """A new key fails here, then in the test of who should read it."""
   preset = configuration.flatten(configuration.read_preset('pretrain'))
@@ -64,6 +75,7 @@ def test_every_value_of_the_method_arrives(monkeypatch):
   config = wiring.load(monkeypatch)
   built = experiment.build(config, NUM_EXAMPLES, NUM_CLASSES)
   state = jax.eval_shape(built.initial_state)
+  trace_update(built, state)
   (update,), (loss,) = seen['make_update'], seen['make_loss']
   assert built.update is update.result
   division = wiring.find_call(
@@ -119,10 +131,10 @@ def test_every_value_of_the_method_arrives(monkeypatch):
     call.arguments['scale'] for call in seen['scale_initial_weights']
   }
   encoder = seen['ResNet'][0].arguments
-  (norm,) = {
-    tuple(pick(call.arguments, *NORM).values()) for call in seen['BatchNorm']
-  }
-  assert norm[0] == parallel.AXIS
+  norms = [tuple(pick(x.arguments, *NORM).values()) for x in seen['BatchNorm']]
+  # The initial state is of one device.
+  assert {axis for axis, *_ in norms} == {None, parallel.AXIS}
+  (norm,) = {tuple(settings) for _, *settings in norms}
   assert state.online_params['classifier']['w'].shape[1] == NUM_CLASSES
   preset = re.search(
     r'preset (\S+): .* (\S+) epochs at batch (\S+):', built.derived[0]
@@ -150,8 +162,8 @@ def test_every_value_of_the_method_arrives(monkeypatch):
       'encoder': encoder['encoder'],
       **pick(encoder, 'width', 'version', 'gamma_init', 'stem', 'padding'),
       **heads,
-      'bn_decay': norm[1],
-      'bn_epsilon': norm[2],
+      'bn_decay': norm[0],
+      'bn_epsilon': norm[1],
       'head_norm': head_norm,
       'init_scale': init_scale,
       'bn_group': groups[1],
@@ -251,12 +263,7 @@ def test_bfloat16_leaves_state_and_scalars_in_float32():
   values = {'precision': 'bfloat16'}
   built = experiment.build(configuration.load('cifar10:cpu', values), 300, 10)
   state = jax.eval_shape(built.initial_state)
-  view = jax.ShapeDtypeStruct((4, 32, 32, 3), 'float32')
-  labels = jax.ShapeDtypeStruct((4,), 'int32')
-  after, scalars = jax.eval_shape(
-    parallel.on_one_device(built.update),
-    *(state, {'view1': view, 'view2': view, 'labels': labels}),
-  )
+  after, scalars = trace_update(built, state)
   assert after == state  # names, shapes and dtypes
   assert {x.dtype.name for x in scalars.values()} == {'float32'}
 

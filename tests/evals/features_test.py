@@ -25,8 +25,7 @@ def forward():
 @pytest.fixture(scope='module')
 def tree(forward):
   """params and state with batch-norm averages that are not trivial."""
-  init = parallel.on_one_device(lambda rng, x: forward.init(rng, x, True))
-  params, state = init(jax.random.PRNGKey(0), images(1))
+  params, state = forward.init(jax.random.PRNGKey(0), images(1), True)
   generator = np.random.default_rng(3)
 
   def average(module, x):

@@ -68,7 +68,7 @@ def test_a_signal_in_the_first_two_seconds_is_one_line(
 @pytest.mark.jobs
 @pytest.mark.parametrize(
   'number, program',
-  ((signal.SIGTERM, 'jit(init_network)'), (signal.SIGHUP, 'jit(_fun)')),
+  ((signal.SIGTERM, 'jit(init_fn)'), (signal.SIGHUP, 'jit(_fun)')),
 )
 def test_a_signal_while_xla_compiles_is_one_line(
   labelled, tmp_path, number, program
