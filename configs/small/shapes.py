@@ -13,8 +13,8 @@ Differs from the paper because of the length (2,000 small steps) and the data:
   optimizer  AdamW at 3e-3, tau 0.97 -> 1: with LARS one seed of three gained
              less than 15 points (docs/results.md)
 
-Was run with seeds 4, 5 and 6 on two CPU cores: kNN (k = 20) 47.6 to 56.4 %,
-linear 50.6 to 63.3 %, where chance is 10; gains of 22.7 points or more over the
+Was run with seeds 4, 5 and 6 on two CPU cores: kNN (k = 20) 50.5 to 57.1 %,
+linear 51.1 to 61.2 %, where chance is 10; gains of 28.2 points or more over the
 better random encoder (docs/results.md).
 """
 
