@@ -24,9 +24,9 @@ os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a verb and returns the exit code."""
-  # Imports and tracing make 400,000 objects that stay: by Python's default of
-  # 700 it looks through them a thousand times before the first step.
-  gc.set_threshold(500_000)
+  # Imports and tracing make many objects that stay: Python's default of 700
+  # looks through them a thousand times before the first step.
+  gc.set_threshold(10_000)
   console.show_warnings()
   console.escape_output()
   try:
