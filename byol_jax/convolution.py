@@ -195,7 +195,7 @@ def _multiply_columns(
     columns = jnp.concatenate(seen, axis=-1)
   rows = columns.reshape(-1, columns.shape[-1])
   outputs = _multiply(rows, weights.reshape(columns.shape[-1], -1))
-  return outputs.reshape(*columns.shape[:-1], -1)
+  return outputs.reshape(*columns.shape[:-1], weights.shape[-1])
 
 
 def _multiply_tiles(

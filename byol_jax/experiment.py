@@ -70,11 +70,11 @@ class Experiment(NamedTuple):
 
   def initial_state(self) -> byol.ByolState:
     """Returns the state before step 0; traceable."""
-    return self._init(_compile_init(self.forward.init))
+    return self._init(_jit_init(self.forward.init))
 
   def init_on_host(self) -> byol.ByolState:
     """Returns the state before step 0 as numpy, for any number of devices."""
-    init = _compile_init(self.forward.init)
+    init = _jit_init(self.forward.init)
     # Compiled once and called twice: most of the compilation is random draws.
     lowered = init.lower(jax.random.PRNGKey(self.seed), self._images(), True)
     compiled = lowered.compile(compiler_options=_find_quick_options())
@@ -115,7 +115,8 @@ class Experiment(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4)  # traced once for shapes and values
-def _compile_init(init: Callable) -> Any:
+def _jit_init(init: Callable) -> Any:
+  """Returns `networks.Forward.init` as one program, for `is_training` True."""
   return jax.jit(init, static_argnums=2)
 
 

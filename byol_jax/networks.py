@@ -261,7 +261,7 @@ def _make_norm_factory(
 class _Network(NamedTuple):
   """Builds the modules of a network."""
 
-  make_norms: Callable[[str | None], resnet.MakeNorm]  # of the axis
+  make_norms: Callable[[str | None], resnet.MakeNorm]  # of an axis' name
   axis_name: str | None
   make_encoder: Callable[..., resnet.ResNet]
   make_heads: tuple[Callable[..., MLP], Callable[..., MLP]] | None

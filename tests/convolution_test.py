@@ -104,11 +104,12 @@ def test_vmap_and_other_platforms(kernel, dtype, least_channels):
 
 
 @pytest.mark.usefixtures('least_channels')
-def test_a_batch_without_images_has_no_outputs():
-  images, weights = draw_arrays(3, 4, 4)
+@pytest.mark.parametrize('size', (4, 2), ids=('', 'columns'))
+def test_a_batch_without_images_has_no_outputs(size):
+  images, weights = draw_arrays(3, size, size)
   convolve = lambda *args: convolution.convolve(*args, 1, 'SAME')
   outputs, *gradients = with_gradients(convolve, images[:0], weights)
-  assert outputs.shape == (0, 4, 4, 5)
+  assert outputs.shape == (0, size, size, 5)
   assert [x.shape for x in gradients] == [images[:0].shape, weights.shape]
   assert not np.any(gradients[1])
 
