@@ -166,6 +166,17 @@ def test_a_step_that_is_compiled_ahead_is_the_same(unbroken, tmp_path):
   train(tmp_path, dataset)  # asks for nothing: it was done before
 
 
+def test_an_error_of_the_first_state_is_that_of_the_run(tmp_path, monkeypatch):
+  def fail(method):
+    raise errors.DataError('weights: broken')
+
+  monkeypatch.setattr(experiment.Experiment, 'init_on_host', fail)
+  for dataset in (Described(), ArraySet()):
+    with pytest.raises(errors.DataError, match='weights: broken'):
+      train(tmp_path, dataset)
+    assert dataset.asked in ([], ['blank'])  # for no batch
+
+
 def stop_and_hang():
   time.sleep(1)
   stop()
