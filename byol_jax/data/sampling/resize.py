@@ -4,23 +4,15 @@ Keys' bicubic (a = -0.5), half-pixel centres, no antialiasing, coefficients from
 a table of 1,024 positions between two pixels: `tf.image.resize` of the official
 code (method.md 3.2), up to rounding. That op computes 16 products for each
 number; rows first and then columns are 8, and crop, division and clip are part
-of the same pass: a third of the time. Numba compiles it without the global
-lock, in IEEE arithmetic without contraction: the same bits on every machine.
+of the same pass (`resize_loops`): a third of the time.
 """
 
-from collections.abc import Callable
 import functools
 from typing import NamedTuple
 
-from llvmlite import ir
-import numba
-from numba import extending, types
 import numpy as np
 
 from byol_jax import errors
-
-_F = np.float32
-_U = np.uint64  # numba tests whether a signed index is negative
 
 METHODS = ('resize', 'crop', 'whole')  # of `make_evaluation_window`
 _TABLE_SIZE = 1024  # of TensorFlow's coefficients
@@ -112,7 +104,11 @@ def compute_taps(size: int, new_size: int) -> Taps:
   weights /= weights.sum(axis=1, keepdims=True)
   starts = indices[:, 0] + _MARGIN
   indices = np.clip(indices, 0, size - 1)
-  return Taps(indices.astype(_U), weights.astype(_F), starts.astype(_U))
+  return Taps(
+    indices.astype(np.uint64),
+    weights.astype(np.float32),
+    starts.astype(np.uint64),
+  )
 
 
 def make_square_window(
@@ -125,105 +121,6 @@ def make_square_window(
   )
 
 
-def _compiled(function: Callable) -> Callable:
-  """Compiles at the first call, and caches the result on disk."""
-  try:
-    return numba.njit(nogil=True, cache=True)(function)
-  except RuntimeError:  # no folder can hold the cache
-    return numba.njit(nogil=True)(function)
-
-
-@extending.intrinsic
-def _combine_pixels(typing, line, start, row, first, weights):  # type: ignore
-  """line[start + i] = the sum of weights[k] * row[first + 3 k + i], i < 4.
-
-  Four numbers, where a pixel has three, are one vector of the processor; the
-  next pixel overwrites the fourth. Numba's compiler finds no vectors here.
-  """
-
-  def generate(context, builder, signature, arguments):  # type: ignore
-    line, start, row, first, weights = arguments
-    four = ir.VectorType(ir.FloatType(), 4)
-
-    def locate(array, kind, index):  # type: ignore
-      data = context.make_array(kind)(context, builder, array).data
-      return builder.bitcast(builder.gep(data, [index]), four.as_pointer())
-
-    total = None
-    for k in range(4):
-      lanes = ir.Constant(four, ir.Undefined)
-      for lane in map(ir.IntType(32), range(4)):
-        weight = builder.extract_value(weights, k)
-        lanes = builder.insert_element(lanes, weight, lane)
-      index = builder.add(first, ir.Constant(first.type, 3 * k))
-      place = locate(row, signature.args[2], index)
-      term = builder.fmul(lanes, builder.load(place, align=4))
-      total = builder.fadd(total, term) if total else term
-    place = locate(line, signature.args[0], start)
-    builder.store(total, place, align=4)
-    return context.get_dummy_value()
-
-  return types.void(line, start, row, first, weights), generate
-
-
-@_compiled
-def _combine_rows(above, weights, row):  # type: ignore
-  """One new line of floats from the four image rows above."""
-  row0, row1, row2, row3 = above
-  w0, w1, w2, w3 = weights
-  for i in range(len(row0)):
-    row[i] = (
-      w0 * _F(row0[i]) + w1 * _F(row1[i]) + w2 * _F(row2[i]) + w3 * _F(row3[i])
-    )
-
-
-@_compiled
-def _resample(  # type: ignore
-  pixels, window, rows, row_weights, starts, column_weights, unit, out
-):
-  """Resizes a window to floats [h, w * 3]; `unit` in the image becomes 1."""
-  y, x, _, width = window
-  left = 3 * x
-  # Whole vectors, with numbers that no weight is for, where the image has them.
-  right = min(left + (3 * width + 15) // 16 * 16, pixels.shape[1])
-  row = np.zeros(3 * (width + 2 * _MARGIN) + 16, _F)
-  line = np.zeros(3 * len(starts) + 1, _F)
-  for i in range(len(rows)):
-    above = (
-      pixels[_U(y) + rows[i, 0], left:right],
-      pixels[_U(y) + rows[i, 1], left:right],
-      pixels[_U(y) + rows[i, 2], left:right],
-      pixels[_U(y) + rows[i, 3], left:right],
-    )
-    weights = (
-      row_weights[i, 0],
-      row_weights[i, 1],
-      row_weights[i, 2],
-      row_weights[i, 3],
-    )
-    _combine_rows(above, weights, row[3 * _MARGIN :])
-    for j in range(len(starts)):
-      weights = (
-        column_weights[j, 0],
-        column_weights[j, 1],
-        column_weights[j, 2],
-        column_weights[j, 3],
-      )
-      place = _U(3) * _U(j)
-      first = _U(3) * starts[j]
-      _combine_pixels(line, place, row, first, weights)  # type: ignore
-    # Bicubic overshoots, so values are clipped.
-    for j in range(out.shape[1]):
-      out[i, j] = min(max(line[j] / unit, _F(0)), _F(1))
-
-
-@_compiled
-def _to_bytes(floats, out):  # type: ignore
-  for i in range(len(floats)):
-    for j in range(floats.shape[1]):
-      out[i, j] = np.uint8(np.rint(floats[i, j] * _F(255)))
-
-
 def resample(
   image: np.ndarray, window: ResampleWindow, out: np.ndarray
 ) -> None:
@@ -234,18 +131,21 @@ def resample(
     window: from `make_square_window` or `make_evaluation_window`.
     out: [h, w, 3], float32 in [0, 1], or uint8: 255 times that, rounded.
   """
+  # Numba takes 0.2 s to import; a thread does it while a run compiles.
+  from byol_jax.data.sampling import resize_loops
+
   height, width, _ = image.shape
   pixels = np.ascontiguousarray(image).reshape(height, 3 * width)
-  unit = _F(255 if image.dtype == np.uint8 else 1)
+  unit = np.float32(255 if image.dtype == np.uint8 else 1)
   flat = out.reshape(len(out), -1)
-  floats = flat if out.dtype == _F else np.empty(flat.shape, _F)
+  floats = flat if out.dtype == np.float32 else np.empty_like(flat, np.float32)
   _, rows, columns = window
-  _resample(
+  resize_loops.resize_window(
     *(pixels, window.window, rows.indices, rows.weights),
-    *(columns.starts, columns.weights, unit, floats),
+    *(columns.starts, columns.weights, _MARGIN, unit, floats),
   )
   if floats is not flat:
-    _to_bytes(floats, flat)
+    resize_loops.convert_to_bytes(floats, flat)
 
 
 def make_evaluation_window(
@@ -291,7 +191,7 @@ def crop_for_evaluation(
 
   image: [H, W, 3], uint8, or float32 in [0, 1]. See `make_evaluation_window`.
   """
-  out = np.empty((size, size, 3), _F)
+  out = np.empty((size, size, 3), np.float32)
   height, width, _ = image.shape
   resample(image, make_evaluation_window(height, width, size, method), out)
   return out
