@@ -110,13 +110,16 @@ def _count_unread(listed: Sequence[str]) -> collections.Counter[str]:
 
 def describe_too_few(files: annotations.Files) -> str:
   """Returns what to say of files of which at most one is an image."""
-  names = list(files.names)
+  names = sorted(files.names)
   number = sum(map(annotations.is_image, names))
   unread = ', '.join(base.list_counts(_count_unread(names)))
+  arrays = [name for name in names if name.lower().endswith('.npz')]
+  advice = f'; give one file, as {files.root / arrays[0]}' if arrays else ''
   return (
     f'{files.root}: {base.show_count(number, "image files")} found, expected at'
     ' least 2 with one of the extensions'
     f' {" ".join(annotations.EXTENSIONS)}; not read: {unread or "nothing"}'
+    f'{advice}'
   )
 
 

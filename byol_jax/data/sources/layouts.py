@@ -246,7 +246,7 @@ def _make_layout(
     place, splits['test'] = list(tests.items())[-1]
   elif names:
     train, splits['test'] = divide(train, 'test')
-    place = f'a share of {share:g} held out' if splits['test'] else ''
+    place = f'a share of {share:g} held out' if share else ''
   splits['train'] = splits['fit'] = train
   if len(tests) > 1:
     splits['valid'] = next(iter(tests.values()))

@@ -135,6 +135,7 @@ def test_one_folder_around_the_set_is_looked_through(write, tmp_path):
   [
     ((), {}, ': 0 image files found, expected at least 2'),
     (('a/1.jpg', 'b/2.txt'), {}, ': 1 image file found, expected at least 2'),
+    (('b.npz', 'c.npz'), {}, 'read: 2 .npz; give one file, as ROOT/b.npz'),
     (
       ('val/a/1.jpg', 'val/b/1.jpg'),
       {},
@@ -265,6 +266,11 @@ def test_a_val_folder_without_classes_is_said(write):
     f'test: a share of 0.2 held out, {held} images; not read: 5 images of val/'
     ' in no class folder'
   )
+
+
+def test_a_share_of_few_images_that_is_none_is_said(write):
+  line = describe(write('a/1.jpg', 'b/2.jpg'), heldout_share=1e-9)
+  assert line.endswith('; test: a share of 1e-09 held out, 0 images')
 
 
 def test_names_of_classes_cannot_write_to_a_terminal(write):
