@@ -57,7 +57,7 @@ setup(
   python_requires='>=3.11,<3.14',
   packages=find_packages(include=['byol_jax', 'byol_jax.*']) + list(PRESETS),
   package_dir=PRESETS,
-  entry_points={'console_scripts': ['byol-jax = byol_jax.__main__:main']},
+  entry_points={'console_scripts': ['byol-jax = byol_jax.__main__:run']},
   install_requires=[
     f'jax{JAX}',
     f'jaxlib{JAX}',

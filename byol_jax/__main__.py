@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import gc
 import os
 import sys
+from typing import NoReturn
 
 from byol_jax import errors
 from byol_jax.cli import compilation_cache, console, verbs
@@ -50,5 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
+def run() -> NoReturn:
+  """Runs the command line of this process, and ends it."""
+  console.end_process(main())
+
+
 if __name__ == '__main__':
-  sys.exit(main())
+  run()

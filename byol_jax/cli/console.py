@@ -9,6 +9,7 @@ import logging
 import os
 import select
 import sys
+import threading
 from typing import Any, NoReturn, TextIO
 
 import byol_jax
@@ -177,6 +178,19 @@ def exit_without_barrier(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def end_process(code: int) -> NoReturn:
+  """Ends the process; after an error at once, whatever its threads do.
+
+  At a usual exit the interpreter waits for them: for the compiler a minute.
+  """
+  others = set(threading.enumerate()) - {threading.current_thread()}
+  if code and any(not thread.daemon for thread in others):
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+  sys.exit(code)
 
 
 def has_reader() -> bool:

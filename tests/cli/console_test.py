@@ -191,6 +191,21 @@ def test_a_warning_is_given_once():
   assert passed == [True, True, False, False]
 
 
+@pytest.mark.parametrize('code, waits', ((3, False), (0, True)))
+def test_an_error_ends_a_process_whose_threads_are_at_work(code, waits):
+  script = f"""
+import threading, time
+from byol_jax.cli import console
+threading.Thread(target=lambda: print(time.sleep(2), flush=True)).start()
+print('before')
+console.end_process({code})
+"""
+  process = tiny_run.start_python('-c', script)
+  output, _ = process.communicate(timeout=60)
+  assert process.returncode == code and 'before' in output
+  assert ('None' in output) == waits
+
+
 def test_a_reader_that_leaves_is_no_traceback():
   """As in `byol-jax --help | head -1`."""
   code = """
