@@ -300,10 +300,8 @@ class _Progress:
     means = fetched.means | {name: float(x) for name, x in seen.items()}
     self.log.write(step, means | self.meter.read(images))
     if fetched.skipped:
-      self.log.note(
-        f'warning: steps {", ".join(map(str, fetched.skipped))} were not'
-        ' finite: they left the state as it was'
-      )
+      names = ', '.join(str(step + 1) for step in fetched.skipped)
+      self.log.note(f'warning: not finite, the state unchanged: step {names}')
     context.skip_policy.observe(fetched.skipped, fetched.steps)
     warning = context.collapse_policy.observe({'step': step} | means)
     if warning:

@@ -63,8 +63,9 @@ class SkipPolicy:
         self._give_up(steps.stop)
 
   def _give_up(self, step: int) -> None:
-    first, last = self._row[0], self._row[-1]
-    reason = f'steps {first} to {last} were not finite (faults.max_skips)'
+    first, last = self._row[0] + 1, self._row[-1] + 1  # as log lines count
+    names = f'step {first}' if first == last else f'steps {first} to {last}'
+    reason = f'not finite: {names} (faults.max_skips)'
     self._row = []
     if self._rollbacks >= self._max_rollbacks:
       if self._rollbacks:

@@ -113,8 +113,8 @@ def train(
       except recovery.RollbackRequired as error:
         data_step = error.step + start.data_offset
         start = _restore(saver, method, make_state, data_step)
-        back = f'back to step {start.step}, with the images of step {data_step}'
-        notes = [f'warning: {error}; {back} on']
+        images = f'the images of step {data_step + 1} on'
+        notes = [f'warning: {error}; back to step {start.step}, with {images}']
   return means | {'step': method.num_steps, 'seconds': time.monotonic() - began}
 
 

@@ -361,7 +361,8 @@ def test_on_a_new_disk_the_checkpoints_say_what_the_run_is(unbroken, tmp_path):
 
 def test_a_step_that_is_not_finite_is_skipped_and_named(tmp_path, capsys):
   train(tmp_path, ArraySet(poison={5}))
-  assert 'warning: steps 5 were not finite' in capsys.readouterr().out
+  out = capsys.readouterr().out
+  assert 'warning: not finite, the state unchanged: step 6\n' in out
   assert [line.get('skipped', 0) for line in lines(tmp_path)] == [0, 0, 1, 0, 0]
   assert all(np.isfinite(line['total_loss']) for line in lines(tmp_path))
   assert_finite(tmp_path)
@@ -376,9 +377,9 @@ def test_too_many_skips_roll_back_past_these_images(tmp_path, capsys):
   dataset = ArraySet(poison={5, 6, 7})
   train(tmp_path / 'whole', dataset, **overrides)
   out = capsys.readouterr().out
-  assert 'steps 5 to 6 were not finite' in out
-  # Noticed at the log line of step 8; step 4 takes the images of step 8.
-  assert 'back to step 4, with the images of step 8 on' in out
+  assert 'not finite: steps 6 to 7 (faults.max_skips)' in out
+  # Noticed at the log line of step 8; step 5 takes the images of step 9.
+  assert 'back to step 4, with the images of step 9 on' in out
   assert dataset.asked[-6:] == [8, 9, 10, 11, 12, 13]
   assert logged_steps(tmp_path / 'whole') == [2, 4, 6, 8, 10]
   assert 'skipped' not in lines(tmp_path / 'whole')[-1]
@@ -594,7 +595,8 @@ def test_a_stopped_resident_run_resumes_bit_for_bit(
 def test_a_skipped_step_within_a_call_is_named(tmp_path, capsys):
   ids, _ = order.find_examples(0, np.arange(32), 32)
   train_resident(tmp_path, poisoned=int(ids[22]))  # of step 2, once an epoch
-  assert 'warning: steps 2 were not finite' in capsys.readouterr().out
+  out = capsys.readouterr().out
+  assert 'warning: not finite, the state unchanged: step 3\n' in out
   assert_finite(tmp_path)
 
 
