@@ -73,7 +73,7 @@ def import_weights(
   step = int(state.step)
   origin = workdir_lib.describe_origin(found.card)
   _write_workdir(folder, record, state, step, origin)
-  what = f'step {step}' if checkpoint else 'an encoder without a run: step 0'
+  what = f'step {step}' if checkpoint else 'weights without a run: step 0'
   log(f'{found.network["encoder"]}, {what}; {folder}')
   if found.card['licence']:
     log(f'licence of these weights: {found.card["licence"]}')
@@ -110,9 +110,11 @@ def _fill_config(
   if not shapes.has_heads(found.params, found.network):
     hidden |= {'projector', 'predictor'}
   values = {key: preset.network[key] for key in hidden}
-  found = found._replace(
-    network=found.network | values, image_size=preset.image_size
-  )
+  found = found._replace(network=found.network | values)
+  # What a file without a size has, too.
+  is_unknown = found.image_size == weights_lib.IMAGE_SIZE
+  if 'image_size' in given or is_unknown:
+    found = found._replace(image_size=preset.image_size)
   if 'data.eval_crop' in given:
     found = found._replace(eval_crop=preset.data.eval_crop)
   filled = from_config.resolve_paths(pretrained.make_config(found, preset))

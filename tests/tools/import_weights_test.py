@@ -88,6 +88,13 @@ def test_an_exported_encoder_is_the_same_object(imported, tmp_path, to):
     assert found.config.to_json() == expected.config.to_json()
 
 
+def test_the_size_of_an_export_is_that_of_its_images(imported, tmp_path):
+  (tmp_path / 'export').mkdir()
+  npz.write_encoder(pretrained.read_weights(imported), tmp_path / 'export')
+  byol_jax.import_weights(tmp_path / 'export', tmp_path / 'run')
+  assert byol_jax.load(tmp_path / 'run').image_size == 32  # the preset's: 224
+
+
 def make_images(folder):
   """A labelled set of 60 images in 10 classes, and its test set."""
   generator = np.random.default_rng(0)
