@@ -174,8 +174,8 @@ def find_fitting_parts(state: byol.ByolState, weights: Weights) -> set[str]:
       differences = f'found {sorted(found - {*networks.HEADS})}'
     raise errors.DataError(
       f'init.checkpoint: {errors.quote(weights.card["source"])}: expected the'
-      f" encoder of this configuration, '{encoder}': {differences}; set"
-      ' --config.network as that of the weights'
+      f" encoder of this configuration, '{encoder}'; set --config.network as"
+      f' that of the weights: {differences}'
     )
   return {part for part in parts if not lines[part]}
 

@@ -141,7 +141,7 @@ def views(
   registry.JSON,
   registry.number('--rounds', 5, 'each result is their median', 1, 1000),
   registry.number(
-    '--cores', 0, 'measure on this many alone, as JSON', 0, 65536
+    '--cores', 0, 'only on this many, as JSON; 0: 1, 2 and all', 0, 65536
   ),
   preset='pretrain',
 )

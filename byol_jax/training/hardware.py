@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import ctypes
 import importlib.machinery
+import importlib.util
 import os
 import re
 import time
@@ -61,9 +62,12 @@ def describe_run(config: Mapping[str, Any]) -> list[str]:
       f' it takes follows after the first steps; {_CPU_PRESETS}'
     )
   if config['input']['engine'] == 'threads':
+    advice = "pip install 'byol_jax[tf]'"
+    if importlib.util.find_spec('tensorflow'):
+      advice = '--config.input.engine=tensorflow'
     lines.append(
-      'images are decoded in Python threads; TensorFlow decodes faster: pip'
-      " install 'byol_jax[tf]'"
+      'images are decoded in Python threads; TensorFlow decodes faster:'
+      f' {advice}'
     )
   return lines
 

@@ -87,9 +87,11 @@ def read_config_file(path: str | pathlib.Path) -> dict[str, Any]:
   name = errors.quote(file)
   try:
     if not file.is_file():
+      found = 'config.json is missing'
+      if not file.parent.exists():
+        found = 'there is no such folder'
       raise errors.DataError(
-        f'{errors.quote(str(path))} holds no byol_jax run: config.json is'
-        ' missing'
+        f'{errors.quote(str(path))} holds no byol_jax run: {found}'
       )
     if (size := file.stat().st_size) > _MAX_CONFIG_BYTES:
       raise ValueError(f'expected at most 1 MiB, found {size:,} bytes')

@@ -138,12 +138,13 @@ def test_no_config_is_one_line_for_an_evaluation(tmp_path, content):
 def test_a_config_that_is_missing(tmp_path):
   file = tmp_path / 'config.json'
   file.write_text('{}')
-  for path in (file, tmp_path / 'absent'):
+  for path, found in (
+    (file, 'config.json is missing'),
+    (tmp_path / 'absent', 'there is no such folder'),
+  ):
     with pytest.raises(errors.DataError) as caught:
       workdir.read_config_file(path)
-    assert str(caught.value) == (
-      f"'{path}' holds no byol_jax run: config.json is missing"
-    )
+    assert str(caught.value) == f"'{path}' holds no byol_jax run: {found}"
 
 
 SAVED = {
