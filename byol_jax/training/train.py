@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import jax
 
-from byol_jax import byol, errors, experiment
+from byol_jax import errors, experiment
 from byol_jax.checkpoints import checkpointer
 from byol_jax.distributed import packing, placement, processes
 from byol_jax.training import (
@@ -39,9 +39,6 @@ class TrainingSet(Protocol):
   num_examples: int
   num_classes: int | None
   fingerprint: str
-
-
-MakeState = Callable[[], byol.ByolState]
 
 
 def describe_dataset(dataset: TrainingSet) -> dict[str, Any]:
@@ -94,9 +91,9 @@ def train(
   record = dict(config) | {'training_set': describe_dataset(dataset)}
   run = method, dataset, path, options, record
   with open_training(*run, steps_per_call, origin, evaluate) as context:
-    context, make_state = _prepare_ahead(context, method, dataset)
+    context = _compile_ahead(context, method, dataset)
     saver = context.checkpointer
-    start = _restore(saver, method, make_state)
+    start = _restore(saver, method)
     # A configuration binds a workdir from its first checkpoint on.
     write = lambda: workdir.write_record(context.workdir, record, origin)
     processes.raise_on_all('config.json', write if saver else lambda: None)
@@ -111,22 +108,24 @@ def train(
           log.note_end(_describe_end(context, means, time.monotonic() - began))
         break
       except recovery.RollbackRequired as error:
-        data_step = error.step + start.data_offset
-        start = _restore(saver, method, make_state, data_step)
-        images = f'the images of step {data_step + 1} on'
-        notes = [f'warning: {error}; back to step {start.step}, with {images}']
+        start = _restore(saver, method, error.step + start.data_offset)
+        notes = [
+          f'warning: {error}; back to step {start.step}, with the images of'
+          f' step {start.step + start.data_offset + 1} on'
+        ]
   return means | {'step': method.num_steps, 'seconds': time.monotonic() - began}
 
 
 def _restore(
   saver: checkpointer.Checkpointer | None,
   method: experiment.Experiment,
-  make_state: MakeState,
   data_step: int | None = None,
 ) -> recovery.StartPoint:
   """Returns where to start, with the images of `data_step` if it is given."""
   shapes = jax.eval_shape(method.initial_state)
-  start = recovery.restore_or_init(saver, method.num_steps, shapes, make_state)
+  start = recovery.restore_or_init(
+    saver, method.num_steps, shapes, method.init_on_host
+  )
   if data_step is None:
     return start
   return start._replace(data_offset=data_step - start.step)
@@ -233,19 +232,18 @@ def open_training(
     )
 
 
-def _prepare_ahead(
+def _compile_ahead(
   context: loop.TrainingContext,
   method: experiment.Experiment,
   dataset: Any,
-) -> tuple[loop.TrainingContext, MakeState]:
-  """Makes the first state and compiles a step, in threads.
+) -> loop.TrainingContext:
+  """Compiles a step in a thread, while the first state and batch are made.
 
   In a new run on a CPU only: an error about a checkpoint should not wait for
   the compiler, and that for GPUs measures how fast an idle device is.
 
   Returns:
-    The context, whose first call waits for the step, and what waits for the
-    state before step 0; both raise the error of their thread.
+    The context, whose first call waits for the thread and raises its error.
   """
   saver = context.checkpointer
   update: Any = context.update
@@ -258,19 +256,16 @@ def _prepare_ahead(
   )
   is_new = saver is not None and saver.latest_step() is None
   if make_batch is None or not is_fit or not is_new:
-    return context, method.init_on_host
-  pool = futures.ThreadPoolExecutor(3, 'compiler')
+    return context
   state = placement.describe_placed(jax.eval_shape(method.initial_state))
-  # Its program is compiled while the step is traced, on one core.
-  first = pool.submit(method.init_on_host)
   batch = placement.describe_sharded(make_batch(method.batch_size))
   lowered = update.lower(state, batch)
+  pool = futures.ThreadPoolExecutor(2, 'compiler')
   # The first call finds the result: it is of the same `Lowered`.
   compiled = pool.submit(lowered.compile)
   pool.submit(dataset.load_code)  # what it raises the first batch will, too
   pool.shutdown(wait=False)  # an error about images is not late, either
-  context = dataclasses.replace(context, wait_for_compiler=compiled.result)
-  return context, first.result
+  return dataclasses.replace(context, wait_for_compiler=compiled.result)
 
 
 @contextlib.contextmanager
