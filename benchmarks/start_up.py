@@ -6,7 +6,8 @@ Each number is the median of processes started one after the other, on an idle
 machine. `cold` runs begin with an empty cache of compiled programs, `warm` ones
 with that of the run before. The clock of a run stops at its line of step 1,
 which shows the results of that step. `demo` is the network of `make demo`,
-`tiny` a network of the tests at 16 pixels without colour changes.
+`tiny` a network of the tests at 16 pixels without colour changes. The loop says
+how fast the machine is at the time: most of a start is Python and the compiler.
 """
 
 import os
@@ -35,9 +36,11 @@ RUNS = {
   'demo': RUN,
   'tiny': (*RUN, *(f'--config.{value}' for value in TINY)),
 }
+LOOP = 'for _ in range(10_000_000): pass'
 QUICK = {
   'import byol_jax': (sys.executable, '-c', 'import byol_jax'),
   'python alone': (sys.executable, '-c', 'pass'),
+  'python, loop of 10 million': (sys.executable, '-c', LOOP),
   'byol-jax --help': (*CLI, '--help'),
   'byol-jax pretrain --help': (*CLI, 'pretrain', '--help'),
 }
