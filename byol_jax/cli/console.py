@@ -173,24 +173,31 @@ def exit_without_barrier(code: int) -> None:
   For an error that the other processes do not have: at a usual exit JAX would
   wait for them, while they wait for this process in an all-reduce.
   """
-  jax = sys.modules.get('jax')
-  if jax is not None and jax.distributed.is_initialized():
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+  if _is_in_job():
+    _end_at_once(code)
 
 
 def end_process(code: int) -> NoReturn:
   """Ends the process; after an error at once, whatever its threads do.
 
-  At a usual exit the interpreter waits for them: for the compiler a minute.
+  At a usual exit the interpreter waits for them: for the compiler a minute. A
+  job of several processes has the usual exit, where they wait for each other.
   """
   others = set(threading.enumerate()) - {threading.current_thread()}
-  if code and any(not thread.daemon for thread in others):
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+  if code and not _is_in_job() and not all(x.daemon for x in others):
+    _end_at_once(code)
   sys.exit(code)
+
+
+def _is_in_job() -> bool:
+  jax = sys.modules.get('jax')
+  return jax is not None and jax.distributed.is_initialized()
+
+
+def _end_at_once(code: int) -> NoReturn:
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
 
 
 def has_reader() -> bool:
